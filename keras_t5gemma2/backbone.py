@@ -1,0 +1,116 @@
+"""The model without a head: token ids and images in, hidden states out."""
+
+import keras
+import keras_hub
+from keras import ops
+
+from keras_t5gemma2.config import BackboneConfig
+from keras_t5gemma2.layers import Embedder
+from keras_t5gemma2.stacks import Decoder, Encoder
+from keras_t5gemma2.vision import Vision
+
+
+@keras.saving.register_keras_serializable(package="keras_t5gemma2")
+class T5Gemma2Backbone(keras_hub.models.Backbone):
+    """The hidden states of a T5Gemma 2 encoder-decoder.
+
+    Inputs, a dict:
+
+    - `encoder_token_ids`: (batch, encoder length) integers.
+    - `encoder_padding_mask`: the same shape, 0 where the token is padding.
+    - `decoder_token_ids`, `decoder_padding_mask`: (batch, decoder length).
+    - `images`, where the model has a vision tower: (batch, images, height, width, 3) floats in
+      [-1, 1], or left out, which is the same as no images. The image tokens of a row are filled
+      with the features of that row's images, in order.
+
+    Outputs, a dict: `encoder_sequence_output` (batch, encoder length, hidden_dim) and
+    `decoder_sequence_output` (batch, decoder length, hidden_dim). What stands at padding in an
+    output has no meaning.
+
+    Args:
+        config: `BackboneConfig`, or the dict that its `to_dict` gives.
+        dtype: string or `keras.DTypePolicy`, for every part of the model.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_t5gemma2 import AttentionConfig, BackboneConfig, StackConfig, T5Gemma2Backbone
+    >>> local = AttentionConfig(num_heads=4, num_kv_heads=1, head_dim=8, window=6)
+    >>> stack = StackConfig(hidden_dim=32, mlp_dim=48, layers=(local, local))
+    >>> model = T5Gemma2Backbone(BackboneConfig(vocabulary_size=101, encoder=stack, decoder=stack))
+    >>> ids = np.ones((2, 7), "int32")
+    >>> outputs = model(
+    ...     {
+    ...         "encoder_token_ids": ids,
+    ...         "encoder_padding_mask": ids,
+    ...         "decoder_token_ids": ids[:, :3],
+    ...         "decoder_padding_mask": ids[:, :3],
+    ...     }
+    ... )
+    >>> tuple(outputs["decoder_sequence_output"].shape)
+    (2, 3, 32)
+    """
+
+    def __init__(self, config, dtype=None, **kwargs):
+        if isinstance(config, dict):
+            config = BackboneConfig.from_dict(config)
+        self.config = config
+        self.embedder = Embedder(config, dtype=dtype, name="embedder")
+        self.vision = config.vision and Vision(config, dtype=dtype, name="vision")
+        self.encoder = Encoder(config.encoder, dtype=dtype, name="encoder")
+        self.decoder = Decoder(config.decoder, dtype=dtype, name="decoder")
+        self.token_embedding = self.embedder.table
+
+        inputs = _inputs(config)
+        encoded = self.encode(
+            inputs["encoder_token_ids"], inputs["encoder_padding_mask"], inputs.get("images")
+        )
+        decoded = self.decoder(
+            self.embedder(inputs["decoder_token_ids"]),
+            inputs["decoder_padding_mask"],
+            encoded,
+            inputs["encoder_padding_mask"],
+        )
+        outputs = {"encoder_sequence_output": encoded, "decoder_sequence_output": decoded}
+        super().__init__(inputs=inputs, outputs=outputs, dtype=dtype, **kwargs)
+
+    def encode(self, token_ids, padding_mask, images=None):
+        """The encoder's output, (batch, encoder length, hidden_dim)."""
+        x = self.embedder(token_ids)
+        if images is not None:
+            x = self.vision(x, token_ids, images)
+        return self.encoder(x, padding_mask)
+
+    def __call__(self, inputs, *args, **kwargs):
+        return super().__call__(self.complete(inputs), *args, **kwargs)
+
+    def complete(self, inputs):
+        """`inputs` as tensors; where the model takes images and none are given, an empty batch."""
+        if not isinstance(inputs, dict) or any(map(keras.backend.is_keras_tensor, inputs.values())):
+            return inputs
+        # Keras refuses a dict of arrays and tensors mixed.
+        inputs = {name: ops.convert_to_tensor(value) for name, value in inputs.items()}
+        if self.config.vision is not None and "images" not in inputs:
+            size = self.config.vision.image_size
+            batch = ops.shape(inputs["encoder_token_ids"])[0]
+            inputs["images"] = ops.zeros((batch, 0, size, size, 3))
+        return inputs
+
+    def get_config(self):
+        return {**super().get_config(), "config": self.config.to_dict()}
+
+
+def _inputs(config):
+    inputs = {
+        name: keras.Input((None,), dtype="int32", name=name)
+        for name in (
+            "encoder_token_ids",
+            "encoder_padding_mask",
+            "decoder_token_ids",
+            "decoder_padding_mask",
+        )
+    }
+    if config.vision is not None:
+        size = config.vision.image_size
+        inputs["images"] = keras.Input((None, size, size, 3), dtype="float32", name="images")
+    return inputs

@@ -1,0 +1,222 @@
+"""Sizes of a T5Gemma 2 model, as frozen objects that turn into plain JSON and back."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionConfig:
+    """Sizes and rules of one attention layer.
+
+    Args:
+        num_heads: int. Query heads.
+        num_kv_heads: int. Key and value heads; each serves `num_heads // num_kv_heads`
+            query heads.
+        head_dim: int. Width of one head.
+        window: int or `None`. Tokens that one query sees, itself included. `None` is full
+            attention: a sliding layer without a window cannot be said.
+        rope_theta: float. Base wavelength of the rotary embedding.
+        rope_factor: float. Positions are divided by it (linear RoPE scaling).
+        query_pre_attn_scalar: float. Scores are scaled by its inverse square root.
+        dropout: float. Dropout of the attention probabilities, in training.
+        norm_epsilon: float. Of the query and key norms.
+    """
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    window: int | None = None
+    rope_theta: float = 10_000.0
+    rope_factor: float = 1.0
+    query_pre_attn_scalar: float = 256.0
+    dropout: float = 0.0
+    norm_epsilon: float = 1e-6
+
+    def __post_init__(self):
+        _check_positive(self, "num_heads", "num_kv_heads", "head_dim", "rope_factor")
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                "`num_heads` must be a multiple of `num_kv_heads`, so that each key head serves "
+                f"as many query heads. Received: num_heads={self.num_heads}, "
+                f"num_kv_heads={self.num_kv_heads}"
+            )
+        if self.head_dim % 2:
+            raise ValueError(
+                "`head_dim` must be even: the rotary embedding turns its halves against each "
+                f"other. Received: head_dim={self.head_dim}"
+            )
+        if self.window is not None and self.window < 1:
+            raise ValueError(
+                "`window` must be at least 1 token, or `None` for full attention. "
+                f"Received: window={self.window}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class StackConfig:
+    """Sizes of one stack of layers, the encoder's or the decoder's.
+
+    Args:
+        hidden_dim: int. Width of the hidden states.
+        mlp_dim: int. Width of the gated MLP.
+        layers: tuple of `AttentionConfig`, one per layer, first layer first. See `interleave`.
+        norm_epsilon: float. Of the layer norms.
+        dropout: float. Dropout of the hidden states, in training.
+    """
+
+    hidden_dim: int
+    mlp_dim: int
+    layers: tuple[AttentionConfig, ...]
+    norm_epsilon: float = 1e-6
+    dropout: float = 0.0
+
+    def __post_init__(self):
+        _check_positive(self, "hidden_dim", "mlp_dim")
+        object.__setattr__(self, "layers", tuple(self.layers))
+
+    @classmethod
+    def from_dict(cls, fields):
+        layers = tuple(AttentionConfig(**layer) for layer in fields["layers"])
+        return cls(**{**fields, "layers": layers})
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionConfig:
+    """Sizes of the SigLIP vision tower and of what it hands to the encoder.
+
+    Args:
+        image_size: int. Height and width of an image, in pixels.
+        patch_size: int. Height and width of a patch, in pixels.
+        hidden_dim: int. Width of the tower.
+        mlp_dim: int. Width of the tower's MLP.
+        num_layers: int. Layers of the tower.
+        num_heads: int. Attention heads of the tower.
+        tokens_per_image: int. Encoder tokens that one image becomes; a square number.
+        norm_epsilon: float. Of the tower's norms and of the projector's.
+        dropout: float. Dropout of the tower's attention probabilities, in training.
+    """
+
+    image_size: int = 896
+    patch_size: int = 14
+    hidden_dim: int = 1152
+    mlp_dim: int = 4304
+    num_layers: int = 27
+    num_heads: int = 16
+    tokens_per_image: int = 256
+    norm_epsilon: float = 1e-6
+    dropout: float = 0.0
+
+    def __post_init__(self):
+        _check_positive(self, "image_size", "patch_size", "hidden_dim", "mlp_dim", "num_heads")
+        if self.hidden_dim % self.num_heads:
+            raise ValueError(
+                "The vision tower's `hidden_dim` must be a multiple of its `num_heads`. Received: "
+                f"hidden_dim={self.hidden_dim}, num_heads={self.num_heads}"
+            )
+        if self.tokens_per_side**2 != self.tokens_per_image:
+            raise ValueError(
+                "`tokens_per_image` must be a square number, the cells of a grid over the image. "
+                f"Received: tokens_per_image={self.tokens_per_image}"
+            )
+        if self.patches_per_side % self.tokens_per_side:
+            raise ValueError(
+                "The patches along one side of an image (image_size // patch_size) must be a "
+                "multiple of the tokens along it (the square root of tokens_per_image). Received: "
+                f"image_size={self.image_size}, patch_size={self.patch_size}, "
+                f"tokens_per_image={self.tokens_per_image}"
+            )
+
+    @property
+    def patches_per_side(self):
+        return self.image_size // self.patch_size
+
+    @property
+    def tokens_per_side(self):
+        return int(self.tokens_per_image**0.5)
+
+
+@dataclasses.dataclass(frozen=True)
+class BackboneConfig:
+    """Sizes of a whole T5Gemma 2 model.
+
+    Args:
+        vocabulary_size: int. Rows of the one embedding table.
+        encoder: `StackConfig`.
+        decoder: `StackConfig`, of the same `hidden_dim`: its layers project the encoder's
+            output with their own key and value weights.
+        vision: `VisionConfig`, or `None` for a text-only model.
+        end_of_image_token_id: int. The id whose embedding is a vector of its own.
+        image_token_id: int. The id whose positions the features of images fill.
+        final_logit_soft_cap: float or `None`. Logits become `cap * tanh(logits / cap)`.
+
+    Example:
+
+    >>> from keras_t5gemma2 import AttentionConfig, BackboneConfig, StackConfig
+    >>> local = AttentionConfig(num_heads=4, num_kv_heads=1, head_dim=8, window=6)
+    >>> stack = StackConfig(hidden_dim=32, mlp_dim=48, layers=(local, local))
+    >>> config = BackboneConfig(vocabulary_size=101, encoder=stack, decoder=stack)
+    >>> BackboneConfig.from_dict(config.to_dict()) == config
+    True
+    """
+
+    vocabulary_size: int
+    encoder: StackConfig
+    decoder: StackConfig
+    vision: VisionConfig | None = None
+    end_of_image_token_id: int = 256_000
+    image_token_id: int = 256_001
+    final_logit_soft_cap: float | None = None
+
+    def __post_init__(self):
+        _check_positive(self, "vocabulary_size")
+        if self.encoder.hidden_dim != self.decoder.hidden_dim:
+            raise ValueError(
+                "Encoder and decoder must have the same `hidden_dim`. Received: "
+                f"encoder.hidden_dim={self.encoder.hidden_dim}, "
+                f"decoder.hidden_dim={self.decoder.hidden_dim}"
+            )
+
+    @property
+    def hidden_dim(self):
+        return self.encoder.hidden_dim
+
+    def to_dict(self):
+        """The configuration as nested dicts, lists and numbers: plain JSON."""
+        return _to_json(self)
+
+    @classmethod
+    def from_dict(cls, fields):
+        """The configuration that `to_dict` gave."""
+        vision = fields.get("vision")
+        return cls(
+            **{
+                **fields,
+                "encoder": StackConfig.from_dict(fields["encoder"]),
+                "decoder": StackConfig.from_dict(fields["decoder"]),
+                "vision": None if vision is None else VisionConfig(**vision),
+            }
+        )
+
+
+def interleave(local, full, num_layers, period=6):
+    """The published pattern of layers: every `period`-th is `full`, the others are `local`.
+
+    >>> [layer.window for layer in interleave(local, full, num_layers=7)]  # doctest: +SKIP
+    [512, 512, 512, 512, 512, None, 512]
+    """
+    return tuple(full if (i + 1) % period == 0 else local for i in range(num_layers))
+
+
+def _to_json(value):
+    if dataclasses.is_dataclass(value):
+        fields = dataclasses.fields(value)
+        return {field.name: _to_json(getattr(value, field.name)) for field in fields}
+    if isinstance(value, tuple):
+        return [_to_json(item) for item in value]
+    return value
+
+
+def _check_positive(config, *names):
+    for name in names:
+        value = getattr(config, name)
+        if value <= 0:
+            raise ValueError(f"`{name}` must be positive. Received: {name}={value}")

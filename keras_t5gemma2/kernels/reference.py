@@ -1,0 +1,62 @@
+"""The portable kernels, in pure `keras.ops`: the definition of what is right."""
+
+import functools
+
+from keras import ops
+
+# The score of an unseen token: finite, so that nothing is ever inf - inf.
+_UNSEEN = -1e30
+# Below every real score and far above _UNSEEN: a query that sees nothing gets zeros, not a mean.
+_LOWEST = -1e20
+
+
+def attend(query, positions, parts, scale, drop=None):
+    """See `kernels.attend`. Scores, softmax and sums are float32, rounded once at the end."""
+    scaled = ops.cast(query, "float32") * scale
+    scores = [_scores(scaled, positions, *part) for part in parts]
+
+    highest = [ops.max(part, axis=-1, keepdims=True) for part in scores]
+    top = ops.stop_gradient(ops.maximum(functools.reduce(ops.maximum, highest), _LOWEST))
+    weights = [ops.exp(part - top) for part in scores]
+    total = sum(ops.sum(part, axis=-1, keepdims=True) for part in weights)
+    if drop is not None:
+        weights = [drop(part) for part in weights]
+
+    summed = sum(_per_head(part, kv.values) for part, (kv, _) in zip(weights, parts, strict=True))
+    return ops.cast(summed / ops.maximum(total, 1e-30), query.dtype)
+
+
+def _scores(query, positions, keys_values, window):
+    """(B, N, T, S) float32 scores of one part, `_UNSEEN` where its rule hides a token."""
+    scores = _per_head(query, ops.swapaxes(keys_values.keys, -1, -2))
+    if keys_values.positions is None:
+        return scores
+    seen = _seen(positions, keys_values.positions, window)
+    return ops.where(ops.expand_dims(seen, axis=1), scores, _UNSEEN)
+
+
+def _seen(positions, key_positions, window):
+    """(B, T, S) bool: whether the query at one position sees the key at another."""
+    query, key = ops.expand_dims(positions, axis=2), ops.expand_dims(key_positions, axis=1)
+    seen = key >= 0
+    if window.left is not None:
+        seen = ops.logical_and(seen, query - key <= window.left)
+    if window.right is not None:
+        seen = ops.logical_and(seen, key - query <= window.right)
+    return seen
+
+
+def _per_head(rows, matrices):
+    """(B, N, T, X) times (B, K, X, Y): the G query heads of a key head are rows of one product."""
+    _, num_heads, length, width = ops.shape(rows)
+    num_kv_heads = matrices.shape[1]
+    rows = ops.reshape(rows, (-1, num_kv_heads, num_heads // num_kv_heads * length, width))
+    product = ops.matmul(rows, ops.cast(matrices, "float32"))
+    return ops.reshape(product, (-1, num_heads, length, ops.shape(matrices)[-1]))
+
+
+def write_slots(buffer, values, slot, axis):
+    """`buffer` with `values` from index `slot` of `axis` on."""
+    start = [0] * len(buffer.shape)
+    start[axis] = slot
+    return ops.slice_update(buffer, start, ops.cast(values, buffer.dtype))

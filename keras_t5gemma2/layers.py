@@ -1,0 +1,241 @@
+"""The layers that encoder and decoder are made of."""
+
+import numpy as np
+from keras import activations, initializers, layers, ops
+
+from keras_t5gemma2 import kernels
+from keras_t5gemma2.kernels import KeyValues, Window
+
+
+class Embedder(layers.Layer):
+    """The one embedding table: ids to vectors for both stacks, and hidden states to logits.
+
+    The end-of-image id has a vector of its own, which is not scaled and which the logits do not
+    see (reference: `T5Gemma2TextScaledWordEmbedding`).
+
+    Args:
+        config: `BackboneConfig`.
+    """
+
+    def __init__(self, config, **kwargs):
+        super().__init__(**kwargs)
+        self.config = config
+        self.table = layers.ReversibleEmbedding(
+            config.vocabulary_size,
+            config.hidden_dim,
+            embeddings_initializer=initializers.RandomNormal(stddev=0.02),
+            logit_soft_cap=config.final_logit_soft_cap,
+            dtype=self.dtype_policy,
+            name="table",
+        )
+
+    def build(self, _):
+        self.table.build()
+        self.end_of_image = self.add_weight(
+            name="end_of_image", shape=(self.config.hidden_dim,), initializer="zeros"
+        )
+        self.built = True
+
+    def call(self, token_ids):
+        x = self.table(token_ids)
+        # The scale is rounded to the dtype of the vectors, as in the reference.
+        x = x * ops.cast(self.config.hidden_dim**0.5, x.dtype)
+        is_end_of_image = ops.equal(token_ids, self.config.end_of_image_token_id)
+        return ops.where(
+            ops.expand_dims(is_end_of_image, -1), ops.cast(self.end_of_image, x.dtype), x
+        )
+
+    def compute_output_shape(self, shape):
+        return (*shape, self.config.hidden_dim)
+
+
+class RMSNorm(layers.Layer):
+    """x / rms(x) * (1 + scale), computed in float32; the stored scale starts at zero."""
+
+    def __init__(self, epsilon, **kwargs):
+        super().__init__(**kwargs)
+        self.epsilon = epsilon
+
+    def build(self, shape):
+        self.scale = self.add_weight(name="scale", shape=(shape[-1],), initializer="zeros")
+        self.built = True
+
+    def call(self, x):
+        x32 = ops.cast(x, "float32")
+        inverse = ops.rsqrt(ops.mean(ops.square(x32), axis=-1, keepdims=True) + self.epsilon)
+        return ops.cast(x32 * inverse * (1.0 + ops.cast(self.scale, "float32")), x.dtype)
+
+
+class Attention(layers.Layer):
+    """Grouped-query attention over the layer's own tokens and, in the decoder, the encoder's.
+
+    Args:
+        config: `AttentionConfig`.
+        window: `kernels.Window`, the rule for the layer's own tokens.
+        hidden_dim: int. Width of the inputs and outputs.
+    """
+
+    def __init__(self, config, window, hidden_dim, **kwargs):
+        super().__init__(**kwargs)
+        self.config, self.window, self.hidden_dim = config, window, hidden_dim
+        self.query = self._dense("query", config.num_heads * config.head_dim)
+        self.key = self._dense("key", config.num_kv_heads * config.head_dim)
+        self.value = self._dense("value", config.num_kv_heads * config.head_dim)
+        self.output_dense = self._dense("output", hidden_dim)
+        self.query_norm = RMSNorm(config.norm_epsilon, dtype=self.dtype_policy, name="query_norm")
+        self.key_norm = RMSNorm(config.norm_epsilon, dtype=self.dtype_policy, name="key_norm")
+        self.dropout = layers.Dropout(config.dropout, dtype="float32", name="dropout")
+
+    def build(self, shape):
+        for dense in (self.query, self.key, self.value):
+            dense.build((None, None, self.hidden_dim))
+        self.output_dense.build((None, None, self.config.num_heads * self.config.head_dim))
+        for norm in (self.query_norm, self.key_norm):
+            norm.build((None, None, None, self.config.head_dim))
+        self.built = True
+
+    def call(self, x, positions, memory=None, past=None, slot=None, training=False):
+        """Attends from every token of `x`.
+
+        Args:
+            x: (B, T, D) tensor.
+            positions: (B, T) int32 tensor; -1 hides a token.
+            memory: `KeyValues` of the encoder's tokens, from `remember`, or `None`.
+            past: `KeyValues` of earlier tokens, or `None`: then `x` holds all there are.
+            slot: where in `past` the tokens of `x` go.
+
+        Returns:
+            The (B, T, D) output, and the `KeyValues` of the own tokens, `past` included.
+        """
+        query = rotate(self.query_norm(self._heads(self.query(x))), positions, self.config)
+        key = rotate(self.key_norm(self._heads(self.key(x))), positions, self.config)
+        own = _key_values(key, self._heads(self.value(x)), positions)
+        if past is not None:
+            own = kernels.write(past, own, slot)
+
+        # The encoder's tokens are seen whole from every layer, sliding or not.
+        parts = [(own, self.window)] if memory is None else [(own, self.window), (memory, Window())]
+        scale = self.config.query_pre_attn_scalar**-0.5
+        drop = (lambda p: self.dropout(p, training=True)) if training else None
+        mixed = kernels.attend(ops.swapaxes(query, 1, 2), positions, parts, scale, drop)
+        return self.output_dense(self._merge(mixed)), own
+
+    def remember(self, encoded, positions):
+        """`KeyValues` of the encoder's tokens: the same projections, with no rotation of the keys."""
+        key = self.key_norm(self._heads(self.key(encoded)))
+        return _key_values(key, self._heads(self.value(encoded)), positions)
+
+    def _dense(self, name, units):
+        return layers.Dense(
+            units,
+            use_bias=False,
+            kernel_initializer=initializers.RandomNormal(stddev=0.02),
+            dtype=self.dtype_policy,
+            name=name,
+        )
+
+    def _heads(self, x):
+        """(B, T, heads * H) to (B, T, heads, H)."""
+        heads = x.shape[-1] // self.config.head_dim
+        return ops.reshape(x, (-1, ops.shape(x)[1], heads, self.config.head_dim))
+
+    def _merge(self, x):
+        """(B, N, T, H) to (B, T, N * H)."""
+        width = self.config.num_heads * self.config.head_dim
+        return ops.reshape(ops.swapaxes(x, 1, 2), (-1, ops.shape(x)[2], width))
+
+
+class GatedMLP(layers.Layer):
+    """down(gelu(gate(x)) * up(x)), with the tanh form of gelu."""
+
+    def __init__(self, config, **kwargs):
+        super().__init__(**kwargs)
+        self.config = config
+        self.gate = self._dense("gate", config.mlp_dim)
+        self.up = self._dense("up", config.mlp_dim)
+        self.down = self._dense("down", config.hidden_dim)
+        self.dropout = layers.Dropout(config.dropout, dtype=self.dtype_policy, name="dropout")
+
+    def build(self, _):
+        self.gate.build((None, None, self.config.hidden_dim))
+        self.up.build((None, None, self.config.hidden_dim))
+        self.down.build((None, None, self.config.mlp_dim))
+        self.built = True
+
+    def call(self, x, training=False):
+        return self.down(self.dropout(gelu(self.gate(x)) * self.up(x), training=training))
+
+    _dense = Attention._dense
+
+
+class Block(layers.Layer):
+    """One layer: attention, then MLP, each between two norms and added to its input.
+
+    Args:
+        config: `StackConfig`.
+        attention: `AttentionConfig` of this layer.
+        window: `kernels.Window`, the rule for the layer's own tokens.
+    """
+
+    def __init__(self, config, attention, window, **kwargs):
+        super().__init__(**kwargs)
+        self.config = config
+        self.attention_norm = self._norm("attention_norm")
+        self.attention = Attention(
+            attention, window, config.hidden_dim, dtype=self.dtype_policy, name="attention"
+        )
+        self.attention_output_norm = self._norm("attention_output_norm")
+        self.mlp_norm = self._norm("mlp_norm")
+        self.mlp = GatedMLP(config, dtype=self.dtype_policy, name="mlp")
+        self.mlp_output_norm = self._norm("mlp_output_norm")
+        self.dropout = layers.Dropout(config.dropout, dtype=self.dtype_policy, name="dropout")
+
+    def build(self, _):
+        shape = (None, None, self.config.hidden_dim)
+        for layer in (
+            self.attention_norm,
+            self.attention,
+            self.attention_output_norm,
+            self.mlp_norm,
+            self.mlp,
+            self.mlp_output_norm,
+        ):
+            layer.build(shape)
+        self.built = True
+
+    def call(self, x, positions, memory=None, past=None, slot=None, training=False):
+        """As `Attention.call`: the (B, T, D) output and the `KeyValues` of the own tokens."""
+        y, own = self.attention(
+            self.attention_norm(x), positions, memory, past, slot, training=training
+        )
+        x = x + self.dropout(self.attention_output_norm(y), training=training)
+        y = self.mlp(self.mlp_norm(x), training=training)
+        x = x + self.dropout(self.mlp_output_norm(y), training=training)
+        return x, own
+
+    def _norm(self, name):
+        return RMSNorm(self.config.norm_epsilon, dtype=self.dtype_policy, name=name)
+
+
+def rotate(x, positions, config):
+    """Rotary embedding of (B, T, heads, H): each pair (i, i + H/2) turned by position * frequency_i.
+
+    Angles are float32, and so is the turn, rounded once (reference: `T5Gemma2RotaryEmbedding`).
+    """
+    half = config.head_dim // 2
+    frequencies = config.rope_theta ** (-np.arange(half) / half) / config.rope_factor
+    angles = ops.cast(positions, "float32")[..., None, None] * frequencies.astype("float32")
+    cos, sin = ops.cos(angles), ops.sin(angles)
+    first, second = ops.split(ops.cast(x, "float32"), 2, axis=-1)
+    turned = ops.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return ops.cast(turned, x.dtype)
+
+
+def gelu(x):
+    """The tanh form of gelu, computed in float32 and rounded once."""
+    return ops.cast(activations.gelu(ops.cast(x, "float32"), approximate=True), x.dtype)
+
+
+def _key_values(key, value, positions):
+    """Keys and values of (B, S, K, H), laid out as kernels and caches want them."""
+    return KeyValues(ops.swapaxes(key, 1, 2), ops.swapaxes(value, 1, 2), positions)

@@ -1,0 +1,285 @@
+"""The task: text and images in, text out; trained with `fit`, run with `generate`."""
+
+import copy
+
+import keras
+import keras_hub
+import numpy as np
+from keras import ops
+
+from keras_t5gemma2 import cache as caches
+from keras_t5gemma2.backbone import T5Gemma2Backbone
+from keras_t5gemma2.cache import Cache
+from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
+from keras_t5gemma2.stacks import decoder_positions
+from keras_t5gemma2.tasks import generation
+from keras_t5gemma2.tasks.beam_search import BeamSearch
+from keras_t5gemma2.tasks.row_batches import batches_of
+
+
+@keras.saving.register_keras_serializable(package="keras_t5gemma2")
+class T5Gemma2Seq2SeqLM(keras_hub.models.Seq2SeqLM):
+    """A T5Gemma 2 model that reads text and images and writes text.
+
+    Called on the arrays that its preprocessor makes (see `T5Gemma2Backbone` for the keys), it
+    gives logits of (batch, decoder length, vocabulary). `generate`, `fit`, `evaluate` and
+    `predict` take raw text and images.
+
+    Args:
+        backbone: `T5Gemma2Backbone`.
+        preprocessor: `T5Gemma2Seq2SeqLMPreprocessor`, or `None` to work on arrays only.
+    """
+
+    backbone_cls = T5Gemma2Backbone
+    preprocessor_cls = T5Gemma2Seq2SeqLMPreprocessor
+
+    def __init__(self, backbone, preprocessor=None, **kwargs):
+        self.backbone = backbone
+        self.preprocessor = preprocessor
+        inputs = backbone.input
+        hidden = backbone(inputs)["decoder_sequence_output"]
+        super().__init__(inputs=inputs, outputs=self.logits(hidden), **kwargs)
+
+    def logits(self, hidden):
+        """(..., vocabulary) logits of (..., hidden_dim) outputs of the decoder."""
+        return self.backbone.token_embedding(hidden, reverse=True)
+
+    def __call__(self, inputs, *args, **kwargs):
+        return super().__call__(self.backbone.complete(inputs), *args, **kwargs)
+
+    # Training ---------------------------------------------------------------------------------
+
+    def compile(self, *args, **kwargs):
+        super().compile(*args, **kwargs)
+        # keras-hub's own beams run on past the end token, where the reference's stop.
+        if type(self.sampler) is keras_hub.samplers.BeamSampler:
+            self.sampler = BeamSearch(**self.sampler.get_config())
+
+    def fit(
+        self, x=None, y=None, batch_size=None, sample_weight=None, validation_data=None, **kwargs
+    ):
+        """Trains on raw text and images, or on what the preprocessor makes of them.
+
+        Args:
+            x: dict of `encoder_text`, `decoder_text` and, optionally, `images`, a value per row;
+                or a `tf.data`, grain or `keras.utils.PyDataset` of batches of such dicts.
+            y: `None`: the targets are made from `decoder_text`.
+            batch_size: int. Rows per step, 32 by default; not for data sets.
+            sample_weight: (rows,) floats, times the loss of the rows' tokens.
+            validation_data: as `x`, or `(x,)`, `(x, y, sample_weight)`.
+            **kwargs: as `keras.Model.fit` has them.
+        """
+        shuffle = kwargs.get("shuffle", True)
+        data = batches_of(self.preprocessor, x, y, sample_weight, batch_size, shuffle)
+        validation = validation_data
+        if validation is not None and not isinstance(validation, tuple):
+            validation = (validation,)
+        if data is None:
+            return super().fit(x, y, batch_size, sample_weight, validation_data, **kwargs)
+        if validation is not None:
+            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(validation)
+            validation = (
+                batches_of(self.preprocessor, x, y, sample_weight, batch_size) or validation
+            )
+        return keras.Model.fit(self, x=data, validation_data=validation, **kwargs)
+
+    def evaluate(self, x=None, y=None, batch_size=None, sample_weight=None, **kwargs):
+        """The loss and metrics on data as `fit` takes it."""
+        data = batches_of(self.preprocessor, x, y, sample_weight, batch_size)
+        if data is None:
+            return super().evaluate(x, y, batch_size, sample_weight, **kwargs)
+        return keras.Model.evaluate(self, x=data, **kwargs)
+
+    def predict(self, x=None, batch_size=None, **kwargs):
+        """The logits on data as `fit` takes it, (rows, decoder length, vocabulary)."""
+        data = batches_of(self.preprocessor, x, None, None, batch_size)
+        if data is None:
+            return super().predict(x, batch_size, **kwargs)
+        return keras.Model.predict(self, x=data, **kwargs)
+
+    # Generation -------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        inputs,
+        max_length=None,
+        stop_token_ids="auto",
+        strip_prompt=False,
+        max_new_tokens=None,
+    ):
+        """Text that continues the decoder's prompt, given the encoder's text and images.
+
+        The sampler is the one given to `compile(sampler=...)`.
+
+        Args:
+            inputs: a string, a list of strings, or a dict of `encoder_text`, `images` and
+                `decoder_text` (all but one optional), a value per row; see the preprocessor.
+                Without `encoder_text` the decoder continues its prompt and sees no encoder.
+                Without a preprocessor: a dict of arrays as the backbone takes them.
+            max_length: int. Tokens of a row's prompt and new tokens together. Defaults to the
+                preprocessor's `decoder_sequence_length`, or, without a preprocessor, to the
+                length of `decoder_token_ids`.
+            stop_token_ids: ids that end a row; "auto" for the tokenizer's end token; `None` to
+                go on to `max_length`.
+            strip_prompt: bool. Whether to leave out the decoder's prompt.
+            max_new_tokens: int. New tokens of each row; then `max_length` is not needed.
+
+        Returns:
+            A string for a string (or a dict of them), else a list of strings; without a
+            preprocessor a dict of `decoder_token_ids` (rows, length) and `decoder_padding_mask`.
+        """
+        if hasattr(inputs, "as_numpy_iterator"):
+            options = (max_length, stop_token_ids, strip_prompt, max_new_tokens)
+            batches = [self.generate(batch, *options) for batch in inputs.as_numpy_iterator()]
+            return _concatenate(batches)
+
+        stop_token_ids = self._stop_token_ids(stop_token_ids)
+        rows, is_scalar = self._rows(inputs)
+        budgets = self._budgets(inputs, rows, max_length, max_new_tokens)
+        arrays = generation.pad_rows(rows, max(budgets))
+        tensors = keras.tree.map_structure(ops.convert_to_tensor, arrays)
+        step = self.make_generate_function()
+        token_ids = ops.convert_to_numpy(step(tensors, stop_token_ids=stop_token_ids))
+
+        prompt_length = arrays["decoder_token_ids"].shape[1]
+        new = generation.new_tokens_of_rows(token_ids, prompt_length, budgets, stop_token_ids)
+        whole = [np.concatenate(pair) for pair in zip(rows.prompts, new, strict=True)]
+        length = max(len(p) + b for p, b in zip(rows.prompts, budgets, strict=True))
+        outputs = generation.pad_outputs(new if strip_prompt else whole, length)
+        if self.preprocessor is None:
+            return outputs
+        text = self.preprocessor.generate_postprocess(outputs)
+        return text[0] if is_scalar else text
+
+    def generate_step(self, inputs, stop_token_ids=None):
+        """One batch from ids to ids; compiled by `make_generate_function`.
+
+        Args:
+            inputs: dict of the arrays that `generation.pad_rows` makes.
+            stop_token_ids: tuple of ints, or `None`.
+
+        Returns:
+            (B, prompt and room) int32 ids, prompts at the left; -1 where none was generated.
+        """
+        cache, hidden = self._prefill(inputs)
+        prompt, new = inputs["decoder_token_ids"], inputs["new_token_ids"]
+        mask = ops.concatenate([ops.ones_like(prompt), ops.zeros_like(new)], axis=1)
+        sampler = _bounded(self.sampler, inputs["new_tokens"])
+        return sampler(
+            next=self._next,
+            prompt=ops.concatenate([prompt, new], axis=1),
+            cache=cache,
+            index=prompt.shape[1],
+            mask=ops.cast(mask, "bool"),
+            stop_token_ids=stop_token_ids,
+            hidden_states=hidden,
+            model=self,
+        )
+
+    def _prefill(self, inputs):
+        """The cache before the prompt's last token, and hidden states if the sampler needs them."""
+        decoder = self.backbone.decoder
+        mask = inputs["encoder_padding_mask"]
+        encoded = self.backbone.encode(inputs["encoder_token_ids"], mask, inputs.get("images"))
+        memory = decoder.remember(encoded, mask)
+
+        token_ids, mask = inputs["decoder_token_ids"], inputs["decoder_padding_mask"]
+        batch_size, prompt_length = token_ids.shape
+        length = prompt_length + inputs["new_token_ids"].shape[1]
+        counts = caches.slot_counts(decoder.config, length)
+        padding = prompt_length - ops.sum(ops.cast(mask, "int32"), axis=1)
+
+        # The first step reads the prompt's last token. Contrastive search also wants its state.
+        contrastive = isinstance(self.sampler, keras_hub.samplers.ContrastiveSampler)
+        known = prompt_length if contrastive else prompt_length - 1
+        if known == 0:
+            dtype = decoder.compute_dtype
+            attentions = zip(decoder.config.layers, counts, strict=True)
+            past = tuple(caches.empty(a, batch_size, count, dtype) for a, count in attentions)
+            return Cache(past, memory, padding), None
+        x = self.backbone.embedder(token_ids[:, :known])
+        hidden, own = decoder.step(x, decoder_positions(mask)[:, :known], memory)
+        past = tuple(caches.pack(*pair) for pair in zip(own, counts, strict=True))
+        if not contrastive:
+            return Cache(past, memory, padding), None
+        # Similarity to padding must not count: give it a state that is there anyway.
+        is_token = ops.expand_dims(ops.cast(mask, "bool"), -1)
+        hidden = ops.where(is_token, hidden, hidden[:, -1:])
+        return Cache(past, memory, padding), ops.pad(hidden, [(0, 0), (0, length - known), (0, 0)])
+
+    def _next(self, prompt, cache, index):
+        """Logits (B, V) for slot `index`, the last hidden states (B, D), and the cache after it."""
+        last = index - 1
+        token_ids = ops.slice(prompt, [0, last], [prompt.shape[0], 1])
+        positions = ops.expand_dims(last - cache.padding, axis=1)
+        counts = [past.positions.shape[1] for past in cache.past]
+        hidden, past = self.backbone.decoder.step(
+            self.backbone.embedder(token_ids),
+            positions,
+            cache.memory,
+            cache.past,
+            slots=[last % count for count in counts],
+        )
+        hidden = hidden[:, 0]
+        return self.logits(hidden), hidden, cache._replace(past=past)
+
+    def _rows(self, inputs):
+        if self.preprocessor is None:
+            return generation.rows_from_arrays(inputs), False
+        return self.preprocessor.generation_rows(inputs)
+
+    def _stop_token_ids(self, stop_token_ids):
+        if stop_token_ids != "auto":
+            return None if stop_token_ids is None else tuple(int(i) for i in stop_token_ids)
+        if self.preprocessor is None:
+            raise ValueError(
+                '`stop_token_ids="auto"` needs a preprocessor, whose tokenizer knows the end token. '
+                "Received: preprocessor=None. Pass the ids, or `None` to go on to `max_length`."
+            )
+        return (self.preprocessor.tokenizer.end_token_id,)
+
+    def _budgets(self, inputs, rows, max_length, max_new_tokens):
+        """Per row, how many tokens to generate."""
+        if max_new_tokens is not None and max_length is None:
+            budgets = [max_new_tokens] * len(rows.prompts)
+        else:
+            if max_length is None and self.preprocessor is None:
+                max_length = np.shape(inputs["decoder_token_ids"])[1]
+            elif max_length is None:
+                max_length = self.preprocessor.decoder_sequence_length
+            budgets = [max_length - len(prompt) for prompt in rows.prompts]
+            if max_new_tokens is not None:
+                budgets = [min(budget, max_new_tokens) for budget in budgets]
+        for row, (prompt, budget) in enumerate(zip(rows.prompts, budgets, strict=True)):
+            if len(prompt) == 0:
+                raise ValueError(
+                    "A decoder prompt must have at least one token, the start token. "
+                    f"Received: an empty prompt in row {row}."
+                )
+            if budget < 1:
+                raise ValueError(
+                    "There must be room for at least one new token. Received: "
+                    f"max_length={max_length}, max_new_tokens={max_new_tokens}, and in row {row} "
+                    f"a decoder prompt of {len(prompt)} tokens. Give a larger limit."
+                )
+        return budgets
+
+
+def _bounded(sampler, steps):
+    """`sampler`, whose loop ends after `steps` tokens; its room for tokens may be larger."""
+    if not hasattr(sampler, "run_loop"):
+        return sampler
+    bounded = copy.copy(sampler)
+
+    def run_loop(cond, body, model=None, loop_vars=None, maximum_iterations=None):
+        limit = ops.minimum(maximum_iterations, steps)
+        return sampler.run_loop(cond, body, model, loop_vars, limit)
+
+    bounded.run_loop = run_loop
+    return bounded
+
+
+def _concatenate(batches):
+    if isinstance(batches[0], dict):
+        return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    return [text for batch in batches for text in batch]

@@ -1,0 +1,190 @@
+"""The SigLIP vision tower, and how its features take their places among the text tokens."""
+
+from keras import initializers, layers, ops
+
+from keras_t5gemma2 import kernels
+from keras_t5gemma2.kernels import KeyValues, Window
+from keras_t5gemma2.layers import RMSNorm, gelu
+
+
+class Vision(layers.Layer):
+    """Fills the image tokens of each row with the features of that row's images, in order.
+
+    Args:
+        config: `BackboneConfig` with a `vision` part.
+    """
+
+    def __init__(self, config, **kwargs):
+        super().__init__(**kwargs)
+        self.config = config
+        self.tower = VisionTower(config.vision, dtype=self.dtype_policy, name="tower")
+        self.projector = Projector(
+            config.vision, config.hidden_dim, dtype=self.dtype_policy, name="projector"
+        )
+
+    def build(self, x_shape):
+        vision = self.config.vision
+        self.tower.build((None, vision.image_size, vision.image_size, 3))
+        self.projector.build((None, vision.patches_per_side**2, vision.hidden_dim))
+        self.built = True
+
+    def call(self, x, token_ids, images, training=False):
+        """`x` of (B, S, D) with features of `images` (B, n, height, width, 3), in [-1, 1].
+
+        With no images (n = 0) the image tokens keep their embedding and nothing is computed.
+        """
+        if images.shape[1] == 0:
+            return x
+        features = self.features(images, training=training)
+        return place(features, x, ops.equal(token_ids, self.config.image_token_id))
+
+    def features(self, images, training=False):
+        """(B, n * tokens_per_image, D) features of images of (B, n, height, width, 3)."""
+        count = ops.shape(images)[1]
+        size = self.config.vision.image_size
+        patches = self.tower(ops.reshape(images, (-1, size, size, 3)), training=training)
+        tokens = count * self.config.vision.tokens_per_image
+        return ops.reshape(self.projector(patches), (-1, tokens, self.config.hidden_dim))
+
+    def compute_output_shape(self, x_shape, token_ids_shape, images_shape):
+        return x_shape
+
+
+class VisionTower(layers.Layer):
+    """Images of (B, height, width, 3) to patch features of (B, patches, D), row by row.
+
+    Reference: `SiglipVisionModel` without its head.
+
+    Args:
+        config: `VisionConfig`.
+    """
+
+    def __init__(self, config, **kwargs):
+        super().__init__(**kwargs)
+        self.config = config
+        self.patch_embedding = layers.Conv2D(
+            config.hidden_dim,
+            kernel_size=config.patch_size,
+            strides=config.patch_size,
+            padding="valid",
+            data_format="channels_last",
+            dtype=self.dtype_policy,
+            name="patch_embedding",
+        )
+        self.blocks = [
+            VisionBlock(config, dtype=self.dtype_policy, name=f"layer_{i}")
+            for i in range(config.num_layers)
+        ]
+        self.norm = _layer_norm(self, "norm")
+
+    def build(self, shape):
+        self.patch_embedding.build(shape)
+        patches = (self.config.patches_per_side**2, self.config.hidden_dim)
+        self.position_embedding = self.add_weight(
+            name="position_embedding",
+            shape=patches,
+            initializer=initializers.RandomNormal(stddev=0.02),
+        )
+        for layer in (*self.blocks, self.norm):
+            layer.build((None, *patches))
+        self.built = True
+
+    def call(self, images, training=False):
+        patches = self.patch_embedding(images)
+        count, width = self.position_embedding.shape
+        x = ops.reshape(patches, (-1, count, width)) + self.position_embedding
+        for block in self.blocks:
+            x = block(x, training=training)
+        return self.norm(x)
+
+
+class VisionBlock(layers.Layer):
+    """One pre-norm layer of the tower: attention of every patch to every patch, then an MLP."""
+
+    def __init__(self, config, **kwargs):
+        super().__init__(**kwargs)
+        self.config = config
+        self.attention_norm = _layer_norm(self, "attention_norm")
+        self.query, self.key, self.value, self.output_dense = (
+            layers.Dense(config.hidden_dim, dtype=self.dtype_policy, name=name)
+            for name in ("query", "key", "value", "output")
+        )
+        self.mlp_norm = _layer_norm(self, "mlp_norm")
+        self.up = layers.Dense(config.mlp_dim, dtype=self.dtype_policy, name="up")
+        self.down = layers.Dense(config.hidden_dim, dtype=self.dtype_policy, name="down")
+        self.dropout = layers.Dropout(config.dropout, dtype="float32", name="dropout")
+
+    def build(self, shape):
+        for layer in (self.attention_norm, self.query, self.key, self.value, self.output_dense):
+            layer.build(shape)
+        for layer in (self.mlp_norm, self.up):
+            layer.build(shape)
+        self.down.build((*shape[:-1], self.config.mlp_dim))
+        self.built = True
+
+    def call(self, x, training=False):
+        y = self.attention_norm(x)
+        query, key, value = (self._heads(f(y)) for f in (self.query, self.key, self.value))
+        parts = [(KeyValues(key, value, positions=None), Window())]
+        scale = (self.config.hidden_dim // self.config.num_heads) ** -0.5
+        drop = (lambda p: self.dropout(p, training=True)) if training else None
+        mixed = kernels.attend(query, None, parts, scale, drop)
+        x = x + self.output_dense(ops.reshape(ops.swapaxes(mixed, 1, 2), (-1, *x.shape[1:])))
+        return x + self.down(gelu(self.up(self.mlp_norm(x))))
+
+    def _heads(self, x):
+        """(B, patches, D) to (B, N, patches, H)."""
+        heads = self.config.num_heads
+        x = ops.reshape(x, (-1, x.shape[1], heads, x.shape[2] // heads))
+        return ops.swapaxes(x, 1, 2)
+
+
+class Projector(layers.Layer):
+    """Patch features to the tokens of an image: average over cells, norm, projection.
+
+    Args:
+        config: `VisionConfig`.
+        hidden_dim: int. Width of the encoder.
+    """
+
+    def __init__(self, config, hidden_dim, **kwargs):
+        super().__init__(**kwargs)
+        self.config = config
+        self.norm = RMSNorm(config.norm_epsilon, dtype=self.dtype_policy, name="norm")
+        self.projection = layers.Dense(
+            hidden_dim, use_bias=False, dtype=self.dtype_policy, name="projection"
+        )
+
+    def build(self, shape):
+        self.norm.build((None, None, self.config.hidden_dim))
+        self.projection.build((None, None, self.config.hidden_dim))
+        self.built = True
+
+    def call(self, patches):
+        side, width = self.config.tokens_per_side, self.config.hidden_dim
+        cell = self.config.patches_per_side // side
+        grid = ops.reshape(patches, (-1, side, cell, side, cell, width))
+        cells = ops.mean(ops.cast(grid, "float32"), axis=(2, 4))
+        tokens = ops.reshape(ops.cast(cells, patches.dtype), (-1, side * side, width))
+        return self.projection(self.norm(tokens))
+
+
+def place(features, x, is_image):
+    """`x` of (B, S, D) with `features` (B, M, D) at its image tokens, each row's own, in order.
+
+    Image tokens beyond a row's M-th keep their embedding.
+    """
+    count = ops.shape(features)[1]
+    order = ops.cumsum(ops.cast(is_image, "int32"), axis=1) - 1
+    is_filled = ops.logical_and(is_image, order < count)
+    row = ops.expand_dims(ops.arange(ops.shape(x)[0], dtype="int32"), 1)
+    index = row * count + ops.clip(order, 0, count - 1)
+    flat = ops.reshape(features, (-1, features.shape[-1]))
+    taken = ops.cast(ops.take(flat, index, axis=0), x.dtype)
+    return ops.where(ops.expand_dims(is_filled, -1), taken, x)
+
+
+def _layer_norm(layer, name):
+    return layers.LayerNormalization(
+        epsilon=layer.config.norm_epsilon, dtype=layer.dtype_policy, name=name
+    )
