@@ -224,7 +224,8 @@ def rotate(x, positions, config):
     """
     half = config.head_dim // 2
     frequencies = config.rope_theta ** (-np.arange(half) / half) / config.rope_factor
-    angles = ops.cast(positions, "float32")[..., None, None] * frequencies.astype("float32")
+    frequencies = ops.convert_to_tensor(frequencies, dtype="float32")
+    angles = ops.cast(positions, "float32")[..., None, None] * frequencies
     cos, sin = ops.cos(angles), ops.sin(angles)
     first, second = ops.split(ops.cast(x, "float32"), 2, axis=-1)
     turned = ops.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)

@@ -4,24 +4,34 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_t5gemma2.preprocessing.packing import stack_images
+from keras_t5gemma2.preprocessing.read_image import to_numpy
+
 
 class Rows(NamedTuple):
-    """What a batch of generation starts from, row by row and without padding."""
+    """What a batch of generation starts from, row by row."""
 
-    encoder_ids: list  # per row, (length,) ids; may be empty: then the decoder sees no encoder
-    encoder_masks: list  # per row, (length,) bool
+    encoder_ids: list  # per row, (length,) ids; may be empty
+    encoder_masks: list  # per row, (length,) bool; where False the decoder sees no token
     prompts: list  # per row, (length,) ids, at least one
     images: np.ndarray | None  # (rows, images, height, width, 3)
 
 
-def rows_from_arrays(inputs):
+def rows_of_encoded(encoded):
+    """`Rows` of what the preprocessor's `encode_rows` gives."""
+    masks = [np.ones(len(ids), bool) for ids in encoded.encoder_ids]
+    images = None if encoded.images is None else stack_images(encoded.images)
+    return Rows(encoded.encoder_ids, masks, encoded.decoder_ids, images)
+
+
+def rows_of_arrays(inputs):
     """`Rows` of a dict of arrays as the backbone takes them, padded on either side."""
-    arrays = {name: np.asarray(value) for name, value in inputs.items()}
-    decoder_mask = arrays["decoder_padding_mask"].astype(bool)
+    arrays = {name: to_numpy(value) for name, value in inputs.items()}
+    mask = arrays["decoder_padding_mask"].astype(bool)
     return Rows(
         list(arrays["encoder_token_ids"]),
         list(arrays["encoder_padding_mask"].astype(bool)),
-        [ids[mask] for ids, mask in zip(arrays["decoder_token_ids"], decoder_mask, strict=True)],
+        [row[there] for row, there in zip(arrays["decoder_token_ids"], mask, strict=True)],
         arrays.get("images"),
     )
 

@@ -5,6 +5,8 @@ import math
 import keras
 import numpy as np
 
+from keras_t5gemma2.preprocessing.rows import Row, parse_rows
+
 
 def batches_of(preprocessor, x, y=None, sample_weight=None, batch_size=None, shuffle=False):
     """A `keras.utils.PyDataset` of preprocessed batches, or `None` where another path serves.
@@ -22,23 +24,24 @@ def batches_of(preprocessor, x, y=None, sample_weight=None, batch_size=None, shu
 
 
 class RowBatches(keras.utils.PyDataset):
-    """Batches of the rows of a dict of lists or arrays, in a new order for each epoch."""
+    """Batches of rows, in a new order for each epoch; `x` as `parse_rows` takes it."""
 
     def __init__(self, preprocessor, x, y, sample_weight, batch_size, shuffle):
         super().__init__()
+        self.rows, _ = parse_rows(x)
         self.preprocessor, self.y, self.sample_weight = preprocessor, y, sample_weight
-        self.x = x if isinstance(x, dict) else {"encoder_text": x}
         self.batch_size, self.shuffle = batch_size, shuffle
-        self.order = np.arange(_row_count(self.x))
+        self.order = np.arange(len(self.rows))
         self.on_epoch_end()
 
     def __len__(self):
         return math.ceil(len(self.order) / self.batch_size)
 
     def __getitem__(self, index):
-        rows = self.order[index * self.batch_size : (index + 1) * self.batch_size]
-        x = {name: _take(values, rows) for name, values in self.x.items()}
-        weight = None if self.sample_weight is None else _take(self.sample_weight, rows)
+        batch = self.order[index * self.batch_size : (index + 1) * self.batch_size]
+        columns = zip(Row._fields, zip(*(self.rows[i] for i in batch), strict=True), strict=True)
+        x = {name: list(values) for name, values in columns if values[0] is not None}
+        weight = None if self.sample_weight is None else np.asarray(self.sample_weight)[batch]
         return self.preprocessor(x, self.y, weight)
 
     def on_epoch_end(self):
@@ -61,23 +64,3 @@ class PreprocessedBatches(keras.utils.PyDataset):
 
     def on_epoch_end(self):
         self.batches.on_epoch_end()
-
-
-def _row_count(x):
-    """Rows of a dict of values per row, which must be equal in number."""
-    for name, values in x.items():
-        if isinstance(values, (str, bytes)) or not hasattr(values, "__len__"):
-            raise ValueError(
-                f"`{name}` must hold a value per row, for example a list of strings. "
-                f"Received: {name}={values!r}"
-            )
-    counts = {name: len(values) for name, values in x.items()}
-    if len(set(counts.values())) != 1:
-        raise ValueError(f"All inputs must have as many rows. Received: {counts}")
-    return next(iter(counts.values()))
-
-
-def _take(values, rows):
-    if isinstance(values, np.ndarray):
-        return values[rows]
-    return [values[row] for row in rows]

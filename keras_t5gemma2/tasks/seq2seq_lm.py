@@ -225,8 +225,9 @@ class T5Gemma2Seq2SeqLM(keras_hub.models.Seq2SeqLM):
 
     def _rows(self, inputs):
         if self.preprocessor is None:
-            return generation.rows_from_arrays(inputs), False
-        return self.preprocessor.generation_rows(inputs)
+            return generation.rows_of_arrays(inputs), False
+        encoded, is_single = self.preprocessor.encode_rows(inputs)
+        return generation.rows_of_encoded(encoded), is_single
 
     def _stop_token_ids(self, stop_token_ids):
         if stop_token_ids != "auto":

@@ -1,0 +1,109 @@
+# `make demo` and `make test` do everything on a machine that has Python 3.11 or newer and make.
+
+PYTHON      ?= python3
+# The backend of the demo. The test environment has all three.
+BACKEND     ?= jax
+BACKENDS    ?= jax tensorflow torch
+# Installed before the package, so that it decides which build of PyTorch is used.
+TORCH       ?= torch==2.13.0
+PYTEST_ARGS ?=
+
+# What the demo runs: a script, or `-m module`.
+DEMO        := guides/01_generate.py
+
+TEST_ENV    := .venv
+TEST_EXTRAS := jax,tensorflow,torch,tests
+DEMO_ENV    := .venv-demo
+DEMO_EXTRAS := $(BACKEND),demo
+
+unknown := $(filter-out jax tensorflow torch,$(BACKEND) $(BACKENDS))
+ifneq ($(unknown),)
+$(error unknown backend: $(unknown). Choose among jax, tensorflow and torch)
+endif
+
+.PHONY: help demo test test-slow lint environment clean clean-all
+
+help:
+	@echo "make demo       install with one backend into $(DEMO_ENV) and run the demo (BACKEND=$(BACKEND))"
+	@echo "make test       install with all backends into $(TEST_ENV) and run the tests on each"
+	@echo "make test-slow  the tests that take minutes (marker: slow)"
+	@echo "make lint       lint and check the format"
+	@echo "make clean      remove caches and build output; make clean-all: the environments too"
+	@echo "Options: PYTHON=python3.12 BACKEND=torch BACKENDS='jax torch' PYTEST_ARGS='-x -k text'"
+	@echo "         TORCH='torch==2.13.0' MIN_FREE_GB=4"
+
+demo: $(DEMO_ENV)/.ready-$(BACKEND)
+	@echo "== Demo on $(BACKEND): $(DEMO)"
+	KERAS_BACKEND=$(BACKEND) TF_CPP_MIN_LOG_LEVEL=2 $(DEMO_ENV)/bin/python $(DEMO)
+
+test: $(TEST_ENV)/.ready
+	@$(call on_each_backend,$(PYTEST_ARGS))
+
+test-slow: $(TEST_ENV)/.ready
+	@$(call on_each_backend,-m slow $(PYTEST_ARGS))
+
+lint: $(TEST_ENV)/.ready
+	$(TEST_ENV)/bin/python -m ruff check .
+	$(TEST_ENV)/bin/python -m ruff format --check .
+
+environment: $(TEST_ENV)/.ready
+	@echo "== $(TEST_ENV) is ready: `$(TEST_ENV)/bin/python --version`"
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	find keras_t5gemma2 tests guides tools -name __pycache__ -type d -prune -exec rm -rf {} +
+
+clean-all: clean
+	rm -rf $(TEST_ENV) $(DEMO_ENV)
+
+# The stamps are written last: without its stamp an environment does not count as made.
+
+$(TEST_ENV)/.ready: MIN_FREE_GB ?= 6
+$(TEST_ENV)/.ready: pyproject.toml
+	$(begin_environment)
+	$(call install,"$(TORCH)")
+	$(call install,--editable ".[$(TEST_EXTRAS)]")
+	$(end_environment)
+
+$(DEMO_ENV)/.ready-$(BACKEND): MIN_FREE_GB ?= 5
+$(DEMO_ENV)/.ready-$(BACKEND): pyproject.toml
+	$(begin_environment)
+	$(if $(filter torch,$(BACKEND)),$(call install,"$(TORCH)"))
+	$(call install,--editable ".[$(DEMO_EXTRAS)]")
+	$(end_environment)
+
+# `.unfinished` stays behind where an installation is cut off, and the next one starts over.
+define begin_environment
+@if [ -e $(@D)/.unfinished ]; then \
+    echo "== $(@D) is half made: starting over"; rm -rf $(@D); fi
+@sh tools/check_machine.sh "$(PYTHON)" "$(MIN_FREE_GB)" $(@D)
+@echo "== Installing into $(@D); the first time this downloads a lot and takes minutes"
+@mkdir -p $(@D) && touch $(@D)/.unfinished
+"$(PYTHON)" -m venv $(@D)
+endef
+
+define install
+@echo '== $(@D): pip install $(1)'
+@$(@D)/bin/python -m pip install --no-input --disable-pip-version-check $(1) || { \
+    echo 'error: pip install $(1) failed; the reason stands above.' >&2; \
+    echo 'error: If it finds no matching version, name an older Python, as in:' >&2; \
+    echo 'error: make $(MAKECMDGOALS) PYTHON=python3.12' >&2; \
+    exit 1; }
+endef
+
+define end_environment
+@rm $(@D)/.unfinished
+@touch $@
+@echo "== $(@D) is ready"
+endef
+
+# All backends run, also after one has failed.
+define on_each_backend
+failed=; \
+for backend in $(BACKENDS); do \
+    echo "== Tests on $$backend"; \
+    KERAS_BACKEND=$$backend $(TEST_ENV)/bin/python -m pytest $(1) || failed="$$failed $$backend"; \
+done; \
+if [ -n "$$failed" ]; then echo "== Tests failed on:$$failed" >&2; exit 1; fi; \
+echo "== Tests passed on: $(BACKENDS)"
+endef

@@ -1,0 +1,222 @@
+"""Models whose variables come to life with the values of a checkpoint, one tensor at a time."""
+
+import dataclasses
+import sys
+from collections.abc import Callable
+
+import keras
+import ml_dtypes  # noqa: F401  gives numpy the name "bfloat16"
+import numpy as np
+from keras import ops
+from keras.src.backend.common import global_state
+
+from keras_t5gemma2.checkpoints.names import AS_IS, Layout
+
+# Values are copied out of a file in pieces, so that only a piece of the file is in memory.
+_BYTES_PER_PIECE = 1 << 23
+# Loading less than this takes no time worth a progress bar.
+_BYTES_WORTH_A_BAR = 100_000_000
+_NAMES_IN_A_MESSAGE = 10
+
+
+def _nothing():
+    pass
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredTensor:
+    """A tensor of a checkpoint.
+
+    Args:
+        name: string. What the checkpoint calls it; errors name it.
+        shape: tuple of ints, in the checkpoint.
+        read: function without arguments that gives the values, an array of that shape and of
+            any float dtype. A writable array is taken over; a read-only one, such as a view of
+            a file, is copied.
+        release: function without arguments, called after each piece that was copied. It may
+            give back the memory of what has been read.
+        layout: `Layout`, from the checkpoint's order of axes to the variable's.
+    """
+
+    name: str
+    shape: tuple
+    read: Callable[[], np.ndarray]
+    release: Callable[[], None] = _nothing
+    layout: Layout = AS_IS
+
+
+def build_with_weights(build, tensors_by_path):
+    """The model that `build` gives, with the weights of a checkpoint.
+
+    No variable is allocated before its value is read, and the largest are read first, while
+    there is most room: at no time is there much more in memory than the final weights.
+
+    Args:
+        build: function without arguments that gives a built `keras.Model`.
+        tensors_by_path: dict of `StoredTensor` by the `path` of the variable that takes it, one
+            for each of `model.weights`. What is no weight, such as the state of a random seed,
+            gets its initial value.
+
+    Returns:
+        The model. Each variable has the dtype that `build` gave it.
+
+    Raises:
+        ValueError: a weight has no tensor, a tensor no weight, or the two differ in shape.
+            Whatever had been read is freed.
+
+    Example:
+
+    >>> import keras
+    >>> import numpy as np
+    >>> def build():
+    ...     inputs = keras.Input((2,))
+    ...     return keras.Model(inputs, keras.layers.Dense(3, use_bias=False, name="d")(inputs))
+    >>> kernel = StoredTensor("weight", (2, 3), lambda: np.ones((2, 3), "float32"))
+    >>> model = build_with_weights(build, {"d/kernel": kernel})
+    >>> float(model(np.ones((1, 2)))[0, 0])
+    2.0
+    """
+    model, created = _build_without_values(build)
+    try:
+        pairs = _pair(model, tensors_by_path)
+        _fill(pairs)
+        for variable in created:
+            if variable._value is None:
+                variable._deferred_initialize()
+    except BaseException:
+        # An exception keeps the frames it passed through, and with them the model.
+        for variable in created:
+            variable._value = None
+        raise
+    for layer in model._flatten_layers(include_self=False):
+        # On torch this makes parameters of the values; building had none to offer.
+        if layer.built:
+            layer._post_build()
+    return model
+
+
+def shapes_only(build):
+    """The model that `build` gives, none of whose variables is allocated.
+
+    It has paths, shapes and dtypes, and serves to count and to plan; it cannot be called, and
+    its variables have no values.
+
+    Args:
+        build: function without arguments that gives a built `keras.Model`.
+
+    Example:
+
+    >>> import keras
+    >>> def build():
+    ...     inputs = keras.Input((10**5,))
+    ...     return keras.Model(inputs, keras.layers.Dense(10**7)(inputs))
+    >>> f"{shapes_only(build).count_params():,}"
+    '1,000,010,000,000'
+    """
+    return _build_without_values(build)[0]
+
+
+def _build_without_values(build):
+    """The model, and the variables that Keras believes it will initialize later."""
+    waiting = global_state.get_global_attribute("uninitialized_variables", [], set_to_default=True)
+    num_waiting = len(waiting)
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            model = build()
+    finally:
+        # Ours must go: the next stateless scope would initialize them all once more.
+        created = waiting[num_waiting:]
+        del waiting[num_waiting:]
+    return model, created
+
+
+def _pair(model, tensors_by_path):
+    """List of (variable, tensor), the largest first."""
+    variables = {variable.path: variable for variable in model.weights}
+    if missing := sorted(set(variables) - set(tensors_by_path)):
+        raise ValueError(
+            f"Every weight of the model must have a tensor. Without one: {list_names(missing)}"
+        )
+    if unexpected := sorted(set(tensors_by_path) - set(variables)):
+        names = [f"{tensors_by_path[path].name} (for {path})" for path in unexpected]
+        raise ValueError(
+            f"Every tensor must be for a weight of the model. Unexpected: {list_names(names)}"
+        )
+    pairs = [(variable, tensors_by_path[path]) for path, variable in variables.items()]
+    for variable, tensor in pairs:
+        wanted = tensor.layout.from_variable_shape(tuple(variable.shape))
+        if tuple(tensor.shape) != wanted:
+            raise ValueError(
+                f"The tensor {tensor.name}, for the variable {variable.path}, must have the shape "
+                f"{wanted} in the checkpoint. Received: shape={tuple(tensor.shape)}"
+            )
+    return sorted(pairs, key=lambda pair: -num_bytes(pair[0]))
+
+
+def list_names(names):
+    """The first few of `names`, and how many more there are."""
+    shown = ", ".join(names[:_NAMES_IN_A_MESSAGE])
+    hidden = len(names) - _NAMES_IN_A_MESSAGE
+    return f"{shown} and {hidden} more" if hidden > 0 else shown
+
+
+def num_bytes(variable):
+    """Size of a variable's values."""
+    return int(np.prod(variable.shape)) * np.dtype(variable.dtype).itemsize
+
+
+def _fill(pairs):
+    progress = _progress(sum(num_bytes(variable) for variable, _ in pairs))
+    done = 0
+    for variable, tensor in pairs:
+        variable._initialize(_to_tensor(_owned(tensor, np.dtype(variable.dtype))))
+        variable._initializer = None
+        done += num_bytes(variable)
+        progress(done)
+
+
+def _progress(total):
+    """A function that shows how many of `total` bytes have been read."""
+    if total < _BYTES_WORTH_A_BAR or not keras.config.is_interactive_logging_enabled():
+        return lambda done: None
+    # Where a line cannot be overwritten, one is written every ten seconds.
+    is_dynamic = sys.stdout.isatty() or "ipykernel" in sys.modules
+    bar = keras.utils.Progbar(
+        round(total / 1e6), unit_name="MB", interval=0.1 if is_dynamic else 10
+    )
+    return lambda done: bar.update(round(done / 1e6))
+
+
+def _owned(tensor, dtype):
+    """The values of a `StoredTensor` in `dtype`, in memory that nobody else has a hold on."""
+    source = tensor.layout.to_variable(tensor.read())
+    if source.flags.writeable and source.flags.c_contiguous and source.dtype == dtype:
+        return source
+    values = np.empty(source.shape, dtype)
+    for piece in _pieces(source):
+        values[piece] = source[piece]
+        tensor.release()
+    return values
+
+
+def _pieces(source):
+    """Indices of slices of `source` that lie one after another in its memory."""
+    if source.ndim == 0:
+        return [()]
+    axis = int(np.argmax(source.strides))
+    length = source.shape[axis]
+    step = max(1, length * _BYTES_PER_PIECE // max(1, source.nbytes))
+    before = (slice(None),) * axis
+    return [(*before, slice(start, start + step)) for start in range(0, length, step)]
+
+
+def _to_tensor(values):
+    """A tensor of numpy values, without a detour through a wider type.
+
+    Types that numpy does not know itself, such as bfloat16, pass as integers of the same width:
+    Keras would take them to torch by way of float32, in four times the memory.
+    """
+    if values.dtype.kind != "V":
+        return ops.convert_to_tensor(values)
+    bits = ops.convert_to_tensor(values.view(f"int{8 * values.dtype.itemsize}"))
+    return ops.view(bits, str(values.dtype))

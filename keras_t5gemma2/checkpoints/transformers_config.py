@@ -1,0 +1,291 @@
+"""The reference's `config.json` as a `BackboneConfig`.
+
+A `config.json` may leave out what its class sets by default, so the defaults stand here as well.
+"""
+
+import dataclasses
+import math
+
+from keras_t5gemma2.config import AttentionConfig, BackboneConfig, StackConfig, VisionConfig
+
+_SLIDING, _FULL = "sliding_attention", "full_attention"
+_TEXT_DEFAULTS = {
+    "vocab_size": 262_208,
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "rms_norm_eps": 1e-6,
+    "attention_bias": False,
+    "query_pre_attn_scalar": 256,
+    "sliding_window": 4096,
+    "sliding_window_pattern": 6,
+    "layer_types": None,
+    "rope_parameters": None,
+    "rope_scaling": None,
+    "rope_theta": 1_000_000.0,
+    "rope_local_base_freq": 10_000.0,
+    "final_logit_softcapping": None,
+}
+_VISION_DEFAULTS = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "num_channels": 3,
+    "image_size": 224,
+    "patch_size": 16,
+    "hidden_act": "gelu_pytorch_tanh",
+    "layer_norm_eps": 1e-6,
+    "vision_use_head": True,
+}
+_ENCODER_DEFAULTS = {
+    "text_config": None,
+    "vision_config": None,
+    "mm_tokens_per_image": 256,
+    "eoi_token_index": 256_000,
+}
+_DEFAULTS = {
+    "model_type": None,
+    "encoder": None,
+    "decoder": None,
+    "dropout_rate": 0.0,
+    "attention_dropout": 0.0,
+    "image_token_index": 256_001,
+    "is_encoder_decoder": True,
+    "tie_word_embeddings": True,
+}
+# Where a file has both, the second wins, as in the reference.
+_ALIASES = {"image_token_index": "image_token_id", "eoi_token_index": "eoi_token_id"}
+_OTHER_MODELS = {
+    "t5gemma2_encoder": "It is an encoder alone: the decoder's weights are missing.",
+    "t5gemma": "It is a T5Gemma of the first generation, another architecture.",
+    "gemma3": "A Gemma 3 text model becomes one by `T5Gemma2Seq2SeqLM.from_gemma3`.",
+    "gemma3_text": "A Gemma 3 text model becomes one by `T5Gemma2Seq2SeqLM.from_gemma3`.",
+}
+# Far above any model there is: a larger size is a mistake, to be caught before memory runs out.
+_LARGEST_SIZE = 1 << 24
+_MOST_LAYERS = 10_000
+
+
+def config_from_transformers(values, text_only=False):
+    """The sizes of the model that a `config.json` of the reference describes.
+
+    Args:
+        values: dict, the parsed `config.json`. The forms of earlier releases are understood
+            too. Dropout rates of the whole model win over those of its parts, as in the
+            reference.
+        text_only: bool. Leave out the vision tower, and do not look at its part.
+
+    Returns:
+        A `BackboneConfig`.
+
+    Raises:
+        ValueError: it is no T5Gemma 2, or asks for what the model does not have; the message
+            names key and value.
+
+    Example:
+
+    >>> config = config_from_transformers({"model_type": "t5gemma2"}, text_only=True)
+    >>> config.vocabulary_size, len(config.encoder.layers)
+    (262208, 26)
+    """
+    model = _Section("", values, _DEFAULTS)
+    _check_model_type(model)
+    model.must_be("is_encoder_decoder", True)
+    model.must_be("tie_word_embeddings", True)
+    encoder = model.section("encoder", _ENCODER_DEFAULTS)
+    text = encoder.section("text_config", _TEXT_DEFAULTS)
+    decoder = model.section("decoder", _TEXT_DEFAULTS)
+    decoder.must_be("vocab_size", text.size("vocab_size"))
+    decoder.must_be("hidden_size", text.size("hidden_size"))
+    return BackboneConfig(
+        vocabulary_size=text.size("vocab_size"),
+        encoder=_stack(text, model),
+        decoder=_stack(decoder, model),
+        vision=None if text_only else _vision(encoder, model),
+        end_of_image_token_id=encoder.token_id("eoi_token_index"),
+        image_token_id=model.token_id("image_token_index"),
+        final_logit_soft_cap=decoder.positive("final_logit_softcapping", or_none=True),
+    )
+
+
+def _check_model_type(model):
+    kind = model["model_type"]
+    if kind != "t5gemma2":
+        hint = _OTHER_MODELS.get(kind, "")
+        raise ValueError(
+            "The `model_type` of config.json must be 't5gemma2'. "
+            f"Received: model_type={kind!r}. {hint}".strip()
+        )
+
+
+def _stack(section, model):
+    """The `StackConfig` of one text part."""
+    section.must_be("hidden_activation", "gelu_pytorch_tanh")
+    section.must_be("attention_bias", False)
+    kinds = _layer_kinds(section)
+    by_kind = {kind: _attention(section, model, kind) for kind in set(kinds)}
+    return StackConfig(
+        hidden_dim=section.size("hidden_size"),
+        mlp_dim=section.size("intermediate_size"),
+        layers=tuple(by_kind[kind] for kind in kinds),
+        norm_epsilon=section.positive("rms_norm_eps"),
+        dropout=model.rate("dropout_rate"),
+    )
+
+
+def _layer_kinds(section):
+    count = section.size("num_hidden_layers", _MOST_LAYERS)
+    kinds = section["layer_types"]
+    if kinds is None:
+        period = section.size("sliding_window_pattern")
+        return [_SLIDING if (i + 1) % period else _FULL for i in range(count)]
+    if not isinstance(kinds, list) or set(kinds) - {_SLIDING, _FULL} or len(kinds) != count:
+        rule = f"be a list of {count} (num_hidden_layers) times {_SLIDING!r} or {_FULL!r}"
+        raise section.error("layer_types", rule)
+    return kinds
+
+
+def _attention(section, model, kind):
+    theta, factor = _rope(section, kind)
+    return section.make(
+        AttentionConfig,
+        num_heads=section.size("num_attention_heads"),
+        num_kv_heads=section.size("num_key_value_heads"),
+        head_dim=section.size("head_dim"),
+        window=section.size("sliding_window") if kind == _SLIDING else None,
+        rope_theta=theta,
+        rope_factor=factor,
+        query_pre_attn_scalar=section.positive("query_pre_attn_scalar"),
+        dropout=model.rate("attention_dropout"),
+        norm_epsilon=section.positive("rms_norm_eps"),
+    )
+
+
+def _rope(section, kind):
+    """Base wavelength and factor of the rotary embedding of one kind of layer."""
+    values = _rope_values(section, kind)
+    older_key = "rope_theta" if kind == _FULL else "rope_local_base_freq"
+    defaults = {
+        "rope_type": values.get("type", "default"),
+        "rope_theta": section[older_key],
+        "factor": None,
+        "partial_rotary_factor": 1.0,
+    }
+    rope = section.subsection(f"rope_parameters.{kind}", values, defaults)
+    rope.must_be("partial_rotary_factor", 1.0)
+    if rope["rope_type"] not in ("default", "linear"):
+        raise rope.error("rope_type", "be 'default' or 'linear'")
+    # As in the reference, a factor beside the type 'default' means nothing.
+    factor = rope.positive("factor") if rope["rope_type"] == "linear" else 1.0
+    return float(rope.positive("rope_theta")), float(factor)
+
+
+def _rope_values(section, kind):
+    """What a config says about one kind of layer, in the nested, the flat and the older form."""
+    nested = section["rope_parameters"] or {}
+    if isinstance(nested, dict) and not set(nested) & {_SLIDING, _FULL}:
+        # Scaling has always been that of the full layers, as long as there was one for all.
+        nested = {_FULL: nested}
+    values = nested.get(kind) if isinstance(nested, dict) else None
+    scaling = section["rope_scaling"] if kind == _FULL else None
+    for key, value in (("rope_parameters", values), ("rope_scaling", scaling)):
+        if not isinstance(value, dict | None):
+            raise section.error(key, "hold objects")
+    return {**(values or {}), **(scaling or {})}
+
+
+def _vision(encoder, model):
+    section = encoder.section("vision_config", _VISION_DEFAULTS)
+    section.must_be("model_type", "siglip_vision_model")
+    section.must_be("hidden_act", "gelu_pytorch_tanh")
+    section.must_be("vision_use_head", False)
+    section.must_be("num_channels", 3)
+    return section.make(
+        VisionConfig,
+        image_size=section.size("image_size"),
+        patch_size=section.size("patch_size"),
+        hidden_dim=section.size("hidden_size"),
+        mlp_dim=section.size("intermediate_size"),
+        num_layers=section.size("num_hidden_layers", _MOST_LAYERS),
+        num_heads=section.size("num_attention_heads"),
+        tokens_per_image=encoder.size("mm_tokens_per_image"),
+        norm_epsilon=section.positive("layer_norm_eps"),
+        dropout=model.rate("attention_dropout"),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Section:
+    """One object of a `config.json`: its name in messages, its values, and its defaults."""
+
+    name: str
+    values: dict
+    defaults: dict
+
+    def __post_init__(self):
+        if not isinstance(self.values, dict):
+            name = f"`{self.name}` of config.json" if self.name else "config.json"
+            raise ValueError(f"{name} must be an object. Received: {self.values!r}")
+
+    def __getitem__(self, key):
+        value = self.values.get(key, self.defaults[key])
+        return self.values.get(_ALIASES.get(key), value)
+
+    def section(self, key, defaults):
+        """The object under `key`; one that is absent or null has all the defaults of its class."""
+        return self.subsection(key, {} if self[key] is None else self[key], defaults)
+
+    def subsection(self, key, values, defaults):
+        return _Section(self._full(key), values, defaults)
+
+    def make(self, config_class, **sizes):
+        """A config object, whose own rules speak of this part when they are broken."""
+        try:
+            return config_class(**sizes)
+        except ValueError as error:
+            raise ValueError(f"`{self.name}` of config.json: {error}") from error
+
+    def must_be(self, key, value):
+        self._checked(key, self[key] == value, f"be {value!r}")
+
+    def size(self, key, largest=_LARGEST_SIZE):
+        value = self[key]
+        is_size = type(value) is int and 1 <= value <= largest
+        return self._checked(key, is_size, f"be an integer from 1 to {largest}")
+
+    def token_id(self, key):
+        value = self[key]
+        return self._checked(key, type(value) is int and value >= 0, "be a token id")
+
+    def positive(self, key, or_none=False):
+        value = self[key]
+        is_sound = (value is None and or_none) or (_is_number(value) and value > 0)
+        return self._checked(key, is_sound, "be a positive number")
+
+    def rate(self, key):
+        value = self[key]
+        return self._checked(key, _is_number(value) and 0 <= value < 1, "be at least 0 and below 1")
+
+    def error(self, key, rule):
+        origin = "" if key in self.values else ", the default where the file says nothing"
+        return ValueError(
+            f"`{self._full(key)}` of config.json must {rule}. Received: {key}={self[key]!r}{origin}"
+        )
+
+    def _checked(self, key, is_sound, rule):
+        if not is_sound:
+            raise self.error(key, rule)
+        return self[key]
+
+    def _full(self, key):
+        return f"{self.name}.{key}" if self.name else key
+
+
+def _is_number(value):
+    return type(value) in (int, float) and math.isfinite(value)

@@ -1,0 +1,114 @@
+"""What stands beside the weights in a directory of the reference: processor and tokenizer."""
+
+import json
+import math
+import pathlib
+
+# `tokenizer.json` first: it holds every added token, which a SentencePiece model may lack.
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
+# What the image converter does to every image. A checkpoint that wants another treatment cannot
+# be served; one that says nothing, or null, wants this one.
+_FIXED = {
+    "do_resize": True,
+    "do_rescale": True,
+    "do_normalize": True,
+    "do_convert_rgb": True,
+    "resample": 2,
+    "rescale_factor": 1 / 255,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+}
+_PAN_AND_SCAN = {
+    "do_pan_and_scan": "pan_and_scan",
+    "pan_and_scan_min_crop_size": "min_crop_size",
+    "pan_and_scan_max_num_crops": "max_num_crops",
+    "pan_and_scan_min_ratio_to_activate": "min_ratio_to_activate",
+}
+
+
+def read_json(directory, name):
+    """The object in a JSON file of a directory.
+
+    Raises:
+        FileNotFoundError: the file is not there.
+        ValueError: it is no JSON object.
+    """
+    path = pathlib.Path(directory) / name
+    if not path.is_file():
+        raise FileNotFoundError(f"A checkpoint directory must hold {name}. Received: {path}")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} must be JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold an object. Received: {str(values)[:80]}")
+    return values
+
+
+def read_processor(directory):
+    """What a checkpoint says about images.
+
+    Args:
+        directory: path of a directory, with `processor_config.json`, `preprocessor_config.json`
+            or neither.
+
+    Returns:
+        A dict with those of these keys about which the files say something: `image_size`
+        ((height, width) in pixels), `tokens_per_image`, and the Pan and Scan arguments of
+        `T5Gemma2ImageConverter`: `pan_and_scan`, `min_crop_size`, `max_num_crops`,
+        `min_ratio_to_activate`.
+
+    Raises:
+        ValueError: images are to be treated in a way that the converter does not know.
+    """
+    values = _processor_values(directory)
+    for key, wanted in _FIXED.items():
+        if values.get(key) is not None and not _is_close(values[key], wanted):
+            raise ValueError(
+                f"`{key}` of the image processor in {directory} must be {wanted}: images are made "
+                "RGB, resized with a bilinear filter and scaled to [-1, 1]. "
+                f"Received: {key}={values[key]!r}"
+            )
+    found = {
+        ours: values[theirs]
+        for theirs, ours in (("image_seq_length", "tokens_per_image"), *_PAN_AND_SCAN.items())
+        if values.get(theirs) is not None
+    }
+    if values.get("size") is not None:
+        found["image_size"] = _height_and_width(directory, values["size"])
+    return found
+
+
+def tokenizer_file(directory):
+    """The `pathlib.Path` of a checkpoint's tokenizer, `None` if there is none."""
+    paths = (pathlib.Path(directory) / name for name in _TOKENIZER_FILES)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _processor_values(directory):
+    """Everything about images; the newer file nests it, and wins over the older."""
+    directory = pathlib.Path(directory)
+    values = {}
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        if (directory / name).is_file():
+            found = read_json(directory, name)
+            values.update(found, **found.get("image_processor", {}))
+    return values
+
+
+def _is_close(value, wanted):
+    """Whether two numbers, or lists of them, are equal but for rounding in a file."""
+    if isinstance(wanted, list):
+        is_list = isinstance(value, list) and len(value) == len(wanted)
+        return is_list and all(map(_is_close, value, wanted))
+    return isinstance(value, int | float) and math.isclose(value, wanted, rel_tol=1e-6)
+
+
+def _height_and_width(directory, size):
+    sides = [size.get(side) for side in ("height", "width")] if isinstance(size, dict) else []
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+        raise ValueError(
+            f"`size` of the image processor in {directory} must give `height` and `width` in "
+            f"pixels. Received: size={size!r}"
+        )
+    return tuple(sides)

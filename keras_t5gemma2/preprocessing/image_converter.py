@@ -1,0 +1,154 @@
+"""Images as the vision tower takes them."""
+
+import keras
+import keras_hub
+import numpy as np
+import PIL.Image
+
+from keras_t5gemma2.backbone import T5Gemma2Backbone
+from keras_t5gemma2.preprocessing.pan_and_scan import check_at_least_one, pan_and_scan
+from keras_t5gemma2.preprocessing.read_image import read_image, to_numpy
+from keras_t5gemma2.preprocessing.traced import is_traced, numpy_call
+
+
+@keras.saving.register_keras_serializable(package="keras_t5gemma2")
+class T5Gemma2ImageConverter(keras_hub.layers.ImageConverter):
+    """Float32 images of one size with values in [-1, 1], from images of any kind and size.
+
+    Every image is made RGB, squashed (never cropped) to `image_size` with an antialiasing
+    bilinear filter, rounded to 8 bits and normalized, as the reference's processor does it.
+    `read_image` lists the kinds of images: Pillow images, file paths, and channels-last arrays,
+    whose floats lie in [0, 255]. The layer runs on numpy and Pillow with every backend.
+
+    Args:
+        image_size: int or (height, width), in pixels.
+        pan_and_scan: bool. Whether a long image is looked at in parts as well; see
+            `original_and_crops` and `pan_and_scan`.
+        min_crop_size: int, in pixels. Of Pan and Scan.
+        max_num_crops: int. Of Pan and Scan.
+        min_ratio_to_activate: float, long side over short side. Of Pan and Scan.
+
+    Call arguments:
+        inputs: one image, a list of images of any sizes, or an array or tensor of shape
+            (batch, height, width, channels).
+
+    Returns:
+        A numpy array of shape (height, width, 3) for one image, (batch, height, width, 3) else.
+
+    Raises:
+        ValueError: if an image cannot be read or a level is out of range.
+        TypeError: if an image is of no known kind.
+
+    Example:
+
+    >>> converter = T5Gemma2ImageConverter(image_size=(4, 4))
+    >>> converter([np.full((5, 7, 3), 255, "uint8"), np.zeros((3, 2), "uint8")])[:, 0, 0]
+    array([[ 1.,  1.,  1.],
+           [-1., -1., -1.]], dtype=float32)
+    """
+
+    backbone_cls = T5Gemma2Backbone
+
+    def __init__(
+        self,
+        image_size=(896, 896),
+        pan_and_scan=False,
+        min_crop_size=256,
+        max_num_crops=4,
+        min_ratio_to_activate=1.2,
+        **kwargs,
+    ):
+        check_at_least_one(min_crop_size=min_crop_size, max_num_crops=max_num_crops)
+        # What is done here, in keras-hub's terms; its own resizing layer only keeps the size.
+        super().__init__(
+            image_size=_height_and_width(image_size),
+            scale=1 / 127.5,
+            offset=-1.0,
+            crop_to_aspect_ratio=False,
+            interpolation="bilinear",
+            antialias=True,
+            data_format="channels_last",
+            **kwargs,
+        )
+        self.pan_and_scan = pan_and_scan
+        self.min_crop_size = min_crop_size
+        self.max_num_crops = max_num_crops
+        self.min_ratio_to_activate = min_ratio_to_activate
+
+    @property
+    def image_size(self):
+        """Settable (height, width) of the output, in pixels."""
+        return (self.resizing.height, self.resizing.width)
+
+    @image_size.setter
+    def image_size(self, value):
+        self.resizing.height, self.resizing.width = _height_and_width(value)
+
+    def call(self, inputs):
+        return self._call_traced(inputs) if is_traced() else self._call_numpy(inputs)
+
+    def original_and_crops(self, image):
+        """One image as the encoder sees it: whole, and with Pan and Scan in parts too.
+
+        Args:
+            image: one image of any kind.
+
+        Returns:
+            A float32 array of shape (1 + crops, height, width, 3), the whole image first.
+        """
+        image = read_image(image)
+        return np.stack([self._normalize(part) for part in (image, *self._crops(image))])
+
+    def get_config(self):
+        # The base class's entries are the fixed facts of the constructor.
+        config = super(keras_hub.layers.ImageConverter, self).get_config()
+        return {
+            **config,
+            "image_size": self.image_size,
+            "pan_and_scan": self.pan_and_scan,
+            "min_crop_size": self.min_crop_size,
+            "max_num_crops": self.max_num_crops,
+            "min_ratio_to_activate": self.min_ratio_to_activate,
+        }
+
+    def _call_numpy(self, inputs):
+        if isinstance(inputs, (list, tuple)):
+            return self._convert_all(inputs)
+        if len(getattr(inputs, "shape", ())) == 4:
+            return self._convert_all(to_numpy(inputs))
+        return self._normalize(read_image(inputs))
+
+    def _convert_all(self, images):
+        outputs = np.empty((len(images), *self.image_size, 3), "float32")
+        for output, image in zip(outputs, images, strict=True):
+            output[...] = self._normalize(read_image(image))
+        return outputs
+
+    def _crops(self, image):
+        if not self.pan_and_scan:
+            return []
+        rules = (self.min_crop_size, self.max_num_crops, self.min_ratio_to_activate)
+        # Cut before resizing: the filter must not see over the edge of a crop.
+        return [image.crop(box) for box in pan_and_scan(*image.size, *rules)]
+
+    def _normalize(self, image):
+        height, width = self.image_size
+        image = image.resize((width, height), PIL.Image.Resampling.BILINEAR)
+        levels = np.asarray(image, "float32")
+        return levels / np.float32(127.5) - np.float32(1)
+
+    def _call_traced(self, inputs):
+        image_shape = (*self.image_size, 3)
+        batch_shape = inputs.shape[:1] if inputs.shape.rank == 4 else ()
+        outputs = [("float32", (*batch_shape, *image_shape))]
+        return numpy_call(lambda images: [self._call_numpy(images)], [inputs], outputs)[0]
+
+
+def _height_and_width(image_size):
+    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size or ())
+    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+        raise ValueError(
+            "`image_size` must be a positive number of pixels, or a (height, width) pair of such. "
+            f"Received: image_size={image_size}"
+        )
+    return size

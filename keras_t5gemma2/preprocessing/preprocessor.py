@@ -1,0 +1,314 @@
+"""Text and images as the model's arrays: one encoding for training, generation and scoring."""
+
+import keras
+import keras_hub
+import numpy as np
+
+from keras_t5gemma2.backbone import T5Gemma2Backbone
+from keras_t5gemma2.preprocessing.encoding import RowEncoder
+from keras_t5gemma2.preprocessing.image_converter import T5Gemma2ImageConverter
+from keras_t5gemma2.preprocessing.packing import pad_tokens, stack_images, unpad_tokens
+from keras_t5gemma2.preprocessing.pan_and_scan import check_at_least_one
+from keras_t5gemma2.preprocessing.read_image import to_numpy
+from keras_t5gemma2.preprocessing.rows import parse_rows
+from keras_t5gemma2.preprocessing.tokenizer import T5Gemma2Tokenizer
+from keras_t5gemma2.preprocessing.traced import (
+    is_traced,
+    numpy_call,
+    static_axes,
+    tensors_of,
+)
+
+
+@keras.saving.register_keras_serializable(package="keras_t5gemma2")
+class T5Gemma2Seq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
+    """The arrays of `T5Gemma2Seq2SeqLM`, from text and images.
+
+    The encoder reads `<bos>` and the text; in it, each `<start_of_image>` stands for one image and
+    becomes the block of tokens that the reference makes of it. The decoder reads `<bos>` and its
+    text, which in training ends with one `<eos>`. `parse_rows` lists the forms of input: a
+    string, a list of strings, or a dict of `encoder_text`, `images` and `decoder_text`.
+
+    Everything runs on numpy with every backend and gives numpy arrays; mapped over a
+    `tf.data.Dataset`, the same code runs inside of the pipeline.
+
+    Args:
+        tokenizer: `T5Gemma2Tokenizer`.
+        image_converter: `T5Gemma2ImageConverter`, or `None` for a model without a vision tower:
+            then there are no `images`, neither as an input nor as an output.
+        encoder_sequence_length: int, tokens. Longer encoder text is cut; images never are.
+        decoder_sequence_length: int, tokens. Longer decoder text is cut, in training together
+            with its `<eos>`, so that the model does not learn to stop there.
+        tokens_per_image: int. Image tokens in the block of one image, as the backbone has it.
+
+    Example:
+
+    >>> from keras_t5gemma2.preprocessing.sentencepiece_model import sentencepiece_model
+    >>> proto = sentencepiece_model(
+    ...     pieces=["<pad>", "<eos>", "<bos>", "<unk>", "▁", "h", "i", "hi"],
+    ...     scores=[0, 0, 0, 0, -3, -2, -1, 0],
+    ...     types=[3, 3, 3, 2, 1, 1, 1, 1],
+    ...     bos_id=2,
+    ...     eos_id=1,
+    ...     pad_id=0,
+    ...     unk_id=3,
+    ... )
+    >>> preprocessor = T5Gemma2Seq2SeqLMPreprocessor(
+    ...     T5Gemma2Tokenizer(proto), encoder_sequence_length=5, decoder_sequence_length=4
+    ... )
+    >>> rows = {"encoder_text": ["hi hi", "i"], "decoder_text": ["hi", "hi hi hi"]}
+    >>> x, labels, sample_weight = preprocessor(rows)
+    >>> x["encoder_token_ids"]
+    array([[2, 7, 4, 7, 0],
+           [2, 6, 0, 0, 0]], dtype=int32)
+    >>> x["decoder_token_ids"]
+    array([[2, 7, 1, 0],
+           [2, 7, 4, 7]], dtype=int32)
+    >>> labels
+    array([[7, 1, 0, 0],
+           [7, 4, 7, 4]], dtype=int32)
+    >>> sample_weight
+    array([[1., 1., 0., 0.],
+           [1., 1., 1., 1.]], dtype=float32)
+    """
+
+    backbone_cls = T5Gemma2Backbone
+    tokenizer_cls = T5Gemma2Tokenizer
+    image_converter_cls = T5Gemma2ImageConverter
+
+    def __init__(
+        self,
+        tokenizer,
+        image_converter=None,
+        encoder_sequence_length=1024,
+        decoder_sequence_length=1024,
+        tokens_per_image=256,
+        **kwargs,
+    ):
+        super().__init__(tokenizer, encoder_sequence_length, decoder_sequence_length, **kwargs)
+        check_at_least_one(tokens_per_image=tokens_per_image)
+        self.image_converter = image_converter
+        self.tokens_per_image = tokens_per_image
+        self._lengths()  # checks them
+        self.built = True
+
+    def call(
+        self,
+        x,
+        y=None,
+        sample_weight=None,
+        *,
+        encoder_sequence_length=None,
+        decoder_sequence_length=None,
+        sequence_length=None,
+    ):
+        """The arrays of one training step.
+
+        Args:
+            x: dict of `encoder_text`, `decoder_text` and optionally `images`; see `parse_rows`.
+            y: `None`: the labels are made from `decoder_text`.
+            sample_weight: `None`, or one float per row, which its tokens' weights are times.
+            encoder_sequence_length: int. Instead of the preprocessor's own, as the next.
+            decoder_sequence_length: int.
+            sequence_length: int. The same as `decoder_sequence_length`.
+
+        Returns:
+            A tuple of the inputs, the labels and the weights. The inputs are a dict of
+            `encoder_token_ids` and `encoder_padding_mask` (batch, encoder length),
+            `decoder_token_ids` and `decoder_padding_mask` (batch, decoder length), int32 and bool,
+            and, with an image converter, `images` (batch, most images of a row, height, width,
+            3), float32. The labels are the ids that follow those of the decoder, the weights are
+            float32 and 0 where the label is padding. One row gives arrays without a batch axis.
+
+        Raises:
+            ValueError: if a row's images do not match its markers, cannot be read or would be
+                cut, or if `decoder_text` is missing.
+            TypeError: if a text is no string.
+        """
+        if y is not None:
+            raise ValueError(
+                "`y` must be `None`: the labels are made from `decoder_text`. Received: y of type "
+                f"{type(y)}"
+            )
+        lengths = self._lengths(encoder_sequence_length, decoder_sequence_length, sequence_length)
+        arrays = self._call_arrays(x, lengths, training=True, sample_weight=sample_weight)
+        labels, weights = arrays.pop("labels"), arrays.pop("sample_weight")
+        return keras.utils.pack_x_y_sample_weight(arrays, labels, weights)
+
+    def generate_preprocess(
+        self,
+        x,
+        *,
+        encoder_sequence_length=None,
+        decoder_sequence_length=None,
+        sequence_length=None,
+    ):
+        """The arrays that generation starts from; the decoder's text is a prompt without `<eos>`.
+
+        Args:
+            x: a string, a list of strings, or a dict; see `parse_rows`. Without `decoder_text`
+                the prompt is `<bos>`.
+            encoder_sequence_length: as of `call`.
+            decoder_sequence_length: as of `call`.
+            sequence_length: as of `call`.
+
+        Returns:
+            A dict, as the inputs of `call`.
+
+        Raises:
+            ValueError: as `call`.
+            TypeError: as `call`.
+        """
+        lengths = self._lengths(encoder_sequence_length, decoder_sequence_length, sequence_length)
+        return self._call_arrays(x, lengths, training=False)
+
+    def generate_postprocess(self, x):
+        """The text of generated ids, without padding and special tokens.
+
+        Args:
+            x: dict of `decoder_token_ids` and `decoder_padding_mask`, (batch, length) or
+                (length,).
+
+        Returns:
+            A list of strings, or one string for ids without a batch axis.
+        """
+        ids = to_numpy(x["decoder_token_ids"]).astype("int32")
+        mask = to_numpy(x["decoder_padding_mask"]).astype("bool")
+        rows = unpad_tokens(
+            np.atleast_2d(ids), np.atleast_2d(mask), self.tokenizer.special_token_ids
+        )
+        texts = self.tokenizer.detokenize(rows)
+        return texts[0] if ids.ndim == 1 else texts
+
+    def encode_rows(
+        self, x, training=False, encoder_sequence_length=None, decoder_sequence_length=None
+    ):
+        """Ids and images row by row and without padding: what the other methods are made of.
+
+        Args:
+            x: as of `generate_preprocess`, or in training as of `call`.
+            training: bool. Whether the decoder's ids are a target: they end with `<eos>`, and may
+                be one longer than `decoder_sequence_length`, which counts inputs and labels.
+            encoder_sequence_length: as of `call`.
+            decoder_sequence_length: as of `call`.
+
+        Returns:
+            `EncodedRows`, and whether `x` was a single row without a batch axis.
+
+        Raises:
+            ValueError: as `call`.
+            TypeError: as `call`.
+        """
+        limits = self._lengths(encoder_sequence_length, decoder_sequence_length)
+        rows, is_single = parse_rows(x)
+        if training and rows[0].decoder_text is None:
+            raise ValueError(
+                "`decoder_text` must be given for training: the labels are made from it. "
+                f"Received: none for row 0 of {len(rows)}"
+            )
+        encoder = RowEncoder(self.tokenizer, self.image_converter, self.tokens_per_image)
+        return encoder.encode(rows, training, limits[0], limits[1] + training), is_single
+
+    def get_config(self):
+        return {
+            "image_converter": None,  # the base class leaves it out where there is none
+            **super().get_config(),
+            "encoder_sequence_length": self.encoder_sequence_length,
+            "decoder_sequence_length": self.decoder_sequence_length,
+            "tokens_per_image": self.tokens_per_image,
+        }
+
+    @classmethod
+    def _add_missing_kwargs(cls, loader, kwargs):
+        if "image_converter" not in kwargs:
+            kwargs["image_converter"] = _load_image_converter(cls.image_converter_cls, loader)
+        return super()._add_missing_kwargs(loader, kwargs)
+
+    def _lengths(self, encoder=None, decoder=None, alias=None):
+        """(encoder, decoder) length: the preprocessor's own where none is given."""
+        if None not in (decoder, alias) and decoder != alias:
+            raise ValueError(
+                "`sequence_length` is another name of `decoder_sequence_length`: give only one. "
+                f"Received: sequence_length={alias}, decoder_sequence_length={decoder}"
+            )
+        decoder = alias if decoder is None else decoder
+        encoder = self.encoder_sequence_length if encoder is None else encoder
+        decoder = self.decoder_sequence_length if decoder is None else decoder
+        check_at_least_one(encoder_sequence_length=encoder, decoder_sequence_length=decoder)
+        return encoder, decoder
+
+    def _call_arrays(self, x, lengths, training, sample_weight=None):
+        """The arrays of a public method by name, or in a traced pipeline the tensors."""
+        if not is_traced():
+            return self._arrays(x, lengths, training, sample_weight)
+        tensors = tensors_of(x if isinstance(x, dict) else {"encoder_text": x})
+        outputs = self._output_shapes(tensors, lengths, training)
+        if sample_weight is not None:
+            tensors.update(tensors_of({"sample_weight": sample_weight}))
+
+        def arrays(*values):
+            features = dict(zip(tensors, values, strict=True))
+            weight = features.pop("sample_weight", None)
+            arrays = self._arrays(features, lengths, training, weight)
+            return [arrays[name] for name in outputs]
+
+        results = numpy_call(arrays, list(tensors.values()), list(outputs.values()))
+        return dict(zip(outputs, results, strict=True))
+
+    def _arrays(self, x, lengths, training, sample_weight):
+        encoded, is_single = self.encode_rows(x, training, *lengths)
+        pad_token_id = self.tokenizer.pad_token_id
+        encoder_ids, encoder_mask = pad_tokens(encoded.encoder_ids, lengths[0], pad_token_id)
+        ids, mask = pad_tokens(encoded.decoder_ids, lengths[1] + training, pad_token_id)
+        arrays = {
+            "encoder_token_ids": encoder_ids,
+            "encoder_padding_mask": encoder_mask,
+            "decoder_token_ids": ids[:, : lengths[1]],
+            "decoder_padding_mask": mask[:, : lengths[1]],
+        }
+        if encoded.images is not None:
+            arrays["images"] = stack_images(encoded.images)
+        if training:
+            arrays["labels"] = ids[:, 1:]
+            arrays["sample_weight"] = _weights(mask[:, 1:], sample_weight, is_single)
+        return {name: array[0] for name, array in arrays.items()} if is_single else arrays
+
+    def _output_shapes(self, tensors, lengths, training):
+        """The dtype and static shape of each of the arrays, for `numpy_call`."""
+        batch, images = static_axes(tensors)
+        encoder, decoder = (*batch, lengths[0]), (*batch, lengths[1])
+        outputs = {
+            "encoder_token_ids": ("int32", encoder),
+            "encoder_padding_mask": ("bool", encoder),
+            "decoder_token_ids": ("int32", decoder),
+            "decoder_padding_mask": ("bool", decoder),
+        }
+        if self.image_converter is not None:
+            images = None if self.image_converter.pan_and_scan and images != 0 else images
+            shape = (*batch, images, *self.image_converter.image_size, 3)
+            outputs["images"] = ("float32", shape)
+        if training:
+            outputs.update(labels=("int32", decoder), sample_weight=("float32", decoder))
+        return outputs
+
+
+def _weights(mask, sample_weight, is_single):
+    weights = mask.astype("float32")
+    if sample_weight is None:
+        return weights
+    of_rows = to_numpy(sample_weight).astype("float32")
+    expected = () if is_single else mask.shape[:1]
+    if of_rows.shape != expected:
+        raise ValueError(
+            f"`sample_weight` must be one number per row, of shape {expected}. "
+            f"Received: sample_weight of shape {of_rows.shape}"
+        )
+    return weights * of_rows.reshape(-1, 1)
+
+
+def _load_image_converter(cls, loader):
+    """The preset's image converter, or `None` for the preset of a text-only model."""
+    try:
+        return loader.load_image_converter(cls)
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,314 @@
+"""SentencePiece model files: writing them from lists of pieces, reading them, merging by them.
+
+The files are protocol buffers. Their few fields are written and read here, because the classes
+that `sentencepiece` ships for them need `protobuf`, which it does not install.
+"""
+
+import enum
+import math
+import struct
+from typing import NamedTuple
+
+# How a space is spelled in a piece.
+SPACE = "▁"
+
+
+class PieceType(enum.IntEnum):
+    """The numbers that the file format, and GGUF's `token_type`, have for kinds of pieces."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+# Pieces that are found in a text as they stand, before the rest of it is merged.
+# Plain integers, because the hash of an enumeration's member is slow.
+ADDED_TYPES = frozenset({2, 3, 4})
+
+_TYPES = frozenset(kind.value for kind in PieceType)
+_ZERO = b"\0\0\0\0"
+_BPE = 2  # the `model_type` of byte-pair encoding; without the field it is 1, unigram
+
+
+class SentencePieceModel(NamedTuple):
+    """What a SentencePiece file says. The index of a piece is its id."""
+
+    pieces: list[str]
+    scores: list[float]
+    types: list[int]
+    byte_fallback: bool
+
+    @property
+    def unk_piece(self):
+        """The piece for what no other piece covers."""
+        return self.pieces[self.types.index(PieceType.UNKNOWN)]
+
+
+def sentencepiece_model(pieces, scores, types, *, bos_id, eos_id, pad_id, unk_id):
+    """The bytes of a SentencePiece file of these pieces, which may come out of a GGUF file.
+
+    Two things are written as Gemma's own files have them, which GGUF files do not keep: spaces in
+    pieces become "▁", and pieces that are added to the vocabulary by hand score 0.
+
+    Args:
+        pieces: list of strings, all different. The index is the id.
+        scores: list of floats, one per piece. What scores higher is merged earlier.
+        types: list of integers, one per piece: values of `PieceType`.
+        bos_id: int. Id of the piece that begins a sequence.
+        eos_id: int. Id of the piece that ends a sequence.
+        pad_id: int. Id of the padding piece.
+        unk_id: int. Id of the piece for what no other piece covers.
+
+    Raises:
+        ValueError: if the lists differ in length, an id is no index of them, or they are not the
+            pieces of one vocabulary.
+
+    Example:
+
+    >>> model = sentencepiece_model(
+    ...     pieces=["<pad>", "<eos>", "<bos>", "<unk>", "▁", "h", "i", "hi"],
+    ...     scores=[0, 0, 0, 0, -3, -2, -1, 0],
+    ...     types=[3, 3, 3, 2, 1, 1, 1, 1],
+    ...     bos_id=2,
+    ...     eos_id=1,
+    ...     pad_id=0,
+    ...     unk_id=3,
+    ... )
+    >>> read_sentencepiece_model(model).pieces[4:]
+    ['▁', 'h', 'i', 'hi']
+    """
+    if not len(pieces) == len(scores) == len(types):
+        raise ValueError(
+            "`pieces`, `scores` and `types` must have one entry per id. Received: "
+            f"{len(pieces)} pieces, {len(scores)} scores, {len(types)} types"
+        )
+    special_ids = {"unk_id": unk_id, "bos_id": bos_id, "eos_id": eos_id, "pad_id": pad_id}
+    for name, value in special_ids.items():
+        if value not in range(len(pieces)):
+            raise ValueError(
+                f"`{name}` must be the index of one of the {len(pieces)} pieces. "
+                f"Received: {name}={value}"
+            )
+    pieces = [piece.replace(" ", SPACE) for piece in pieces]
+    types = [_check_type(kind) for kind in types]
+    for value in special_ids.values():
+        types[value] = int(PieceType.UNKNOWN if value == unk_id else PieceType.CONTROL)
+    scores = [
+        0.0 if kind in ADDED_TYPES else score for score, kind in zip(scores, types, strict=True)
+    ]
+    model = SentencePieceModel(pieces, scores, types, PieceType.BYTE in types)
+    _check(model)
+    return _write(model, special_ids.values())
+
+
+def read_sentencepiece_model(data):
+    """What a SentencePiece file says.
+
+    Args:
+        data: bytes of the file.
+
+    Returns:
+        A `SentencePieceModel`.
+
+    Raises:
+        ValueError: if the bytes are not such a file, or it describes another way of splitting
+            text than Gemma's: byte-pair encoding of the text as it is.
+    """
+    pieces, trainer, normalizer = [], {}, {}
+    for number, value in _fields(data):
+        if number == 1:
+            pieces.append(_read_piece(value))
+        elif number == 2:
+            trainer = dict(_fields(value))
+        elif number == 3:
+            normalizer = dict(_fields(value))
+    _check_specification(trainer, normalizer)
+    pieces, scores, types = zip(*pieces, strict=True) if pieces else ((), (), ())
+    byte_fallback = bool(trainer.get(35, False))
+    model = SentencePieceModel(list(pieces), list(scores), list(types), byte_fallback)
+    _check(model)
+    return model
+
+
+def rename_piece(data, old, new):
+    """The bytes of a SentencePiece file with one piece renamed and nothing else changed.
+
+    Args:
+        data: bytes of the file.
+        old: string, a piece.
+        new: string, its new name.
+    """
+    old, new = _field(1, old), _field(1, new)
+    written = bytearray()
+    for number, value in _fields(data):
+        if number == 1 and value.startswith(old):
+            value = new + value[len(old) :]
+        written += _field(number, value)
+    return bytes(written)
+
+
+def merges(model):
+    """Pairs of pieces that byte-pair encoding merges, the first to be merged first.
+
+    Every way to cut a piece into two pieces is a pair. The order is that of the `tokenizer.json`
+    files that Google publishes for Gemma: by score, then by the length of the left part.
+
+    Args:
+        model: `SentencePieceModel`.
+
+    Returns:
+        A list of pairs of strings.
+    """
+    vocabulary = set(model.pieces)
+    ranked = []
+    for piece, score in zip(model.pieces, model.scores, strict=True):
+        length = len(piece)
+        for cut in range(1, length):
+            # Fewer pieces are the end of another than its beginning, so the end goes first.
+            right = piece[cut:]
+            if right in vocabulary and (left := piece[:cut]) in vocabulary:
+                ranked.append((-score, -cut, cut - length, left, right))
+    ranked.sort(key=lambda row: row[:3])
+    return [row[3:] for row in ranked]
+
+
+def _check(model):
+    if not model.pieces:
+        raise ValueError("it holds no pieces")
+    _check_all_different(model.pieces)
+    if not all(map(math.isfinite, model.scores)):
+        raise ValueError("the score of a piece is not a number")
+    if model.types.count(PieceType.UNKNOWN) != 1:
+        raise ValueError(
+            f"one piece must be of the type unknown, not {model.types.count(PieceType.UNKNOWN)}"
+        )
+    types = zip(model.pieces, model.types, strict=True)
+    found = {piece for piece, kind in types if kind == PieceType.BYTE}
+    needed = {f"<0x{byte:02X}>" for byte in range(256)} if model.byte_fallback else set()
+    if found != needed:
+        raise ValueError(
+            "with byte fallback its byte pieces must be <0x00> to <0xFF>, and without it there "
+            f"must be none. Byte fallback: {model.byte_fallback}, byte pieces: {len(found)}"
+        )
+
+
+def _check_all_different(pieces):
+    ids = {}
+    for index, piece in enumerate(pieces):
+        if not piece:
+            raise ValueError(f"the piece {index} is empty")
+        if piece in ids:
+            raise ValueError(f"the pieces {ids[piece]} and {index} are both '{piece}'")
+        ids[piece] = index
+
+
+def _check_specification(trainer, normalizer):
+    """Anything but Gemma's way of splitting would give other ids than `tokenizers`."""
+    found = {
+        "model_type": trainer.get(3, 1),
+        "treat_whitespace_as_suffix": trainer.get(24, 0),
+        "precompiled_charsmap": normalizer.get(2, b""),
+        "add_dummy_prefix": normalizer.get(3, 1),
+        "remove_extra_whitespaces": normalizer.get(4, 1),
+        "escape_whitespaces": normalizer.get(5, 1),
+    }
+    needed = (_BPE, 0, b"", 0, 0, 1)
+    for (name, value), need in zip(found.items(), needed, strict=True):
+        if value != need:
+            raise ValueError(f"its `{name}` must be {need}, not {value!r:.40}")
+
+
+def _read_piece(data):
+    fields = dict(_fields(data))
+    try:
+        piece = fields[1].decode()
+        score = struct.unpack("<f", fields.get(2, _ZERO))[0]
+    except (KeyError, AttributeError, TypeError, UnicodeDecodeError, struct.error) as error:
+        raise ValueError("a piece has no text in UTF-8, or a score that is no float") from error
+    return piece, score, _check_type(fields.get(3, 1))
+
+
+def _check_type(value):
+    if value not in _TYPES:
+        numbers = ", ".join(f"{kind.value} ({kind.name.lower()})" for kind in PieceType)
+        raise ValueError(f"the type of a piece must be one of {numbers}, not {value!r}")
+    return int(value)
+
+
+def _write(model, special_ids):
+    data = bytearray()
+    for piece, score, kind in zip(model.pieces, model.scores, model.types, strict=True):
+        data += _field(1, _field(1, piece) + _field(2, float(score)) + _field(3, kind))
+    trainer = _field(3, _BPE) + _field(4, len(model.pieces)) + _field(35, model.byte_fallback)
+    # Numbers 40 to 43 are the ids of unk, bos, eos and pad; 45 to 48 are their pieces.
+    for number, special_id in enumerate(special_ids, start=40):
+        trainer += _field(number, special_id) + _field(number + 5, model.pieces[special_id])
+    # Nothing is replaced, put in front or removed; spaces become "▁".
+    normalizer = _field(1, "identity") + _field(3, 0) + _field(4, 0) + _field(5, 1)
+    return bytes(data + _field(2, trainer) + _field(3, normalizer))
+
+
+def _field(number, value):
+    if isinstance(value, float):
+        return _varint(number << 3 | 5) + struct.pack("<f", value)
+    if isinstance(value, int):
+        return _varint(number << 3) + _varint(value)
+    value = value.encode() if isinstance(value, str) else value
+    return _varint(number << 3 | 2) + _varint(len(value)) + value
+
+
+def _varint(value):
+    data = bytearray()
+    while value > 127:
+        data.append(value & 127 | 128)
+        value >>= 7
+    data.append(value)
+    return bytes(data)
+
+
+def _fields(data):
+    """(number, value) of each field: an integer, or the bytes of anything else."""
+    if not isinstance(data, bytes):
+        raise ValueError("a number stands where a part of the file should")
+    found, position, end = [], 0, len(data)
+    try:
+        while position < end:
+            key, position = _read_varint(data, position)
+            kind = key & 7
+            if kind == 0:
+                value, position = _read_varint(data, position)
+            else:
+                length, position = _read_length(data, position, kind)
+                value = data[position : position + length]
+                position += length
+            found.append((key >> 3, value))
+    except IndexError:
+        position = end + 1
+    if position > end:
+        raise ValueError("its end is missing")
+    return found
+
+
+def _read_length(data, position, kind):
+    if kind == 2:
+        return _read_varint(data, position)
+    if kind == 5:
+        return 4, position
+    if kind == 1:
+        return 8, position
+    raise ValueError(f"byte {position - 1} begins no field of a SentencePiece model")
+
+
+def _read_varint(data, position):
+    value = data[position]
+    position += 1
+    if value < 128:
+        return value, position
+    value, shift = value & 127, 7
+    while (byte := data[position]) > 127:
+        value |= (byte & 127) << shift
+        position, shift = position + 1, shift + 7
+    return value | byte << shift, position + 1

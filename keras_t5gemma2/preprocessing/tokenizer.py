@@ -1,0 +1,313 @@
+"""The tokenizer: text to token ids and back."""
+
+import itertools
+import os
+
+import keras
+import keras_hub
+import numpy as np
+
+from keras_t5gemma2.backbone import T5Gemma2Backbone
+from keras_t5gemma2.preprocessing.read_image import to_numpy
+from keras_t5gemma2.preprocessing.traced import is_traced, numpy_call
+from keras_t5gemma2.preprocessing.vocabulary import VOCABULARY_FILES, Vocabulary
+
+# Attributes of the tokenizer. What is not required may be missing in a vocabulary.
+REQUIRED_TOKENS = {"start_token": "<bos>", "end_token": "<eos>", "pad_token": "<pad>"}
+IMAGE_TOKENS = {
+    "start_of_image_token": "<start_of_image>",
+    "end_of_image_token": "<end_of_image>",
+    "image_token": "<image_soft_token>",
+}
+# Text like any other, to stay visible in what is generated.
+TURN_TOKENS = {"start_of_turn_token": "<start_of_turn>", "end_of_turn_token": "<end_of_turn>"}
+
+
+@keras.saving.register_keras_serializable(package="keras_t5gemma2")
+class T5Gemma2Tokenizer(keras_hub.tokenizers.Tokenizer):
+    """Token ids of texts, and texts of token ids.
+
+    The ids are those of the `tokenizers` library on every text, with nothing put before or after
+    them; tokens such as `<bos>` and `<start_of_image>` are found in the text too. Strings are
+    split without TensorFlow on every backend. In a traced `tf.data` pipeline the same code runs
+    inside of the graph.
+
+    These tokens are attributes, as in `tokenizer.start_token` and `tokenizer.start_token_id`:
+    `start_token`, `end_token` and `pad_token`, which every vocabulary must hold, and
+    `start_of_image_token`, `end_of_image_token`, `image_token`, `start_of_turn_token` and
+    `end_of_turn_token`, whose ids are None where a vocabulary has no such token. All but those of
+    turns are in `special_tokens`.
+
+    Args:
+        proto: string, path-like or bytes. A SentencePiece model or a Hugging Face
+            `tokenizer.json` of byte-pair encoding, or the path of one.
+
+    Call arguments:
+        inputs: a string, or a list, tuple or array of strings, as `str` or as bytes in UTF-8.
+
+    Returns:
+        A list of integers for one string, a list of such lists for several. In a traced
+        `tf.data` pipeline an int32 tensor of shape (length,), or a ragged one of shape
+        (batch, None).
+
+    Raises:
+        ValueError: if there is no vocabulary, or a text is no valid Unicode.
+        TypeError: if an input is no string.
+
+    Example:
+
+    >>> from keras_t5gemma2.preprocessing.sentencepiece_model import sentencepiece_model
+    >>> proto = sentencepiece_model(
+    ...     pieces=["<pad>", "<eos>", "<bos>", "<unk>", "▁", "h", "i", "hi"],
+    ...     scores=[0, 0, 0, 0, -3, -2, -1, 0],
+    ...     types=[3, 3, 3, 2, 1, 1, 1, 1],
+    ...     bos_id=2,
+    ...     eos_id=1,
+    ...     pad_id=0,
+    ...     unk_id=3,
+    ... )
+    >>> tokenizer = T5Gemma2Tokenizer(proto)
+    >>> tokenizer(["<bos>hi hi", "ih"])
+    [[2, 7, 4, 7], [6, 5]]
+    >>> tokenizer.detokenize([2, 7, 4, 7])
+    '<bos>hi hi'
+    >>> tokenizer.pad_token_id, tokenizer.image_token_id
+    (0, None)
+    """
+
+    backbone_cls = T5Gemma2Backbone
+
+    def __init__(self, proto=None, **kwargs):
+        super().__init__(**{"dtype": "int32", **kwargs})
+        self.set_proto(proto)
+
+    def set_proto(self, proto):
+        """Takes another vocabulary.
+
+        Args:
+            proto: as in the constructor.
+        """
+        vocabulary = None if proto is None else Vocabulary(proto)
+        tokens = {**REQUIRED_TOKENS, **IMAGE_TOKENS, **TURN_TOKENS}
+        find = {}.get if vocabulary is None else vocabulary.token_to_id
+        ids = {name: find(token) for name, token in tokens.items()}
+        missing = [token for name, token in REQUIRED_TOKENS.items() if ids[name] is None]
+        if vocabulary is not None and missing:
+            raise ValueError(
+                "The vocabulary in `proto` must hold `<bos>`, `<eos>` and `<pad>`. "
+                f"Missing: {', '.join(missing)}"
+            )
+        self._vocabulary = vocabulary
+        self.file_assets = list(VOCABULARY_FILES) if vocabulary is None else [vocabulary.file_name]
+        for name, token in tokens.items():
+            setattr(self, name, token)
+            setattr(self, f"{name}_id", ids[name])
+        # Read by `special_tokens` and `special_token_ids` of the base class.
+        self._special_token_attrs = tuple(
+            name
+            for name in (*REQUIRED_TOKENS, *IMAGE_TOKENS)
+            if vocabulary is None or ids[name] is not None
+        )
+
+    def call(self, inputs, training=None):
+        return self.tokenize(inputs)
+
+    def tokenize(self, inputs):
+        """Token ids of one or several strings; the same as calling the tokenizer.
+
+        Args:
+            inputs: a string, or a list, tuple or array of strings.
+        """
+        vocabulary = self._loaded_vocabulary()
+        if is_traced():
+            return _tokenize_traced(vocabulary, inputs)
+        if not isinstance(inputs, (str, bytes, list, tuple)):
+            inputs = _strings_of_array(inputs)
+        if isinstance(inputs, (list, tuple)):
+            return vocabulary.encode(_texts(inputs))
+        return vocabulary.encode([_text(inputs, "`inputs`")])[0]
+
+    def detokenize(self, inputs):
+        """The text of token ids, control and padding tokens included.
+
+        It inverts `tokenize`, but for the character "▁" (U+2581), which a vocabulary spells like
+        a space, and for bytes that are no valid UTF-8.
+
+        Args:
+            inputs: integers of shape (length,), or several such rows of any lengths, as lists,
+                arrays or tensors.
+
+        Returns:
+            A string, or a list of strings for several rows.
+
+        Raises:
+            ValueError: if an id is not in the vocabulary.
+            TypeError: if an id is no integer.
+        """
+        vocabulary = self._loaded_vocabulary()
+        if hasattr(inputs, "to_list"):  # a ragged tensor
+            inputs = inputs.to_list()
+        if not isinstance(inputs, (list, tuple)):
+            inputs = to_numpy(inputs)
+            inputs = list(inputs) if inputs.ndim > 1 else inputs
+        if isinstance(inputs, (list, tuple)) and any(map(_is_row, inputs)):
+            rows = enumerate(inputs)
+            return [_decode(vocabulary, to_numpy(row), f"`inputs[{i}]`") for i, row in rows]
+        return _decode(vocabulary, to_numpy(inputs), "`inputs`")
+
+    def get_vocabulary(self):
+        """A list of all tokens in the order of their ids."""
+        return list(self._loaded_vocabulary().tokens)
+
+    def vocabulary_size(self):
+        """The number of tokens."""
+        return len(self._loaded_vocabulary())
+
+    def id_to_token(self, id):
+        """The token of an id.
+
+        Args:
+            id: int, from 0 to below `vocabulary_size()`.
+        """
+        vocabulary = self._loaded_vocabulary()
+        _check_ids(vocabulary, np.asarray(id), "`id`")
+        return vocabulary.tokens[id]
+
+    def token_to_id(self, token):
+        """The id of a token; that of `<unk>` where the vocabulary does not have it.
+
+        Args:
+            token: string or bytes.
+        """
+        vocabulary = self._loaded_vocabulary()
+        token = _text(token, "`token`")
+        found = vocabulary.token_to_id(token)
+        if found is None and vocabulary.unk_token is not None:
+            found = vocabulary.token_to_id(vocabulary.unk_token)
+        if found is None:
+            raise ValueError(f"`token` must be in the vocabulary. Received: token='{token}'")
+        return found
+
+    def save_assets(self, dir_path):
+        vocabulary = self._loaded_vocabulary()
+        for name in VOCABULARY_FILES:
+            path = os.path.join(dir_path, name)
+            if name == vocabulary.file_name:
+                with open(path, "wb") as file:
+                    file.write(vocabulary.data)
+            elif os.path.exists(path):  # of a preset that is written over
+                os.remove(path)
+
+    def load_assets(self, dir_path):
+        for name in VOCABULARY_FILES:
+            path = os.path.join(dir_path, name)
+            if os.path.exists(path):
+                return self.set_proto(path)
+        raise ValueError(_not_found(f"the directory '{dir_path}'"))
+
+    def load_preset_assets(self, preset):
+        # The configuration does not tell the kind of the vocabulary, and the base class asks for
+        # every file of `file_assets`.
+        for name in VOCABULARY_FILES:
+            self.file_assets = [name]
+            try:
+                return super().load_preset_assets(preset)
+            except FileNotFoundError:
+                continue
+        raise ValueError(_not_found(f"the preset '{preset}'"))
+
+    def get_config(self):
+        # The vocabulary is saved as a file beside the configuration.
+        return {**super().get_config(), "proto": None}
+
+    @classmethod
+    def from_config(cls, config):
+        if config.get("proto") is not None:
+            raise ValueError(
+                "A configuration must not name a file to read: its `proto` must be None. "
+                f"Received: proto='{config['proto']}'. Use `T5Gemma2Tokenizer(proto)` instead."
+            )
+        return cls(**config)
+
+    def _loaded_vocabulary(self):
+        if self._vocabulary is None:
+            raise ValueError(
+                "This tokenizer has no vocabulary yet. Pass `proto` to `T5Gemma2Tokenizer`, or "
+                "load the tokenizer with `from_preset` or `load_assets`."
+            )
+        return self._vocabulary
+
+
+def _not_found(place):
+    return f"No vocabulary in {place}. Expected one of the files: {', '.join(VOCABULARY_FILES)}"
+
+
+def _texts(inputs):
+    return [_text(value, f"`inputs[{i}]`") for i, value in enumerate(inputs)]
+
+
+def _text(value, name):
+    """A `str` that can be written in UTF-8."""
+    try:
+        if isinstance(value, bytes):
+            return value.decode()
+        if isinstance(value, str):
+            value.encode()
+            return value
+    except UnicodeError as error:
+        raise ValueError(f"{name} must be valid Unicode. Received: {error}") from error
+    raise TypeError(f"{name} must be a string. Received: {value!r:.80} ({type(value).__name__})")
+
+
+def _strings_of_array(inputs):
+    """One string, or a list of them."""
+    array = np.asarray(inputs)
+    if array.dtype.kind not in "OSU":
+        raise TypeError(f"`inputs` must be strings. Received: {inputs!r:.80}")
+    if array.ndim > 1:
+        raise ValueError(
+            "`inputs` must be one string or a list of strings. "
+            f"Received: an array of shape {array.shape}"
+        )
+    return array.tolist()
+
+
+def _tokenize_traced(vocabulary, inputs):
+    import tensorflow as tf
+
+    inputs = tf.convert_to_tensor(inputs)
+    if inputs.dtype != tf.string or inputs.shape.rank not in (0, 1):
+        raise TypeError(
+            "`inputs` must be one string or a vector of strings. "
+            f"Received: dtype={inputs.dtype.name}, shape={inputs.shape}"
+        )
+
+    def flat_ids_and_lengths(texts):
+        rows = vocabulary.encode(_texts(np.atleast_1d(texts).tolist()))
+        ids = np.fromiter(itertools.chain.from_iterable(rows), "int32")
+        return ids, np.array([len(row) for row in rows], "int32")
+
+    outputs = [("int32", (None,)), ("int32", inputs.shape if inputs.shape.rank else (1,))]
+    ids, lengths = numpy_call(flat_ids_and_lengths, [inputs], outputs)
+    return tf.RaggedTensor.from_row_lengths(ids, lengths) if inputs.shape.rank else ids
+
+
+def _is_row(value):
+    return isinstance(value, (list, tuple)) or bool(getattr(value, "ndim", 0))
+
+
+def _decode(vocabulary, ids, name):
+    _check_ids(vocabulary, ids, name)
+    return vocabulary.decode(np.atleast_1d(ids).tolist())
+
+
+def _check_ids(vocabulary, ids, name):
+    if ids.ndim > 1:
+        raise ValueError(f"{name} must be a row of ids. Received: shape={ids.shape}")
+    if ids.size and ids.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be integers. Received: dtype={ids.dtype}")
+    outside = ids[(ids < 0) | (ids >= len(vocabulary))]
+    if outside.size:
+        raise ValueError(
+            f"{name} must be ids from 0 to {len(vocabulary) - 1}. Received: id {outside.flat[0]}"
+        )

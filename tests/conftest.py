@@ -1,0 +1,26 @@
+"""Tolerances, and small models with random weights."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import pytest
+
+# Largest difference allowed between two ways to compute the same numbers of size about 1.
+TOLERANCE = {
+    "float32": {"rtol": 1e-5, "atol": 1e-5},
+    "bfloat16": {"rtol": 3e-2, "atol": 3e-2},
+    "float16": {"rtol": 4e-3, "atol": 4e-3},
+}
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    keras.utils.set_random_seed(0)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)

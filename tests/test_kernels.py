@@ -1,0 +1,144 @@
+"""Windows against written-out matrices, attention against its formula, caches against sequences."""
+
+import numpy as np
+import pytest
+from conftest import TOLERANCE
+from keras import ops
+
+from keras_t5gemma2 import cache, kernels
+from keras_t5gemma2.kernels import KeyValues, Window
+from keras_t5gemma2.kernels.reference import _seen
+
+
+def seen(window, length=7):
+    positions = ops.arange(length, dtype="int32")[None]
+    return ops.convert_to_numpy(_seen(positions, positions, window))[0].astype(int)
+
+
+def test_causal_window_of_three():
+    assert seen(Window.causal(3)).tolist() == [
+        [1, 0, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0, 0],
+        [0, 1, 1, 1, 0, 0, 0],
+        [0, 0, 1, 1, 1, 0, 0],
+        [0, 0, 0, 1, 1, 1, 0],
+        [0, 0, 0, 0, 1, 1, 1],
+    ]
+
+
+def test_bidirectional_window_of_four_sees_one_more_to_the_right():
+    assert seen(Window.bidirectional(4)).tolist() == [
+        [1, 1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0, 0],
+        [0, 1, 1, 1, 1, 0, 0],
+        [0, 0, 1, 1, 1, 1, 0],
+        [0, 0, 0, 1, 1, 1, 1],
+        [0, 0, 0, 0, 1, 1, 1],
+        [0, 0, 0, 0, 0, 1, 1],
+    ]
+
+
+def test_bidirectional_window_of_three():
+    assert seen(Window.bidirectional(3), 4).tolist() == [
+        [1, 1, 0, 0],
+        [1, 1, 1, 0],
+        [0, 1, 1, 1],
+        [0, 0, 1, 1],
+    ]
+
+
+def test_no_window():
+    assert seen(Window.causal()).tolist() == np.tril(np.ones((7, 7), int)).tolist()
+    assert seen(Window.bidirectional()).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("num_kv_heads", [1, 3, 6])
+def test_attention_is_one_softmax_over_all_parts(rng, num_kv_heads, dtype):
+    query, own, memory = random_parts(rng, num_kv_heads, dtype)
+    positions = np.array([[-1, 0, 1, 2, 3], [0, 1, 2, 3, 4]], "int32")
+    parts = [(own, Window.causal(3)), (memory, Window())]
+    got = kernels.attend(ops.cast(query, dtype), ops.convert_to_tensor(positions), parts, 0.3)
+
+    keys, values = (
+        np.repeat(
+            np.concatenate([numpy32(own[i]), numpy32(memory[i])], axis=2), 6 // num_kv_heads, 1
+        )
+        for i in (0, 1)
+    )
+    visible = np.concatenate(
+        [numpy32(_seen(positions, own.positions, Window.causal(3))), np.zeros((2, 5, 7))], axis=2
+    )
+    visible[:, :, 5:] = numpy32(memory.positions)[:, None] >= 0
+    scores = np.einsum("bnth,bnsh->bnts", numpy32(ops.cast(query, dtype)), keys) * 0.3
+    weights = np.exp(scores) * visible[:, None]
+    want = np.einsum("bnts,bnsh->bnth", weights / weights.sum(-1, keepdims=True), values)
+    np.testing.assert_allclose(numpy32(got), want, **TOLERANCE[dtype])
+
+
+def test_a_query_that_sees_nothing_gets_zeros(rng):
+    query, own, _ = random_parts(rng, 3, "float32")
+    positions = ops.convert_to_tensor(np.full((2, 5), -1, "int32"))
+    hidden = own._replace(positions=positions)
+    got = kernels.attend(ops.convert_to_tensor(query), positions, [(hidden, Window.causal())], 0.3)
+    np.testing.assert_array_equal(ops.convert_to_numpy(got), 0.0)
+
+
+def test_scores_out_of_the_range_of_float16_stay_finite(rng):
+    query, own, memory = random_parts(rng, 3, "float16")
+    parts = [(own, Window.causal(3)), (memory, Window())]
+    got = kernels.attend(ops.cast(query * 1e4, "float16"), own.positions, parts, 1.0)
+    assert np.isfinite(numpy32(got)).all()
+
+
+@pytest.mark.parametrize("length", [1, 3, 4, 5, 7, 8, 11])
+def test_a_packed_ring_holds_the_last_tokens_in_their_slots(rng, length):
+    tokens = random_tokens(rng, 2, length)
+    ring = cache.pack(tokens, 4)
+    for slot, position in enumerate(ops.convert_to_numpy(ring.positions)[0]):
+        if position < 0:
+            assert slot >= length
+            continue
+        assert position % 4 == slot and length - 4 <= position < length
+        for held, given in ((ring.keys, tokens.keys), (ring.values, tokens.values)):
+            np.testing.assert_array_equal(numpy32(held)[:, :, slot], numpy32(given)[:, :, position])
+    assert (ops.convert_to_numpy(ring.positions) >= 0).sum() == 2 * min(length, 4)
+
+
+def test_write_puts_tokens_into_slots(rng):
+    past, fresh = random_tokens(rng, 2, 5), random_tokens(rng, 2, 1)
+    before = [numpy32(leaf).copy() for leaf in past]
+    after = kernels.write(past, fresh, ops.convert_to_tensor(3, dtype="int32"))
+    for old, new, one, axis in zip(before, after, fresh, (2, 2, 1), strict=True):
+        new = np.moveaxis(numpy32(new), axis, 0)
+        np.testing.assert_array_equal(new[3], np.moveaxis(numpy32(one), axis, 0)[0])
+        rest = [0, 1, 2, 4]
+        np.testing.assert_array_equal(new[rest], np.moveaxis(old, axis, 0)[rest])
+
+
+def random_tokens(rng, num_kv_heads, length):
+    shape = (2, num_kv_heads, length, 8)
+    positions = np.broadcast_to(np.arange(length, dtype="int32"), (2, length))
+    return KeyValues(
+        ops.convert_to_tensor(rng.normal(size=shape).astype("float32")),
+        ops.convert_to_tensor(rng.normal(size=shape).astype("float32")),
+        ops.convert_to_tensor(positions.copy()),
+    )
+
+
+def random_parts(rng, num_kv_heads, dtype):
+    """A query of (2, 6, 5, 8), 5 own tokens, the first of row 0 padding, 7 tokens of memory."""
+    query = rng.normal(size=(2, 6, 5, 8)).astype("float32")
+    own = np.array([[-1, 0, 1, 2, 3], [0, 1, 2, 3, 4]], "int32")
+    memory = np.array([[0, 1, 2, 3, -1, -1, -1], [-1, 1, 2, 3, 4, 5, 6]], "int32")
+    parts = []
+    for positions in (own, memory):
+        shape = (2, num_kv_heads, positions.shape[1], 8)
+        pair = [ops.cast(rng.normal(size=shape).astype("float32"), dtype) for _ in range(2)]
+        parts.append(KeyValues(*pair, ops.convert_to_tensor(positions)))
+    return query, *parts
+
+
+def numpy32(x):
+    return ops.convert_to_numpy(ops.cast(x, "float32"))

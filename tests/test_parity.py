@@ -1,0 +1,211 @@
+"""The same numbers as the reference implementation, on random weights, at unpadded positions."""
+
+import numpy as np
+import pytest
+import torch
+from keras import ops
+from reference_models import END_OF_IMAGE, IMAGE, START_OF_IMAGE, load_ours, tiny_reference
+from transformers import T5Gemma2Config, T5Gemma2ForConditionalGeneration
+
+# Of logits of size up to 8, after up to 7 layers.
+ATOL = 1e-5
+
+_SLIDING, _FULL = "sliding_attention", "full_attention"
+_NO_FACTOR = {
+    "rope_parameters": {
+        _FULL: {"rope_type": "default", "rope_theta": 1e6},
+        _SLIDING: {"rope_type": "default", "rope_theta": 1e4},
+    }
+}
+
+
+@pytest.fixture(scope="module")
+def pair():
+    reference = tiny_reference()
+    return reference, load_ours(reference)
+
+
+def make_inputs(images=True, encoder_length=31, decoder_length=17):
+    """Three rows of five windows, with special ids in both streams and 1, 2 and 0 images."""
+    rng = np.random.default_rng(0)
+    encoder = rng.integers(10, 101, size=(3, encoder_length))
+    decoder = rng.integers(10, 101, size=(3, decoder_length))
+    encoder[:, 14], encoder[0, 20], decoder[:, 5], decoder[:, 6] = (
+        END_OF_IMAGE,
+        START_OF_IMAGE,
+        END_OF_IMAGE,
+        START_OF_IMAGE,
+    )
+    decoder[:, 8] = IMAGE  # keeps its embedding
+    inputs = {
+        "encoder_token_ids": encoder,
+        "encoder_padding_mask": np.ones_like(encoder),
+        "decoder_token_ids": decoder,
+        "decoder_padding_mask": np.ones_like(decoder),
+    }
+    if images:
+        encoder[0, 6:10] = encoder[1, 5:9] = encoder[1, 9:13] = IMAGE
+        inputs["images"] = rng.uniform(-1, 1, size=(3, 2, 28, 28, 3)).astype("float32")
+    return inputs
+
+
+def pad(inputs, side):
+    """Hides tokens at one side of row 0 and, in the decoder, of row 2."""
+    inputs = {name: value.copy() for name, value in inputs.items()}
+    hidden = slice(0, 5) if side == "left" else slice(-5, None)
+    inputs["encoder_padding_mask"][0, hidden] = 0
+    inputs["decoder_padding_mask"][2, hidden] = 0
+    return inputs
+
+
+def reference_logits(model, inputs, dtype=torch.float32):
+    """Logits of the reference, whose decoder positions must be told of left padding."""
+    mask = inputs["decoder_padding_mask"]
+    arguments = {
+        "input_ids": inputs["encoder_token_ids"],
+        "attention_mask": inputs["encoder_padding_mask"],
+        "decoder_input_ids": inputs["decoder_token_ids"],
+        "decoder_attention_mask": mask,
+        "decoder_position_ids": np.maximum(np.cumsum(mask, axis=1) - 1, 0),
+    }
+    arguments = {name: torch.tensor(value) for name, value in arguments.items()}
+    if "images" in inputs:
+        images = inputs["images"]
+        used = np.concatenate([images[0, :1], images[1]]).transpose(0, 3, 1, 2)
+        arguments["pixel_values"] = torch.tensor(used, dtype=dtype)
+    with torch.no_grad():
+        return model(**arguments).logits.float().numpy()
+
+
+def our_logits(backbone, inputs):
+    hidden = backbone.predict_on_batch(backbone.complete(inputs))["decoder_sequence_output"]
+    logits = backbone.token_embedding(ops.convert_to_tensor(hidden), reverse=True)
+    return ops.convert_to_numpy(ops.cast(logits, "float32"))
+
+
+def largest_difference(reference, ours, inputs):
+    there = inputs["decoder_padding_mask"].astype(bool)
+    difference = our_logits(ours, inputs) - reference_logits(reference, inputs)
+    return np.abs(difference[there]).max()
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_images_special_ids_and_padding(pair, side):
+    assert largest_difference(*pair, pad(make_inputs(), side)) < ATOL
+
+
+def test_text_only_call(pair):
+    assert largest_difference(*pair, pad(make_inputs(images=False), "right")) < ATOL
+
+
+@pytest.mark.parametrize(
+    ("text", "encoder", "decoder", "overrides"),
+    [
+        # Multi-head and multi-query attention, an odd window, no factor of positions.
+        (
+            {"sliding_window": 5, **_NO_FACTOR},
+            {"num_key_value_heads": 4},
+            {"num_key_value_heads": 4},
+            {},
+        ),
+        # Windows of each side's own, one of a single token; a soft cap; a decoder of one layer.
+        (
+            {},
+            {"num_key_value_heads": 1, "sliding_window": 1},
+            {
+                "sliding_window": 9,
+                "num_hidden_layers": 1,
+                "layer_types": [_SLIDING],
+                "final_logit_softcapping": 3.0,
+            },
+            {},
+        ),
+    ],
+    ids=["mha_odd_window_no_factor", "mqa_own_windows_soft_cap"],
+)
+def test_shapes(text, encoder, decoder, overrides):
+    reference = tiny_reference(1, text, encoder, decoder, **overrides)
+    inputs = pad(make_inputs(), "left")
+    assert largest_difference(reference, load_ours(reference), inputs) < ATOL
+
+
+def test_batch_of_one_and_prompt_of_one_token(pair):
+    inputs = {name: value[:1] for name, value in make_inputs(images=False).items()}
+    for name in ("decoder_token_ids", "decoder_padding_mask"):
+        inputs[name] = inputs[name][:, :1]
+    assert largest_difference(*pair, inputs) < ATOL
+
+
+def test_bfloat16_errs_no_more_than_the_reference():
+    """Both against float32: root mean square over the logits of two models, 128 rows of text."""
+    squares = np.zeros(2)
+    for seed in (0, 1):
+        exact = tiny_reference(seed)
+        rng = np.random.default_rng(seed)
+        inputs = {
+            "encoder_token_ids": rng.integers(10, 101, size=(64, 31)),
+            "encoder_padding_mask": np.ones((64, 31), "int32"),
+            "decoder_token_ids": rng.integers(10, 101, size=(64, 17)),
+            "decoder_padding_mask": np.ones((64, 17), "int32"),
+        }
+        want = reference_logits(exact, inputs)
+        ours = our_logits(load_ours(exact, dtype="bfloat16"), inputs)
+        theirs = reference_logits(exact.bfloat16(), inputs)
+        squares += [np.mean((logits - want) ** 2) for logits in (ours, theirs)]
+    ours, theirs = np.sqrt(squares / 2)
+    assert 0 < ours <= theirs, (ours, theirs)
+
+
+def test_the_published_270m_text_shape():
+    """Widths, heads, windows, vocabulary and depth of 270m-270m, past its window of 512."""
+    reference = _reference_270m()
+    ours = load_ours(reference, text_only=True)
+    assert ours.count_params() == 368_424_832
+    rng = np.random.default_rng(0)
+    encoder, decoder = (rng.integers(0, 262_144, size=(1, length)) for length in (600, 530))
+    encoder[0, 7], decoder[0, 3] = 256_000, 256_000
+    inputs = {
+        "encoder_token_ids": encoder,
+        "encoder_padding_mask": np.ones_like(encoder),
+        "decoder_token_ids": decoder,
+        "decoder_padding_mask": np.ones_like(decoder),
+    }
+    with torch.no_grad():
+        want = reference.model(
+            input_ids=torch.tensor(encoder), decoder_input_ids=torch.tensor(decoder)
+        ).last_hidden_state.numpy()
+    got = ours.predict_on_batch(inputs)["decoder_sequence_output"]
+    # 18 layers over states of size 20 before the last norm.
+    np.testing.assert_allclose(ops.convert_to_numpy(got), want, rtol=0, atol=1e-4)
+
+
+def _reference_270m():
+    """The published text shape with random weights; its vision tower, unused here, is tiny."""
+    rope = {
+        _FULL: {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+        _SLIDING: {"rope_type": "default", "rope_theta": 1e4},
+    }
+    text = {
+        "vocab_size": 262_144,
+        "hidden_size": 640,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 18,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+        "head_dim": 256,
+        "sliding_window": 512,
+        "rope_parameters": rope,
+    }
+    vision = {"hidden_size": 24, "intermediate_size": 36, "num_hidden_layers": 1}
+    vision |= {"num_attention_heads": 3, "image_size": 56, "patch_size": 14}
+    encoder = {"text_config": text, "mm_tokens_per_image": 16}
+    encoder["vision_config"] = {"model_type": "siglip_vision_model", **vision}
+    config = T5Gemma2Config(encoder=encoder, decoder=text, image_token_index=256_001)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = T5Gemma2ForConditionalGeneration(config).eval()
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "norm" in name or "eoi" in name:
+                    parameter.add_(0.1 * torch.randn(parameter.shape))
+    return model

@@ -1,0 +1,133 @@
+"""The preprocessor in a `tf.data` pipeline gives what it gives outside of one."""
+
+import keras
+import numpy as np
+import PIL.Image
+import pytest
+import tensorflow as tf
+from preprocessors import (
+    MARKER,
+    ROWS,
+    SIZE,
+    assert_equal,
+    random_image,
+    text_only_preprocessor,
+    tiny_preprocessor,
+)
+
+
+@pytest.fixture
+def preprocessor():
+    return tiny_preprocessor()
+
+
+@pytest.fixture
+def text_only():
+    return text_only_preprocessor()
+
+
+# Traced pipelines -----------------------------------------------------------------------------
+
+
+def _dataset():
+    images = np.stack(
+        [
+            np.stack([np.asarray(random_image(seed=i)), np.asarray(random_image())])
+            for i in (1, 2, 3)
+        ]
+    )
+    return {
+        "encoder_text": [f"{MARKER}{MARKER} cat é", f"a {MARKER} b {MARKER}", f"{MARKER} {MARKER}"],
+        "images": images,
+        "decoder_text": ["a", "dog", "a red bee and a house and a flower"],
+    }
+
+
+def _shapes(spec):
+    return keras.tree.map_structure(lambda leaf: tuple(leaf.shape), spec)
+
+
+def _traced(preprocess, x, batch_size):
+    dataset = tf.data.Dataset.from_tensor_slices(x)
+    dataset = dataset.batch(batch_size) if batch_size else dataset
+    return dataset.map(preprocess)
+
+
+@pytest.mark.parametrize("batch_size", [None, 2])
+@pytest.mark.parametrize("part", ["text", "image", "images", "paths"])
+@pytest.mark.parametrize("training", [False, True])
+def test_traced_pipeline_gives_the_same_arrays(preprocessor, tmp_path, batch_size, part, training):
+    x = _dataset()
+    if part == "text":
+        x = {**{name: x[name] for name in ("encoder_text", "decoder_text")}}
+        x["encoder_text"] = [text.replace(MARKER, "") for text in x["encoder_text"]]
+    if part in ("image", "paths"):
+        x["images"] = x["images"][:, 0]
+        x["encoder_text"] = [text.replace(MARKER, "", 1) for text in x["encoder_text"]]
+    if part == "paths":
+        paths = [tmp_path / f"{number}.png" for number in range(3)]
+        for path, image in zip(paths, x["images"], strict=True):
+            PIL.Image.fromarray(image).save(path)
+        x["images"] = list(map(str, paths))
+    preprocess = preprocessor if training else preprocessor.generate_preprocess
+    dataset = _traced(preprocess, x, batch_size)
+    expected = preprocess({name: np.array(value) for name, value in x.items()})
+    axes = 1 if batch_size else 0
+    keras.tree.map_structure(
+        lambda leaf, array: (
+            leaf.shape.assert_is_compatible_with((None,) * axes + array.shape[1:])
+            or np.testing.assert_equal(leaf.shape[axes:].as_list(), list(array.shape[1:]))
+        ),
+        dataset.element_spec,
+        expected,
+    )
+    join = np.concatenate if batch_size else np.stack
+    found = keras.tree.map_structure(lambda *leaves: join(leaves), *dataset.as_numpy_iterator())
+    assert_equal(found, expected)
+
+
+def test_traced_pipeline_with_pan_and_scan():
+    preprocessor = tiny_preprocessor(pan_and_scan=True)
+    x = {"encoder_text": [MARKER, MARKER], "images": np.zeros((2, 300, 700, 3), "uint8")}
+    dataset = _traced(preprocessor.generate_preprocess, x, 2)
+    assert dataset.element_spec["images"].shape.as_list() == [None, None, *SIZE, 3]
+    found = next(dataset.as_numpy_iterator())
+    assert found["images"].shape == (2, 3, *SIZE, 3)
+    expected = preprocessor.generate_preprocess(x)
+    assert_equal(found, expected)
+
+
+def test_traced_pipeline_with_weights(preprocessor):
+    weights = np.array([0.5, 3.0], "float32")
+    dataset = tf.data.Dataset.from_tensor_slices((ROWS, weights)).batch(2)
+    dataset = dataset.map(lambda x, weight: preprocessor(x, sample_weight=weight))
+    found = next(dataset.as_numpy_iterator())
+    expected = preprocessor(ROWS, sample_weight=weights)
+    assert_equal(found, expected)
+
+
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_traced_pipeline_of_images_alone(preprocessor, batch_size):
+    images = _dataset()["images"]
+    dataset = _traced(preprocessor.generate_preprocess, {"images": images}, batch_size)
+    batch = [None] if batch_size else []
+    assert dataset.element_spec["images"].shape.as_list() == [*batch, 2, *SIZE, 3]
+    part = images[:2] if batch_size else images[0]
+    expected = preprocessor.generate_preprocess({"images": part})
+    assert_equal(next(dataset.as_numpy_iterator()), expected)
+
+
+def test_traced_pipeline_of_bare_strings(preprocessor):
+    dataset = _traced(preprocessor.generate_preprocess, ["a cat", "dog"], 2)
+    found = next(dataset.as_numpy_iterator())
+    expected = preprocessor.generate_preprocess(["a cat", "dog"])
+    assert_equal(found, expected)
+
+
+def test_traced_pipeline_names_the_row(preprocessor):
+    dataset = _traced(preprocessor.generate_preprocess, ["a cat", f"dog {MARKER}"], 2)
+    with pytest.raises(tf.errors.OpError, match="in row 1: 1 of them and 0 images"):
+        next(dataset.as_numpy_iterator())
+    ragged = {"encoder_text": tf.ragged.constant([["a"], ["b", "c"]])}
+    with pytest.raises(ValueError, match="encoder_text of type RaggedTensor"):
+        _traced(preprocessor.generate_preprocess, ragged, 2)
