@@ -1,0 +1,33 @@
+"""T5Gemma 2 for Keras 3: text and images in, text out, on JAX, TensorFlow and PyTorch."""
+
+from keras_t5gemma2.backbone import T5Gemma2Backbone
+from keras_t5gemma2.config import (
+    AttentionConfig,
+    BackboneConfig,
+    StackConfig,
+    VisionConfig,
+    interleave,
+)
+from keras_t5gemma2.preprocessing.image_converter import T5Gemma2ImageConverter
+from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
+from keras_t5gemma2.preprocessing.tokenizer import T5Gemma2Tokenizer
+from keras_t5gemma2.registry import presets
+from keras_t5gemma2.tasks.beam_search import BeamSearch
+from keras_t5gemma2.tasks.seq2seq_lm import T5Gemma2Seq2SeqLM
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AttentionConfig",
+    "BackboneConfig",
+    "BeamSearch",
+    "StackConfig",
+    "T5Gemma2Backbone",
+    "T5Gemma2ImageConverter",
+    "T5Gemma2Seq2SeqLM",
+    "T5Gemma2Seq2SeqLMPreprocessor",
+    "T5Gemma2Tokenizer",
+    "VisionConfig",
+    "interleave",
+    "presets",
+]

@@ -6,12 +6,14 @@ from keras import ops
 
 from keras_t5gemma2.config import BackboneConfig
 from keras_t5gemma2.layers import Embedder
+from keras_t5gemma2.registry import presets
+from keras_t5gemma2.saving import SavesAtomically
 from keras_t5gemma2.stacks import Decoder, Encoder
 from keras_t5gemma2.vision import Vision
 
 
 @keras.saving.register_keras_serializable(package="keras_t5gemma2")
-class T5Gemma2Backbone(keras_hub.models.Backbone):
+class T5Gemma2Backbone(SavesAtomically, keras_hub.models.Backbone):
     """The hidden states of a T5Gemma 2 encoder-decoder.
 
     Inputs, a dict:
@@ -50,6 +52,8 @@ class T5Gemma2Backbone(keras_hub.models.Backbone):
     >>> tuple(outputs["decoder_sequence_output"].shape)
     (2, 3, 32)
     """
+
+    presets = presets  # those that `from_preset` knows by name
 
     def __init__(self, config, dtype=None, **kwargs):
         if isinstance(config, dict):
@@ -98,6 +102,32 @@ class T5Gemma2Backbone(keras_hub.models.Backbone):
 
     def get_config(self):
         return {**super().get_config(), "config": self.config.to_dict()}
+
+    @classmethod
+    def from_preset(cls, preset, load_weights=True, text_only=False, **kwargs):
+        """The backbone of a preset or of a published checkpoint.
+
+        Args:
+            preset: a name of `keras_t5gemma2.presets`, `hf://organization/repository`, a local
+                directory in the reference's format, a preset directory, or any other handle
+                that keras-hub knows.
+            load_weights: bool. If false, the weights are random.
+            text_only: bool. If true, the vision tower is neither built nor read.
+            **kwargs: `dtype`, `name`, `trainable`.
+
+        Raises:
+            FileNotFoundError, PermissionError, ConnectionError: the files cannot be had; the
+                message says why and what to do.
+            ValueError: a file is not what it should be; the message names the tensor or key.
+        """
+        from keras_t5gemma2.checkpoints import presets, transformers
+
+        directory, preset = presets.locate(preset, load_weights)
+        if directory is not None:
+            return transformers.load_backbone(directory, load_weights, text_only, **kwargs)
+        if text_only:
+            kwargs["config"] = presets.text_only_config(preset)
+        return super().from_preset(preset, load_weights, **kwargs)
 
 
 def _inputs(config):

@@ -121,7 +121,7 @@ class Attention(layers.Layer):
         return self.output_dense(self._merge(mixed)), own
 
     def remember(self, encoded, positions):
-        """`KeyValues` of the encoder's tokens: the same projections, with no rotation of the keys."""
+        """`KeyValues` of the encoder's tokens: the same projections, the keys not rotated."""
         key = self.key_norm(self._heads(self.key(encoded)))
         return _key_values(key, self._heads(self.value(encoded)), positions)
 
@@ -206,7 +206,7 @@ class Block(layers.Layer):
     def call(self, x, positions, memory=None, past=None, slot=None, training=False):
         """As `Attention.call`: the (B, T, D) output and the `KeyValues` of the own tokens."""
         y, own = self.attention(
-            self.attention_norm(x), positions, memory, past, slot, training=training
+            self.attention_norm(x), positions, memory, past=past, slot=slot, training=training
         )
         x = x + self.dropout(self.attention_output_norm(y), training=training)
         y = self.mlp(self.mlp_norm(x), training=training)
@@ -218,7 +218,7 @@ class Block(layers.Layer):
 
 
 def rotate(x, positions, config):
-    """Rotary embedding of (B, T, heads, H): each pair (i, i + H/2) turned by position * frequency_i.
+    """Rotary embedding of (B, T, heads, H): pair (i, i + H/2) turned by position * frequency_i.
 
     Angles are float32, and so is the turn, rounded once (reference: `T5Gemma2RotaryEmbedding`).
     """

@@ -87,8 +87,8 @@ class Decoder(Stack):
         x = self.dropout(x, training=training)
         own = []
         for i, block in enumerate(self.blocks):
-            earlier = (None, None) if past is None else (past[i], slots[i])
-            x, fresh = block(x, positions, memory[i], *earlier, training=training)
+            earlier = {} if past is None else {"past": past[i], "slot": slots[i]}
+            x, fresh = block(x, positions, memory[i], **earlier, training=training)
             own.append(fresh)
         return self.dropout(self.norm(x), training=training), tuple(own)
 

@@ -131,3 +131,6 @@ def test_traced_pipeline_names_the_row(preprocessor):
     ragged = {"encoder_text": tf.ragged.constant([["a"], ["b", "c"]])}
     with pytest.raises(ValueError, match="encoder_text of type RaggedTensor"):
         _traced(preprocessor.generate_preprocess, ragged, 2)
+    weighted = {"encoder_text": ["a"], "sample_weight": [1.0]}
+    with pytest.raises(ValueError, match=r"Received: \['sample_weight'\]"):
+        _traced(preprocessor.generate_preprocess, weighted, 2)

@@ -9,10 +9,13 @@ from keras_t5gemma2.backbone import T5Gemma2Backbone
 from keras_t5gemma2.preprocessing.pan_and_scan import check_at_least_one, pan_and_scan
 from keras_t5gemma2.preprocessing.read_image import read_image, to_numpy
 from keras_t5gemma2.preprocessing.traced import is_traced, numpy_call
+from keras_t5gemma2.saving import LoadsFromCheckpoints, SavesAtomically
 
 
 @keras.saving.register_keras_serializable(package="keras_t5gemma2")
-class T5Gemma2ImageConverter(keras_hub.layers.ImageConverter):
+class T5Gemma2ImageConverter(
+    LoadsFromCheckpoints, SavesAtomically, keras_hub.layers.ImageConverter
+):
     """Float32 images of one size with values in [-1, 1], from images of any kind and size.
 
     Every image is made RGB, squashed (never cropped) to `image_size` with an antialiasing
@@ -134,8 +137,10 @@ class T5Gemma2ImageConverter(keras_hub.layers.ImageConverter):
     def _normalize(self, image):
         height, width = self.image_size
         image = image.resize((width, height), PIL.Image.Resampling.BILINEAR)
-        levels = np.asarray(image, "float32")
-        return levels / np.float32(127.5) - np.float32(1)
+        levels = np.array(image, "float32")
+        levels /= np.float32(127.5)
+        levels -= np.float32(1)
+        return levels
 
     def _call_traced(self, inputs):
         image_shape = (*self.image_size, 3)

@@ -10,7 +10,7 @@ from keras_t5gemma2.preprocessing.image_converter import T5Gemma2ImageConverter
 from keras_t5gemma2.preprocessing.packing import pad_tokens, stack_images, unpad_tokens
 from keras_t5gemma2.preprocessing.pan_and_scan import check_at_least_one
 from keras_t5gemma2.preprocessing.read_image import to_numpy
-from keras_t5gemma2.preprocessing.rows import parse_rows
+from keras_t5gemma2.preprocessing.rows import input_dict, parse_rows
 from keras_t5gemma2.preprocessing.tokenizer import T5Gemma2Tokenizer
 from keras_t5gemma2.preprocessing.traced import (
     is_traced,
@@ -18,10 +18,13 @@ from keras_t5gemma2.preprocessing.traced import (
     static_axes,
     tensors_of,
 )
+from keras_t5gemma2.saving import LoadsFromCheckpoints, SavesAtomically
 
 
 @keras.saving.register_keras_serializable(package="keras_t5gemma2")
-class T5Gemma2Seq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
+class T5Gemma2Seq2SeqLMPreprocessor(
+    LoadsFromCheckpoints, SavesAtomically, keras_hub.models.Seq2SeqLMPreprocessor
+):
     """The arrays of `T5Gemma2Seq2SeqLM`, from text and images.
 
     The encoder reads `<bos>` and the text; in it, each `<start_of_image>` stands for one image and
@@ -241,7 +244,7 @@ class T5Gemma2Seq2SeqLMPreprocessor(keras_hub.models.Seq2SeqLMPreprocessor):
         """The arrays of a public method by name, or in a traced pipeline the tensors."""
         if not is_traced():
             return self._arrays(x, lengths, training, sample_weight)
-        tensors = tensors_of(x if isinstance(x, dict) else {"encoder_text": x})
+        tensors = tensors_of(input_dict(x))
         outputs = self._output_shapes(tensors, lengths, training)
         if sample_weight is not None:
             tensors.update(tensors_of({"sample_weight": sample_weight}))

@@ -45,7 +45,7 @@ def parse_rows(x):
     [Row(encoder_text='a', images=[], decoder_text=None), \
 Row(encoder_text='b', images=['bee.png'], decoder_text=None)]
     """
-    x = _as_dict(x)
+    x = input_dict(x)
     encoder_text = _parse_text(x, "encoder_text")
     decoder_text = _parse_text(x, "decoder_text")
     images = _as_list_or_array(x.get("images"))
@@ -55,7 +55,8 @@ Row(encoder_text='b', images=['bee.png'], decoder_text=None)]
     return [Row(encoder_text, _images_of_row(images, row=0), decoder_text)], True
 
 
-def _as_dict(x):
+def input_dict(x):
+    """`x` as a dict of known keys, which is what bare text stands for."""
     if not isinstance(x, dict):
         return {"encoder_text": x}
     unknown = [key for key in x if key not in _KEYS]
@@ -84,7 +85,7 @@ def _parse_batch(encoder_text, images, decoder_text):
 def _row_count(encoder_text, images, decoder_text):
     values = dict(zip(_KEYS, (encoder_text, images, decoder_text), strict=True))
     counts = {key: _batch_size(value) for key, value in values.items() if value is not None}
-    if len(set(counts.values())) > 1 or None in counts.values():
+    if len(set(counts.values())) > 1:
         raise ValueError(
             "All values of a batch must have as many rows. Received, in rows, `None` for a value "
             f"that is not one per row: {counts}. Give `images` as a list with `None`, an image or "

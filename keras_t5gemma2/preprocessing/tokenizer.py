@@ -11,6 +11,7 @@ from keras_t5gemma2.backbone import T5Gemma2Backbone
 from keras_t5gemma2.preprocessing.read_image import to_numpy
 from keras_t5gemma2.preprocessing.traced import is_traced, numpy_call
 from keras_t5gemma2.preprocessing.vocabulary import VOCABULARY_FILES, Vocabulary
+from keras_t5gemma2.saving import LoadsFromCheckpoints, SavesAtomically
 
 # Attributes of the tokenizer. What is not required may be missing in a vocabulary.
 REQUIRED_TOKENS = {"start_token": "<bos>", "end_token": "<eos>", "pad_token": "<pad>"}
@@ -24,7 +25,7 @@ TURN_TOKENS = {"start_of_turn_token": "<start_of_turn>", "end_of_turn_token": "<
 
 
 @keras.saving.register_keras_serializable(package="keras_t5gemma2")
-class T5Gemma2Tokenizer(keras_hub.tokenizers.Tokenizer):
+class T5Gemma2Tokenizer(LoadsFromCheckpoints, SavesAtomically, keras_hub.tokenizers.Tokenizer):
     """Token ids of texts, and texts of token ids.
 
     The ids are those of the `tokenizers` library on every text, with nothing put before or after
@@ -285,9 +286,9 @@ def _tokenize_traced(vocabulary, inputs):
     def flat_ids_and_lengths(texts):
         rows = vocabulary.encode(_texts(np.atleast_1d(texts).tolist()))
         ids = np.fromiter(itertools.chain.from_iterable(rows), "int32")
-        return ids, np.array([len(row) for row in rows], "int32")
+        return ids, np.array([len(row) for row in rows], "int64")
 
-    outputs = [("int32", (None,)), ("int32", inputs.shape if inputs.shape.rank else (1,))]
+    outputs = [("int32", (None,)), ("int64", inputs.shape if inputs.shape.rank else (1,))]
     ids, lengths = numpy_call(flat_ids_and_lengths, [inputs], outputs)
     return tf.RaggedTensor.from_row_lengths(ids, lengths) if inputs.shape.rank else ids
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import keras
 import keras_hub
+import numpy as np
 from keras import ops, tree
 
 # Below every real score. A number, as in the reference (`_beam_search`), and not -inf: what is
@@ -61,7 +62,6 @@ class BeamSearch(keras_hub.samplers.BeamSampler):
 
     Example: the likeliest first token (1) does not begin the likeliest sequence.
 
-        >>> import numpy as np
         >>> from keras import ops
         >>> p = np.array([[1, 0, 0, 0], [0.3, 0.3, 0.2, 0.2], [0.9, 0.1, 0, 0], [0.1, 0.5, 0.4, 0]])
         >>> def next(prompt, cache, index):
@@ -209,7 +209,8 @@ class BeamSearch(keras_hub.samplers.BeamSampler):
         allowed = (ops.arange(best.scores.shape[1]) < self.num_beams) & improvable
         if self.early_stopping is True:
             allowed = allowed & ~pool.full
-        scores = ops.where(ended & allowed, scores, HIDDEN)
+        # Lower than an empty place of the pool, which keeps the prompt until something ends.
+        scores = ops.where(ended & allowed, scores, -np.inf)
         scores, kept = ops.top_k(ops.concatenate([pool.scores, scores], axis=1), self.num_beams)
         sequences = ops.concatenate([pool.sequences, best.sequences], axis=1)
         return _Pool(sequences=_pick(sequences, kept), scores=scores)

@@ -11,6 +11,8 @@ from keras_t5gemma2 import cache as caches
 from keras_t5gemma2.backbone import T5Gemma2Backbone
 from keras_t5gemma2.cache import Cache
 from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
+from keras_t5gemma2.registry import presets
+from keras_t5gemma2.saving import SavesAtomically
 from keras_t5gemma2.stacks import decoder_positions
 from keras_t5gemma2.tasks import generation
 from keras_t5gemma2.tasks.beam_search import BeamSearch
@@ -18,7 +20,7 @@ from keras_t5gemma2.tasks.row_batches import batches_of
 
 
 @keras.saving.register_keras_serializable(package="keras_t5gemma2")
-class T5Gemma2Seq2SeqLM(keras_hub.models.Seq2SeqLM):
+class T5Gemma2Seq2SeqLM(SavesAtomically, keras_hub.models.Seq2SeqLM):
     """A T5Gemma 2 model that reads text and images and writes text.
 
     Called on the arrays that its preprocessor makes (see `T5Gemma2Backbone` for the keys), it
@@ -32,6 +34,7 @@ class T5Gemma2Seq2SeqLM(keras_hub.models.Seq2SeqLM):
 
     backbone_cls = T5Gemma2Backbone
     preprocessor_cls = T5Gemma2Seq2SeqLMPreprocessor
+    presets = presets  # those that `from_preset` knows by name
 
     def __init__(self, backbone, preprocessor=None, **kwargs):
         self.backbone = backbone
@@ -46,6 +49,67 @@ class T5Gemma2Seq2SeqLM(keras_hub.models.Seq2SeqLM):
 
     def __call__(self, inputs, *args, **kwargs):
         return super().__call__(self.backbone.complete(inputs), *args, **kwargs)
+
+    # Loading ----------------------------------------------------------------------------------
+
+    @classmethod
+    def from_preset(cls, preset, load_weights=True, text_only=False, **kwargs):
+        """The model of a preset or of a published checkpoint, with its preprocessor.
+
+        Args:
+            preset: a name of `keras_t5gemma2.presets`, `hf://organization/repository`, a local
+                directory in the reference's format, a preset directory, or any other handle
+                that keras-hub knows.
+            load_weights: bool. If false, the weights are random.
+            text_only: bool. If true, the vision tower is neither built nor read.
+            **kwargs: `dtype` of every part, by default Keras's global policy; `preprocessor`
+                and further arguments of the constructor.
+
+        Raises:
+            FileNotFoundError, PermissionError, ConnectionError: the files cannot be had; the
+                message says why and what to do.
+            ValueError: a file is not what it should be; the message names the tensor or key.
+        """
+        from keras_t5gemma2.checkpoints import presets, transformers
+
+        directory, preset = presets.locate(preset, load_weights)
+        if directory is None and not text_only:
+            return super().from_preset(preset, load_weights, **kwargs)
+        dtype = kwargs.pop("dtype", None)
+        if directory is not None:
+            if "preprocessor" not in kwargs:
+                kwargs["preprocessor"] = presets.load_task_preprocessor(
+                    cls.preprocessor_cls, directory, text_only
+                )
+            backbone = transformers.load_backbone(directory, load_weights, text_only, dtype)
+            return cls(backbone, **kwargs)
+        if "preprocessor" not in kwargs:
+            kwargs["preprocessor"] = cls.preprocessor_cls.from_preset(preset, image_converter=None)
+        return cls(cls.backbone_cls.from_preset(preset, load_weights, True, dtype=dtype), **kwargs)
+
+    @classmethod
+    def from_gemma3(cls, path, dtype=None, **kwargs):
+        """A text model whose encoder and decoder both start from a Gemma 3, as in the paper.
+
+        With no token for the encoder to see, the decoder is that Gemma 3.
+
+        Args:
+            path: path of a GGUF file (needs the extra `gguf`), or of a directory with a Gemma 3
+                text model in the reference's format.
+            dtype: string or `keras.DTypePolicy` of every part.
+            **kwargs: `preprocessor` and further arguments of the constructor.
+
+        Raises:
+            FileNotFoundError: there is no such file, or a part of it is missing.
+            ImportError: the extra `gguf` is needed and not installed.
+            ValueError: it is no Gemma 3 text model, or a file is not what it should be.
+        """
+        from keras_t5gemma2.checkpoints import gemma3
+
+        if "preprocessor" not in kwargs:
+            tokenizer = gemma3.load_gemma3_tokenizer(path)
+            kwargs["preprocessor"] = cls.preprocessor_cls(tokenizer)
+        return cls(gemma3.load_gemma3(path, dtype=dtype), **kwargs)
 
     # Training ---------------------------------------------------------------------------------
 
@@ -234,7 +298,7 @@ class T5Gemma2Seq2SeqLM(keras_hub.models.Seq2SeqLM):
             return None if stop_token_ids is None else tuple(int(i) for i in stop_token_ids)
         if self.preprocessor is None:
             raise ValueError(
-                '`stop_token_ids="auto"` needs a preprocessor, whose tokenizer knows the end token. '
+                '`stop_token_ids="auto"` needs a preprocessor: its tokenizer knows the end token. '
                 "Received: preprocessor=None. Pass the ids, or `None` to go on to `max_length`."
             )
         return (self.preprocessor.tokenizer.end_token_id,)

@@ -1,0 +1,41 @@
+"""The models that `from_preset` knows by name."""
+
+import types
+
+_LICENSE = "Gemma Terms of Use, https://ai.google.dev/gemma/terms"
+
+
+def _published(size, parameters, encoder_and_decoder):
+    name = f"t5gemma2_{size}_{size}"
+    return name, types.MappingProxyType(
+        {
+            "metadata": {
+                "description": (
+                    f"T5Gemma 2 with an encoder and a decoder of {encoder_and_decoder} parameters "
+                    "each and a vision tower of 417M; pretrained, not instruction-tuned."
+                ),
+                "params": parameters,
+                "path": "t5gemma2",
+                "encoder_context_length": 131_072,
+                "decoder_context_length": 32_768,
+                "license": _LICENSE,
+            },
+            # The weights as published: `from_preset` reads these.
+            "hf_handle": f"hf://google/t5gemma-2-{size}-{size}",
+            # The same weights as keras-hub wrote them, for keras-hub's own classes.
+            "kaggle_handle": f"kaggle://keras/t5gemma-2/keras/{name}/2",
+        }
+    )
+
+
+# Context lengths in tokens, from the model card; parameters with the one embedding table counted
+# once.
+presets = types.MappingProxyType(
+    dict(
+        [
+            _published("270m", 786_029_296, "270M"),
+            _published("1b", 2_115_977_456, "1B"),
+            _published("4b", 7_508_928_880, "4B"),
+        ]
+    )
+)

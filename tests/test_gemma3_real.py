@@ -1,0 +1,45 @@
+"""Gemma 3 270M, its real weights and vocabulary, in both stacks."""
+
+import numpy as np
+import pytest
+import torch
+from gemma3_real import PROMPTS, gemma3_gguf_path, prompt_ids, reference_gemma3
+from test_gemma3 import masked_encoder_logits
+
+from keras_t5gemma2.checkpoints.gemma3 import load_gemma3, load_gemma3_tokenizer
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return load_gemma3(gemma3_gguf_path(), dtype="float32")
+
+
+def test_parameters_are_those_of_the_published_text_model(backbone):
+    assert backbone.count_params() == 368_424_832
+
+
+def test_logits_are_the_reference_s_in_ten_languages(backbone):
+    rows = prompt_ids()
+    longest = max(map(len, rows))
+    # One call for all: padding at the end changes nothing before it.
+    ids = np.array([row + [0] * (longest - len(row)) for row in rows], "int32")
+    with torch.no_grad():
+        wanted = reference_gemma3()(torch.tensor(ids)).logits.numpy()
+    logits = masked_encoder_logits(backbone, ids)
+    for i, row in enumerate(rows):
+        ours, theirs = logits[i, : len(row)], wanted[i, : len(row)]
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-3, err_msg=PROMPTS[i])
+
+
+def test_vocabulary_has_the_image_token_of_t5gemma2():
+    tokenizer = load_gemma3_tokenizer(gemma3_gguf_path())
+    assert tokenizer.vocabulary_size() == 262_144
+    assert tokenizer.image_token_id == 256_001
+    assert (tokenizer.start_of_image_token_id, tokenizer.end_of_image_token_id) == (
+        255_999,
+        256_000,
+    )
+    for prompt, ids in zip(PROMPTS, prompt_ids(), strict=True):
+        assert tokenizer.detokenize(ids) == f"<bos>{prompt}"

@@ -1,0 +1,315 @@
+"""Generation against the forward pass, and its arguments, inputs and errors."""
+
+import copy
+
+import keras_hub
+import numpy as np
+import pytest
+from conftest import TOLERANCE
+from keras import ops
+from preprocessors import random_image
+from tiny import tiny_tokenizer_data
+from tiny_models import CONFIG, END_OF_IMAGE, TEXT_CONFIG, tiny_backbone, token_inputs
+
+from keras_t5gemma2 import (
+    T5Gemma2ImageConverter,
+    T5Gemma2Seq2SeqLM,
+    T5Gemma2Seq2SeqLMPreprocessor,
+    T5Gemma2Tokenizer,
+)
+from keras_t5gemma2.tasks import generation
+
+VOCABULARY = T5Gemma2Tokenizer(tiny_tokenizer_data())
+
+
+@pytest.fixture(scope="module")
+def text_lm():
+    lm = T5Gemma2Seq2SeqLM(tiny_backbone(TEXT_CONFIG))
+    lm.compile(sampler="greedy")
+    return lm
+
+
+@pytest.fixture(scope="module")
+def lm():
+    """With a preprocessor, for text and images."""
+    import dataclasses
+
+    config = dataclasses.replace(
+        CONFIG,
+        vocabulary_size=VOCABULARY.vocabulary_size(),
+        end_of_image_token_id=VOCABULARY.end_of_image_token_id,
+        image_token_id=VOCABULARY.image_token_id,
+    )
+    preprocessor = T5Gemma2Seq2SeqLMPreprocessor(
+        VOCABULARY,
+        T5Gemma2ImageConverter((28, 28)),
+        encoder_sequence_length=64,
+        decoder_sequence_length=24,
+        tokens_per_image=4,
+    )
+    lm = T5Gemma2Seq2SeqLM(tiny_backbone(config), preprocessor)
+    lm.compile(sampler="greedy")
+    return lm
+
+
+# Against the forward pass
+
+
+@pytest.mark.parametrize("lengths", [(1, 1, 1), (1, 9, 4), (18, 2, 30)], ids=str)
+def test_prefill_and_steps_are_the_whole_sequence(text_lm, rng, lengths):
+    """Prompts of one token to six windows, in one batch, generated past another four windows."""
+    inputs = token_inputs(rng, (13, 7, 21), lengths)
+    inputs["decoder_token_ids"][:, 0] = END_OF_IMAGE
+    outputs = text_lm.generate(inputs, stop_token_ids=None, max_new_tokens=20)
+    ids = outputs["decoder_token_ids"]
+    whole = {
+        **inputs,
+        "decoder_token_ids": ids,
+        "decoder_padding_mask": outputs["decoder_padding_mask"].astype("int32"),
+    }
+    logits = text_lm.predict_on_batch(text_lm.backbone.complete(whole))
+    for row, length in enumerate(lengths):
+        assert ids[row, :length].tolist() == inputs["decoder_token_ids"][row, :length].tolist()
+        chosen = logits[row, length - 1 : length + 19].argmax(-1)
+        assert chosen.tolist() == ids[row, length : length + 20].tolist()
+        assert outputs["decoder_padding_mask"][row].sum() == length + 20
+
+
+def test_logits_of_each_step_are_those_of_the_whole_sequence(text_lm, rng):
+    """To rounding, where tokens alone would hide small differences."""
+    inputs = token_inputs(rng, (13, 7), (9, 9))
+    want = text_lm.predict_on_batch(text_lm.backbone.complete(inputs))
+    rows = generation.rows_of_arrays({**inputs})
+    prompts = [prompt[:6] for prompt in rows.prompts]
+    arrays = generation.pad_rows(rows._replace(prompts=prompts), new_tokens=5)
+    tensors = {name: ops.convert_to_tensor(value) for name, value in arrays.items()}
+    cache, _ = text_lm._prefill(tensors)
+    start = arrays["decoder_token_ids"].shape[1]
+    prompt = np.concatenate([arrays["decoder_token_ids"], arrays["new_token_ids"]], axis=1)
+    for index in range(start, start + 4):
+        logits, _, cache = text_lm._next(ops.convert_to_tensor(prompt), cache, index)
+        length = 6 + index - start
+        np.testing.assert_allclose(
+            ops.convert_to_numpy(logits), want[:, length - 1], **TOLERANCE["float32"]
+        )
+        prompt[:, index] = inputs["decoder_token_ids"][:, length]
+
+
+def test_a_masked_encoder_is_as_good_as_none(text_lm, rng):
+    inputs = token_inputs(rng, (13, 13), (3, 3))
+    inputs["encoder_padding_mask"][:] = 0
+    other = {**inputs, "encoder_token_ids": inputs["encoder_token_ids"][:, ::-1]}
+    one, two = (text_lm.generate(i, stop_token_ids=None, max_new_tokens=9) for i in (inputs, other))
+    np.testing.assert_array_equal(one["decoder_token_ids"], two["decoder_token_ids"])
+
+
+def test_rings_hold_no_more_than_their_window(text_lm):
+    counts = [5, 300]  # of a local layer with a window of 5, and of a full one
+    from keras_t5gemma2 import cache
+
+    assert cache.slot_counts(TEXT_CONFIG.decoder, 300) == counts
+
+
+# Programs
+
+
+def test_a_thousand_lengths_compile_a_handful_of_programs(text_lm, monkeypatch):
+    """Every shape that reaches the compiled function is a program; count them."""
+    shapes = set()
+
+    def count(tensors, stop_token_ids):
+        shapes.add(tuple((name, tuple(t.shape)) for name, t in sorted(tensors.items())))
+        prompt, new = tensors["decoder_token_ids"], tensors["new_token_ids"]
+        return ops.concatenate([prompt, ops.zeros_like(new)], axis=1)
+
+    monkeypatch.setattr(text_lm, "make_generate_function", lambda: count)
+    for length in range(1, 1001):
+        ids = np.ones((1, length), "int32")
+        text_lm.generate(
+            {
+                "encoder_token_ids": ids,
+                "encoder_padding_mask": ids,
+                "decoder_token_ids": ids[:, :1],
+                "decoder_padding_mask": ids[:, :1],
+            },
+            stop_token_ids=None,
+            max_new_tokens=16 + length % 17,
+        )
+    assert len(shapes) == 7
+
+
+def test_the_step_is_traced_once_for_lengths_of_one_bucket(rng):
+    lm = T5Gemma2Seq2SeqLM(tiny_backbone(TEXT_CONFIG))
+    lm.compile(sampler="greedy")
+    calls, step = [], lm._prefill
+    lm._prefill = lambda inputs: calls.append(1) or step(inputs)
+    for length in (3, 17, 40):
+        inputs = token_inputs(rng, (length,), (1,))
+        lm.generate(inputs, stop_token_ids=None, max_new_tokens=length % 7 + 1)
+    import keras
+
+    compiles = keras.config.backend() != "torch"
+    assert len(calls) == (1 if compiles else 3)
+
+
+# Samplers
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        "top_k",
+        "top_p",
+        "random",
+        "beam",
+        "contrastive",
+        keras_hub.samplers.TopKSampler(k=3, seed=1, temperature=0.7),
+        keras_hub.samplers.BeamSampler(num_beams=2),
+    ],
+    ids=lambda sampler: sampler if isinstance(sampler, str) else type(sampler).__name__,
+)
+def test_samplers_by_name_and_as_objects(rng, sampler):
+    lm = T5Gemma2Seq2SeqLM(tiny_backbone(TEXT_CONFIG))
+    lm.compile(sampler=sampler)
+    inputs = token_inputs(rng, (13, 7), (1, 4))
+    outputs = lm.generate(inputs, stop_token_ids=(3,), max_new_tokens=6)
+    ids, mask = outputs["decoder_token_ids"], outputs["decoder_padding_mask"]
+    assert ids.shape == mask.shape == (2, 10)
+    for row, length in enumerate((1, 4)):
+        assert length < mask[row].sum() <= length + 6
+        assert (ids[row][mask[row]] >= 0).all() and (ids[row] < 101).all()
+
+
+def test_contrastive_search_of_alpha_zero_is_greedy(text_lm, rng):
+    """The largest probability wins where similarity does not count; prompts of two lengths."""
+    inputs = token_inputs(rng, (13, 7), (2, 6))
+    want = text_lm.generate(inputs, stop_token_ids=None, max_new_tokens=8)
+    lm = T5Gemma2Seq2SeqLM(text_lm.backbone)
+    lm.compile(sampler=keras_hub.samplers.ContrastiveSampler(k=3, alpha=0.0))
+    got = lm.generate(inputs, stop_token_ids=None, max_new_tokens=8)
+    np.testing.assert_array_equal(got["decoder_token_ids"], want["decoder_token_ids"])
+
+
+# Limits and prompts
+
+
+def test_max_length_counts_the_prompt_and_max_new_tokens_does_not(text_lm, rng):
+    inputs = token_inputs(rng, (13, 7), (2, 6))
+    by_length = text_lm.generate(inputs, stop_token_ids=None, max_length=10)
+    assert by_length["decoder_padding_mask"].sum(1).tolist() == [10, 10]
+    by_new = text_lm.generate(inputs, stop_token_ids=None, max_new_tokens=3)
+    assert by_new["decoder_padding_mask"].sum(1).tolist() == [5, 9]
+    both = text_lm.generate(inputs, stop_token_ids=None, max_length=8, max_new_tokens=4)
+    assert both["decoder_padding_mask"].sum(1).tolist() == [6, 8]
+    one, three = by_length["decoder_token_ids"][0], by_new["decoder_token_ids"][0]
+    assert one[:5].tolist() == three[:5].tolist()
+
+
+def test_without_a_limit_arrays_are_filled(text_lm, rng):
+    inputs = token_inputs(rng, (13,), (9,))
+    inputs["decoder_padding_mask"][:, 4:] = 0
+    outputs = text_lm.generate(inputs, stop_token_ids=None)
+    assert outputs["decoder_padding_mask"].sum(1).tolist() == [9]
+
+
+def test_left_and_right_padded_prompts_give_the_same(text_lm):
+    outputs = []
+    for side in ("left", "right"):
+        inputs = token_inputs(np.random.default_rng(3), (13, 7), (2, 6), side=side)
+        outputs.append(text_lm.generate(inputs, stop_token_ids=None, max_new_tokens=5))
+    np.testing.assert_array_equal(outputs[0]["decoder_token_ids"], outputs[1]["decoder_token_ids"])
+
+
+def test_strip_prompt_leaves_the_new_tokens(text_lm, rng):
+    inputs = token_inputs(rng, (13, 7), (2, 6))
+    whole = text_lm.generate(inputs, stop_token_ids=None, max_new_tokens=3)
+    new = text_lm.generate(inputs, stop_token_ids=None, max_new_tokens=3, strip_prompt=True)
+    assert new["decoder_padding_mask"].sum(1).tolist() == [3, 3]
+    for row, length in enumerate((2, 6)):
+        got = new["decoder_token_ids"][row, :3].tolist()
+        assert got == whole["decoder_token_ids"][row, length : length + 3].tolist()
+
+
+# Text and images
+
+
+def test_text_in_text_out(lm):
+    one = lm.generate("the cat", max_new_tokens=5)
+    assert isinstance(one, str)
+    assert lm.generate(["the cat", "a dog is here"], max_new_tokens=5)[0] == one
+    assert lm.generate({"encoder_text": "the cat"}, max_new_tokens=5) == one
+
+
+def test_the_default_length_is_the_preprocessors(lm):
+    arrays = lm.preprocessor.generate_preprocess(["the cat"])
+    preprocessor, lm.preprocessor = lm.preprocessor, None
+    ids = lm.generate(arrays, stop_token_ids=(lm_end(preprocessor),))
+    lm.preprocessor = preprocessor
+    text = preprocessor.generate_postprocess(ids)
+    assert lm.generate(["the cat"]) == text
+
+
+def lm_end(preprocessor):
+    return preprocessor.tokenizer.end_token_id
+
+
+def test_rows_with_different_images_are_the_rows_alone(lm):
+    small, large = random_image(9, 8), random_image(40, 70, seed=1)
+    inputs = {
+        "encoder_text": ["the cat", "<start_of_image> is", "<start_of_image>a<start_of_image>"],
+        "images": [None, small, [large, small]],
+        "decoder_text": ["", "a red", "the"],
+    }
+    given = copy.copy(inputs)
+    together = lm.generate(inputs, max_new_tokens=6)
+    assert inputs == given
+    for row, text in enumerate(together):
+        alone = {name: values[row] for name, values in inputs.items()}
+        assert lm.generate(alone, max_new_tokens=6) == text
+    assert together[1].startswith("a red")
+    stripped = lm.generate(inputs, max_new_tokens=6, strip_prompt=True)
+    assert together[1] == "a red" + stripped[1]
+
+
+def test_images_count(lm):
+    def text(image):
+        inputs = {"encoder_text": "<start_of_image> is", "images": image}
+        return lm.preprocessor.generate_preprocess(inputs)["images"]
+
+    first, second = text(random_image(seed=1)), text(random_image(seed=2))
+    assert np.abs(first - second).max() > 0.5
+
+
+def test_a_decoder_alone_continues_its_prompt(lm):
+    """No `encoder_text` at all: nothing to see in the encoder, whatever is in the batch."""
+    assert lm.generate({"decoder_text": "the cat"}, max_new_tokens=4).startswith("the cat")
+
+
+def test_a_data_set_of_batches(lm):
+    tf = pytest.importorskip("tensorflow")
+    texts = ["the cat", "a dog", "is here"]
+    dataset = tf.data.Dataset.from_tensor_slices(texts).batch(2)
+    assert lm.generate(dataset, max_new_tokens=5) == lm.generate(texts, max_new_tokens=5)
+
+
+# Errors
+
+
+def test_auto_stop_needs_a_preprocessor(text_lm, rng):
+    with pytest.raises(ValueError, match="preprocessor=None"):
+        text_lm.generate(token_inputs(rng, (13,), (9,)))
+
+
+def test_no_room_for_a_token(text_lm, rng):
+    inputs = token_inputs(rng, (13, 7), (2, 6))
+    with pytest.raises(ValueError, match=r"max_length=6, .* in row 1 a decoder prompt of 6"):
+        text_lm.generate(inputs, stop_token_ids=None, max_length=6)
+    with pytest.raises(ValueError, match="max_new_tokens=0"):
+        text_lm.generate(inputs, stop_token_ids=None, max_new_tokens=0)
+
+
+def test_an_empty_prompt(text_lm, rng):
+    inputs = token_inputs(rng, (13, 7), (2, 6))
+    inputs["decoder_padding_mask"][1] = 0
+    with pytest.raises(ValueError, match="an empty prompt in row 1"):
+        text_lm.generate(inputs, stop_token_ids=None, max_new_tokens=3)
