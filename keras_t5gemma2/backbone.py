@@ -54,6 +54,7 @@ class T5Gemma2Backbone(SavesAtomically, keras_hub.models.Backbone):
     """
 
     presets = presets  # those that `from_preset` knows by name
+    _replaced_files = ("model*.weights.h5", "model.weights.json", "task.weights.h5")
 
     def __init__(self, config, dtype=None, **kwargs):
         if isinstance(config, dict):
@@ -90,8 +91,11 @@ class T5Gemma2Backbone(SavesAtomically, keras_hub.models.Backbone):
 
     def complete(self, inputs):
         """`inputs` as tensors; where the model takes images and none are given, an empty batch."""
-        if not isinstance(inputs, dict) or any(map(keras.backend.is_keras_tensor, inputs.values())):
+        values = inputs.values() if isinstance(inputs, dict) else ()
+        if not values or any(keras.backend.is_keras_tensor(v) for v in values):
             return inputs
+        if not all(hasattr(value, "shape") for value in values):
+            return inputs  # raw text, say: Keras's own message tells what to do
         # Keras refuses a dict of arrays and tensors mixed.
         inputs = {name: ops.convert_to_tensor(value) for name, value in inputs.items()}
         if self.config.vision is not None and "images" not in inputs:
@@ -126,7 +130,7 @@ class T5Gemma2Backbone(SavesAtomically, keras_hub.models.Backbone):
         if directory is not None:
             return transformers.load_backbone(directory, load_weights, text_only, **kwargs)
         if text_only:
-            kwargs["config"] = presets.text_only_config(preset)
+            return presets.load_text_only(cls, preset, load_weights, **kwargs)
         return super().from_preset(preset, load_weights, **kwargs)
 
 

@@ -4,6 +4,9 @@
 class SavesAtomically:
     """Writes a preset beside its place and moves it there whole, or leaves what was there."""
 
+    # Files of an earlier save that go even if the new one has none of the same name.
+    _replaced_files = ()
+
     def save_to_preset(self, preset_dir, *args, **kwargs):
         """Saves to a preset directory, whose other files stay.
 
@@ -14,7 +17,7 @@ class SavesAtomically:
         """
         from keras_t5gemma2.checkpoints.atomic import atomic_directory
 
-        with atomic_directory(preset_dir) as directory:
+        with atomic_directory(preset_dir, self._replaced_files) as directory:
             super().save_to_preset(str(directory), *args, **kwargs)
 
 

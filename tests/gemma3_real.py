@@ -12,18 +12,18 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 from keras_t5gemma2.checkpoints.gemma3 import load_gemma3_tokenizer
 from keras_t5gemma2.checkpoints.gguf_file import read_gguf
 
-# Chosen so that the most likely token is always well ahead of the next, over `NEW_TOKENS`
-# tokens: two ways to round a sum then write the same text.
+# Over `NEW_TOKENS` tokens the logit of the first choice is always at least 0.04 above that of the
+# second, and float32 gives logits to within 0.001: the order of a sum does not change the text.
 PROMPTS = (
     "The planets of the solar system, in order from the Sun, are Mercury, Venus,",
-    "Die zwölf Monate des Jahres sind Januar, Februar,",
+    "Die Hauptstadt von Frankreich ist Paris, die Hauptstadt von Italien ist",
     "Les douze mois de l'année sont janvier, février,",
     "Los números del uno al veinte: uno, dos, tres,",
     "Дни недели: понедельник, вторник,",
     "أيام الأسبوع هي: السبت، الأحد،",
     "सप्ताह के दिन: सोमवार, मंगलवार,",
-    "中国的首都是北京，法国的首都是巴黎，日本的首都是",
-    "一月、二月、三月、",
+    "一年有十二个月：一月、二月、",
+    "月曜日、火曜日、水曜日、",
     "วันในสัปดาห์: วันจันทร์ วันอังคาร",
 )
 NEW_TOKENS = 64
@@ -92,7 +92,11 @@ def reference_gemma3():
 
 @functools.cache
 def reference_continuations():
-    """Greedy continuations of `PROMPTS`: a list of `NEW_TOKENS` ids for each, from one batch."""
+    """Greedy continuations of `PROMPTS`: a list of `NEW_TOKENS` ids for each.
+
+    One batch, padded on the left, gives the ids that the prompts give one by one, in a third of
+    the time.
+    """
     rows = prompt_ids()
     longest = max(map(len, rows))
     ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])

@@ -239,7 +239,7 @@ PAD = 997  # No token: where the reference writes it, nothing was generated.
 @pytest.mark.parametrize("rule", RULES[1:], ids=str)  # One beam is greedy search there.
 def test_gives_what_transformers_gives(rule):
     search = search_of_all_beams(rule)
-    for seed in range(20, 24):
+    for seed in range(20, 23):
         table, prompts = random_table(seed), random_prompts(seed, tokens=1 if seed % 2 else 4)
         model = TableModel(table)
         kwargs = {"input_ids": torch.tensor(prompts).long(), "use_cache": False}
@@ -249,8 +249,11 @@ def test_gives_what_transformers_gives(rule):
         np.testing.assert_allclose(scores, want_scores, rtol=1e-5)
 
 
-@pytest.mark.parametrize("prompt_tokens", [1, 4])
-@pytest.mark.parametrize("rule", [RULES[2], RULES[3], RULES[10]], ids=str)
+@pytest.mark.parametrize(
+    ("rule", "prompt_tokens"),
+    [(RULES[2], 1), (RULES[3], 4), (RULES[10], 1), (RULES[10], 4)],
+    ids=str,
+)
 def test_gives_what_the_transformers_model_gives(t5gemma2, rule, prompt_tokens):
     beams, penalty, early_stopping, stops = rule
     sampler = BeamSearch(beams, penalty, early_stopping, return_all_beams=True)

@@ -2,24 +2,18 @@
 
 import copy
 
+import keras
 import keras_hub
 import numpy as np
 import pytest
 from conftest import TOLERANCE
 from keras import ops
 from preprocessors import random_image
-from tiny import tiny_tokenizer_data
-from tiny_models import CONFIG, END_OF_IMAGE, TEXT_CONFIG, tiny_backbone, token_inputs
+from tasks import tiny_task
+from tiny_models import END_OF_IMAGE, TEXT_CONFIG, tiny_backbone, token_inputs
 
-from keras_t5gemma2 import (
-    T5Gemma2ImageConverter,
-    T5Gemma2Seq2SeqLM,
-    T5Gemma2Seq2SeqLMPreprocessor,
-    T5Gemma2Tokenizer,
-)
+from keras_t5gemma2 import T5Gemma2Seq2SeqLM, cache
 from keras_t5gemma2.tasks import generation
-
-VOCABULARY = T5Gemma2Tokenizer(tiny_tokenizer_data())
 
 
 @pytest.fixture(scope="module")
@@ -32,24 +26,7 @@ def text_lm():
 @pytest.fixture(scope="module")
 def lm():
     """With a preprocessor, for text and images."""
-    import dataclasses
-
-    config = dataclasses.replace(
-        CONFIG,
-        vocabulary_size=VOCABULARY.vocabulary_size(),
-        end_of_image_token_id=VOCABULARY.end_of_image_token_id,
-        image_token_id=VOCABULARY.image_token_id,
-    )
-    preprocessor = T5Gemma2Seq2SeqLMPreprocessor(
-        VOCABULARY,
-        T5Gemma2ImageConverter((28, 28)),
-        encoder_sequence_length=64,
-        decoder_sequence_length=24,
-        tokens_per_image=4,
-    )
-    lm = T5Gemma2Seq2SeqLM(tiny_backbone(config), preprocessor)
-    lm.compile(sampler="greedy")
-    return lm
+    return tiny_task()
 
 
 # Against the forward pass
@@ -86,7 +63,7 @@ def test_logits_of_each_step_are_those_of_the_whole_sequence(text_lm, rng):
     cache, _ = text_lm._prefill(tensors)
     start = arrays["decoder_token_ids"].shape[1]
     prompt = np.concatenate([arrays["decoder_token_ids"], arrays["new_token_ids"]], axis=1)
-    for index in range(start, start + 4):
+    for index in range(start, start + 3):
         logits, _, cache = text_lm._next(ops.convert_to_tensor(prompt), cache, index)
         length = 6 + index - start
         np.testing.assert_allclose(
@@ -105,8 +82,6 @@ def test_a_masked_encoder_is_as_good_as_none(text_lm, rng):
 
 def test_rings_hold_no_more_than_their_window(text_lm):
     counts = [5, 300]  # of a local layer with a window of 5, and of a full one
-    from keras_t5gemma2 import cache
-
     assert cache.slot_counts(TEXT_CONFIG.decoder, 300) == counts
 
 
@@ -146,8 +121,6 @@ def test_the_step_is_traced_once_for_lengths_of_one_bucket(rng):
     for length in (3, 17, 40):
         inputs = token_inputs(rng, (length,), (1,))
         lm.generate(inputs, stop_token_ids=None, max_new_tokens=length % 7 + 1)
-    import keras
-
     compiles = keras.config.backend() != "torch"
     assert len(calls) == (1 if compiles else 3)
 
@@ -178,6 +151,19 @@ def test_samplers_by_name_and_as_objects(rng, sampler):
     for row, length in enumerate((1, 4)):
         assert length < mask[row].sum() <= length + 6
         assert (ids[row][mask[row]] >= 0).all() and (ids[row] < 101).all()
+
+
+@pytest.mark.parametrize("sampler", ["beam", "contrastive"])
+def test_samplers_of_several_beams_take_a_batch_of_one(rng, sampler):
+    """Whose beams a backend may hold as views of one row."""
+    lm = T5Gemma2Seq2SeqLM(tiny_backbone(TEXT_CONFIG))
+    lm.compile(sampler=sampler)
+    inputs = token_inputs(rng, (13, 13), (4, 4))
+    inputs = {name: np.stack([value[0], value[0]]) for name, value in inputs.items()}
+    two = lm.generate(inputs, stop_token_ids=None, max_new_tokens=6)["decoder_token_ids"]
+    first = {name: value[:1] for name, value in inputs.items()}
+    one = lm.generate(first, stop_token_ids=None, max_new_tokens=6)["decoder_token_ids"]
+    assert one[0].tolist() == two[0].tolist() == two[1].tolist()
 
 
 def test_contrastive_search_of_alpha_zero_is_greedy(text_lm, rng):

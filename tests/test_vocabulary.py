@@ -183,17 +183,19 @@ def test_either_kind_of_file_gives_a_vocabulary(kind, small_files):
     assert ids[0][-1] == 1
 
 
-def test_the_files_of_a_kind_are_known_by_their_content(small_files, tmp_path):
-    for kind, name in (("sentencepiece", "vocabulary.spm"), ("tokenizers", "tokenizer.model.json")):
-        path = tmp_path / "any.name"
-        path.write_bytes(small_files[kind])
-        for proto in (path, str(path), small_files[kind]):
-            vocabulary = Vocabulary(proto)
-            assert (vocabulary.file_name, vocabulary.data) == (name, small_files[kind])
+def test_the_kind_of_a_file_is_known_by_its_content(small_files, tmp_path):
+    path = tmp_path / "any.name"
+    for data in small_files.values():
+        path.write_bytes(data)
+        for proto in (path, str(path)):
+            assert Vocabulary(proto).data == data
+            assert Vocabulary(proto).tokens == Vocabulary(data).tokens
     # A first piece of the right length makes a SentencePiece model begin like spaced-out JSON.
     model = sentencepiece_model(["x" * 114, *"abc"], [0] * 4, [3, 3, 3, 2], **_IDS)
     assert model.startswith(b"\n{")
-    assert Vocabulary(model).file_name == "vocabulary.spm"
+    assert Vocabulary(model).tokens[1:] == ["a", "b", "c"]
+    for spaced in (b"\xef\xbb\xbf", b" \n"):
+        assert len(Vocabulary(spaced + small_files["tokenizers"])) > 300
 
 
 def test_truncation_and_padding_of_the_file_are_switched_off(small_files):
@@ -257,7 +259,7 @@ def test_the_image_token_behind_the_last_id_of_gemma3_is_dropped(small_files):
 @pytest.mark.parametrize(
     ("data", "match"),
     [
-        (b"", r"0 bytes that begin with b''.*no usable SentencePiece model: it"),
+        (b"", r"0 bytes that begin with b''.*no usable SentencePiece model: it holds no pieces"),
         (b"not a vocabulary", r"begin with b'not a vocabulary'.*no usable SentencePiece model"),
         (b"version https://git-lfs.github.com", r"b'version https://'.*no usable SentencePiece"),
         (b"{", r"no usable `tokenizer.json`: EOF while parsing"),

@@ -18,6 +18,7 @@ _HUB = "hf://"
 # What a checkpoint has beside its weights: small files, all of them wanted.
 _SMALL_FILES = ("*.json", "tokenizer.model")
 _WEIGHTS = ("*.safetensors",)
+_KERAS_WEIGHTS = ("model.weights.h5", "model.weights.json", "model_*.weights.h5")
 
 
 def locate(preset, load_weights=True):
@@ -63,18 +64,30 @@ def locate(preset, load_weights=True):
     return None, _check_ours(str(directory), config)
 
 
-def text_only_config(preset):
-    """The `config` of a preset of ours without its vision part, as a dict."""
+def load_text_only(cls, preset, load_weights=True, **kwargs):
+    """The backbone of a preset of ours, its vision tower left out.
+
+    Args:
+        cls: the class of the backbone.
+        preset: string: a preset directory, or the `hf://` handle of one.
+        load_weights: bool. If false, the weights are random.
+        **kwargs: arguments of the constructor.
+    """
     if preset.startswith(_HUB):
-        config = _read(_download(preset.removeprefix(_HUB), "config.json"))
+        patterns = ("config.json", *(_KERAS_WEIGHTS if load_weights else ()))
+        preset = _download(preset.removeprefix(_HUB), patterns)
     elif "://" in preset:
         raise ValueError(
             "`text_only=True` needs a preset directory or an hf:// handle. "
             f"Received: preset={preset!r}"
         )
-    else:
-        config = read_json(preset, "config.json")
-    return {**config["config"]["config"], "vision": None}
+    config = read_json(preset, "config.json")["config"]["config"]
+    backbone = cls({**config, "vision": None}, **kwargs)
+    if load_weights:
+        whole, sharded = (pathlib.Path(preset) / name for name in _KERAS_WEIGHTS[:2])
+        # What the file holds for the vision tower, nobody asks for.
+        backbone.load_weights(str(whole if whole.exists() else sharded))
+    return backbone
 
 
 def load_layer(cls, directory, **kwargs):

@@ -173,7 +173,8 @@ def _without_duplicates(pairs):
 def _file_tensor(path, name, entry, data_start, size, mapping):
     try:
         kind, shape, (start, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]
-        is_sound = all(type(n) is int and n >= 0 for n in (*shape, start, stop))
+        is_sound = isinstance(kind, str)
+        is_sound &= all(type(n) is int and n >= 0 for n in (*shape, start, stop))
     except (KeyError, TypeError, ValueError):
         is_sound = False
     if not is_sound:

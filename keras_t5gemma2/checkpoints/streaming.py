@@ -13,9 +13,10 @@ from keras.src.backend.common import global_state
 from keras_t5gemma2.checkpoints.names import AS_IS, Layout
 
 # Values are copied out of a file in pieces, so that only a piece of the file is in memory.
-_BYTES_PER_PIECE = 1 << 23
+_BYTES_PER_PIECE = 1 << 20
 # Loading less than this takes no time worth a progress bar.
 _BYTES_WORTH_A_BAR = 100_000_000
+_BYTES_PER_UNIT = 1_000_000
 _NAMES_IN_A_MESSAGE = 10
 
 
@@ -88,7 +89,7 @@ def build_with_weights(build, tensors_by_path):
         for variable in created:
             variable._value = None
         raise
-    for layer in model._flatten_layers(include_self=False):
+    for layer in model._flatten_layers():
         # On torch this makes parameters of the values; building had none to offer.
         if layer.built:
             layer._post_build()
@@ -181,10 +182,9 @@ def _progress(total):
         return lambda done: None
     # Where a line cannot be overwritten, one is written every ten seconds.
     is_dynamic = sys.stdout.isatty() or "ipykernel" in sys.modules
-    bar = keras.utils.Progbar(
-        round(total / 1e6), unit_name="MB", interval=0.1 if is_dynamic else 10
-    )
-    return lambda done: bar.update(round(done / 1e6))
+    interval = 0.1 if is_dynamic else 10
+    bar = keras.utils.Progbar(total // _BYTES_PER_UNIT, unit_name="MB", interval=interval)
+    return lambda done: bar.update(done // _BYTES_PER_UNIT, finalize=done == total)
 
 
 def _owned(tensor, dtype):

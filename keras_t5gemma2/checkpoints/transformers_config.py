@@ -117,7 +117,7 @@ def config_from_transformers(values, text_only=False):
 def _check_model_type(model):
     kind = model["model_type"]
     if kind != "t5gemma2":
-        hint = _OTHER_MODELS.get(kind, "")
+        hint = _OTHER_MODELS.get(str(kind), "")
         raise ValueError(
             "The `model_type` of config.json must be 't5gemma2'. "
             f"Received: model_type={kind!r}. {hint}".strip()
@@ -145,7 +145,8 @@ def _layer_kinds(section):
     if kinds is None:
         period = section.size("sliding_window_pattern")
         return [_SLIDING if (i + 1) % period else _FULL for i in range(count)]
-    if not isinstance(kinds, list) or set(kinds) - {_SLIDING, _FULL} or len(kinds) != count:
+    is_sound = isinstance(kinds, list) and all(kind in (_SLIDING, _FULL) for kind in kinds)
+    if not is_sound or len(kinds) != count:
         rule = f"be a list of {count} (num_hidden_layers) times {_SLIDING!r} or {_FULL!r}"
         raise section.error("layer_types", rule)
     return kinds
@@ -173,7 +174,7 @@ def _rope(section, kind):
     older_key = "rope_theta" if kind == _FULL else "rope_local_base_freq"
     defaults = {
         "rope_type": values.get("type", "default"),
-        "rope_theta": section[older_key],
+        "rope_theta": section.positive(older_key),
         "factor": None,
         "partial_rotary_factor": 1.0,
     }
@@ -188,16 +189,13 @@ def _rope(section, kind):
 
 def _rope_values(section, kind):
     """What a config says about one kind of layer, in the nested, the flat and the older form."""
-    nested = section["rope_parameters"] or {}
-    if isinstance(nested, dict) and not set(nested) & {_SLIDING, _FULL}:
+    nested = section.optional_object("rope_parameters")
+    if not set(nested) & {_SLIDING, _FULL}:
         # Scaling has always been that of the full layers, as long as there was one for all.
         nested = {_FULL: nested}
-    values = nested.get(kind) if isinstance(nested, dict) else None
-    scaling = section["rope_scaling"] if kind == _FULL else None
-    for key, value in (("rope_parameters", values), ("rope_scaling", scaling)):
-        if not isinstance(value, dict | None):
-            raise section.error(key, "hold objects")
-    return {**(values or {}), **(scaling or {})}
+    rope = _Section(f"{section.name}.rope_parameters", nested, {_SLIDING: None, _FULL: None})
+    scaling = section.optional_object("rope_scaling") if kind == _FULL else {}
+    return {**rope.optional_object(kind), **scaling}
 
 
 def _vision(encoder, model):
@@ -243,6 +241,11 @@ class _Section:
 
     def subsection(self, key, values, defaults):
         return _Section(self._full(key), values, defaults)
+
+    def optional_object(self, key):
+        """The dict under `key`, an empty one where there is none."""
+        value = self[key]
+        return self._checked(key, isinstance(value, dict | None), "be an object") or {}
 
     def make(self, config_class, **sizes):
         """A config object, whose own rules speak of this part when they are broken."""

@@ -6,4 +6,5 @@ import torch
 def write_slots(buffer, values, slot, axis):
     """`buffer` itself, with `values` from index `slot` of `axis` on."""
     slots = torch.arange(values.shape[axis], device=buffer.device) + slot
-    return buffer.index_copy_(axis, slots, values.to(buffer.dtype))
+    # Several beams that start from one row are one piece of memory: they part here.
+    return buffer.contiguous().index_copy_(axis, slots, values.to(buffer.dtype))

@@ -125,10 +125,11 @@ def read_sentencepiece_model(data):
             trainer = dict(_fields(value))
         elif number == 3:
             normalizer = dict(_fields(value))
+    if not pieces:
+        raise ValueError("it holds no pieces")
     _check_specification(trainer, normalizer)
-    pieces, scores, types = zip(*pieces, strict=True) if pieces else ((), (), ())
-    byte_fallback = bool(trainer.get(35, False))
-    model = SentencePieceModel(list(pieces), list(scores), list(types), byte_fallback)
+    pieces, scores, types = map(list, zip(*pieces, strict=True))
+    model = SentencePieceModel(pieces, scores, types, byte_fallback=bool(trainer.get(35)))
     _check(model)
     return model
 
@@ -176,8 +177,6 @@ def merges(model):
 
 
 def _check(model):
-    if not model.pieces:
-        raise ValueError("it holds no pieces")
     _check_all_different(model.pieces)
     if not all(map(math.isfinite, model.scores)):
         raise ValueError("the score of a piece is not a number")

@@ -10,8 +10,11 @@ import numpy as np
 from keras_t5gemma2.backbone import T5Gemma2Backbone
 from keras_t5gemma2.preprocessing.read_image import to_numpy
 from keras_t5gemma2.preprocessing.traced import is_traced, numpy_call
-from keras_t5gemma2.preprocessing.vocabulary import VOCABULARY_FILES, Vocabulary
+from keras_t5gemma2.preprocessing.vocabulary import Vocabulary
 from keras_t5gemma2.saving import LoadsFromCheckpoints, SavesAtomically
+
+# One name for both kinds of files, so that saving one kind over the other leaves nothing behind.
+VOCABULARY_FILE = "vocabulary.model"
 
 # Attributes of the tokenizer. What is not required may be missing in a vocabulary.
 REQUIRED_TOKENS = {"start_token": "<bos>", "end_token": "<eos>", "pad_token": "<pad>"}
@@ -80,6 +83,7 @@ class T5Gemma2Tokenizer(LoadsFromCheckpoints, SavesAtomically, keras_hub.tokeniz
 
     def __init__(self, proto=None, **kwargs):
         super().__init__(**{"dtype": "int32", **kwargs})
+        self.file_assets = [VOCABULARY_FILE]
         self.set_proto(proto)
 
     def set_proto(self, proto):
@@ -99,7 +103,6 @@ class T5Gemma2Tokenizer(LoadsFromCheckpoints, SavesAtomically, keras_hub.tokeniz
                 f"Missing: {', '.join(missing)}"
             )
         self._vocabulary = vocabulary
-        self.file_assets = list(VOCABULARY_FILES) if vocabulary is None else [vocabulary.file_name]
         for name, token in tokens.items():
             setattr(self, name, token)
             setattr(self, f"{name}_id", ids[name])
@@ -190,32 +193,12 @@ class T5Gemma2Tokenizer(LoadsFromCheckpoints, SavesAtomically, keras_hub.tokeniz
         return found
 
     def save_assets(self, dir_path):
-        vocabulary = self._loaded_vocabulary()
-        for name in VOCABULARY_FILES:
-            path = os.path.join(dir_path, name)
-            if name == vocabulary.file_name:
-                with open(path, "wb") as file:
-                    file.write(vocabulary.data)
-            elif os.path.exists(path):  # of a preset that is written over
-                os.remove(path)
+        data = self._loaded_vocabulary().data
+        with open(os.path.join(dir_path, VOCABULARY_FILE), "wb") as file:
+            file.write(data)
 
     def load_assets(self, dir_path):
-        for name in VOCABULARY_FILES:
-            path = os.path.join(dir_path, name)
-            if os.path.exists(path):
-                return self.set_proto(path)
-        raise ValueError(_not_found(f"the directory '{dir_path}'"))
-
-    def load_preset_assets(self, preset):
-        # The configuration does not tell the kind of the vocabulary, and the base class asks for
-        # every file of `file_assets`.
-        for name in VOCABULARY_FILES:
-            self.file_assets = [name]
-            try:
-                return super().load_preset_assets(preset)
-            except FileNotFoundError:
-                continue
-        raise ValueError(_not_found(f"the preset '{preset}'"))
+        self.set_proto(os.path.join(dir_path, VOCABULARY_FILE))
 
     def get_config(self):
         # The vocabulary is saved as a file beside the configuration.
@@ -237,10 +220,6 @@ class T5Gemma2Tokenizer(LoadsFromCheckpoints, SavesAtomically, keras_hub.tokeniz
                 "load the tokenizer with `from_preset` or `load_assets`."
             )
         return self._vocabulary
-
-
-def _not_found(place):
-    return f"No vocabulary in {place}. Expected one of the files: {', '.join(VOCABULARY_FILES)}"
 
 
 def _texts(inputs):

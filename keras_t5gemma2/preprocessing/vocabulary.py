@@ -20,11 +20,6 @@ from keras_t5gemma2.preprocessing.sentencepiece_model import (
     rename_piece,
 )
 
-# Names of the file in a saved tokenizer; a preset has another `tokenizer.json`.
-SENTENCEPIECE_FILE = "vocabulary.spm"
-TOKENIZERS_FILE = "tokenizer.model.json"
-VOCABULARY_FILES = (SENTENCEPIECE_FILE, TOKENIZERS_FILE)
-
 
 class Vocabulary:
     """Token ids of texts, and texts of token ids, without `<bos>` and `<eos>`.
@@ -40,7 +35,6 @@ class Vocabulary:
     def __init__(self, proto):
         self.data, source = _read(proto)
         is_json = _is_json(self.data)
-        self.file_name = TOKENIZERS_FILE if is_json else SENTENCEPIECE_FILE
         try:
             self._tokenizer = (_from_json if is_json else _from_sentencepiece)(self.data)
             self.tokens = _tokens_by_id(self._tokenizer)

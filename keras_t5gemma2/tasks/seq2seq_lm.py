@@ -35,6 +35,7 @@ class T5Gemma2Seq2SeqLM(SavesAtomically, keras_hub.models.Seq2SeqLM):
     backbone_cls = T5Gemma2Backbone
     preprocessor_cls = T5Gemma2Seq2SeqLMPreprocessor
     presets = presets  # those that `from_preset` knows by name
+    _replaced_files = ("model*.weights.h5", "model.weights.json", "task.weights.h5")
 
     def __init__(self, backbone, preprocessor=None, **kwargs):
         self.backbone = backbone

@@ -1,0 +1,123 @@
+"""Directories that are written whole or not at all."""
+
+import contextlib
+import os
+import pathlib
+import secrets
+import shutil
+
+
+@contextlib.contextmanager
+def atomic_directory(path, replaces=(), written_last="config.json"):
+    """Gives a temporary directory to write into, whose files come to `path` all at once.
+
+    Where nothing is at `path`, the directory takes its place in one step. Where a directory is,
+    its files make way for the new ones of the same name, and all others stay: they are the
+    user's. If the `with` block or the change fails, or is interrupted, everything at `path` is
+    as before and the temporary directory is gone.
+
+    Files of a directory cannot be exchanged in one step, so `written_last` is the first to go
+    and the last to come: a process that is killed in between leaves a directory without it,
+    which no reader takes for a whole one, and the old files in a hidden directory beside the new.
+
+    Args:
+        path: path of the directory; parents are made as needed.
+        replaces: glob patterns, relative to `path`, of files that go even if there are no new
+            ones of the same name, such as the shards of an earlier save.
+        written_last: name of the file without which the directory is not read.
+
+    Yields:
+        The `pathlib.Path` of the temporary directory.
+
+    Raises:
+        NotADirectoryError: a file is in the way.
+
+    Example:
+
+    >>> import tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "preset"
+    >>> with atomic_directory(path) as temporary:
+    ...     _ = (temporary / "config.json").write_text("{}")
+    ...     path.exists()
+    False
+    >>> [file.name for file in path.iterdir()]
+    ['config.json']
+    """
+    path = pathlib.Path(path).resolve()
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(f"A directory cannot be written where a file is. Received: {path}")
+    is_fresh = not path.exists()
+    # On the same file system as its destination: beside a directory that is to come, inside one
+    # that is there, which may be a file system of its own.
+    parent = path.parent if is_fresh else path
+    parent.mkdir(parents=True, exist_ok=True)
+    temporary = parent / f".{path.name}.{secrets.token_hex(4)}"
+    try:
+        (temporary / "new").mkdir(parents=True)
+        yield temporary / "new"
+        if is_fresh:
+            os.rename(temporary / "new", path)
+        else:
+            _exchange(path, temporary, replaces, written_last)
+    except BaseException:
+        shutil.rmtree(temporary / "new", ignore_errors=True)
+        # It still holds old files, if they could not be put back.
+        with contextlib.suppress(OSError):
+            temporary.rmdir()
+        raise
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _exchange(path, temporary, replaces, written_last):
+    """Moves old files from `path` away and new ones there, or none."""
+    new = {file.relative_to(temporary / "new") for file in _files(temporary / "new", "**/*")}
+    for file in new:
+        _check_in_no_way(path, file)
+    old = {file for file in new if os.path.lexists(path / file)}
+    for pattern in replaces:
+        found = set(_files(path, pattern)) - set(_files(temporary, "**/*"))
+        old |= {file.relative_to(path) for file in found}
+
+    last = pathlib.Path(written_last)
+    moves = [
+        *((path / file, temporary / "old" / file) for file in sorted(old, key=lambda f: f != last)),
+        *((temporary / "new" / file, path / file) for file in sorted(new, key=lambda f: f == last)),
+    ]
+    _move_all_or_none(moves)
+
+
+def _move_all_or_none(moves):
+    done, made = [], []
+    try:
+        for origin, target in moves:
+            missing = [parent for parent in target.parents if not parent.exists()][::-1]
+            made += missing
+            for parent in missing:
+                parent.mkdir()
+            done.append((origin, target))
+            os.rename(origin, target)
+    except BaseException:
+        for origin, target in reversed(done):
+            # An interruption may have come before the last move or after it.
+            if os.path.lexists(target) and not os.path.lexists(origin):
+                os.rename(target, origin)
+        for directory in reversed(made):
+            with contextlib.suppress(OSError):
+                directory.rmdir()
+        raise
+
+
+def _files(directory, pattern):
+    return [file for file in directory.glob(pattern) if not file.is_dir() or file.is_symlink()]
+
+
+def _check_in_no_way(path, file):
+    """A new file does not displace a directory, nor a new directory a file."""
+    blocked = (path / file).is_dir() or any(
+        os.path.lexists(path / parent) and not (path / parent).is_dir() for parent in file.parents
+    )
+    if blocked:
+        raise NotADirectoryError(
+            f"{file} cannot be written in {path}: a file is in the place of a directory, or a "
+            "directory in the place of a file. Move it away, or save elsewhere."
+        )
