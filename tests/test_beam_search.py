@@ -32,7 +32,8 @@ RULES = [  # beams, length penalty, early stopping, stop tokens
     (4, 0.0, False, (2, 3, 7)),
     (4, 0.4, "never", (3,)),
     (4, 2.5, True, (2, 3, 7)),
-    (5, -1.5, False, (3, 7)),
+    (5, -1.5, "never", (3, 7, 10)),
+    (5, -0.4, False, (3, 7)),
     (5, 0.6, True, (3,)),
     (5, 1.3, False, (2, 3, 5, 7)),
     (5, 1.0, False, None),
@@ -44,7 +45,9 @@ RULES = [  # beams, length penalty, early stopping, stop tokens
 
 
 def random_table(seed):
-    return np.random.default_rng(seed).normal(0, 2, (LENGTH, STATES, VOCABULARY)).astype("f4")
+    spread = 4 if seed % 4 > 1 else 2  # Where the model is surer, other beams can catch up.
+    table = np.random.default_rng(seed).normal(0, spread, (LENGTH, STATES, VOCABULARY))
+    return table.astype("f4")
 
 
 def random_prompts(seed, rows=3, tokens=1):
@@ -251,7 +254,7 @@ def test_gives_what_transformers_gives(rule):
 
 @pytest.mark.parametrize(
     ("rule", "prompt_tokens"),
-    [(RULES[2], 1), (RULES[3], 4), (RULES[10], 1), (RULES[10], 4)],
+    [(RULES[2], 1), (RULES[3], 4), (RULES[11], 1), (RULES[11], 4)],
     ids=str,
 )
 def test_gives_what_the_transformers_model_gives(t5gemma2, rule, prompt_tokens):
@@ -349,7 +352,7 @@ def test_no_step_gives_the_prompt():
     assert search(random_table(0), prompts).tolist() == prompts.tolist()
 
 
-@pytest.mark.parametrize("rule", [RULES[2], RULES[3], RULES[10]], ids=str)
+@pytest.mark.parametrize("rule", [RULES[2], RULES[3], RULES[11]], ids=str)
 def test_a_row_with_more_of_its_prompt_is_as_if_alone(rule):
     beams, penalty, early_stopping, stops = rule
     sampler = BeamSearch(beams, penalty, early_stopping, return_all_beams=True)
@@ -365,6 +368,27 @@ def test_a_row_with_more_of_its_prompt_is_as_if_alone(rule):
             pool = by_the_rule(table, prompts[i, :n], LENGTH, *rule)
             assert sequences[i].tolist() == [padded(tokens) for _, tokens in pool]
         assert sequences[3].tolist() == [prompts[3].tolist()] * beams
+
+
+@pytest.mark.parametrize(("early_stopping", "steps"), [(True, 2), (False, 5), ("never", 10)])
+def test_calls_the_model_no_more_than_needed(early_stopping, steps):
+    sampler, calls = BeamSearch(2, 1.0, early_stopping), []
+    sampler.run_loop = plain_loop
+
+    # The pool fills in the second step, worst score (ln 0.7 + ln 0.1) / 2 = -1.33. The best
+    # running beam has ln 0.7 + ln 0.9 then, and loses ln 9 in every later step: over its length
+    # it falls below the worst after 5 steps, and over the 12 steps to the last slot after 10.
+    def next(prompt, cache, index):
+        calls.append(int(index))
+        chances = {1: {3: 0.3, 5: 0.7}, 2: {7: 0.1, 5: 0.9}}
+        chances = chances.get(int(index), {t: 1 / 9 for t in range(VOCABULARY) if t not in (3, 7)})
+        logits = np.full((2, VOCABULARY), -30.0, "f4")
+        logits[:, list(chances)] = np.log(list(chances.values()))
+        return ops.convert_to_tensor(logits), None, cache
+
+    ids = ops.convert_to_tensor([padded([4])], "int32")
+    sampler(next, ids, index=1, stop_token_ids=(3, 7))
+    assert calls == list(range(1, 1 + steps))
 
 
 def test_gives_the_best_of_all_beams():

@@ -30,7 +30,8 @@ def test_logits_are_the_reference_s_in_ten_languages(backbone):
     logits = masked_encoder_logits(backbone, ids)
     for i, row in enumerate(rows):
         ours, theirs = logits[i, : len(row)], wanted[i, : len(row)]
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-3, err_msg=PROMPTS[i])
+        # The largest logit is 217.
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-4, err_msg=PROMPTS[i])
 
 
 def test_vocabulary_has_the_image_token_of_t5gemma2():

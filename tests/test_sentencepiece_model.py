@@ -97,6 +97,22 @@ def test_another_way_of_splitting_is_an_error(options, match):
 
 
 @pytest.mark.parametrize(
+    ("normalizer", "match"),
+    [
+        # Without a value they are those of the file format, which are not Gemma's.
+        (b"", r"`add_dummy_prefix` must be 0, not 1"),
+        (b"\x18\x00", r"`remove_extra_whitespaces` must be 0, not 1"),
+        (b"\x18\x00\x20\x00\x28\x00", r"`escape_whitespaces` must be 1, not 0"),
+    ],
+)
+def test_spaces_treated_another_way_are_an_error(normalizer, match):
+    data = sentencepiece_model(PIECES, SCORES, TYPES, **IDS)
+    specification = b"\x1a" + bytes([len(normalizer)]) + normalizer
+    with pytest.raises(ValueError, match=match):
+        read_sentencepiece_model(data + specification)
+
+
+@pytest.mark.parametrize(
     ("change", "match"),
     [
         ({"scores": SCORES[1:]}, "12 pieces, 11 scores, 12 types"),

@@ -14,6 +14,7 @@ from tokenizers import AddedToken, Tokenizer, models
 from transformers import GemmaTokenizer
 from transformers.convert_slow_tokenizer import generate_merges
 
+from keras_t5gemma2.checkpoints.gemma3_gguf import sentencepiece_in_gguf
 from keras_t5gemma2.preprocessing.sentencepiece_model import (
     ADDED_TYPES,
     merges,
@@ -78,26 +79,10 @@ def gemma3_gguf():
     return path
 
 
-@pytest.fixture(scope="session")
-def gemma3_pieces(gemma3_gguf):
-    """Lists of pieces, scores and types, read once because `gguf` takes its time."""
-    path = gemma3_gguf.with_suffix(".pieces.json")
-    if not path.exists():
-        import gguf
-
-        fields = gguf.GGUFReader(gemma3_gguf).fields
-        names = ("tokens", "scores", "token_type")
-        lists = [fields[f"tokenizer.ggml.{name}"].contents() for name in names]
-        unfinished = path.with_suffix(f".{os.getpid()}")
-        unfinished.write_text(json.dumps(lists), encoding="utf-8")
-        unfinished.replace(path)
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-@pytest.fixture(scope="session")
-def gemma3_model(gemma3_pieces):
+@pytest.fixture(scope="module")
+def gemma3_model(gemma3_gguf):
     """The bytes of Gemma 3's SentencePiece model."""
-    return sentencepiece_model(*gemma3_pieces, **_IDS)
+    return sentencepiece_in_gguf(gemma3_gguf)
 
 
 @pytest.fixture(scope="module")
@@ -218,6 +203,12 @@ def test_special_tokens_in_a_text_are_found_whatever_their_kind(small_files):
         assert len(ids[3]) == 2
 
 
+def test_what_no_piece_covers_is_one_unknown_token_without_byte_fallback():
+    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "▁", "a", "b"]
+    model = sentencepiece_model(pieces, [0.0] * 7, [3, 3, 3, 2, 1, 1, 1], **_IDS)
+    assert Vocabulary(model).encode(["a漢字b cd"]) == [[5, 3, 6, 4, 3]]
+
+
 @pytest.mark.parametrize("kind", ["sentencepiece", "tokenizers"])
 def test_copies_and_pickles_give_the_same_ids(kind, small_files):
     vocabulary = Vocabulary(small_files[kind])
@@ -296,6 +287,12 @@ def test_a_damaged_file_is_named(small_files, tmp_path):
 def test_other_models_and_ids_with_holes_are_an_error(model, match):
     with pytest.raises(ValueError, match=match):
         Vocabulary(Tokenizer(model).to_str().encode())
+
+
+def test_two_tokens_of_one_id_are_an_error():
+    model = {"type": "BPE", "vocab": {"a": 1, "b": 1}, "merges": []}
+    with pytest.raises(ValueError, match=r"its 2 tokens must have the ids from 0 on.*'[ab]' is 1"):
+        Vocabulary(json.dumps({"version": "1.0", "model": model}).encode())
 
 
 def test_a_file_on_which_tokenizers_panics_is_an_error():

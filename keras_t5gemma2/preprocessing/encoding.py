@@ -39,10 +39,10 @@ class RowEncoder:
             encoder_limit: int. Tokens of the longest row of the encoder.
             decoder_limit: int. Tokens of the longest row of the decoder.
         """
-        numbered = list(enumerate(rows))
-        prompts = [self._prompt(row, index) for index, row in numbered]
-        images = [self._read_images(row, index) for index, row in numbered]
-        encoder_ids = self._encoder_ids(prompts, images, encoder_limit)
+        prompts = [self._prompt(row, row.number) for row in rows]
+        images = [self._read_images(row, row.number) for row in rows]
+        numbers = [row.number for row in rows]
+        encoder_ids = self._encoder_ids(prompts, images, encoder_limit, numbers)
         decoder_ids = self._decoder_ids(rows, training, decoder_limit)
         if self.image_converter is None:
             return EncodedRows(encoder_ids, decoder_ids, None)
@@ -102,7 +102,7 @@ class RowEncoder:
                 raise type(error)(f"In row {index}, image {number}: {error}") from error
         return pixels
 
-    def _encoder_ids(self, prompts, images, limit):
+    def _encoder_ids(self, prompts, images, limit, numbers):
         crop_counts = [[len(pixels) - 1 for pixels in parts] for parts in images]
         texts = [
             place_images(prompt, counts, self.tokenizer) if counts else prompt or ""
@@ -110,12 +110,12 @@ class RowEncoder:
         ]
         rows = self.tokenizer.tokenize(texts)
         encoded = []
-        for index, (ids, prompt, counts) in enumerate(zip(rows, prompts, crop_counts, strict=True)):
+        for number, ids, prompt, counts in zip(numbers, rows, prompts, crop_counts, strict=True):
             start = [] if prompt is None else [self.tokenizer.start_token_id]
             ids = np.array([*start, *ids], "int32")
             if counts:
                 ids = widen_images(ids, self.tokenizer.image_token_id, self.tokens_per_image)
-                self._check_room(ids, limit, index)
+                self._check_room(ids, limit, number)
             encoded.append(ids[:limit])
         return encoded
 

@@ -15,13 +15,15 @@ class Row(NamedTuple):
     encoder_text: str | None
     images: list[Any]
     decoder_text: str | None
+    number: int = 0  # in the input, for errors
 
 
 def parse_rows(x):
     """The rows of an input, and whether it was a single row without a batch axis.
 
     Args:
-        x: a string; a list, tuple or array of strings; or a dict of
+        x: a list of `Row`, which comes back as it is; a string; a list, tuple or array of
+            strings; or a dict of
 
             - `encoder_text`: a string or a list of strings;
             - `images`, for one string: one image or a list of images; for a list of strings: a
@@ -42,9 +44,11 @@ def parse_rows(x):
     Example:
 
     >>> parse_rows({"encoder_text": ["a", "b"], "images": [None, "bee.png"]})[0]
-    [Row(encoder_text='a', images=[], decoder_text=None), \
-Row(encoder_text='b', images=['bee.png'], decoder_text=None)]
+    [Row(encoder_text='a', images=[], decoder_text=None, number=0), \
+Row(encoder_text='b', images=['bee.png'], decoder_text=None, number=1)]
     """
+    if isinstance(x, list) and x and isinstance(x[0], Row):
+        return x, False
     x = input_dict(x)
     encoder_text = _parse_text(x, "encoder_text")
     decoder_text = _parse_text(x, "decoder_text")
@@ -77,6 +81,7 @@ def _parse_batch(encoder_text, images, decoder_text):
             encoder_text and encoder_text[row],
             _images_of_row(_as_list_or_array(images[row]), row),
             decoder_text and decoder_text[row],
+            row,
         )
         for row in range(count)
     ]

@@ -30,8 +30,8 @@ class BeamSearch(keras_hub.samplers.BeamSampler):
     Where candidates tie exactly, the order is that of the backend's `top_k`: on JAX and TensorFlow
     the lower beam, then the lower token id; on PyTorch it is unspecified.
 
-    Rows may be given more of their prompt through `mask` (True at or after `index`): such slots
-    keep their token, which costs and counts nothing. A row's result does not depend on the others.
+    A row may have more of its prompt at `index` and after it, where `mask` is True: these tokens
+    stay, cost and count nothing. A row's result does not depend on the other rows.
 
     Args:
         num_beams: number of beams of each row, at least 1.
@@ -48,7 +48,8 @@ class BeamSearch(keras_hub.samplers.BeamSampler):
         prompt: (B, L) token ids. The slots to generate hold any filler.
         cache: tree of tensors with the batch on axis 0, or `None`.
         index: the first slot to generate, an integer scalar.
-        mask: (B, L) bool, True where `prompt` holds a token to keep. `None`: nowhere from `index`.
+        mask: (B, L) bool, True where `prompt` holds a token to keep; what a row has of it from
+            `index` on begins there and has no gap. `None`: all slots from `index` on are free.
         stop_token_ids: tuple of the ids that end a sequence, or `None`.
         hidden_states: not used.
         model: the model whose variables `next` reads; JAX's loop has to know it.
@@ -216,12 +217,11 @@ class BeamSearch(keras_hub.samplers.BeamSampler):
         return _Pool(sequences=_pick(sequences, kept), scores=scores)
 
     def _continue(self, best, beams, scores, given):
-        """Beams, their parents and scores for the next step; those of a given token stay."""
+        """Beams, their parents and scores for the next step; with a given token, all stay."""
         kept_scores, kept = ops.top_k(ops.where(best.stops, HIDDEN, best.scores), self.num_beams)
-        own = ops.arange(self.num_beams, dtype="int32")[None]
         return (
             ops.where(given[..., None], beams, _pick(best.sequences, kept)),
-            ops.where(given, own, _pick(best.parents, kept)),
+            _pick(best.parents, kept),  # While tokens are given, a row's beams are equal.
             ops.where(given, scores, kept_scores),
         )
 

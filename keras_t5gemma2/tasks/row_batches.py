@@ -5,7 +5,7 @@ import math
 import keras
 import numpy as np
 
-from keras_t5gemma2.preprocessing.rows import Row, parse_rows
+from keras_t5gemma2.preprocessing.rows import parse_rows
 
 
 def batches_of(preprocessor, x, y=None, sample_weight=None, batch_size=None, shuffle=False):
@@ -39,8 +39,7 @@ class RowBatches(keras.utils.PyDataset):
 
     def __getitem__(self, index):
         batch = self.order[index * self.batch_size : (index + 1) * self.batch_size]
-        columns = zip(Row._fields, zip(*(self.rows[i] for i in batch), strict=True), strict=True)
-        x = {name: list(values) for name, values in columns if values[0] is not None}
+        x = [self.rows[i] for i in batch]
         weight = None if self.sample_weight is None else np.asarray(self.sample_weight)[batch]
         return self.preprocessor(x, self.y, weight)
 

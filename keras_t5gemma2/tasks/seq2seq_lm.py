@@ -1,6 +1,7 @@
 """The task: text and images in, text out; trained with `fit`, run with `generate`."""
 
 import copy
+import sys
 
 import keras
 import keras_hub
@@ -178,7 +179,8 @@ class T5Gemma2Seq2SeqLM(SavesAtomically, keras_hub.models.Seq2SeqLM):
 
         Args:
             inputs: a string, a list of strings, or a dict of `encoder_text`, `images` and
-                `decoder_text` (all but one optional), a value per row; see the preprocessor.
+                `decoder_text` (all but one optional), a value per row; see the preprocessor,
+                whose `encoder_sequence_length` is where longer encoder text is cut.
                 Without `encoder_text` the decoder continues its prompt and sees no encoder.
                 Without a preprocessor: a dict of arrays as the backbone takes them.
             max_length: int. Tokens of a row's prompt and new tokens together. Defaults to the
@@ -291,7 +293,10 @@ class T5Gemma2Seq2SeqLM(SavesAtomically, keras_hub.models.Seq2SeqLM):
     def _rows(self, inputs):
         if self.preprocessor is None:
             return generation.rows_of_arrays(inputs), False
-        encoded, is_single = self.preprocessor.encode_rows(inputs)
+        # A prompt is never cut: one that leaves no room is an error.
+        encoded, is_single = self.preprocessor.encode_rows(
+            inputs, decoder_sequence_length=sys.maxsize
+        )
         return generation.rows_of_encoded(encoded), is_single
 
     def _stop_token_ids(self, stop_token_ids):
