@@ -10,6 +10,7 @@ from keras_t5gemma2.checkpoints.names import (
     CONVOLUTION,
     LINEAR,
     canonical_name,
+    is_copy,
     is_vision_name,
     rows,
 )
@@ -116,6 +117,13 @@ def test_every_way_of_naming_has_one_canonical_form(names, canonical):
 )
 def test_names_of_other_models_are_left_alone(name):
     assert canonical_name(name) == name
+
+
+def test_copies():
+    assert is_copy("decoder.embed_tokens.weight")
+    assert is_copy("lm_head.out_proj.weight")
+    assert not is_copy("text_model.embed_tokens.weight")
+    assert not is_copy("model.decoder.norm.weight")
 
 
 def test_vision_names():

@@ -100,10 +100,18 @@ def test_sample_weight_of_rows(lm):
     np.testing.assert_allclose(2 * weighted, lm.evaluate(first, verbose=0)[0], rtol=1e-5)
 
 
+def test_scores_are_the_log_probabilities_of_the_targets(lm):
+    """Their mean over all places is what the loss says."""
+    scores = lm.score(ROWS)
+    np.testing.assert_allclose(-scores.sum() / (5 * 13), expected_loss(lm, ROWS), rtol=1e-5)
+    second = {name: values[1] for name, values in ROWS.items()}
+    np.testing.assert_allclose(lm.score(second), scores[1], rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"images": [None] * 5}, ValueError, "row 1"),
+        ({"images": [None] * 5}, ValueError, "row [124]"),
         ({"decoder_text": None}, ValueError, "`decoder_text` must be given"),
         ({"decoder_text": ["a"] * 4}, ValueError, "as many rows"),
         ({"encoder_text": [3, *ROWS["encoder_text"][1:]]}, TypeError, "row 0: 3"),

@@ -13,7 +13,7 @@ from tasks import tiny_task
 from tiny_models import END_OF_IMAGE, TEXT_CONFIG, tiny_backbone, token_inputs
 
 from keras_t5gemma2 import T5Gemma2Seq2SeqLM, cache
-from keras_t5gemma2.tasks import generation
+from keras_t5gemma2.tasks import decoding, generation
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +60,13 @@ def test_logits_of_each_step_are_those_of_the_whole_sequence(text_lm, rng):
     prompts = [prompt[:6] for prompt in rows.prompts]
     arrays = generation.pad_rows(rows._replace(prompts=prompts), new_tokens=5)
     tensors = {name: ops.convert_to_tensor(value) for name, value in arrays.items()}
-    cache, _ = text_lm._prefill(tensors)
+    cache, _ = decoding.prefill(text_lm.backbone, tensors)
     start = arrays["decoder_token_ids"].shape[1]
     prompt = np.concatenate([arrays["decoder_token_ids"], arrays["new_token_ids"]], axis=1)
     for index in range(start, start + 3):
-        logits, _, cache = text_lm._next(ops.convert_to_tensor(prompt), cache, index)
+        args = (text_lm.backbone, ops.convert_to_tensor(prompt), cache, index)
+        hidden, cache = decoding.step(*args)
+        logits = text_lm.logits(hidden)
         length = 6 + index - start
         np.testing.assert_allclose(
             ops.convert_to_numpy(logits), want[:, length - 1], **TOLERANCE["float32"]
@@ -113,11 +115,13 @@ def test_a_thousand_lengths_compile_a_handful_of_programs(text_lm, monkeypatch):
     assert len(shapes) == 7
 
 
-def test_the_step_is_traced_once_for_lengths_of_one_bucket(rng):
+def test_the_step_is_traced_once_for_lengths_of_one_bucket(rng, monkeypatch):
     lm = T5Gemma2Seq2SeqLM(tiny_backbone(TEXT_CONFIG))
     lm.compile(sampler="greedy")
-    calls, step = [], lm._prefill
-    lm._prefill = lambda inputs: calls.append(1) or step(inputs)
+    calls, prefill = [], decoding.prefill
+    monkeypatch.setattr(
+        decoding, "prefill", lambda *args, **kwargs: calls.append(1) or prefill(*args, **kwargs)
+    )
     for length in (3, 17, 40):
         inputs = token_inputs(rng, (length,), (1,))
         lm.generate(inputs, stop_token_ids=None, max_new_tokens=length % 7 + 1)

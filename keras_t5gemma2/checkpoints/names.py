@@ -159,6 +159,16 @@ def canonical_name(name):
     >>> canonical_name("lm_head.out_proj.weight")
     'model.encoder.embed_tokens.weight'
     """
+    name = _untied_name(name)
+    return _TIED.get(name, name)
+
+
+def is_copy(name):
+    """Whether a tensor of any name only repeats another, to which the reference ties it."""
+    return _untied_name(name) in _TIED
+
+
+def _untied_name(name):
     if name.startswith(_ENCODER_PARTS):
         name = f"encoder.{name}"
     if name.startswith(("encoder.", "decoder.")):
@@ -166,7 +176,7 @@ def canonical_name(name):
     for other, prefix in _OTHER_PREFIXES:
         if name.startswith(other):
             name = prefix + name.removeprefix(other)
-    return _TIED.get(name, name)
+    return name
 
 
 def is_vision_name(name):

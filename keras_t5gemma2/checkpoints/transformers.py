@@ -3,7 +3,7 @@
 import numpy as np
 
 from keras_t5gemma2.backbone import T5Gemma2Backbone
-from keras_t5gemma2.checkpoints.names import canonical_name, is_vision_name, rows
+from keras_t5gemma2.checkpoints.names import canonical_name, is_copy, is_vision_name, rows
 from keras_t5gemma2.checkpoints.safetensors_file import read_safetensors
 from keras_t5gemma2.checkpoints.streaming import StoredTensor, build_with_weights, list_names
 from keras_t5gemma2.checkpoints.transformers_config import config_from_transformers
@@ -61,9 +61,9 @@ def stored_tensors(directory, config):
 
 
 def _by_canonical_name(tensors):
-    """Lists of tensors that are one tensor of the model, by its canonical name."""
+    """Lists of tensors that are one tensor of the model, copies last, by its canonical name."""
     found = {}
-    for name, tensor in tensors.items():
+    for name, tensor in sorted(tensors.items(), key=lambda item: is_copy(item[0])):
         found.setdefault(canonical_name(name), []).append(tensor)
     return found
 

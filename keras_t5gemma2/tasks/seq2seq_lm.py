@@ -1,6 +1,5 @@
 """The task: text and images in, text out; trained with `fit`, run with `generate`."""
 
-import copy
 import sys
 
 import keras
@@ -8,14 +7,11 @@ import keras_hub
 import numpy as np
 from keras import ops
 
-from keras_t5gemma2 import cache as caches
 from keras_t5gemma2.backbone import T5Gemma2Backbone
-from keras_t5gemma2.cache import Cache
 from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
 from keras_t5gemma2.registry import presets
 from keras_t5gemma2.saving import SavesAtomically
-from keras_t5gemma2.stacks import decoder_positions
-from keras_t5gemma2.tasks import generation
+from keras_t5gemma2.tasks import decoding, generation
 from keras_t5gemma2.tasks.beam_search import BeamSearch
 from keras_t5gemma2.tasks.row_batches import batches_of
 
@@ -163,6 +159,27 @@ class T5Gemma2Seq2SeqLM(SavesAtomically, keras_hub.models.Seq2SeqLM):
             return super().predict(x, batch_size, **kwargs)
         return keras.Model.predict(self, x=data, **kwargs)
 
+    def score(self, inputs):
+        """How likely the model finds given targets.
+
+        Args:
+            inputs: dict of `encoder_text`, `decoder_text` and, optionally, `images`, as `fit`
+                takes it.
+
+        Returns:
+            (rows,) float32: the log-probability of each row's `decoder_text`, the sum over its
+            tokens and the end token. A number for a single row.
+        """
+        x, labels, weights = self.preprocessor(inputs)
+        if is_single := labels.ndim == 1:
+            x = {name: value[None] for name, value in x.items()}
+            labels, weights = labels[None], weights[None]
+        logits = keras.Model.predict_on_batch(self, self.backbone.complete(x))
+        log_probabilities = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
+        of_labels = ops.take_along_axis(log_probabilities, labels[..., None], axis=-1)
+        scores = ops.convert_to_numpy(of_labels)[..., 0] * weights
+        return float(scores.sum()) if is_single else scores.sum(axis=1)
+
     # Generation -------------------------------------------------------------------------------
 
     def generate(
@@ -228,12 +245,19 @@ class T5Gemma2Seq2SeqLM(SavesAtomically, keras_hub.models.Seq2SeqLM):
         Returns:
             (B, prompt and room) int32 ids, prompts at the left; -1 where none was generated.
         """
-        cache, hidden = self._prefill(inputs)
+        # Contrastive search alone looks back at the states of earlier tokens.
+        looks_back = isinstance(self.sampler, keras_hub.samplers.ContrastiveSampler)
+        cache, hidden = decoding.prefill(self.backbone, inputs, keep_states=looks_back)
         prompt, new = inputs["decoder_token_ids"], inputs["new_token_ids"]
         mask = ops.concatenate([ops.ones_like(prompt), ops.zeros_like(new)], axis=1)
-        sampler = _bounded(self.sampler, inputs["new_tokens"])
+
+        def next(prompt, cache, index):
+            hidden, cache = decoding.step(self.backbone, prompt, cache, index)
+            return self.logits(hidden), hidden, cache
+
+        sampler = decoding.bounded(self.sampler, inputs["new_tokens"])
         return sampler(
-            next=self._next,
+            next=next,
             prompt=ops.concatenate([prompt, new], axis=1),
             cache=cache,
             index=prompt.shape[1],
@@ -242,53 +266,6 @@ class T5Gemma2Seq2SeqLM(SavesAtomically, keras_hub.models.Seq2SeqLM):
             hidden_states=hidden,
             model=self,
         )
-
-    def _prefill(self, inputs):
-        """The cache before the prompt's last token, and hidden states if the sampler needs them."""
-        decoder = self.backbone.decoder
-        mask = inputs["encoder_padding_mask"]
-        encoded = self.backbone.encode(inputs["encoder_token_ids"], mask, inputs.get("images"))
-        memory = decoder.remember(encoded, mask)
-
-        token_ids, mask = inputs["decoder_token_ids"], inputs["decoder_padding_mask"]
-        batch_size, prompt_length = token_ids.shape
-        length = prompt_length + inputs["new_token_ids"].shape[1]
-        counts = caches.slot_counts(decoder.config, length)
-        padding = prompt_length - ops.sum(ops.cast(mask, "int32"), axis=1)
-
-        # The first step reads the prompt's last token. Contrastive search also wants its state.
-        contrastive = isinstance(self.sampler, keras_hub.samplers.ContrastiveSampler)
-        known = prompt_length if contrastive else prompt_length - 1
-        if known == 0:
-            dtype = decoder.compute_dtype
-            attentions = zip(decoder.config.layers, counts, strict=True)
-            past = tuple(caches.empty(a, batch_size, count, dtype) for a, count in attentions)
-            return Cache(past, memory, padding), None
-        x = self.backbone.embedder(token_ids[:, :known])
-        hidden, own = decoder.step(x, decoder_positions(mask)[:, :known], memory)
-        past = tuple(caches.pack(*pair) for pair in zip(own, counts, strict=True))
-        if not contrastive:
-            return Cache(past, memory, padding), None
-        # Similarity to padding must not count: give it a state that is there anyway.
-        is_token = ops.expand_dims(ops.cast(mask, "bool"), -1)
-        hidden = ops.where(is_token, hidden, hidden[:, -1:])
-        return Cache(past, memory, padding), ops.pad(hidden, [(0, 0), (0, length - known), (0, 0)])
-
-    def _next(self, prompt, cache, index):
-        """Logits (B, V) for slot `index`, the last hidden states (B, D), and the cache after it."""
-        last = index - 1
-        token_ids = ops.slice(prompt, [0, last], [prompt.shape[0], 1])
-        positions = ops.expand_dims(last - cache.padding, axis=1)
-        counts = [past.positions.shape[1] for past in cache.past]
-        hidden, past = self.backbone.decoder.step(
-            self.backbone.embedder(token_ids),
-            positions,
-            cache.memory,
-            cache.past,
-            slots=[last % count for count in counts],
-        )
-        hidden = hidden[:, 0]
-        return self.logits(hidden), hidden, cache._replace(past=past)
 
     def _rows(self, inputs):
         if self.preprocessor is None:
@@ -334,20 +311,6 @@ class T5Gemma2Seq2SeqLM(SavesAtomically, keras_hub.models.Seq2SeqLM):
                     f"a decoder prompt of {len(prompt)} tokens. Give a larger limit."
                 )
         return budgets
-
-
-def _bounded(sampler, steps):
-    """`sampler`, whose loop ends after `steps` tokens; its room for tokens may be larger."""
-    if not hasattr(sampler, "run_loop"):
-        return sampler
-    bounded = copy.copy(sampler)
-
-    def run_loop(cond, body, model=None, loop_vars=None, maximum_iterations=None):
-        limit = ops.minimum(maximum_iterations, steps)
-        return sampler.run_loop(cond, body, model, loop_vars, limit)
-
-    bounded.run_loop = run_loop
-    return bounded
 
 
 def _concatenate(batches):
