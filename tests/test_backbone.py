@@ -147,8 +147,7 @@ def test_low_precision_is_finite_and_reaches_every_part(rng, dtype):
     assert {weight.dtype for weight in model.weights} == {policy.variable_dtype}
     inputs = token_inputs(rng, (13, 8), (3, 9), side="left", images=1)
     inputs["encoder_padding_mask"][1] = 0  # a row with nothing to see
-    outputs = model(inputs)
-    for value in outputs.values():
+    for value in model.predict_on_batch(model.complete(inputs)).values():
         assert keras.backend.standardize_dtype(value.dtype) == policy.compute_dtype
         assert np.isfinite(numpy32(value)).all()
     for layer in model._flatten_layers(include_self=False):
@@ -183,19 +182,24 @@ def test_keras_file_and_back(model, rng, tmp_path):
 
 
 def test_dropout_acts_in_training_only(rng):
+    """Of hidden states in the encoder, of attention in the decoder."""
     encoder = dataclasses.replace(TEXT_CONFIG.encoder, dropout=0.4)
     noisy = [dataclasses.replace(layer, dropout=0.4) for layer in TEXT_CONFIG.decoder.layers]
     decoder = dataclasses.replace(TEXT_CONFIG.decoder, layers=noisy)
-    for change, name in (
-        ({"encoder": encoder}, "encoder_sequence_output"),
-        ({"decoder": decoder}, "decoder_sequence_output"),
-    ):
-        model = tiny_backbone(dataclasses.replace(TEXT_CONFIG, **change))
-        inputs = token_inputs(rng, (13, 8), (3, 9))
-        still = outputs_of(model, inputs)[name]
-        np.testing.assert_array_equal(numpy32(model(inputs)[name]), still)
-        first, second = (numpy32(model(inputs, training=True)[name]) for _ in range(2))
-        assert np.abs(first - still).max() > 1e-2 and np.abs(first - second).max() > 1e-2
+    model = tiny_backbone(dataclasses.replace(TEXT_CONFIG, encoder=encoder, decoder=decoder))
+    inputs = token_inputs(rng, (13, 8), (3, 9))
+    still, again = (outputs_of(model, inputs) for _ in range(2))
+    first, second = (model(inputs, training=True) for _ in range(2))
+    for name in still:
+        np.testing.assert_array_equal(still[name], again[name])
+        assert np.abs(numpy32(first[name]) - still[name]).max() > 1e-2
+        assert np.abs(numpy32(first[name]) - numpy32(second[name])).max() > 1e-2
+    # The encoder's output without noise: the decoder's own noise shows.
+    encoded = ops.convert_to_tensor(still["encoder_sequence_output"])
+    x = model.embedder(ops.convert_to_tensor(inputs["decoder_token_ids"]))
+    masks = [inputs[f"{stream}_padding_mask"] for stream in ("decoder", "encoder")]
+    noisy = model.decoder(x, masks[0], encoded, masks[1], training=True)
+    assert np.abs(numpy32(noisy) - still["decoder_sequence_output"]).max() > 1e-2
 
 
 def test_variable_paths_are_pinned(model):

@@ -215,7 +215,7 @@ class TableModel(transformers.PreTrainedModel, transformers.GenerationMixin):
         return CausalLMOutput(logits=self.table[input_ids.shape[1], states][:, None])
 
 
-def by_transformers(model, prompts, rule, length=LENGTH, **kwargs):
+def by_transformers(model, rule, length=LENGTH, **kwargs):
     """Pools of (B, N, L) tokens with the filler and (B, N) scores."""
     beams, penalty, early_stopping, stops = rule
     out = model.generate(
@@ -246,7 +246,7 @@ def test_gives_what_transformers_gives(rule):
         table, prompts = random_table(seed), random_prompts(seed, tokens=1 if seed % 2 else 4)
         model = TableModel(table)
         kwargs = {"input_ids": torch.tensor(prompts).long(), "use_cache": False}
-        want, want_scores = by_transformers(model, prompts, rule, **kwargs)
+        want, want_scores = by_transformers(model, rule, **kwargs)
         sequences, scores = search(table, prompts)
         np.testing.assert_array_equal(sequences, want)
         np.testing.assert_allclose(scores, want_scores, rtol=1e-5)
@@ -267,7 +267,7 @@ def test_gives_what_the_transformers_model_gives(t5gemma2, rule, prompt_tokens):
     if prompt_tokens == 4:
         prompts = torch.tensor([[2, 9, 4, 8], [2, 5, 12, 6], [2, 13, 9, 9]])
     want, want_scores = by_transformers(
-        t5gemma2, None, rule, input_ids=texts, attention_mask=mask, decoder_input_ids=prompts
+        t5gemma2, rule, input_ids=texts, attention_mask=mask, decoder_input_ids=prompts
     )
 
     def next(prompt, cache, index):

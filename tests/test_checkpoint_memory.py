@@ -1,0 +1,96 @@
+"""Loading a checkpoint takes little more memory than its final weights."""
+
+import json
+import math
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from keras_t5gemma2.backbone import T5Gemma2Backbone
+from keras_t5gemma2.checkpoints.names import rows
+from keras_t5gemma2.checkpoints.streaming import shapes_only
+from keras_t5gemma2.checkpoints.transformers_config import config_from_transformers
+
+# In a process of its own, since the peak is that of the whole life of a process. The tiny model
+# goes first: what a first load takes once and for all is not the large one's. The growth counts
+# from what is in memory just before, so that the peak of the imports can only add to it.
+LOAD = """
+import resource, sys
+from keras_t5gemma2.checkpoints.transformers import load_backbone
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+small, large, dtype = sys.argv[1:]
+load_backbone(small, text_only=True, dtype=dtype)
+before = resident()
+model = load_backbone(large, text_only=True, dtype=dtype)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print("GROWTH", peak - before)
+"""
+
+
+def write_checkpoint(directory, dtype, hidden_dim, num_layers, num_shards=1):
+    """Writes ones under every name of a text model; returns the number of weights."""
+    text = {
+        "vocab_size": num_layers * 10 * hidden_dim,
+        "hidden_size": hidden_dim,
+        "intermediate_size": 4 * hidden_dim,
+        "num_hidden_layers": num_layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+        "head_dim": hidden_dim // 4,
+    }
+    values = {"model_type": "t5gemma2", "encoder": {"text_config": text}, "decoder": text}
+    config = config_from_transformers(values, text_only=True)
+    model = shapes_only(lambda: T5Gemma2Backbone(config))
+    shapes = {weight.path: tuple(weight.shape) for weight in model.weights}
+    tensors = {
+        row.name: np.ones(row.layout.from_variable_shape(shapes[row.path]), dtype)
+        for row in rows(config)
+    }
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(values))
+    files = {name: f"{i % num_shards}.safetensors" for i, name in enumerate(tensors)}
+    for file in set(files.values()):
+        part = {name: tensor for name, tensor in tensors.items() if files[name] == file}
+        save_file(part, directory / (file if num_shards > 1 else "model.safetensors"))
+    if num_shards > 1:
+        index = {"weight_map": files}
+        (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+    return sum(map(math.prod, shapes.values()))
+
+
+@pytest.mark.parametrize(
+    "stored_type, dtype, num_layers, num_shards",
+    [
+        (ml_dtypes.bfloat16, "bfloat16", 4, 3),
+        (ml_dtypes.bfloat16, "float32", 2, 1),
+        ("float32", "float32", 2, 2),
+    ],
+)
+def test_peak_memory(stored_type, dtype, num_layers, num_shards):
+    """About 330 MB of weights, a quarter of them in one tensor."""
+    with tempfile.TemporaryDirectory() as directory:
+        small, large = (pathlib.Path(directory) / name for name in ("small", "large"))
+        write_checkpoint(small, stored_type, 32, num_layers, num_shards)
+        count = write_checkpoint(large, stored_type, 1024, num_layers, num_shards)
+        output = subprocess.run(
+            [sys.executable, "-c", LOAD, small, large, dtype],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    growth = int(output.rpartition("GROWTH")[2])
+    size = count * np.dtype(dtype).itemsize
+    assert 3.2e8 < size < 3.4e8
+    print(f"{growth / size:.3f}")
+    # The weights themselves are all there: less would mean that the measure is wrong.
+    assert 0.8 * size < growth <= 1.2 * size, f"{growth / size:.3f} of the weights"
