@@ -58,8 +58,8 @@ prompts = [
     "วันในสัปดาห์: วันจันทร์ วันอังคาร",
 ]
 start = time.time()
-continuations = lm.generate({"decoder_text": prompts}, max_new_tokens=32, strip_prompt=True)
-print(f"10 x 32 tokens in {time.time() - start:.0f} s, compilation included\n")
+continuations = lm.generate({"decoder_text": prompts}, max_new_tokens=16, strip_prompt=True)
+print(f"10 x 16 tokens in {time.time() - start:.0f} s, compilation included\n")
 for prompt, continuation in zip(prompts, continuations, strict=True):
     print(prompt, "→", " ".join(continuation.split()))
 

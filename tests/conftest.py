@@ -22,6 +22,15 @@ TOLERANCE = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Makes slow on JAX and TensorFlow what `make test` runs on torch only."""
+    if keras.config.backend() != "torch":
+        for item in items:
+            if item.get_closest_marker("once"):
+                item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     keras.utils.set_random_seed(0)

@@ -7,6 +7,8 @@ import pytest
 
 from keras_t5gemma2.checkpoints.atomic import atomic_directory
 
+pytestmark = pytest.mark.once
+
 
 def contents(directory):
     """Every file below a directory with its text, and every empty directory."""
@@ -139,9 +141,15 @@ def test_files_that_cannot_be_put_back_are_kept(tmp_path, monkeypatch):
         raise OSError("the disk is gone")
 
     monkeypatch.setattr(os, "rename", breaking)
-    with pytest.raises(OSError, match="the disk is gone"), atomic_directory(tmp_path) as temporary:
+    with pytest.raises(OSError) as error, atomic_directory(tmp_path) as temporary:
         write(temporary, NEW)
-    assert sorted(contents(tmp_path).values()) == ["old", "old", "old"]
+    found = contents(tmp_path)
+    assert sorted(found.values()) == ["old", "old", "old"]
+    for name in ("config.json", "model.h5"):
+        (kept,) = (path for path in found if path.endswith(f"old/{name}"))
+        assert f"{name} could not be put back. It is now {tmp_path / kept}" in str(
+            error.value.__notes__
+        )
 
 
 def test_link_to_a_file_elsewhere_is_replaced_not_written_through(tmp_path):

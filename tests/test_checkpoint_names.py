@@ -17,6 +17,8 @@ from keras_t5gemma2.checkpoints.names import (
 from keras_t5gemma2.checkpoints.streaming import shapes_only
 from keras_t5gemma2.checkpoints.transformers_config import config_from_transformers
 
+pytestmark = pytest.mark.once
+
 
 def tiny_backbone_config(**options):
     return config_from_transformers({"model_type": "t5gemma2", **tiny_config()}, **options)

@@ -10,6 +10,8 @@ from safetensors.numpy import save_file
 
 from keras_t5gemma2.checkpoints.safetensors_file import read_safetensors, read_safetensors_file
 
+pytestmark = pytest.mark.once
+
 TENSORS = {
     "matrix": np.arange(15, dtype="float32").reshape(3, 5),
     "half": np.arange(7, dtype="float16"),

@@ -149,6 +149,7 @@ def test_seed_state_gets_its_initial_value():
         [v for v in m.variables if v.path not in PATHS and "seed" in v.path] for m in (model, usual)
     ]
     assert len(states[0]) == 1
+    assert states[0][0]._value is not None
     state, usual_state = (ops.convert_to_numpy(found[0].value) for found in states)
     np.testing.assert_array_equal(state, usual_state)
 

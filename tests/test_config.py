@@ -8,6 +8,8 @@ from tiny_models import CONFIG, DECODER, LOCAL, VISION
 
 from keras_t5gemma2.config import BackboneConfig, interleave
 
+pytestmark = pytest.mark.once
+
 
 def test_json_and_back():
     assert BackboneConfig.from_dict(json.loads(json.dumps(CONFIG.to_dict()))) == CONFIG

@@ -8,7 +8,7 @@ from test_gemma3 import masked_encoder_logits
 
 from keras_t5gemma2.checkpoints.gemma3 import load_gemma3, load_gemma3_tokenizer
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.once]
 
 
 @pytest.fixture(scope="module")

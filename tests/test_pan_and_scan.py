@@ -9,6 +9,8 @@ from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImagePr
 
 from keras_t5gemma2.preprocessing.pan_and_scan import Box, pan_and_scan
 
+pytestmark = pytest.mark.once
+
 REFERENCE = Gemma3ImageProcessorPil()
 EDGES = (1, 2, 3, 5, 255, 256, 257, 307, 308, 511, 512, 513, 640, 767, 768, 1023, 1024, 1025, 1280)
 EXTREMES = (7, 256, 896, 4096, 9999, 100_003)

@@ -13,6 +13,8 @@ from keras_t5gemma2.preprocessing.sentencepiece_model import (
     sentencepiece_model,
 )
 
+pytestmark = pytest.mark.once
+
 IDS = {"pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3}
 # Two spaces as in a GGUF file, which also scores what was added by hand below everything else.
 PIECES = ["<pad>", "<eos>", "<bos>", "<unk>", "  ", "▁", "a", "b", "aa", "ab", "aab", "▁a"]

@@ -10,6 +10,8 @@ import tomllib
 
 import pytest
 
+pytestmark = pytest.mark.once
+
 ROOT = pathlib.Path(__file__).parent.parent
 
 # Does what a Python does for the Makefile: runs the checks (with the version and the modules that

@@ -23,6 +23,8 @@ from keras_t5gemma2.preprocessing.sentencepiece_model import (
 )
 from keras_t5gemma2.preprocessing.vocabulary import Vocabulary, t5gemma2_vocabulary
 
+pytestmark = pytest.mark.once
+
 # Of the merges in the `tokenizer.json` that Google publishes for Gemma 3, as JSON.
 PUBLISHED_MERGES = 514_906, "28f0da07a202375fab3a5ad12f4b748e3426817ce7377723d25d7f88f43d8593"
 

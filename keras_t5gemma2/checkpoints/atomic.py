@@ -79,10 +79,12 @@ def _exchange(path, temporary, replaces, written_last):
         old |= {file.relative_to(path) for file in found}
 
     last = pathlib.Path(written_last)
-    moves = [
-        *((path / file, temporary / "old" / file) for file in sorted(old, key=lambda f: f != last)),
-        *((temporary / "new" / file, path / file) for file in sorted(new, key=lambda f: f == last)),
-    ]
+    moves = [(path / file, temporary / "old" / file) for file in sorted(old - {last})]
+    moves += [(temporary / "new" / file, path / file) for file in sorted(new - {last})]
+    if last in old:
+        moves.insert(0, (path / last, temporary / "old" / last))
+    if last in new:
+        moves.append((temporary / "new" / last, path / last))
     _move_all_or_none(moves)
 
 
@@ -96,11 +98,14 @@ def _move_all_or_none(moves):
                 parent.mkdir()
             done.append((origin, target))
             os.rename(origin, target)
-    except BaseException:
+    except BaseException as error:
         for origin, target in reversed(done):
             # An interruption may have come before the last move or after it.
             if os.path.lexists(target) and not os.path.lexists(origin):
-                os.rename(target, origin)
+                try:
+                    os.rename(target, origin)
+                except OSError:
+                    error.add_note(f"{origin} could not be put back. It is now {target}")
         for directory in reversed(made):
             with contextlib.suppress(OSError):
                 directory.rmdir()

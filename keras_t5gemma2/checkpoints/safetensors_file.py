@@ -76,6 +76,16 @@ def read_safetensors(directory):
     Raises:
         FileNotFoundError: there are no safetensors in the directory.
         ValueError: a file is cut off or inconsistent, or shards and index disagree.
+
+    Example:
+
+    >>> import tempfile
+    >>> from safetensors.numpy import save_file
+    >>> directory = tempfile.mkdtemp()
+    >>> save_file({"weight": np.ones((3, 5), "float32")}, f"{directory}/model.safetensors")
+    >>> tensors = read_safetensors(directory)
+    >>> tensors["weight"].shape, float(tensors["weight"].read().sum())
+    ((3, 5), 15.0)
     """
     directory = pathlib.Path(directory)
     if (directory / SINGLE_FILE).is_file():

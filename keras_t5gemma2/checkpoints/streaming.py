@@ -1,6 +1,11 @@
-"""Models whose variables come to life with the values of a checkpoint, one tensor at a time."""
+"""Models whose variables come to life with the values of a checkpoint, one tensor at a time.
+
+Keras has no public way to build a model without values, so this file uses what Keras itself does
+with variables that are made in a `StatelessScope`: it lists them, and initializes them later.
+"""
 
 import dataclasses
+import mmap
 import sys
 from collections.abc import Callable
 
@@ -192,11 +197,21 @@ def _owned(tensor, dtype):
     source = tensor.layout.to_variable(tensor.read())
     if source.flags.writeable and source.flags.c_contiguous and source.dtype == dtype:
         return source
-    values = np.empty(source.shape, dtype)
+    values = _empty(source.shape, dtype)
     for piece in _pieces(source):
         values[piece] = source[piece]
         tensor.release()
     return values
+
+
+def _empty(shape, dtype):
+    """An array whose memory goes back to the system with it.
+
+    The heap would keep the room of an array that is copied and dropped, between the copies.
+    """
+    count = int(np.prod(shape))
+    memory = mmap.mmap(-1, max(1, count * dtype.itemsize))
+    return np.frombuffer(memory, dtype, count).reshape(shape)
 
 
 def _pieces(source):

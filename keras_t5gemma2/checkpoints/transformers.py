@@ -31,6 +31,17 @@ def load_backbone(directory, load_weights=True, text_only=False, dtype=None, **k
         FileNotFoundError: `config.json` or the safetensors are not there.
         ValueError: the config describes another model; a tensor is missing, unexpected, of a
             wrong shape or type; copies of a tied tensor differ; a file is cut off.
+
+    Example:
+
+    >>> import json, pathlib, tempfile
+    >>> directory = pathlib.Path(tempfile.mkdtemp())
+    >>> part = {"vocab_size": 101, "hidden_size": 32, "num_hidden_layers": 2}
+    >>> config = {"model_type": "t5gemma2", "encoder": {"text_config": part}, "decoder": part}
+    >>> _ = (directory / "config.json").write_text(json.dumps(config))
+    >>> backbone = load_backbone(directory, load_weights=False, text_only=True)
+    >>> [layer.name for layer in backbone.decoder.blocks]
+    ['layer_0', 'layer_1']
     """
     config = config_from_transformers(read_json(directory, "config.json"), text_only)
 

@@ -60,6 +60,15 @@ def read_processor(directory):
 
     Raises:
         ValueError: images are to be treated in a way that the converter does not know.
+
+    Example:
+
+    >>> import pathlib, tempfile
+    >>> directory = pathlib.Path(tempfile.mkdtemp())
+    >>> text = '{"image_processor": {"size": {"height": 896, "width": 896}}}'
+    >>> _ = (directory / "processor_config.json").write_text(text)
+    >>> read_processor(directory)
+    {'image_size': (896, 896)}
     """
     values = _processor_values(directory)
     for key, wanted in _FIXED.items():

@@ -1,6 +1,5 @@
 """The tokenizer: text to token ids and back."""
 
-import itertools
 import os
 
 import keras
@@ -9,7 +8,7 @@ import numpy as np
 
 from keras_t5gemma2.backbone import T5Gemma2Backbone
 from keras_t5gemma2.preprocessing.read_image import to_numpy
-from keras_t5gemma2.preprocessing.traced import is_traced, numpy_call
+from keras_t5gemma2.preprocessing.traced import is_traced, ragged_rows
 from keras_t5gemma2.preprocessing.vocabulary import Vocabulary
 from keras_t5gemma2.saving import LoadsFromCheckpoints, SavesAtomically
 
@@ -124,7 +123,7 @@ class T5Gemma2Tokenizer(LoadsFromCheckpoints, SavesAtomically, keras_hub.tokeniz
         """
         vocabulary = self._loaded_vocabulary()
         if is_traced():
-            return _tokenize_traced(vocabulary, inputs)
+            return ragged_rows(lambda texts: vocabulary.encode(_texts(texts)), inputs)
         if not isinstance(inputs, (str, bytes, list, tuple)):
             inputs = _strings_of_array(inputs)
         if isinstance(inputs, (list, tuple)):
@@ -250,26 +249,6 @@ def _strings_of_array(inputs):
             f"Received: an array of shape {array.shape}"
         )
     return array.tolist()
-
-
-def _tokenize_traced(vocabulary, inputs):
-    import tensorflow as tf
-
-    inputs = tf.convert_to_tensor(inputs)
-    if inputs.dtype != tf.string or inputs.shape.rank not in (0, 1):
-        raise TypeError(
-            "`inputs` must be one string or a vector of strings. "
-            f"Received: dtype={inputs.dtype.name}, shape={inputs.shape}"
-        )
-
-    def flat_ids_and_lengths(texts):
-        rows = vocabulary.encode(_texts(np.atleast_1d(texts).tolist()))
-        ids = np.fromiter(itertools.chain.from_iterable(rows), "int32")
-        return ids, np.array([len(row) for row in rows], "int64")
-
-    outputs = [("int32", (None,)), ("int64", inputs.shape if inputs.shape.rank else (1,))]
-    ids, lengths = numpy_call(flat_ids_and_lengths, [inputs], outputs)
-    return tf.RaggedTensor.from_row_lengths(ids, lengths) if inputs.shape.rank else ids
 
 
 def _is_row(value):

@@ -1,5 +1,6 @@
 """The one place where preprocessing meets TensorFlow: functions traced by `tf.data`."""
 
+import itertools
 import sys
 
 import numpy as np
@@ -67,3 +68,32 @@ def numpy_call(function, arguments, outputs):
     for tensor, (_, shape) in zip(tensors, outputs, strict=True):
         tensor.set_shape(shape)
     return tensors
+
+
+def ragged_rows(function, texts):
+    """The ragged ids of strings, in the graph that is being built.
+
+    Args:
+        function: takes a list of strings or bytes and gives a list of ids for each.
+        texts: one string or a vector of them.
+
+    Returns:
+        A `tf.RaggedTensor` (strings, ids), or a vector of ids for one string.
+    """
+    import tensorflow as tf
+
+    texts = tf.convert_to_tensor(texts)
+    if texts.dtype != tf.string or texts.shape.rank not in (0, 1):
+        raise TypeError(
+            "`inputs` must be one string or a vector of strings. "
+            f"Received: dtype={texts.dtype.name}, shape={texts.shape}"
+        )
+
+    def flat_ids_and_lengths(values):
+        rows = function(np.atleast_1d(values).tolist())
+        ids = np.fromiter(itertools.chain.from_iterable(rows), "int32")
+        return ids, np.array([len(row) for row in rows], "int64")
+
+    outputs = [("int32", (None,)), ("int64", texts.shape if texts.shape.rank else (1,))]
+    ids, lengths = numpy_call(flat_ids_and_lengths, [texts], outputs)
+    return tf.RaggedTensor.from_row_lengths(ids, lengths) if texts.shape.rank else ids
