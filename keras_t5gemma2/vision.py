@@ -178,8 +178,9 @@ def place(features, x, is_image):
     order = ops.cumsum(ops.cast(is_image, "int32"), axis=1) - 1
     is_filled = ops.logical_and(is_image, order < count)
     row = ops.expand_dims(ops.arange(ops.shape(x)[0], dtype="int32"), 1)
-    index = row * count + ops.clip(order, 0, count - 1)
-    flat = ops.reshape(features, (-1, features.shape[-1]))
+    index = row * count + ops.where(is_filled, order, 0)
+    # One row more: a batch whose number of images only shows at run time may have none.
+    flat = ops.pad(ops.reshape(features, (-1, features.shape[-1])), [(0, 1), (0, 0)])
     taken = ops.cast(ops.take(flat, index, axis=0), x.dtype)
     return ops.where(ops.expand_dims(is_filled, -1), taken, x)
 

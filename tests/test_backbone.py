@@ -102,8 +102,9 @@ def test_stepwise_is_the_whole_sequence(model, rng):
         np.testing.assert_allclose(got, whole[:, :length], **TOLERANCE["float32"])
 
 
-def test_no_images_is_the_text_only_model(model, rng, monkeypatch):
+def test_no_images_is_the_text_only_model(rng, monkeypatch):
     """Neither without the key nor with an empty axis does the vision tower run."""
+    model = tiny_backbone()
     inputs = token_inputs(rng, (13, 8), (3, 5))
     inputs["encoder_token_ids"][0, 3] = IMAGE  # keeps its embedding
     text_only = T5Gemma2Backbone(TEXT_CONFIG)
