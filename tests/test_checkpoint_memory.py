@@ -17,6 +17,8 @@ from keras_t5gemma2.checkpoints.names import rows
 from keras_t5gemma2.checkpoints.streaming import shapes_only
 from keras_t5gemma2.checkpoints.transformers_config import config_from_transformers
 
+pytestmark = pytest.mark.once  # a minute and more
+
 # In a process of its own, since the peak is that of the whole life of a process. The tiny model
 # goes first: what a first load takes once and for all is not the large one's. The growth counts
 # from what is in memory just before, so that the peak of the imports can only add to it.
