@@ -8,6 +8,7 @@ from keras_t5gemma2.config import (
     VisionConfig,
     interleave,
 )
+from keras_t5gemma2.evaluation import EvaluateGeneration, evaluate_generation
 from keras_t5gemma2.preprocessing.image_converter import T5Gemma2ImageConverter
 from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
 from keras_t5gemma2.preprocessing.tokenizer import T5Gemma2Tokenizer
@@ -21,6 +22,7 @@ __all__ = [
     "AttentionConfig",
     "BackboneConfig",
     "BeamSearch",
+    "EvaluateGeneration",
     "StackConfig",
     "T5Gemma2Backbone",
     "T5Gemma2ImageConverter",
@@ -28,6 +30,7 @@ __all__ = [
     "T5Gemma2Seq2SeqLMPreprocessor",
     "T5Gemma2Tokenizer",
     "VisionConfig",
+    "evaluate_generation",
     "interleave",
     "presets",
 ]

@@ -22,6 +22,7 @@ TESTS = pathlib.Path(__file__).parent
 ORDER = [
     *("config", "registry", "kernels.reference", "kernels.torch", "kernels", "cache", "layers"),
     *("stacks", "vision", "saving", "backbone", "preprocessing", "tasks", "checkpoints"),
+    *("text_metrics", "evaluation_run", "evaluation"),
 ]
 
 
