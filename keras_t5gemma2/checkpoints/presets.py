@@ -42,7 +42,8 @@ def locate(preset, load_weights=True):
     """
     preset = str(preset)
     if preset in presets:
-        preset = presets[preset]["hf_handle"]
+        row = presets[preset]
+        preset = row.get("directory") or row["hf_handle"]
     if preset.startswith(_HUB):
         repository = preset.removeprefix(_HUB)
         config = _read(_download(repository, "config.json"))
