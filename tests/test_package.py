@@ -20,8 +20,8 @@ TESTS = pathlib.Path(__file__).parent
 
 # A file imports only from files above it, so that this is also the order to read them in.
 ORDER = [
-    *("config", "registry", "kernels.reference", "kernels.torch", "kernels", "cache", "layers"),
-    *("stacks", "vision", "saving", "backbone", "preprocessing", "tasks", "checkpoints"),
+    *("config", "registry", "kernels.reference", "kernels.torch", "kernels", "cache", "lora"),
+    *("layers", "stacks", "vision", "saving", "backbone", "preprocessing", "tasks", "checkpoints"),
 ]
 
 

@@ -12,12 +12,13 @@ from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreproces
 from keras_t5gemma2.registry import presets
 from keras_t5gemma2.saving import SavesAtomically
 from keras_t5gemma2.tasks import decoding, generation
+from keras_t5gemma2.tasks.adapters import HasAdapters
 from keras_t5gemma2.tasks.beam_search import BeamSearch
 from keras_t5gemma2.tasks.row_batches import batches_of
 
 
 @keras.saving.register_keras_serializable(package="keras_t5gemma2")
-class T5Gemma2Seq2SeqLM(SavesAtomically, keras_hub.models.Seq2SeqLM):
+class T5Gemma2Seq2SeqLM(SavesAtomically, HasAdapters, keras_hub.models.Seq2SeqLM):
     """A T5Gemma 2 model that reads text and images and writes text.
 
     Called on the arrays that its preprocessor makes (see `T5Gemma2Backbone` for the keys), it
