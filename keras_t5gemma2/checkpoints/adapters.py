@@ -71,7 +71,7 @@ def assign(stored, backbone, name):
     for path, layer in targets.dense_layers(backbone).items():
         if name in layer.adapters:
             for part, variable in layer.adapters[name].variables.items():
-                variable.assign(stored.tensors[f"{path}/{part}"])
+                variable.assign(np.asarray(stored.tensors[f"{path}/{part}"], "float32"))
 
 
 def write_adapter(path, stored):

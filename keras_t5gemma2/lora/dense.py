@@ -61,6 +61,10 @@ class Dense(layers.Dense):
     def quantized_call(self, x, training=None):
         return self._adapt(x, super().quantized_call(x, training=training), training)
 
+    def quantize(self, mode=None, type_check=True, config=None):
+        # Keras's own refuses subclasses, which may compute otherwise; this one adds to it only.
+        super().quantize(mode, type_check=False, config=config)
+
     def _adapt(self, x, y, training):
         base = y
         for name, weight in self.active.items():
@@ -70,8 +74,9 @@ class Dense(layers.Dense):
             dropped = x
             if name in self.dropouts and training:
                 dropped = self.dropouts[name](x, training=True)
-            low = ops.matmul(dropped, adapter.a) * (weight * adapter.scale)
-            delta = ops.matmul(low, adapter.b)
+            # Cast here: where a policy has one dtype only, Keras casts no variable.
+            low = ops.matmul(dropped, ops.cast(adapter.a, y.dtype)) * (weight * adapter.scale)
+            delta = ops.matmul(low, ops.cast(adapter.b, y.dtype))
             if adapter.magnitude is not None:
                 # As in peft, dropout then reaches what the frozen kernel adds, too.
                 of_base = base if dropped is x else ops.matmul(dropped, self.kernel)
@@ -142,10 +147,8 @@ class Dense(layers.Dense):
 
     def save_own_variables(self, store):
         super().save_own_variables(store)
-        if self.saves_adapters and self.merged is None:
-            for name, adapter in self.adapters.items():
-                for part, variable in adapter.variables.items():
-                    store[f"{name}.{part}"] = variable
+        for key, variable in self._saved_adapters().items():
+            store[key] = variable
 
     def load_own_variables(self, store):
         if self.merged is not None:
@@ -154,11 +157,7 @@ class Dense(layers.Dense):
                 "of another one. Call `unmerge_adapter()` before weights are loaded."
             )
         keys = {key for key in store.keys() if "." in key}  # noqa: SIM118  it is no dict
-        wanted = {
-            f"{name}.{part}": variable
-            for name, adapter in self.adapters.items()
-            for part, variable in adapter.variables.items()
-        }
+        wanted = self._saved_adapters()
         if keys != set(wanted):
             theirs, ours = (
                 ", ".join(sorted({key.rpartition(".")[0] for key in some})) or "none"
@@ -173,6 +172,15 @@ class Dense(layers.Dense):
         super().load_own_variables({key: store[key] for key in store.keys() if key not in keys})  # noqa: SIM118
         for key, variable in wanted.items():
             variable.assign(store[key])
+
+    def _saved_adapters(self):
+        if not self.saves_adapters or self.merged is not None:
+            return {}
+        return {
+            f"{name}.{part}": variable
+            for name, adapter in self.adapters.items()
+            for part, variable in adapter.variables.items()
+        }
 
     # Adapters come and go ---------------------------------------------------------------------
 
@@ -242,6 +250,16 @@ class RefusesKerasLoRA:
 
     def load_lora_weights(self, *args, **kwargs):
         self._refuse("load_lora_weights")
+
+    def save_to_preset(self, *args, **kwargs):
+        layers = [layer for layer in self._flatten_layers() if isinstance(layer, Dense)]
+        if any(layer._saved_adapters() for layer in layers):
+            raise ValueError(
+                "A backbone with adapters is saved by its task: call "
+                "`T5Gemma2Seq2SeqLM.save_to_preset`, or `merge_adapter` before the backbone is "
+                "saved on its own."
+            )
+        super().save_to_preset(*args, **kwargs)
 
     def _refuse(self, method):
         raise ValueError(_REFUSAL.format(method=method, owner="the backbone"))

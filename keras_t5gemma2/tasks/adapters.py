@@ -1,4 +1,4 @@
-"""What a task can do with low-rank adapters: add, train, switch, merge, save and load them."""
+"""What a task can do with low-rank adapters: add, train, switch and merge them."""
 
 import types
 
@@ -149,57 +149,6 @@ class HasAdapters:
             layer.active = dict(self._adapter_weights)
         self._is_merged = False
         self._forget_programs()
-
-    # Files ------------------------------------------------------------------------------------
-
-    def save_adapter(self, path, name="default"):
-        """Writes one adapter to one small file, with its configuration.
-
-        Args:
-            path: path of the file, `french.safetensors` say; replaced whole or not at all.
-            name: string.
-        """
-        from keras_t5gemma2.checkpoints import adapters
-
-        self._check_known([name])
-        stored = adapters.adapter_of(self.backbone, name, self._adapter_configs[name])
-        adapters.write_adapter(path, stored)
-
-    def load_adapter(self, path, name="default"):
-        """Adds an adapter that `save_adapter` wrote, and makes it the active one.
-
-        Args:
-            path: path of the file.
-            name: string. What to call it here. An adapter of this name that is there already
-                must have the same configuration, and takes the values of the file.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is no whole file of an adapter, or was made for a model of other
-                sizes; the message says what differs, and nothing has changed.
-        """
-        from keras_t5gemma2.checkpoints import adapters
-
-        self._take(name, adapters.read_adapter(path), path)
-
-    def _take(self, name, stored, origin):
-        """Adds a `StoredAdapter`, read from `origin`, and makes it the active one."""
-        from keras_t5gemma2.checkpoints import adapters
-
-        check_adapter_name(name)
-        self._check_not_merged("an adapter is loaded")
-        adapters.check_fits(stored, self.backbone, origin)
-        own = self._adapter_configs.get(name, stored.config)
-        if own != stored.config:
-            raise ValueError(
-                f"The adapter {name!r} must have the configuration of {origin} to take its "
-                f"values. Received: {own} and {stored.config}. Give another name, or call "
-                "`remove_adapter` first."
-            )
-        if name not in self._adapter_configs:
-            self._add_adapter(name, stored.config)
-        adapters.assign(stored, self.backbone, name)
-        self.set_adapter(name)
 
     # Training ---------------------------------------------------------------------------------
 
