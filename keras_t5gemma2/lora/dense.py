@@ -54,6 +54,7 @@ class Dense(layers.Dense):
         self.active = {}  # from the names of those that compute to their weights
         self.merged = None  # what `unmerge` needs
         self.saves_adapters = True  # whether Keras's own files hold them
+        self._refusal = None  # why the last such file was not read
 
     def call(self, x, training=None):
         return self._adapt(x, super().call(x), training)
@@ -156,20 +157,26 @@ class Dense(layers.Dense):
                 f"The kernel of {self.path} holds merged adapters, which could not be taken out "
                 "of another one. Call `unmerge_adapter()` before weights are loaded."
             )
-        keys = {key for key in store.keys() if "." in key}  # noqa: SIM118  it is no dict
+        found = list(store.keys())
+        if self._refusal is not None and not found:
+            # Keras tries again wherever it meets the layer, and shows the last error.
+            raise self._refusal
+        keys = {key for key in found if "." in key}
         wanted = self._saved_adapters()
         if keys != set(wanted):
             theirs, ours = (
                 ", ".join(sorted({key.rpartition(".")[0] for key in some})) or "none"
                 for some in (keys, wanted)
             )
-            raise ValueError(
+            self._refusal = ValueError(
                 f"The weights of {self.path} and the file's must have the same adapters. "
                 f"Received: a file with the adapters {theirs}, and a model with {ours}. Load "
                 "weights without adapters before `enable_lora`, and weights with adapters after "
                 "it, with the same arguments; or save and load the adapter on its own."
             )
-        super().load_own_variables({key: store[key] for key in store.keys() if key not in keys})  # noqa: SIM118
+            raise self._refusal
+        self._refusal = None
+        super().load_own_variables(store)
         for key, variable in wanted.items():
             variable.assign(store[key])
 

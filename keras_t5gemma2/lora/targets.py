@@ -2,14 +2,15 @@
 
 import re
 
-from keras_t5gemma2.lora.dense import Dense
-
 
 def dense_layers(backbone):
     """Dict of the `Dense` layers of encoder and decoder by their paths, in their order."""
-    stacks = (backbone.encoder, backbone.decoder)
-    found = [layer for stack in stacks for layer in stack._flatten_layers()]
-    return {layer.path: layer for layer in found if isinstance(layer, Dense)}
+    found = {}
+    for block in (*backbone.encoder.blocks, *backbone.decoder.blocks):
+        attention, mlp = block.attention, block.mlp
+        own = (attention.query, attention.key, attention.value, attention.output_dense)
+        found |= {layer.path: layer for layer in (*own, mlp.gate, mlp.up, mlp.down)}
+    return found
 
 
 def resolve(target, backbone):

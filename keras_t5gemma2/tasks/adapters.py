@@ -1,11 +1,15 @@
 """What a task can do with low-rank adapters: add, train, switch and merge them."""
 
+import contextlib
+import itertools
 import types
 
 from keras_t5gemma2.lora import targets
 from keras_t5gemma2.lora.config import LoRAConfig, check_adapter_name
 
 _NOTHING = types.MappingProxyType({})
+# Choices of adapters whose compiled functions are kept.
+_MAX_PROGRAMS = 8
 
 
 class HasAdapters:
@@ -17,6 +21,7 @@ class HasAdapters:
     _trained_adapter = None  # the name of the adapter that `fit` trains
     _optimized_adapter = None  # the name of the one that the optimizer was last made for
     _is_merged = False
+    _programs = _NOTHING  # compiled functions of choices of adapters that are not the present one
 
     @property
     def adapters(self):
@@ -93,14 +98,14 @@ class HasAdapters:
         weights = _weights(adapter)
         self._check_not_merged("another adapter is chosen")
         self._check_known(weights)
-        self._trained_adapter = adapter if isinstance(adapter, str) else None
-        self._adapter_weights = weights
+        with self._switching_programs():
+            self._trained_adapter = adapter if isinstance(adapter, str) else None
+            self._adapter_weights = weights
         for layer in self._dense_layers().values():
             layer.active = dict(weights)
             for name, own in layer.adapters.items():
                 for variable in own.variables.values():
                     variable.trainable = name == self._trained_adapter
-        self._forget_programs()
         self._renew_optimizer()
 
     def remove_adapter(self, name):
@@ -137,8 +142,8 @@ class HasAdapters:
         for layer in self._dense_layers().values():
             layer.merge()
             layer.active = {}
-        self._is_merged = True
-        self._forget_programs()
+        with self._switching_programs():
+            self._is_merged = True
 
     def unmerge_adapter(self):
         """Takes the adapters out of the base weights, which are as before to rounding."""
@@ -147,8 +152,8 @@ class HasAdapters:
         for layer in self._dense_layers().values():
             layer.unmerge()
             layer.active = dict(self._adapter_weights)
-        self._is_merged = False
-        self._forget_programs()
+        with self._switching_programs():
+            self._is_merged = False
 
     # Training ---------------------------------------------------------------------------------
 
@@ -178,11 +183,42 @@ class HasAdapters:
         if optimizer is not None and optimizer.built:
             self.optimizer = type(optimizer).from_config(optimizer.get_config())
 
+    # Compiled functions -----------------------------------------------------------------------
+
+    def compile(self, *args, **kwargs):
+        self._programs = {}
+        super().compile(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def _switching_programs(self):
+        """Compiled functions hold what was active when they were traced.
+
+        Those of what was active before are kept, so that going back to it compiles nothing.
+        """
+        self._programs[self._programs_key()] = [
+            getattr(model, name, None) for model, name in self._programs_here()
+        ]
+        yield
+        while len(self._programs) > _MAX_PROGRAMS:
+            self._programs.pop(next(iter(self._programs)))
+        kept = self._programs.get(self._programs_key(), itertools.repeat(None))
+        for (model, name), program in zip(self._programs_here(), kept, strict=False):
+            setattr(model, name, program)
+        self.train_function = None
+
+    def _programs_key(self):
+        weights = tuple(sorted(self._adapter_weights.items()))
+        return weights, self._trained_adapter, self._is_merged
+
+    def _programs_here(self):
+        names = ("test_function", "predict_function")
+        pairs = [(model, name) for model in (self, self.backbone) for name in names]
+        return [*pairs, (self, "generate_function")]
+
     def _forget_programs(self):
-        """Compiled functions hold what was active when they were traced."""
-        for model in (self, self.backbone):
-            model.train_function = model.test_function = model.predict_function = None
-        self.generate_function = None
+        self._programs = {}
+        for model, name in [*self._programs_here(), (self, "train_function")]:
+            setattr(model, name, None)
 
     # The layers -------------------------------------------------------------------------------
 
@@ -217,14 +253,17 @@ class HasAdapters:
         for variable in self.variables:
             if variable.path in unfrozen:
                 variable.trainable = True
-        self._forget_programs()
         self._reset_optimizer()
 
     def _track_anew(self):
-        """On torch every layer, up to the task, keeps the parameters of all those inside it."""
+        """To be called when variables have come or gone.
+
+        On torch every layer, up to the task, keeps the parameters of all those inside it.
+        """
         for layer in self._flatten_layers():
             if layer.built:
                 layer._post_build()
+        self._forget_programs()
 
     def _check_known(self, names):
         if unknown := [name for name in names if name not in self._adapter_configs]:
