@@ -3,6 +3,7 @@
 import json
 import pathlib
 import warnings
+from typing import NamedTuple
 
 import keras_hub
 
@@ -89,6 +90,30 @@ def load_text_only(cls, preset, load_weights=True, **kwargs):
         # What the file holds for the vision tower, nobody asks for.
         backbone.load_weights(str(whole if whole.exists() else sharded))
     return backbone
+
+
+class AdapterFiles(NamedTuple):
+    """The adapters of a preset."""
+
+    paths: dict  # by name
+    active: str | dict | None  # as `set_adapter` takes it
+
+
+def adapter_files(preset):
+    """The `AdapterFiles` of a preset of ours, or `None`.
+
+    Args:
+        preset: string: a preset directory, or the `hf://` handle of one.
+    """
+    if preset.startswith(_HUB):
+        files = ("task.json", "adapters/*.safetensors")
+        preset = _download(preset.removeprefix(_HUB), files)
+    path = pathlib.Path(preset, "task.json")
+    adapters = _read(path)["config"].get("adapters") if path.is_file() else None
+    if adapters is None:
+        return None
+    paths = {name: path.parent / "adapters" / f"{name}.safetensors" for name in adapters["configs"]}
+    return AdapterFiles(paths, adapters["active"])
 
 
 def load_layer(cls, directory, **kwargs):

@@ -14,13 +14,14 @@ from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreproces
 from keras_t5gemma2.registry import presets
 from keras_t5gemma2.saving import SavesAtomically
 from keras_t5gemma2.tasks import decoding, generation
+from keras_t5gemma2.tasks.adapter_files import SavesAdapters, reading_adapter_files
 from keras_t5gemma2.tasks.beam_search import BeamSearch
 from keras_t5gemma2.tasks.row_batches import batches_of
 from keras_t5gemma2.tasks.token_loss import TokenLoss, metrics_of_logits, token_weights
 
 
 @keras.saving.register_keras_serializable(package="keras_t5gemma2")
-class T5Gemma2Seq2SeqLM(SavesAtomically, keras_hub.models.Seq2SeqLM):
+class T5Gemma2Seq2SeqLM(SavesAtomically, SavesAdapters, keras_hub.models.Seq2SeqLM):
     """A T5Gemma 2 model that reads text and images and writes text.
 
     Called on the arrays that its preprocessor makes (see `T5Gemma2Backbone` for the keys), it
@@ -35,7 +36,10 @@ class T5Gemma2Seq2SeqLM(SavesAtomically, keras_hub.models.Seq2SeqLM):
     backbone_cls = T5Gemma2Backbone
     preprocessor_cls = T5Gemma2Seq2SeqLMPreprocessor
     presets = presets  # those that `from_preset` knows by name
-    _replaced_files = ("model*.weights.h5", "model.weights.json", "task.weights.h5")
+    _replaced_files = (
+        *("model*.weights.h5", "model.weights.json", "task.weights.h5"),
+        "adapters/*.safetensors",
+    )
     _gives_hidden = False  # whether calls give hidden states and not logits
     _token_loss = None
 
@@ -77,7 +81,9 @@ class T5Gemma2Seq2SeqLM(SavesAtomically, keras_hub.models.Seq2SeqLM):
 
         directory, preset = presets.locate(preset, load_weights)
         if directory is None and not text_only:
-            return super().from_preset(preset, load_weights, **kwargs)
+            with reading_adapter_files(preset):
+                lm = super().from_preset(preset, load_weights, **kwargs)
+            return lm._load_preset_adapters(preset) if load_weights else lm
         dtype = kwargs.pop("dtype", None)
         if directory is not None:
             if "preprocessor" not in kwargs:
@@ -88,7 +94,8 @@ class T5Gemma2Seq2SeqLM(SavesAtomically, keras_hub.models.Seq2SeqLM):
             return cls(backbone, **kwargs)
         if "preprocessor" not in kwargs:
             kwargs["preprocessor"] = cls.preprocessor_cls.from_preset(preset, image_converter=None)
-        return cls(cls.backbone_cls.from_preset(preset, load_weights, True, dtype=dtype), **kwargs)
+        lm = cls(cls.backbone_cls.from_preset(preset, load_weights, True, dtype=dtype), **kwargs)
+        return lm._load_preset_adapters(preset) if load_weights else lm
 
     @classmethod
     def from_gemma3(cls, path, dtype=None, **kwargs):
