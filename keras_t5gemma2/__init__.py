@@ -10,6 +10,7 @@ from keras_t5gemma2.config import (
 )
 from keras_t5gemma2.evaluation import EvaluateGeneration, evaluate_generation
 from keras_t5gemma2.preprocessing.image_converter import T5Gemma2ImageConverter
+from keras_t5gemma2.preprocessing.image_features import ImageFeatures
 from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
 from keras_t5gemma2.preprocessing.tokenizer import T5Gemma2Tokenizer
 from keras_t5gemma2.registry import presets
@@ -23,6 +24,7 @@ __all__ = [
     "BackboneConfig",
     "BeamSearch",
     "EvaluateGeneration",
+    "ImageFeatures",
     "StackConfig",
     "T5Gemma2Backbone",
     "T5Gemma2ImageConverter",

@@ -25,10 +25,15 @@ class T5Gemma2Backbone(SavesAtomically, RefusesKerasLoRA, keras_hub.models.Backb
     - `images`, where the model has a vision tower: (batch, images, height, width, 3) floats in
       [-1, 1], or left out, which is the same as no images. The image tokens of a row are filled
       with the features of that row's images, in order.
+    - `image_features`, in place of `images`: (batch, images, tokens_per_image, hidden_dim of the
+      tower) floats, what the vision tower makes of images; then it does not run.
 
     Outputs, a dict: `encoder_sequence_output` (batch, encoder length, hidden_dim) and
     `decoder_sequence_output` (batch, decoder length, hidden_dim). What stands at padding in an
     output has no meaning.
+
+    The vision tower (`vision.tower`) is frozen, as published, and nothing is differentiated
+    through it. Set `backbone.vision.tower.trainable = True` before `compile` to train it too.
 
     Args:
         config: `BackboneConfig`, or the dict that its `to_dict` gives.
@@ -69,7 +74,10 @@ class T5Gemma2Backbone(SavesAtomically, RefusesKerasLoRA, keras_hub.models.Backb
 
         inputs = _inputs(config)
         encoded = self.encode(
-            inputs["encoder_token_ids"], inputs["encoder_padding_mask"], inputs.get("images")
+            inputs["encoder_token_ids"],
+            inputs["encoder_padding_mask"],
+            inputs.get("images"),
+            inputs.get("image_features"),
         )
         decoded = self.decoder(
             self.embedder(inputs["decoder_token_ids"]),
@@ -79,19 +87,25 @@ class T5Gemma2Backbone(SavesAtomically, RefusesKerasLoRA, keras_hub.models.Backb
         )
         outputs = {"encoder_sequence_output": encoded, "decoder_sequence_output": decoded}
         super().__init__(inputs=inputs, outputs=outputs, dtype=dtype, **kwargs)
+        if self.vision is not None:
+            self.vision.tower.trainable = False
 
-    def encode(self, token_ids, padding_mask, images=None):
+    def encode(self, token_ids, padding_mask, images=None, image_features=None):
         """The encoder's output, (batch, encoder length, hidden_dim)."""
         x = self.embedder(token_ids)
-        if images is not None:
-            x = self.vision(x, token_ids, images)
+        if images is not None or image_features is not None:
+            x = self.vision(x, token_ids, images, image_features)
         return self.encoder(x, padding_mask)
 
     def __call__(self, inputs, *args, **kwargs):
         return super().__call__(self.complete(inputs), *args, **kwargs)
 
     def complete(self, inputs):
-        """`inputs` as tensors; where the model takes images and none are given, an empty batch."""
+        """`inputs` as tensors; where the model takes images and none are given, an empty batch.
+
+        Raises:
+            ValueError: `image_features` are not those of this model's vision tower.
+        """
         values = inputs.values() if isinstance(inputs, dict) else ()
         if not values or any(keras.backend.is_keras_tensor(v) for v in values):
             return inputs
@@ -99,11 +113,22 @@ class T5Gemma2Backbone(SavesAtomically, RefusesKerasLoRA, keras_hub.models.Backb
             return inputs  # raw text, say: Keras's own message tells what to do
         # Keras refuses a dict of arrays and tensors mixed.
         inputs = {name: ops.convert_to_tensor(value) for name, value in inputs.items()}
-        if self.config.vision is not None and "images" not in inputs:
-            size = self.config.vision.image_size
+        if self.config.vision is not None:
             batch = ops.shape(inputs["encoder_token_ids"])[0]
-            inputs["images"] = ops.zeros((batch, 0, size, size, 3))
+            for name, shape in _image_shapes(self.config.vision).items():
+                if name not in inputs:
+                    inputs[name] = ops.zeros((batch, 0, *shape))
+            self._check_features(inputs["image_features"])
         return inputs
+
+    def _check_features(self, features):
+        expected = _image_shapes(self.config.vision)["image_features"]
+        if tuple(features.shape)[2:] != expected:
+            raise ValueError(
+                "`image_features` must be what this model's vision tower gives, of shape (batch, "
+                f"images, {expected[0]}, {expected[1]}). Received: shape {tuple(features.shape)}. "
+                "Compute them with this model's `precompute`"
+            )
 
     def get_config(self):
         return {**super().get_config(), "config": self.config.to_dict()}
@@ -146,6 +171,14 @@ def _inputs(config):
         )
     }
     if config.vision is not None:
-        size = config.vision.image_size
-        inputs["images"] = keras.Input((None, size, size, 3), dtype="float32", name="images")
+        for name, shape in _image_shapes(config.vision).items():
+            inputs[name] = keras.Input((None, *shape), dtype="float32", name=name)
     return inputs
+
+
+def _image_shapes(vision):
+    """The shape of one image in each of the two forms that it may have."""
+    return {
+        "images": (vision.image_size, vision.image_size, 3),
+        "image_features": (vision.tokens_per_image, vision.hidden_dim),
+    }

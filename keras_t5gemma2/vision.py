@@ -25,35 +25,53 @@ class Vision(layers.Layer):
     def build(self, x_shape):
         vision = self.config.vision
         self.tower.build((None, vision.image_size, vision.image_size, 3))
-        self.projector.build((None, vision.patches_per_side**2, vision.hidden_dim))
+        self.projector.build((None, vision.tokens_per_image, vision.hidden_dim))
         self.built = True
 
-    def call(self, x, token_ids, images, training=False):
-        """`x` of (B, S, D) with features of `images` (B, n, height, width, 3), in [-1, 1].
+    def call(self, x, token_ids, images=None, image_features=None, training=False):
+        """`x` of (B, S, D) with what is seen in the images at its image tokens.
+
+        Args:
+            x: (B, S, D) embeddings.
+            token_ids: (B, S) integers.
+            images: (B, n, height, width, 3) in [-1, 1], or `None`.
+            image_features: (B, n, tokens_per_image, hidden_dim of the tower) as `features` gives
+                them, or `None`; one of the two has no images.
+            training: bool.
 
         With no images (n = 0) the image tokens keep their embedding and nothing is computed.
         """
-        if images.shape[1] == 0:
+        parts = [part for part in (images, image_features) if part is not None]
+        parts = [part for part in parts if part.shape[1] != 0]
+        features = [f if f is image_features else self.features(f, training) for f in parts]
+        if not features:
             return x
-        features = self.features(images, training=training)
-        return place(features, x, ops.equal(token_ids, self.config.image_token_id))
+        tokens = self.projector(ops.concatenate(features, axis=1))
+        count = ops.shape(tokens)[1] * tokens.shape[2]
+        flat = ops.reshape(tokens, (ops.shape(x)[0], count, tokens.shape[3]))
+        return place(flat, x, ops.equal(token_ids, self.config.image_token_id))
 
     def features(self, images, training=False):
-        """(B, n * tokens_per_image, D) features of images of (B, n, height, width, 3)."""
-        count = ops.shape(images)[1]
-        size = self.config.vision.image_size
-        patches = self.tower(ops.reshape(images, (-1, size, size, 3)), training=training)
-        tokens = count * self.config.vision.tokens_per_image
-        return ops.reshape(self.projector(patches), (-1, tokens, self.config.hidden_dim))
+        """(B, n, tokens_per_image, tower's hidden_dim) of images of (B, n, height, width, 3)."""
+        vision, (rows, count) = self.config.vision, ops.shape(images)[:2]
+        flat = ops.reshape(images, (-1, vision.image_size, vision.image_size, 3))
+        features = self.tower(flat, training=training)
+        if not self.tower.trainable_weights:
+            # TensorFlow's tape would follow it to the pixels, although nobody asks for that.
+            features = ops.stop_gradient(features)
+        return ops.reshape(features, (rows, count, vision.tokens_per_image, vision.hidden_dim))
 
-    def compute_output_shape(self, x_shape, token_ids_shape, images_shape):
+    def compute_output_shape(
+        self, x_shape, token_ids_shape, images_shape=None, image_features_shape=None
+    ):
         return x_shape
 
 
 class VisionTower(layers.Layer):
-    """Images of (B, height, width, 3) to patch features of (B, patches, D), row by row.
+    """Images of (B, height, width, 3) to features of (B, tokens_per_image, D), row by row.
 
-    Reference: `SiglipVisionModel` without its head.
+    Reference: `SiglipVisionModel` without its head, and the average over cells of patches that
+    is the first part of the reference's projector: up to here nothing is trained, as published.
 
     Args:
         config: `VisionConfig`.
@@ -95,7 +113,15 @@ class VisionTower(layers.Layer):
         x = ops.reshape(patches, (-1, count, width)) + self.position_embedding
         for block in self.blocks:
             x = block(x, training=training)
-        return self.norm(x)
+        return self._average(self.norm(x))
+
+    def _average(self, patches):
+        """One token for each square cell of patches."""
+        side, width = self.config.tokens_per_side, self.config.hidden_dim
+        cell = self.config.patches_per_side // side
+        grid = ops.reshape(patches, (-1, side, cell, side, cell, width))
+        cells = ops.mean(ops.cast(grid, "float32"), axis=(2, 4))
+        return ops.reshape(ops.cast(cells, patches.dtype), (-1, side * side, width))
 
 
 class VisionBlock(layers.Layer):
@@ -140,7 +166,7 @@ class VisionBlock(layers.Layer):
 
 
 class Projector(layers.Layer):
-    """Patch features to the tokens of an image: average over cells, norm, projection.
+    """Features of the tower to the tokens of the encoder: norm and projection.
 
     Args:
         config: `VisionConfig`.
@@ -160,13 +186,8 @@ class Projector(layers.Layer):
         self.projection.build((None, None, self.config.hidden_dim))
         self.built = True
 
-    def call(self, patches):
-        side, width = self.config.tokens_per_side, self.config.hidden_dim
-        cell = self.config.patches_per_side // side
-        grid = ops.reshape(patches, (-1, side, cell, side, cell, width))
-        cells = ops.mean(ops.cast(grid, "float32"), axis=(2, 4))
-        tokens = ops.reshape(ops.cast(cells, patches.dtype), (-1, side * side, width))
-        return self.projection(self.norm(tokens))
+    def call(self, features):
+        return self.projection(self.norm(features))
 
 
 def place(features, x, is_image):

@@ -246,6 +246,15 @@ def test_variable_paths_are_pinned(model):
 def test_gradients_reach_every_variable(rng):
     """Images and end-of-image tokens included: all are used in training."""
     backbone = tiny_backbone()
+    backbone.vision.tower.trainable = True
+    before, after = one_step(backbone, rng)
+    for path, value in before.items():
+        if not path.endswith("key/bias"):  # a shift of all scores of a query: no gradient
+            assert np.abs(after[path] - value).max() > 0, path
+
+
+def one_step(backbone, rng):
+    """The values of all variables before and after a step on images and end-of-image tokens."""
     inputs = token_inputs(rng, (13, 17), (9, 3), images=1)
     inputs["encoder_token_ids"][:, 6] = CONFIG.end_of_image_token_id
     hidden = backbone(backbone.input)["decoder_sequence_output"]
@@ -254,9 +263,57 @@ def test_gradients_reach_every_variable(rng):
     model.compile(keras.optimizers.SGD(1.0), loss)
     before = {weight.path: numpy32(weight).copy() for weight in backbone.weights}
     model.train_on_batch(backbone.complete(inputs), inputs["decoder_token_ids"])
-    for weight in backbone.weights:
-        if not weight.path.endswith("key/bias"):  # a shift of all scores of a query: no gradient
-            assert np.abs(numpy32(weight) - before[weight.path]).max() > 0, weight.path
+    return before, {weight.path: numpy32(weight) for weight in backbone.weights}
+
+
+def test_the_vision_tower_is_frozen(rng, tmp_path):
+    """As published: its projector is trained, it is not; and again after reloading."""
+    backbone = tiny_backbone()
+    before, after = one_step(backbone, rng)
+    changed = {path for path in before if (before[path] != after[path]).any()}
+    in_vision = {path for path in changed if path.startswith("vision/")}
+    assert in_vision == {"vision/projector/norm/scale", "vision/projector/projection/kernel"}
+    backbone.vision.tower.trainable = True
+    backbone.save(tmp_path / "model.keras")
+    revived = keras.saving.load_model(tmp_path / "model.keras")
+    assert not revived.vision.tower.trainable and revived.vision.projector.trainable
+
+
+def test_nothing_is_differentiated_through_the_frozen_tower(monkeypatch):
+    """Its output is a constant to the gradient as long as nothing of it is to be trained."""
+    backbone = tiny_backbone()
+    tower = backbone.vision.tower
+    weight = tower.position_embedding
+    monkeypatch.setattr(tower, "call", lambda images, training: ops.expand_dims(weight[:4], 0))
+    constants = []
+    monkeypatch.setattr(ops, "stop_gradient", lambda x: constants.append(x) or x)
+    images = ops.zeros((1, 1, 28, 28, 3))
+    frozen = backbone.vision.features(images, training=True)
+    assert len(constants) == 1
+    # On torch a graph of the backward pass would hang on it.
+    assert not getattr(frozen, "requires_grad", False)
+    tower.trainable = True
+    trained = backbone.vision.features(images, training=True)
+    assert len(constants) == 1
+    assert getattr(trained, "requires_grad", True)
+
+
+def test_features_of_images_stand_for_them(model, rng, monkeypatch):
+    """With what the tower makes of images as an input, it does not run."""
+    inputs = token_inputs(rng, (13, 17), (9, 3), images=2)
+    want = outputs_of(model, inputs)
+    flat = inputs.pop("images").reshape(-1, 28, 28, 3)
+    tower = model.vision.tower
+    features = keras.Sequential([keras.Input((28, 28, 3)), tower]).predict_on_batch(flat)
+    inputs["image_features"] = ops.convert_to_numpy(features).reshape(2, 2, 4, 24)
+    assert_rows_equal(outputs_of(model, inputs), want, inputs)
+
+    other = tiny_backbone()
+    monkeypatch.setattr(other.vision.tower, "call", None)
+    assert_rows_equal(outputs_of(other, inputs), want, inputs)
+    inputs["image_features"] = np.zeros((2, 2, 4, 23), "float32")
+    with pytest.raises(ValueError, match=r"images, 4, 24\). Received: shape \(2, 2, 4, 23\)"):
+        model.complete(inputs)
 
 
 def test_randomize_gives_the_same_model_twice():

@@ -22,7 +22,7 @@ ROWS = {
         [],
         random_image(50, 11, seed=3),
     ],
-    "decoder_text": ["a dog", "yes", "", "a red bee and a house", "the image"],
+    "decoder_text": ["a dog", "yes", "a house", "a red bee and a house", "the image"],
 }
 
 

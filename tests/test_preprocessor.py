@@ -68,7 +68,7 @@ def test_end_token_is_cut_only_with_the_text(preprocessor):
         assert labels.tolist() == expected
 
 
-@pytest.mark.parametrize("text", ["a dog", "a dog<eos>", "a dog<eos><eos>", "<eos>", ""])
+@pytest.mark.parametrize("text", ["a dog", "a dog<eos>", "a dog<eos><eos>", "<eos>"])
 def test_labels_end_with_one_end_token(preprocessor, text):
     _, labels, weights = preprocessor({"encoder_text": "cat", "decoder_text": text})
     expected = [*TOKENIZER.tokenize(text.replace("<eos>", "")), EOS]
@@ -128,7 +128,11 @@ def test_sample_weight_scales_rows(preprocessor):
         assert scaled.dtype == "float32"
     row = {"encoder_text": "cat", "decoder_text": "dog"}
     assert preprocessor(row, sample_weight=0.25)[2].sum() == 0.5
-    with pytest.raises(ValueError, match=r"shape \(2,\). Received: sample_weight of shape \(3,\)"):
+    of_labels = np.arange(22, dtype="float64").reshape(2, 11)
+    np.testing.assert_array_equal(preprocessor(ROWS, sample_weight=of_labels)[2], plain * of_labels)
+    weights = preprocessor(row, sample_weight=of_labels[1])[2]
+    assert weights.tolist() == [11.0, 12.0] + [0.0] * 9
+    with pytest.raises(ValueError, match=r"shape \(2, 11\). Received: .* of shape \(3,\)"):
         preprocessor(ROWS, sample_weight=[1.0, 1.0, 1.0])
     with pytest.raises(ValueError, match=r"Received: sample_weight of shape \(2, 1\)"):
         preprocessor(ROWS, sample_weight=[[1.0], [1.0]])

@@ -1,11 +1,16 @@
 """From rows of text and images to rows of ids and pixels: the one encoding of the package."""
 
+import contextlib
 import dataclasses
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_t5gemma2.preprocessing.image_features import ImageFeatures
 from keras_t5gemma2.preprocessing.image_prompts import place_images, widen_images
+from keras_t5gemma2.preprocessing.read_image import check_levels
+
+_ROWS_AT_ONCE = 1024  # whose ids are held while lengths are checked
 
 
 class EncodedRows(NamedTuple):
@@ -14,6 +19,8 @@ class EncodedRows(NamedTuple):
     encoder_ids: list[np.ndarray]  # per row, (length,) int32; empty where it has no encoder input
     decoder_ids: list[np.ndarray]  # per row, (length,) int32
     images: list[np.ndarray] | None  # per row, (images, height, width, 3) float32
+    # Instead of images: per row, (images, tokens_per_image, width) float32.
+    image_features: list[np.ndarray] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,11 +31,13 @@ class RowEncoder:
         tokenizer: `T5Gemma2Tokenizer`.
         image_converter: `T5Gemma2ImageConverter` or `None`.
         tokens_per_image: int.
+        truncate: bool. Whether text that is too long is cut; else it is an error.
     """
 
     tokenizer: Any
     image_converter: Any
     tokens_per_image: int
+    truncate: bool = True
 
     def encode(self, rows, training, encoder_limit, decoder_limit):
         """`EncodedRows` of a list of `Row`.
@@ -40,15 +49,63 @@ class RowEncoder:
             decoder_limit: int. Tokens of the longest row of the decoder.
         """
         prompts = [self._prompt(row, row.number) for row in rows]
-        images = [self._read_images(row, row.number) for row in rows]
+        if training:
+            self._check_targets(rows)
+        parts = self._read_images(rows)
+        crop_counts = [[len(part) - 1 for part in of_row] for of_row in parts]
         numbers = [row.number for row in rows]
-        encoder_ids = self._encoder_ids(prompts, images, encoder_limit, numbers)
+        encoder_ids = self._encoder_ids(prompts, crop_counts, encoder_limit, numbers)
         decoder_ids = self._decoder_ids(rows, training, decoder_limit)
         if self.image_converter is None:
             return EncodedRows(encoder_ids, decoder_ids, None)
-        none = np.empty((0, *self.image_converter.image_size, 3), "float32")
-        joined = [np.concatenate([none, *parts]) for parts in images]
-        return EncodedRows(encoder_ids, decoder_ids, joined)
+        images, features = self._join_images(rows, parts)
+        return EncodedRows(encoder_ids, decoder_ids, images, features)
+
+    def check(self, rows, training, encoder_limit, decoder_limit):
+        """Raises what `encode` would raise, as far as it shows without reading a file.
+
+        Args:
+            rows: list of `Row`.
+            training: as of `encode`.
+            encoder_limit: as of `encode`.
+            decoder_limit: as of `encode`.
+        """
+        prompts = [self._prompt(row, row.number) for row in rows]
+        if training:
+            self._check_targets(rows)
+        for row in rows:
+            for number, image in enumerate(row.images):
+                with _naming(row, number):
+                    check_levels(image)
+        crops_are_known = self.image_converter is None or not self.image_converter.pan_and_scan
+        pairs = zip(rows, prompts, strict=True)
+        # The ids are counted only where images or too many bytes make it necessary.
+        long = [
+            (row, prompt)
+            for row, prompt in pairs
+            if (row.images and crops_are_known)
+            or (not row.images and self._may_exceed(prompt, encoder_limit))
+        ]
+        for start in range(0, len(long), _ROWS_AT_ONCE):
+            some, texts = zip(*long[start : start + _ROWS_AT_ONCE], strict=True)
+            counts = [[0] * len(row.images) for row in some]
+            self._encoder_ids(texts, counts, encoder_limit, [row.number for row in some])
+        long = [row for row in rows if self._may_exceed(row.decoder_text, decoder_limit)]
+        for start in range(0, len(long), _ROWS_AT_ONCE):
+            self._decoder_ids(long[start : start + _ROWS_AT_ONCE], training, decoder_limit)
+
+    def _may_exceed(self, text, limit):
+        """Whether a text may be refused for its length: a token is a byte at least."""
+        return not self.truncate and len((text or "").encode()) + 2 > limit
+
+    def _check_targets(self, rows):
+        for row in rows:
+            if row.decoder_text is not None and not row.decoder_text.strip():
+                raise ValueError(
+                    "`decoder_text` must not be empty in training. Received in row "
+                    f"{row.number}: {row.decoder_text!r}. Leave the row out, or write "
+                    f'"{self.tokenizer.end_token}" if the model shall learn to answer nothing'
+                )
 
     def _prompt(self, row, index):
         """The encoder's text with a marker for each image, or `None` where there is no input."""
@@ -92,18 +149,52 @@ class RowEncoder:
                 f"write `{marker}` where an image stands. Received it in row {index}"
             )
 
-    def _read_images(self, row, index):
-        """Per image, (1 + crops, height, width, 3) pixels."""
-        pixels = []
-        for number, image in enumerate(row.images):
-            try:
-                pixels.append(self.image_converter.original_and_crops(image))
-            except (ValueError, TypeError) as error:
-                raise type(error)(f"In row {index}, image {number}: {error}") from error
-        return pixels
+    def _read_images(self, rows):
+        """Per row and image, an array of the whole image and its crops: pixels, or features."""
+        return [
+            [self._read_image(row, number, image) for number, image in enumerate(row.images)]
+            for row in rows
+        ]
 
-    def _encoder_ids(self, prompts, images, limit, numbers):
-        crop_counts = [[len(pixels) - 1 for pixels in parts] for parts in images]
+    def _read_image(self, row, number, image):
+        with _naming(row, number):
+            if not isinstance(image, ImageFeatures):
+                return self.image_converter.original_and_crops(image)
+            if image.values.shape[1] != self.tokens_per_image:
+                raise ValueError(
+                    "The features of an image must be one row per image token. Received: "
+                    f"tokens_per_image={self.tokens_per_image}, and {image}"
+                )
+            return image.values.astype("float32")
+
+    def _join_images(self, rows, parts):
+        """All images of a row as one array: (pixels, `None`), or (`None`, features)."""
+        places = [(row, number) for row in rows for number in range(len(row.images))]
+        kinds = [isinstance(row.images[number], ImageFeatures) for row, number in places]
+        if len(set(kinds)) > 1:
+            (one, i), (other, j) = (places[kinds.index(kind)] for kind in (True, False))
+            raise ValueError(
+                "The images of a batch must all be images or all be `ImageFeatures`. Received: "
+                f"features for image {i} of row {one.number}, and none for image {j} of row "
+                f"{other.number}. Give all rows to `precompute`"
+            )
+        if not any(kinds):
+            none = np.empty((0, *self.image_converter.image_size, 3), "float32")
+            return [np.concatenate([none, *of_row]) for of_row in parts], None
+        first = next(of_row[0] for of_row in parts if of_row)
+        none = np.empty((0, *first.shape[1:]), "float32")
+        for (row, number), part in zip(
+            places, (p for of_row in parts for p in of_row), strict=True
+        ):
+            if part.shape[1:] != first.shape[1:]:
+                raise ValueError(
+                    "The features of a batch must be those of one vision tower. Received: "
+                    f"hidden_dim={first.shape[2]} first, and {part.shape[2]} for image {number} of "
+                    f"row {row.number}"
+                )
+        return None, [np.concatenate([none, *of_row]) for of_row in parts]
+
+    def _encoder_ids(self, prompts, crop_counts, limit, numbers):
         texts = [
             place_images(prompt, counts, self.tokenizer) if counts else prompt or ""
             for prompt, counts in zip(prompts, crop_counts, strict=True)
@@ -116,6 +207,7 @@ class RowEncoder:
             if counts:
                 ids = widen_images(ids, self.tokenizer.image_token_id, self.tokens_per_image)
                 self._check_room(ids, limit, number)
+            self._check_length("encoder", len(ids), limit, number)
             encoded.append(ids[:limit])
         return encoded
 
@@ -132,11 +224,31 @@ class RowEncoder:
     def _decoder_ids(self, rows, training, limit):
         start, end = self.tokenizer.start_token_id, self.tokenizer.end_token_id
         encoded = []
-        for ids in self.tokenizer.tokenize([row.decoder_text or "" for row in rows]):
+        texts = [row.decoder_text or "" for row in rows]
+        for row, ids in zip(rows, self.tokenizer.tokenize(texts), strict=True):
             ids = [start, *ids]
             if training:
                 while ids[-1] == end:
                     ids.pop()
                 ids.append(end)
+            # A target's ids are inputs and labels: one more than the length of either.
+            self._check_length("decoder", len(ids) - training, limit - training, row.number)
             encoded.append(np.array(ids[:limit], "int32"))
         return encoded
+
+    def _check_length(self, stream, length, limit, index):
+        if length > limit and not self.truncate:
+            raise ValueError(
+                f"`{stream}_text` must fit into the model's sequence, since truncate=False. "
+                f"Received in row {index}: {length} tokens, {stream}_sequence_length={limit}. "
+                "Shorten the text, give a larger length, or set truncate=True"
+            )
+
+
+@contextlib.contextmanager
+def _naming(row, number):
+    """Says of an error of which row and image it is."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"In row {row.number}, image {number}: {error}") from error

@@ -28,13 +28,13 @@ def pad_tokens(rows, length, pad_token_id):
 
 
 def stack_images(rows):
-    """Images as one array, rows with fewer images filled up with zeros at the end.
+    """Images or their features as one array, rows with fewer filled up with zeros at the end.
 
     Args:
-        rows: list of (images, height, width, 3) float32 arrays.
+        rows: list of (images, ...) float32 arrays.
 
     Returns:
-        (rows, most images of a row, height, width, 3) float32.
+        (rows, most images of a row, ...) float32.
     """
     most = max(len(images) for images in rows)
     stacked = np.zeros((len(rows), most, *rows[0].shape[1:]), "float32")

@@ -43,6 +43,8 @@ class T5Gemma2Seq2SeqLMPreprocessor(
         decoder_sequence_length: int, tokens. Longer decoder text is cut, in training together
             with its `<eos>`, so that the model does not learn to stop there.
         tokens_per_image: int. Image tokens in the block of one image, as the backbone has it.
+        truncate: bool. Whether text that is too long is cut; if false, it is an error that names
+            the row.
 
     Example:
 
@@ -86,12 +88,14 @@ class T5Gemma2Seq2SeqLMPreprocessor(
         encoder_sequence_length=1024,
         decoder_sequence_length=1024,
         tokens_per_image=256,
+        truncate=True,
         **kwargs,
     ):
         super().__init__(tokenizer, encoder_sequence_length, decoder_sequence_length, **kwargs)
         check_at_least_one(tokens_per_image=tokens_per_image)
         self.image_converter = image_converter
         self.tokens_per_image = tokens_per_image
+        self.truncate = truncate
         self._lengths()  # checks them
         self.built = True
 
@@ -110,7 +114,8 @@ class T5Gemma2Seq2SeqLMPreprocessor(
         Args:
             x: dict of `encoder_text`, `decoder_text` and optionally `images`; see `parse_rows`.
             y: `None`: the labels are made from `decoder_text`.
-            sample_weight: `None`, or one float per row, which its tokens' weights are times.
+            sample_weight: `None`, or floats, which the tokens' weights are times: one per row, or
+                one per label, (batch, decoder length).
             encoder_sequence_length: int. Instead of the preprocessor's own, as the next.
             decoder_sequence_length: int.
             sequence_length: int. The same as `decoder_sequence_length`.
@@ -120,12 +125,15 @@ class T5Gemma2Seq2SeqLMPreprocessor(
             `encoder_token_ids` and `encoder_padding_mask` (batch, encoder length),
             `decoder_token_ids` and `decoder_padding_mask` (batch, decoder length), int32 and bool,
             and, with an image converter, `images` (batch, most images of a row, height, width,
-            3), float32. The labels are the ids that follow those of the decoder, the weights are
-            float32 and 0 where the label is padding. One row gives arrays without a batch axis.
+            3), float32, or, where the rows hold `ImageFeatures`, `image_features` (batch, most
+            images of a row, tokens_per_image, width of the vision tower). The labels are the ids
+            that follow those of the decoder, the weights are float32 and 0 where the label is
+            padding. One row gives arrays without a batch axis.
 
         Raises:
             ValueError: if a row's images do not match its markers, cannot be read or would be
-                cut, or if `decoder_text` is missing.
+                cut, if `decoder_text` is missing or empty, or if a text is too long and not to be
+                cut.
             TypeError: if a text is no string.
         """
         if y is not None:
@@ -204,13 +212,34 @@ class T5Gemma2Seq2SeqLMPreprocessor(
         """
         limits = self._lengths(encoder_sequence_length, decoder_sequence_length)
         rows, is_single = parse_rows(x)
-        if training and rows[0].decoder_text is None:
-            raise ValueError(
-                "`decoder_text` must be given for training: the labels are made from it. "
-                f"Received: none for row 0 of {len(rows)}"
-            )
-        encoder = RowEncoder(self.tokenizer, self.image_converter, self.tokens_per_image)
-        return encoder.encode(rows, training, limits[0], limits[1] + training), is_single
+        if training:
+            _check_targets_are_given(rows)
+        encoded = self._encoder().encode(rows, training, limits[0], limits[1] + training)
+        return encoded, is_single
+
+    def check_rows(self, x, training=True):
+        """Raises what `encode_rows` would raise, as far as it shows without reading a file.
+
+        For a whole data set before the first step: texts are counted only where they may be too
+        long.
+
+        Args:
+            x: as of `encode_rows`.
+            training: as of `encode_rows`.
+
+        Raises:
+            ValueError: as `call`.
+            TypeError: as `call`.
+        """
+        rows, _ = parse_rows(x)
+        if training:
+            _check_targets_are_given(rows)
+        encoder_limit, decoder_limit = self._lengths()
+        self._encoder().check(rows, training, encoder_limit, decoder_limit + training)
+
+    def _encoder(self):
+        parts = self.tokenizer, self.image_converter, self.tokens_per_image, self.truncate
+        return RowEncoder(*parts)
 
     def get_config(self):
         return {
@@ -219,6 +248,7 @@ class T5Gemma2Seq2SeqLMPreprocessor(
             "encoder_sequence_length": self.encoder_sequence_length,
             "decoder_sequence_length": self.decoder_sequence_length,
             "tokens_per_image": self.tokens_per_image,
+            "truncate": self.truncate,
         }
 
     @classmethod
@@ -269,8 +299,9 @@ class T5Gemma2Seq2SeqLMPreprocessor(
             "decoder_token_ids": ids[:, : lengths[1]],
             "decoder_padding_mask": mask[:, : lengths[1]],
         }
-        if encoded.images is not None:
-            arrays["images"] = stack_images(encoded.images)
+        for name in ("images", "image_features"):
+            if (of_rows := getattr(encoded, name)) is not None:
+                arrays[name] = stack_images(of_rows)
         if training:
             arrays["labels"] = ids[:, 1:]
             arrays["sample_weight"] = _weights(mask[:, 1:], sample_weight, is_single)
@@ -299,14 +330,23 @@ def _weights(mask, sample_weight, is_single):
     weights = mask.astype("float32")
     if sample_weight is None:
         return weights
-    of_rows = to_numpy(sample_weight).astype("float32")
-    expected = () if is_single else mask.shape[:1]
-    if of_rows.shape != expected:
+    given = to_numpy(sample_weight).astype("float32")
+    of_rows, of_labels = ((), mask.shape[1:]) if is_single else (mask.shape[:1], mask.shape)
+    if given.shape not in (of_rows, of_labels):
         raise ValueError(
-            f"`sample_weight` must be one number per row, of shape {expected}. "
-            f"Received: sample_weight of shape {of_rows.shape}"
+            f"`sample_weight` must be one number per row, of shape {of_rows}, or one per label, of "
+            f"shape {of_labels}. Received: sample_weight of shape {given.shape}"
         )
-    return weights * of_rows.reshape(-1, 1)
+    return weights * (given if given.shape == of_labels else given.reshape(-1, 1))
+
+
+def _check_targets_are_given(rows):
+    for row in rows:
+        if row.decoder_text is None:
+            raise ValueError(
+                "`decoder_text` must be given for training: the labels are made from it. "
+                f"Received: none for row {row.number} of {len(rows)}"
+            )
 
 
 def _load_image_converter(cls, loader):

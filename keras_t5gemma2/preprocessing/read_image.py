@@ -43,6 +43,19 @@ def read_image(image):
     return _from_array(image)
 
 
+def check_levels(image):
+    """Raises what `read_image` would of the numbers in an array; other images are not looked at.
+
+    Raises:
+        ValueError: a float is NaN, infinite or outside of [0, 255].
+    """
+    if not hasattr(image, "shape") or 0 in image.shape:
+        return
+    image = to_numpy(image)
+    if image.dtype.kind == "f":
+        _check_range(image, f"an array of shape {image.shape} and dtype {image.dtype}")
+
+
 def to_numpy(array):
     """A numpy array with the values of an array or of a tensor of any framework."""
     if keras.ops.is_tensor(array):
@@ -129,13 +142,7 @@ def _eight_bits(levels, what):
         return ((levels.astype("uint32") + 128) // 257).astype("uint8")
     if levels.dtype.kind not in "iuf":
         raise TypeError(f"An image must hold numbers. Received: {what}")
-    low, high = levels.min(), levels.max()
-    # Written so that NaN fails too.
-    if not (low >= 0 and high <= 255):
-        raise ValueError(
-            "The levels of an image must lie in [0, 255], unless it is of a 16-bit type. "
-            f"Received: levels from {low} to {high} in {what}"
-        )
+    high = _check_range(levels, what)
     if levels.dtype.kind == "f" and high <= 1 and (levels % 1).any():
         warnings.warn(
             "Every level of an image lies in [0, 1], which is as good as black: floats are read "
@@ -143,6 +150,18 @@ def _eight_bits(levels, what):
             stacklevel=2,
         )
     return np.rint(levels).astype("uint8")
+
+
+def _check_range(levels, what):
+    """The highest level."""
+    low, high = levels.min(), levels.max()
+    # Written so that NaN fails too.
+    if not (low >= 0 and high <= 255):
+        raise ValueError(
+            "The levels of an image must lie in [0, 255], unless it is of a 16-bit type. "
+            f"Received: levels from {low} to {high} in {what}"
+        )
+    return high
 
 
 def _check_not_empty(size, what):

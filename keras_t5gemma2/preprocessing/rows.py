@@ -23,12 +23,13 @@ def parse_rows(x):
 
     Args:
         x: a list of `Row`, which comes back as it is; a string; a list, tuple or array of
-            strings; or a dict of
+            strings; a list of dicts, one per row; or a dict of
 
             - `encoder_text`: a string or a list of strings;
             - `images`, for one string: one image or a list of images; for a list of strings: a
               list with `None`, one image or a list of images per row, or an array of shape
-              (batch, height, width, channels) or (batch, images, height, width, channels);
+              (batch, height, width, channels) or (batch, images, height, width, channels).
+              `ImageFeatures` may stand for an image;
             - `decoder_text`: as `encoder_text`.
 
             Every key may be missing or `None`. Images alone are one row, unless they are a list
@@ -49,7 +50,7 @@ Row(encoder_text='b', images=['bee.png'], decoder_text=None, number=1)]
     """
     if isinstance(x, list) and x and isinstance(x[0], Row):
         return x, False
-    x = input_dict(x)
+    x = join_rows(x) if are_row_dicts(x) else input_dict(x)
     encoder_text = _parse_text(x, "encoder_text")
     decoder_text = _parse_text(x, "decoder_text")
     images = _as_list_or_array(x.get("images"))
@@ -57,6 +58,17 @@ Row(encoder_text='b', images=['bee.png'], decoder_text=None, number=1)]
     if any(isinstance(text, list) for text in texts) or (not texts and _are_of_rows(images)):
         return _parse_batch(encoder_text, images, decoder_text), False
     return [Row(encoder_text, _images_of_row(images, row=0), decoder_text)], True
+
+
+def are_row_dicts(x):
+    """Whether `x` is a list of dicts, one per row."""
+    return isinstance(x, list) and len(x) > 0 and all(isinstance(row, dict) for row in x)
+
+
+def join_rows(rows):
+    """A dict of lists from a list of dicts; a key may be missing from some of them."""
+    keys = dict.fromkeys(key for row in rows for key in row)
+    return input_dict({key: [row.get(key) for row in rows] for key in keys})
 
 
 def input_dict(x):
@@ -106,11 +118,16 @@ def _batch_size(value):
 def _parse_text(x, key):
     """A string, a list of strings, or `None`."""
     text = x.get(key)
-    if hasattr(text, "shape"):  # an array or tensor of strings
-        text = np.asarray(text).tolist()
+    text = _strings(text)
     if isinstance(text, (list, tuple)):
+        text = [_strings(value) for value in text]
         return [_check_text(key, value, row) for row, value in enumerate(text)]
     return None if text is None else _check_text(key, text, row=0)
+
+
+def _strings(text):
+    """Python's strings for an array or tensor of them."""
+    return np.asarray(text).tolist() if hasattr(text, "shape") else text
 
 
 def _check_text(key, text, row):

@@ -22,8 +22,8 @@ def prefill(backbone, inputs, keep_states=False):
     """
     decoder = backbone.decoder
     mask = inputs["encoder_padding_mask"]
-    encoded = backbone.encode(inputs["encoder_token_ids"], mask, inputs.get("images"))
-    memory = decoder.remember(encoded, mask)
+    seen = inputs.get("images"), inputs.get("image_features")
+    memory = decoder.remember(backbone.encode(inputs["encoder_token_ids"], mask, *seen), mask)
 
     token_ids, mask = inputs["decoder_token_ids"], inputs["decoder_padding_mask"]
     batch_size, prompt_length = token_ids.shape

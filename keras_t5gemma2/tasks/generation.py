@@ -7,6 +7,8 @@ import numpy as np
 from keras_t5gemma2.preprocessing.packing import stack_images
 from keras_t5gemma2.preprocessing.read_image import to_numpy
 
+_SEEN = ("images", "image_features")
+
 
 class Rows(NamedTuple):
     """What a batch of generation starts from, row by row."""
@@ -14,14 +16,15 @@ class Rows(NamedTuple):
     encoder_ids: list  # per row, (length,) ids; may be empty
     encoder_masks: list  # per row, (length,) bool; where False the decoder sees no token
     prompts: list  # per row, (length,) ids, at least one
-    images: np.ndarray | None  # (rows, images, height, width, 3)
+    seen: dict  # `images` or `image_features` as the model takes them, or nothing
 
 
 def rows_of_encoded(encoded):
     """`Rows` of what the preprocessor's `encode_rows` gives."""
     masks = [np.ones(len(ids), bool) for ids in encoded.encoder_ids]
-    images = None if encoded.images is None else stack_images(encoded.images)
-    return Rows(encoded.encoder_ids, masks, encoded.decoder_ids, images)
+    rows = {name: getattr(encoded, name) for name in _SEEN}
+    seen = {name: stack_images(images) for name, images in rows.items() if images is not None}
+    return Rows(encoded.encoder_ids, masks, encoded.decoder_ids, seen)
 
 
 def rows_of_arrays(inputs):
@@ -32,7 +35,7 @@ def rows_of_arrays(inputs):
         list(arrays["encoder_token_ids"]),
         list(arrays["encoder_padding_mask"].astype(bool)),
         [row[there] for row, there in zip(arrays["decoder_token_ids"], mask, strict=True)],
-        arrays.get("images"),
+        {name: arrays[name] for name in _SEEN if name in arrays},
     )
 
 
@@ -75,9 +78,7 @@ def pad_rows(rows, new_tokens):
         "new_token_ids": np.full((len(lengths), bucket(new_tokens, smallest=32)), -1, "int32"),
         "new_tokens": np.asarray(new_tokens, "int32"),
     }
-    if rows.images is not None:
-        inputs["images"] = rows.images
-    return inputs
+    return {**inputs, **rows.seen}
 
 
 def new_tokens_of_rows(token_ids, prompt_length, budgets, stop_token_ids):

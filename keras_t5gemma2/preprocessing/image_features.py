@@ -1,0 +1,36 @@
+"""What the frozen vision tower makes of an image, kept so that it is computed once."""
+
+import numpy as np
+
+
+class ImageFeatures:
+    """An image as the vision tower sees it; taken wherever an image is.
+
+    `T5Gemma2Seq2SeqLM.precompute` makes them. They are those of one vision tower: another one,
+    or the same one after training it, does not know what they mean. They can be pickled.
+
+    Args:
+        values: (1 + crops, tokens_per_image, hidden_dim of the tower) array of floats: of the
+            whole image, and of its crops where Pan and Scan made some.
+
+    Raises:
+        ValueError: `values` is no such array.
+
+    Example:
+
+    >>> ImageFeatures(np.zeros((1, 4, 24), "float32"))
+    ImageFeatures(crops=0, tokens_per_image=4, hidden_dim=24)
+    """
+
+    def __init__(self, values):
+        values = np.asarray(values)
+        if values.ndim != 3 or values.dtype.kind != "f" or 0 in values.shape:
+            raise ValueError(
+                "`values` must be floats of shape (1 + crops, tokens_per_image, hidden_dim). "
+                f"Received: {values.dtype} of shape {values.shape}"
+            )
+        self.values = values
+
+    def __repr__(self):
+        parts, tokens, width = self.values.shape
+        return f"ImageFeatures(crops={parts - 1}, tokens_per_image={tokens}, hidden_dim={width})"
