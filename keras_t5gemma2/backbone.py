@@ -115,14 +115,14 @@ class T5Gemma2Backbone(SavesAtomically, RefusesKerasLoRA, keras_hub.models.Backb
         inputs = {name: ops.convert_to_tensor(value) for name, value in inputs.items()}
         if self.config.vision is not None:
             batch = ops.shape(inputs["encoder_token_ids"])[0]
-            for name, shape in _image_shapes(self.config.vision).items():
+            for name, shape in image_shapes(self.config.vision).items():
                 if name not in inputs:
                     inputs[name] = ops.zeros((batch, 0, *shape))
             self._check_features(inputs["image_features"])
         return inputs
 
     def _check_features(self, features):
-        expected = _image_shapes(self.config.vision)["image_features"]
+        expected = image_shapes(self.config.vision)["image_features"]
         if tuple(features.shape)[2:] != expected:
             raise ValueError(
                 "`image_features` must be what this model's vision tower gives, of shape (batch, "
@@ -171,12 +171,12 @@ def _inputs(config):
         )
     }
     if config.vision is not None:
-        for name, shape in _image_shapes(config.vision).items():
+        for name, shape in image_shapes(config.vision).items():
             inputs[name] = keras.Input((None, *shape), dtype="float32", name=name)
     return inputs
 
 
-def _image_shapes(vision):
+def image_shapes(vision):
     """The shape of one image in each of the two forms that it may have."""
     return {
         "images": (vision.image_size, vision.image_size, 3),

@@ -10,7 +10,7 @@ import pytest
 from keras_t5gemma2 import T5Gemma2Seq2SeqLM, evaluate_generation
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "tools"))
-import tiny_data  # noqa: E402
+import tiny_data
 
 # Written by `python tests/test_tiny_preset.py`: the greedy answers to the sample.
 ANSWERS = pathlib.Path(__file__).parent / "tiny_answers.json"

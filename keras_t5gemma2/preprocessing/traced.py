@@ -3,6 +3,7 @@
 import itertools
 import sys
 
+import keras
 import numpy as np
 
 
@@ -68,6 +69,25 @@ def numpy_call(function, arguments, outputs):
     for tensor, (_, shape) in zip(tensors, outputs, strict=True):
         tensor.set_shape(shape)
     return tensors
+
+
+def dataset_of(batches, example, read_ahead):
+    """A `tf.data.Dataset` for the training loop on TensorFlow.
+
+    Args:
+        batches: function without arguments to an iterator over batches of numpy arrays.
+        example: one of the batches. The batch and the images axis of others may differ.
+        read_ahead: bool. Whether the next batch is made while a step runs.
+    """
+    import tensorflow as tf
+
+    def spec(array):
+        free = 2 if array.ndim > 2 else 1
+        return tf.TensorSpec((*[None] * free, *array.shape[free:]), array.dtype)
+
+    signature = keras.tree.map_structure(spec, example)
+    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
+    return dataset.prefetch(1) if read_ahead else dataset
 
 
 def ragged_rows(function, texts):

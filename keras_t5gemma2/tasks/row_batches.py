@@ -1,65 +1,330 @@
-"""Raw rows of text and images as batches that `keras.Model.fit` takes, on every backend."""
+"""Text and images from any source as the batches of arrays that `keras.Model.fit` takes."""
 
+import contextlib
 import math
+import warnings
 
 import keras
 import numpy as np
+from keras.src.trainers import data_adapters
+from keras.src.trainers.data_adapters import data_adapter_utils
 
+from keras_t5gemma2.preprocessing import traced
 from keras_t5gemma2.preprocessing.rows import parse_rows
+from keras_t5gemma2.tasks.elements import are_arrays, is_row, join_elements, rows_of_arrays, unpack
 
 
-def batches_of(preprocessor, x, y=None, sample_weight=None, batch_size=None, shuffle=False):
-    """A `keras.utils.PyDataset` of preprocessed batches, or `None` where another path serves.
+def batches_of(x, y, sample_weight, batch_size, shuffle, preparation, rewinds=True):
+    """The `Batches` of whatever holds the data.
 
-    Rows are sliced here and not by `tf.data` or grain, since rows of images of different sizes
-    and numbers are no arrays, and since it needs neither library.
+    Everything is read and sliced here, not by Keras's own adapters or keras-hub's pipelines:
+    rows of images of different sizes and numbers are no arrays, and one way serves every backend
+    and needs neither TensorFlow nor grain.
+
+    Args:
+        x: rows in memory as `parse_rows` takes them; the arrays of `T5Gemma2Backbone` in memory; a
+            `keras.utils.PyDataset` of batches; or anything that is iterated (`tf.data`, grain, a
+            torch `DataLoader`, a generator), over batches or over rows. A batch or a row is rows
+            or arrays, alone or as a tuple with labels and weights.
+        y: labels of arrays in memory, else `None`.
+        sample_weight: per row or per label, of what is in memory, else `None`.
+        batch_size: int or `None`.
+        shuffle: bool.
+        preparation: `Preparation`.
+        rewinds: bool. Whether Keras looks at a batch before it begins.
     """
-    if preprocessor is None:
-        return None
+    if isinstance(x, data_adapters.data_adapter.DataAdapter):
+        return x  # `fit` calls `evaluate` with what it was given
+    if isinstance(x, (tuple, list)) and x and are_arrays(x[0]) and y is None:
+        x, y, sample_weight = _unpack_arrays(x, sample_weight)
+    if are_arrays(x):
+        rows = rows_of_arrays(x, y, sample_weight)
+        return InMemoryBatches(*rows, batch_size, shuffle, preparation)
+    if isinstance(x, (dict, list, tuple, str, np.ndarray)) or hasattr(x, "ndim"):
+        rows = _rows_in_memory(x, y, sample_weight, preparation)
+        return InMemoryBatches(*rows, batch_size, shuffle, preparation)
+    given = {"y": y, "sample_weight": sample_weight}
+    if given := [name for name, value in given.items() if value is not None]:
+        raise ValueError(
+            f"A data set holds labels and weights itself. Received: {given}, and x of type "
+            f"{type(x).__name__}. Let its elements be tuples (x, y, sample_weight), with y=None "
+            "for raw text"
+        )
     if isinstance(x, keras.utils.PyDataset):
-        return PreprocessedBatches(preprocessor, x)
-    if isinstance(x, (dict, list, tuple, np.ndarray, str)):
-        return RowBatches(preprocessor, x, y, sample_weight, batch_size or 32, shuffle)
-    return None
+        _check_no_batch_size(batch_size, x)
+        return PyDatasetBatches(x, shuffle, preparation)
+    if not hasattr(x, "__iter__"):
+        raise TypeError(
+            "`x` must be rows of text and images, a PyDataset, or something to iterate over. "
+            f"Received: {x!r} (type {type(x)})"
+        )
+    return StreamBatches(x, batch_size, preparation, rewinds)
 
 
-class RowBatches(keras.utils.PyDataset):
-    """Batches of rows, in a new order for each epoch; `x` as `parse_rows` takes it."""
+@contextlib.contextmanager
+def reading(*batches, steps=None):
+    """While Keras reads: errors of the data as they are, and no alarm at the end of a stream."""
+    batches = [b for b in batches if b is not None]
+    ends_unannounced = steps is None and any(b.num_batches is None for b in batches)
+    with warnings.catch_warnings():
+        if ends_unannounced:
+            warnings.filterwarnings("ignore", message="Your input ran out of data")
+        try:
+            yield
+        except Exception:
+            for b in batches:
+                if b.error is not None:  # TensorFlow makes an error of its own of it
+                    raise b.error from None
+            raise
 
-    def __init__(self, preprocessor, x, y, sample_weight, batch_size, shuffle):
-        super().__init__()
-        self.rows, _ = parse_rows(x)
-        self.preprocessor, self.y, self.sample_weight = preprocessor, y, sample_weight
-        self.batch_size, self.shuffle = batch_size, shuffle
-        self.order = np.arange(len(self.rows))
-        self.on_epoch_end()
 
-    def __len__(self):
-        return math.ceil(len(self.order) / self.batch_size)
+class Batches(data_adapters.data_adapter.DataAdapter):
+    """Prepared batches, in whichever way a backend's training loop asks for them."""
 
-    def __getitem__(self, index):
-        batch = self.order[index * self.batch_size : (index + 1) * self.batch_size]
-        x = [self.rows[i] for i in batch]
-        weight = None if self.sample_weight is None else np.asarray(self.sample_weight)[batch]
-        return self.preprocessor(x, self.y, weight)
+    error = None  # what went wrong while reading
+    num_batches = None  # unknown
+    batch_size = None
+    can_be_read_ahead = True
+
+    def first(self):
+        """A batch as all others are, for its structure."""
+        raise NotImplementedError
+
+    def __iter__(self):
+        """The batches of an epoch."""
+        raise NotImplementedError
+
+    def get_numpy_iterator(self):
+        iterator = iter(self)
+        while True:
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            except Exception as error:
+                self.error = error
+                raise
+            yield batch
+
+    get_jax_iterator = get_numpy_iterator
+
+    def get_torch_dataloader(self):
+        return data_adapter_utils.get_torch_dataloader(self.get_numpy_iterator())
+
+    def get_tf_dataset(self):
+        return traced.dataset_of(self.get_numpy_iterator, self.first(), self.can_be_read_ahead)
+
+
+class InMemoryBatches(Batches):
+    """Rows in memory, in a new order for each epoch.
+
+    Args:
+        take: function of indices to (x, y, sample_weight) of these rows.
+        indices: (rows,) integers.
+        batch_size: int, or `None` for 32.
+        shuffle: bool.
+        preparation: `Preparation`.
+    """
+
+    def __init__(self, take, indices, batch_size, shuffle, preparation):
+        self.take, self.indices, self.shuffle = take, indices, shuffle
+        self.batch_size = 32 if batch_size is None else batch_size
+        self.preparation = preparation
+        if self.batch_size < 1:
+            raise ValueError(f"`batch_size` must be at least 1. Received: batch_size={batch_size}")
+
+    @property
+    def num_batches(self):
+        return math.ceil(len(self.indices) / self.batch_size)
+
+    def first(self):
+        return self.preparation(*self.take(self.indices[: self.batch_size]))
+
+    def __iter__(self):
+        order = np.random.permutation(self.indices) if self.shuffle else self.indices
+        for start in range(0, len(order), self.batch_size):
+            yield self.preparation(*self.take(order[start : start + self.batch_size]))
+
+    def split(self, validation_split, validation_batch_size, preparation):
+        """The same without its last rows, and the batches of those."""
+        count = len(self.indices)
+        where = math.floor(count * (1 - validation_split))
+        if not 0 < where < count:
+            raise ValueError(
+                "`validation_split` must leave rows for training and for validation. Received: "
+                f"validation_split={validation_split} of {count} rows"
+            )
+        first, last = self.indices[:where], self.indices[where:]
+        size = self.batch_size
+        return (
+            InMemoryBatches(self.take, first, size, self.shuffle, self.preparation),
+            InMemoryBatches(self.take, last, validation_batch_size or size, False, preparation),
+        )
+
+
+_END = object()
+
+
+class StreamBatches(Batches):
+    """The batches of anything that is iterated; single rows are put together to batches.
+
+    Args:
+        stream: an iterable, or an iterator that can be read once.
+        batch_size: int, rows of a batch where the elements are rows, or `None` for 32.
+        preparation: `Preparation`.
+        rewinds: bool. Whether what is read before the first `on_epoch_end` is to be read again:
+            Keras builds with a batch, and begins anew after that.
+    """
+
+    def __init__(self, stream, batch_size, preparation, rewinds):
+        self.stream, self.preparation = stream, preparation
+        iterator = iter(stream)
+        self.is_read_once = iterator is stream
+        self.can_be_read_ahead = not self.is_read_once
+        self.example = next(iterator, _END)
+        if self.example is _END:
+            raise ValueError(f"The data must not be empty. Received: a {type(stream).__name__}")
+        # Of what can be read once: what is to be read again, and what was read since the start.
+        self.waiting, self.seen = [self.example], []
+        self.is_rewound = not (rewinds and self.is_read_once)
+        self.is_of_rows = is_row(unpack(self.example)[0])
+        if not self.is_of_rows:
+            _check_no_batch_size(batch_size, stream)
+        self.batch_size = (batch_size or 32) if self.is_of_rows else None
+
+    @property
+    def num_batches(self):
+        try:
+            count = len(self.stream)
+        except (TypeError, OverflowError):  # not known, or without an end
+            return None
+        if count >= 2**62:  # how grain counts what is repeated without an end
+            return None
+        return math.ceil(count / self.batch_size) if self.is_of_rows else count
+
+    def first(self):
+        return self._prepare(0, [self.example] if self.is_of_rows else self.example)
+
+    def __iter__(self):
+        elements = self._read_once() if self.is_read_once else iter(self.stream)
+        number = -1
+        for number, batch in enumerate(self._whole_batches(elements)):
+            yield self._prepare(number, batch)
+        if number < 0:
+            raise ValueError(
+                f"A {type(self.stream).__name__} can be read once, and there is nothing left of it "
+                "for another epoch. Give `steps_per_epoch`, or something to iterate over anew"
+            )
 
     def on_epoch_end(self):
-        if self.shuffle:
-            np.random.shuffle(self.order)
+        if not self.is_rewound:
+            self.is_rewound = True
+            self.waiting, self.seen = [*self.seen, *self.waiting], []
+
+    def _read_once(self):
+        while True:
+            element = self.waiting.pop(0) if self.waiting else next(self.stream, _END)
+            if element is _END:
+                return
+            if not self.is_rewound:
+                self.seen.append(element)
+            yield element
+
+    def _whole_batches(self, elements):
+        if not self.is_of_rows:
+            yield from elements
+            return
+        rows = []
+        for element in elements:
+            rows.append(element)
+            if len(rows) == self.batch_size:
+                yield rows
+                rows = []
+        if rows:
+            yield rows
+
+    def _prepare(self, number, batch):
+        with _naming_batch(number):
+            parts = join_elements(batch) if self.is_of_rows else unpack(batch)
+            return self.preparation(*parts)
 
 
-class PreprocessedBatches(keras.utils.PyDataset):
-    """The batches of another data set, preprocessed."""
+class PyDatasetBatches(Batches):
+    """The batches of a `keras.utils.PyDataset`, prepared by its own workers."""
 
-    def __init__(self, preprocessor, batches):
-        super().__init__(batches.workers, batches.use_multiprocessing, batches.max_queue_size)
-        self.preprocessor, self.batches = preprocessor, batches
+    def __init__(self, dataset, shuffle, preparation):
+        self.dataset = _PreparedDataset(dataset, preparation)
+        self.adapter = data_adapters.PyDatasetAdapter(self.dataset, shuffle=shuffle)
+        self.on_epoch_begin, self.on_epoch_end = (
+            self.adapter.on_epoch_begin,
+            self.adapter.on_epoch_end,
+        )
 
-    def __len__(self):
-        return len(self.batches)
+    @property
+    def num_batches(self):
+        return self.dataset.num_batches
+
+    def first(self):
+        return self.dataset[0]
+
+    def __iter__(self):
+        return self.adapter.get_numpy_iterator()
+
+
+class _PreparedDataset(keras.utils.PyDataset):
+    def __init__(self, dataset, preparation):
+        super().__init__(dataset.workers, dataset.use_multiprocessing, dataset.max_queue_size)
+        self.dataset, self.preparation = dataset, preparation
+
+    @property
+    def num_batches(self):
+        return self.dataset.num_batches
 
     def __getitem__(self, index):
-        return self.preprocessor(*keras.utils.unpack_x_y_sample_weight(self.batches[index]))
+        with _naming_batch(index):
+            return self.preparation(*unpack(self.dataset[index]))
+
+    def on_epoch_begin(self):
+        self.dataset.on_epoch_begin()
 
     def on_epoch_end(self):
-        self.batches.on_epoch_end()
+        self.dataset.on_epoch_end()
+
+
+def _rows_in_memory(x, y, sample_weight, preparation):
+    """What `InMemoryBatches` takes, of rows that have passed every check that reads no file."""
+    rows, _ = parse_rows(x)
+    preparation.check(rows)
+    weights = None if sample_weight is None else np.asarray(sample_weight)
+    if weights is not None and len(weights) != len(rows):
+        raise ValueError(
+            "`sample_weight` must have as many rows as `x`. Received: sample_weight of shape "
+            f"{weights.shape} and {len(rows)} rows"
+        )
+
+    def take(indices):
+        return [rows[i] for i in indices], y, None if weights is None else weights[indices]
+
+    return take, np.arange(len(rows))
+
+
+def _unpack_arrays(x, sample_weight):
+    """(x, y, sample_weight) as the preprocessor gives them together."""
+    x, y, given = keras.utils.unpack_x_y_sample_weight(tuple(x))
+    return x, y, given if sample_weight is None else sample_weight
+
+
+def _check_no_batch_size(batch_size, x):
+    if batch_size is not None:
+        raise ValueError(
+            "`batch_size` must be left out where the data comes in batches. Received: batch_size="
+            f"{batch_size}, and x of type {type(x).__name__}"
+        )
+
+
+@contextlib.contextmanager
+def _naming_batch(number):
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"In batch {number}: {error}") from error

@@ -16,7 +16,8 @@ from keras_t5gemma2.saving import SavesAtomically
 from keras_t5gemma2.tasks import decoding, generation
 from keras_t5gemma2.tasks.adapter_files import SavesAdapters, reading_adapter_files
 from keras_t5gemma2.tasks.beam_search import BeamSearch
-from keras_t5gemma2.tasks.row_batches import batches_of
+from keras_t5gemma2.tasks.elements import Preparation, are_arrays, unpack
+from keras_t5gemma2.tasks.row_batches import InMemoryBatches, batches_of, reading
 from keras_t5gemma2.tasks.token_loss import TokenLoss, metrics_of_logits, token_weights
 
 
@@ -205,46 +206,81 @@ class T5Gemma2Seq2SeqLM(SavesAtomically, SavesAdapters, keras_hub.models.Seq2Seq
         return results
 
     def fit(
-        self, x=None, y=None, batch_size=None, sample_weight=None, validation_data=None, **kwargs
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        sample_weight=None,
+        validation_data=None,
+        validation_split=None,
+        validation_batch_size=None,
+        class_weight=None,
+        shuffle=True,
+        **kwargs,
     ):
         """Trains on raw text and images, or on what the preprocessor makes of them.
 
+        Rows in memory are checked before the first step, all others when they are read. The
+        images axis of a batch is filled up to 0, 1, 2, 4, 8, ... images, so that few programs are
+        compiled.
+
         Args:
             x: dict of `encoder_text`, `decoder_text` and, optionally, `images`, a value per row;
-                or a `tf.data`, grain or `keras.utils.PyDataset` of batches of such dicts.
-            y: `None`: the targets are made from `decoder_text`.
-            batch_size: int. Rows per step, 32 by default; not for data sets.
-            sample_weight: (rows,) floats, times the loss of the rows' tokens.
+                a list of such dicts of single rows; or a `keras.utils.PyDataset`, `tf.data` or
+                grain data set, torch `DataLoader` or generator, over batches or over rows. Each
+                may also hold arrays as the preprocessor makes them: x, (x, y) or
+                (x, y, sample_weight).
+            y: `None`: the targets are made from `decoder_text`; the labels of arrays.
+            batch_size: int. Rows per step, 32 by default; not for data that comes in batches.
+            sample_weight: (rows,) or (rows, decoder length) floats, times the loss of the rows'
+                tokens or of each label.
             validation_data: as `x`, or `(x,)`, `(x, y, sample_weight)`.
+            validation_split: float. The part of the rows in memory, their last, to validate on.
+            validation_batch_size: int. By default as `batch_size`.
+            class_weight: dict from token ids to floats, times the loss of labels of this token.
+            shuffle: bool. Whether rows in memory, or the batches of a `PyDataset`, come in a new
+                order in each epoch.
             **kwargs: as `keras.Model.fit` has them.
+
+        Raises:
+            ValueError, TypeError: about a row or batch, which the message names.
         """
-        shuffle = kwargs.get("shuffle", True)
-        data = batches_of(self.preprocessor, x, y, sample_weight, batch_size, shuffle)
-        validation = validation_data
-        if validation is not None and not isinstance(validation, tuple):
-            validation = (validation,)
-        if data is None:
-            return super().fit(x, y, batch_size, sample_weight, validation_data, **kwargs)
-        if validation is not None:
-            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(validation)
-            validation = (
-                batches_of(self.preprocessor, x, y, sample_weight, batch_size) or validation
-            )
-        return keras.Model.fit(self, x=data, validation_data=validation, **kwargs)
+        training = batches_of(
+            x, y, sample_weight, batch_size, shuffle, self._preparation(class_weight)
+        )
+        validation = None
+        size = validation_batch_size
+        if validation_data is not None:
+            x, y, sample_weight = unpack(validation_data)
+            # Rows come in batches of `batch_size` where nothing is said; batches are as they are.
+            validation = batches_of(x, y, sample_weight, size, False, self._preparation())
+            if size is None and batch_size is not None and validation.batch_size is not None:
+                validation.batch_size = batch_size
+        elif validation_split:
+            training, validation = _split(training, validation_split, size, self._preparation())
+        with reading(training, validation, steps=kwargs.get("steps_per_epoch")):
+            return keras.Model.fit(self, training, validation_data=validation, **kwargs)
 
     def evaluate(self, x=None, y=None, batch_size=None, sample_weight=None, **kwargs):
         """The loss and metrics on data as `fit` takes it."""
-        data = batches_of(self.preprocessor, x, y, sample_weight, batch_size)
-        if data is None:
-            return super().evaluate(x, y, batch_size, sample_weight, **kwargs)
-        return keras.Model.evaluate(self, x=data, **kwargs)
+        data = batches_of(x, y, sample_weight, batch_size, False, self._preparation())
+        with reading(data, steps=kwargs.get("steps")):
+            return keras.Model.evaluate(self, data, **kwargs)
 
     def predict(self, x=None, batch_size=None, **kwargs):
         """The logits on data as `fit` takes it, (rows, decoder length, vocabulary)."""
-        data = batches_of(self.preprocessor, x, None, None, batch_size)
-        if data is None:
-            return super().predict(x, batch_size, **kwargs)
-        return keras.Model.predict(self, x=data, **kwargs)
+        data = batches_of(x, None, None, batch_size, False, self._preparation(), rewinds=False)
+        with reading(data, steps=kwargs.get("steps")):
+            return keras.Model.predict(self, data, **kwargs)
+
+    def preprocess_samples(self, x, y=None, sample_weight=None):
+        """What `train_on_batch` and the like make of a batch; see `fit` for what it may be."""
+        if self.preprocessor is None or are_arrays(x):
+            return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
+        return super().preprocess_samples(x, y, sample_weight)
+
+    def _preparation(self, class_weight=None):
+        return Preparation(self.preprocessor, self.backbone.config.vision, class_weight)
 
     def score(self, inputs):
         """How likely the model finds given targets.
@@ -398,6 +434,15 @@ class T5Gemma2Seq2SeqLM(SavesAtomically, SavesAdapters, keras_hub.models.Seq2Seq
                     f"a decoder prompt of {len(prompt)} tokens. Give a larger limit."
                 )
         return budgets
+
+
+def _split(batches, validation_split, validation_batch_size, preparation):
+    if not isinstance(batches, InMemoryBatches):
+        raise ValueError(
+            "`validation_split` needs rows in memory. Received: validation_split="
+            f"{validation_split} and a data set. Give `validation_data`"
+        )
+    return batches.split(validation_split, validation_batch_size, preparation)
 
 
 def _concatenate(batches):

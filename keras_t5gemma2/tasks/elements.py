@@ -1,0 +1,144 @@
+"""What a data set is made of: rows or batches, raw or as arrays, and how they become arrays."""
+
+import dataclasses
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_t5gemma2.backbone import image_shapes
+from keras_t5gemma2.preprocessing.read_image import to_numpy
+from keras_t5gemma2.preprocessing.rows import are_row_dicts, parse_rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Preparation:
+    """Makes the arrays of a step.
+
+    Args:
+        preprocessor: `T5Gemma2Seq2SeqLMPreprocessor`, or `None` where everything is arrays.
+        vision: `VisionConfig`, or `None`.
+        class_weight: dict from token ids to what the weights of such labels are times, or `None`.
+    """
+
+    preprocessor: Any
+    vision: Any
+    class_weight: dict | None = None
+
+    def __call__(self, x, y=None, sample_weight=None):
+        """`x` as a dict of arrays, or (x, labels), or (x, labels, weights)."""
+        if are_arrays(x):
+            x = {name: to_numpy(value) for name, value in x.items()}
+            y = None if y is None else to_numpy(y)
+        else:
+            self._check_preprocessor(x)
+            # Parsed here, since Keras refuses texts and tensors together as an argument.
+            x, y, sample_weight = self.preprocessor(parse_rows(x)[0], y, sample_weight)
+        if self.vision is not None:
+            x = {**x, **self._images(x)}
+        return keras.utils.pack_x_y_sample_weight(x, y, self._weights(y, sample_weight))
+
+    def check(self, rows):
+        """Raises what is wrong with raw rows, as far as it shows without reading a file."""
+        self._check_preprocessor(rows)
+        self.preprocessor.check_rows(rows)
+
+    def _check_preprocessor(self, x):
+        if self.preprocessor is None:
+            raise ValueError(
+                "Without a preprocessor the data must be arrays as the model takes them, such as "
+                f"`decoder_token_ids`. Received: preprocessor=None, and data of type {type(x)}"
+            )
+
+    def _images(self, x):
+        """Both forms of images, one of them empty: every batch has the same structure."""
+        batch = len(x["encoder_token_ids"])
+        return {
+            name: _with_few_sizes(x[name]) if name in x else np.zeros((batch, 0, *shape), "float32")
+            for name, shape in image_shapes(self.vision).items()
+        }
+
+    def _weights(self, labels, sample_weight):
+        """Weights of (rows, labels), or `None` where all labels count alike."""
+        if labels is None or (sample_weight is None and self.class_weight is None):
+            return None
+        weights = np.ones(labels.shape, "float32")
+        if sample_weight is not None:
+            given = to_numpy(sample_weight).astype("float32")
+            if given.shape not in (labels.shape[:1], labels.shape):
+                raise ValueError(
+                    "`sample_weight` must be one number per row or one per label, of shape "
+                    f"{labels.shape}. Received: sample_weight of shape {given.shape}"
+                )
+            weights *= given if given.shape == labels.shape else given[:, None]
+        for token_id, weight in (self.class_weight or {}).items():
+            weights[labels == token_id] *= weight
+        return weights
+
+
+def are_arrays(x):
+    """Whether `x` is what the preprocessor makes of rows, not rows."""
+    return isinstance(x, dict) and "decoder_token_ids" in x
+
+
+def is_row(x):
+    """Whether `x` is a single row without a batch axis."""
+    if are_arrays(x):
+        return np.ndim(x["decoder_token_ids"]) == 1
+    if not isinstance(x, dict):
+        return isinstance(x, (str, bytes))
+    texts = [x.get(key) for key in ("encoder_text", "decoder_text")]
+    text = next((text for text in texts if text is not None), None)
+    return isinstance(text, (str, bytes)) or getattr(text, "shape", None) == ()
+
+
+def unpack(element):
+    """(x, y, sample_weight) of a batch or of a row."""
+    if isinstance(element, (list, tuple)):
+        if are_row_dicts(element) and is_row(element[0]):
+            return element, None, None
+        if all(isinstance(text, (str, bytes)) for text in element):
+            return list(element), None, None
+    return keras.utils.unpack_x_y_sample_weight(element)
+
+
+def join_elements(elements):
+    """(x, y, sample_weight) of a batch from its rows."""
+    x, y, weights = zip(*map(unpack, elements), strict=True)
+    weights = None if weights[0] is None else np.stack([to_numpy(weight) for weight in weights])
+    if not are_arrays(x[0]):
+        return list(x), None, weights
+    names = dict.fromkeys(name for row in x for name in row)
+    arrays = {name: _stack([to_numpy(row[name]) for row in x]) for name in names}
+    return arrays, None if y[0] is None else np.stack([to_numpy(of_row) for of_row in y]), weights
+
+
+def rows_of_arrays(x, y, sample_weight):
+    """A function from indices to (x, y, sample_weight) of these rows, and all indices."""
+    named = {**x, "y": y, "sample_weight": sample_weight}
+    named = {name: to_numpy(value) for name, value in named.items() if value is not None}
+    counts = {name: len(value) for name, value in named.items()}
+    if len(set(counts.values())) > 1:
+        raise ValueError(f"All arrays must have as many rows. Received, in rows: {counts}")
+
+    def take(indices):
+        rows = {name: value[indices] for name, value in named.items()}
+        y, weights = rows.pop("y", None), rows.pop("sample_weight", None)
+        return rows, y, weights
+
+    return take, np.arange(next(iter(counts.values())))
+
+
+def _stack(rows):
+    """Rows of one shape; of images, those with fewer are filled up with zeros."""
+    most = max(len(row) for row in rows)
+    padding = [[(0, most - len(row))] + [(0, 0)] * (row.ndim - 1) for row in rows]
+    return np.stack([np.pad(row, pad) for row, pad in zip(rows, padding, strict=True)])
+
+
+def _with_few_sizes(images):
+    """`images` with their axis 1 filled up to 0, 1, 2, 4, 8, ...: programs are compiled by size."""
+    images = to_numpy(images)
+    count = images.shape[1]
+    size = 1 << (count - 1).bit_length() if count else 0
+    return np.pad(images, [(0, size - count if axis == 1 else 0) for axis in range(images.ndim)])
