@@ -33,7 +33,7 @@ TOKENS_PER_IMAGE = 4
 
 # Images of each row in the batches of a group of steps: as many in all rows of a batch, so that
 # no tower runs on padding.
-IMAGE_COUNTS = (0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3)
+IMAGE_COUNTS = (0, 0, 1, 0, 0, 2, 0, 0, 1, 0, 0, 3)
 
 
 def main():
@@ -99,7 +99,7 @@ def tiny_model(tokenizer):
     stack = StackConfig(hidden_dim=128, mlp_dim=512, layers=(local, full, local))
     vision = VisionConfig(
         image_size=tiny_data.IMAGE_SIZE,
-        patch_size=4,
+        patch_size=8,
         hidden_dim=96,
         mlp_dim=256,
         num_layers=3,
@@ -157,6 +157,7 @@ def train(lm, sampler, work, arguments, callbacks=()):
         trained,
         batches,
         epochs=epochs,
+        shuffle=False,
         callbacks=[
             keras.callbacks.BackupAndRestore(str(work / "backup"), delete_checkpoint=False),
             keras.callbacks.LambdaCallback(on_epoch_begin=batches.begin),
@@ -186,8 +187,8 @@ class Batches(keras.utils.PyDataset):
     def __getitem__(self, index):
         group, place = divmod(self.epoch * self.epoch_steps + index, len(IMAGE_COUNTS))
         if count := IMAGE_COUNTS[place]:
-            rng = np.random.default_rng([self.seed, 2, group, count])
-            rows = [self.sampler.images(rng, count) for _ in range(self.batch_size // 2)]
+            rng = np.random.default_rng([self.seed, 2, group, place])
+            rows = [self.sampler.images(rng, count) for _ in range(self.batch_size // count)]
             return _trimmed(*self.preprocessor(tiny_data.rows_of(rows)))
         if self.group[0] != group:
             self.group = group, self._text_batches(group)
@@ -227,9 +228,9 @@ def _arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--output", required=True, help="preset directory to write")
     parser.add_argument("--work-directory", default="tiny_training", help="state to go on from")
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--epoch-steps", type=int, default=96, help="steps between two backups")
-    parser.add_argument("--batch-size", type=int, default=64, help="rows; half with images")
+    parser.add_argument("--batch-size", type=int, default=64, help="rows, or images")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quiet", action="store_true", help="a line per epoch")
