@@ -150,11 +150,8 @@ def train(lm, sampler, work, arguments, callbacks=()):
         warmup_steps=arguments.steps * 2 // 100,
     )
     batches = Batches(lm.preprocessor, sampler, arguments)
-    # The batches are arrays already.
-    trained = T5Gemma2Seq2SeqLM(lm.backbone, preprocessor=None)
-    trained.compile(optimizer=keras.optimizers.Adam(rate, global_clipnorm=1.0))
-    keras.Model.fit(
-        trained,
+    lm.compile(optimizer=keras.optimizers.Adam(rate, global_clipnorm=1.0), sampler="greedy")
+    lm.fit(
         batches,
         epochs=epochs,
         shuffle=False,
@@ -216,8 +213,7 @@ def _trimmed(x, labels, weights):
     for name in x:
         if name != "images":
             x[name] = x[name][:, : encoder if name.startswith("encoder") else decoder]
-    weights = weights[:, :decoder]
-    return x, labels[:, :decoder], weights * (weights.size / weights.sum())
+    return x, labels[:, :decoder], weights[:, :decoder]
 
 
 def _longest(mask):
