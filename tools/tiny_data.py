@@ -105,12 +105,20 @@ def reading(images, digits, language=None):
     return Example(f"images_{len(images)}", IMAGE * len(images) + question, images, answer)
 
 
-def infilling(example, rng):
-    """A statement with spans of words replaced by sentinels; the answer restores them."""
+def infilling(example, rng, is_determined=False):
+    """A statement with spans of words replaced by sentinels; the answer restores them.
+
+    Args:
+        example: `Example` of another task.
+        rng: `numpy.random.Generator`.
+        is_determined: bool. Whether all gaps are in what follows from the rest.
+    """
     words = _statement(example).split(" ")
-    count = min(int(rng.integers(1, 4)), (len(words) + 1) // 2)
+    first = words.index("=") + 2 if is_determined else 0
+    count = min(int(rng.integers(1, 4)), (len(words) - first + 1) // 2)
     # Starts of spans are drawn so that a word stays between any two spans.
-    starts = np.sort(rng.choice(len(words) - count + 1, count, replace=False)) + np.arange(count)
+    starts = rng.choice(len(words) - first - count + 1, count, replace=False)
+    starts = first + np.sort(starts) + np.arange(count)
     ends = [*starts[1:], len(words) + 1]
     lengths = [min(int(rng.integers(1, 4)), e - s - 1) for s, e in zip(starts, ends, strict=True)]
     text, answer, place = [], [], 0
@@ -283,7 +291,7 @@ def held_out_examples(count, digits=None):
         "names (seen in training)": lambda _: name(
             *_choose(rng, NAMES), _choose(rng, LANGUAGES[1:])
         ),
-        "infilling": lambda i: infilling((spelled, dated)[i % 2](i), rng),
+        "gaps": lambda i: infilling((spelled, dated)[i % 2](i), rng, is_determined=True),
     }
     limits = {"digit from an image": len(images)}
     return {
