@@ -8,6 +8,7 @@ from keras_t5gemma2.config import (
     VisionConfig,
     interleave,
 )
+from keras_t5gemma2.evaluation import EvaluateGeneration, evaluate_generation
 from keras_t5gemma2.preprocessing.image_converter import T5Gemma2ImageConverter
 from keras_t5gemma2.preprocessing.image_features import ImageFeatures
 from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
@@ -22,6 +23,7 @@ __all__ = [
     "AttentionConfig",
     "BackboneConfig",
     "BeamSearch",
+    "EvaluateGeneration",
     "ImageFeatures",
     "StackConfig",
     "T5Gemma2Backbone",
@@ -30,6 +32,7 @@ __all__ = [
     "T5Gemma2Seq2SeqLMPreprocessor",
     "T5Gemma2Tokenizer",
     "VisionConfig",
+    "evaluate_generation",
     "interleave",
     "presets",
 ]

@@ -6,6 +6,7 @@ from keras import ops
 
 from keras_t5gemma2.config import BackboneConfig
 from keras_t5gemma2.layers import Embedder
+from keras_t5gemma2.lora.dense import RefusesKerasLoRA
 from keras_t5gemma2.registry import presets
 from keras_t5gemma2.saving import SavesAtomically
 from keras_t5gemma2.stacks import Decoder, Encoder
@@ -13,7 +14,7 @@ from keras_t5gemma2.vision import Vision
 
 
 @keras.saving.register_keras_serializable(package="keras_t5gemma2")
-class T5Gemma2Backbone(SavesAtomically, keras_hub.models.Backbone):
+class T5Gemma2Backbone(SavesAtomically, RefusesKerasLoRA, keras_hub.models.Backbone):
     """The hidden states of a T5Gemma 2 encoder-decoder.
 
     Inputs, a dict:

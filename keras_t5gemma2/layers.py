@@ -5,6 +5,7 @@ from keras import activations, initializers, layers, ops
 
 from keras_t5gemma2 import kernels
 from keras_t5gemma2.kernels import KeyValues, Window
+from keras_t5gemma2.lora.dense import Dense
 
 
 class Embedder(layers.Layer):
@@ -126,9 +127,8 @@ class Attention(layers.Layer):
         return _key_values(key, self._heads(self.value(encoded)), positions)
 
     def _dense(self, name, units):
-        return layers.Dense(
+        return Dense(
             units,
-            use_bias=False,
             kernel_initializer=initializers.RandomNormal(stddev=0.02),
             dtype=self.dtype_policy,
             name=name,

@@ -1,5 +1,6 @@
 """The models that `from_preset` knows by name."""
 
+import pathlib
 import types
 
 _LICENSE = "Gemma Terms of Use, https://ai.google.dev/gemma/terms"
@@ -28,11 +29,35 @@ def _published(size, parameters, encoder_and_decoder):
     )
 
 
+def _embedded(name, description, parameters, context_lengths):
+    return name, types.MappingProxyType(
+        {
+            "metadata": {
+                "description": description,
+                "params": parameters,
+                "path": "t5gemma2",
+                "encoder_context_length": context_lengths[0],
+                "decoder_context_length": context_lengths[1],
+                "license": "Apache-2.0",
+            },
+            # Part of the package: it needs no network.
+            "directory": str(pathlib.Path(__file__).parent / "embedded" / name),
+        }
+    )
+
+
 # Context lengths in tokens, from the model card; parameters with the one embedding table counted
 # once.
 presets = types.MappingProxyType(
     dict(
         [
+            _embedded(
+                "t5gemma2_tiny",
+                "T5Gemma 2 in miniature, trained by tools/train_tiny.py: it spells numbers, writes "
+                "dates and names in many languages, reads handwritten digits and fills in gaps.",
+                2_029_024,
+                (64, 48),
+            ),
             _published("270m", 786_029_296, "270M"),
             _published("1b", 2_115_977_456, "1B"),
             _published("4b", 7_508_928_880, "4B"),

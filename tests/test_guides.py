@@ -1,27 +1,89 @@
-"""The guides run as they are."""
+"""The guides run as they are, and the long ones shortened too."""
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
 import keras
 import pytest
 
-GUIDES = pathlib.Path(__file__).parent.parent / "guides"
+ROOT = pathlib.Path(__file__).parent.parent
+GUIDES = ROOT / "guides"
 
 
-@pytest.mark.real
-@pytest.mark.once
-def test_generate():
-    environment = {**os.environ, "KERAS_BACKEND": keras.config.backend()}
+def run(guide, directory, **shorter):
+    """What a guide prints; with `shorter`, after some of its text was replaced."""
+    path = GUIDES / guide
+    text = path.read_text(encoding="utf-8")
+    for old, new in shorter.items():
+        assert old in text
+        text = text.replace(old, new)
+    (directory / guide).write_text(text, encoding="utf-8")
+    environment = {**os.environ, "KERAS_BACKEND": keras.config.backend(), "PYTHONPATH": str(ROOT)}
     result = subprocess.run(
-        [sys.executable, GUIDES / "01_generate.py"],
+        [sys.executable, guide],
         env=environment,
+        cwd=directory,
         capture_output=True,
         text=True,
         check=False,
     )
     assert result.returncode == 0, result.stderr[-3000:]
-    assert "Mars, Jupiter, Saturn" in result.stdout
-    assert "three rows with 1, 2 and 0 images" in result.stdout
+    return result.stdout
+
+
+def test_generate(tmp_path):
+    output = run("01_generate.py", tmp_path)
+    assert "Spell 4268 in English. → four thousand, two hundred and sixty-eight" in output
+    assert "Write 2026-12-17 in French. → 17 décembre 2026" in output
+    assert "[image][image]Which number is this? → 42" in output
+
+
+@pytest.mark.once
+def test_a_few_steps_of_finetune(tmp_path):
+    shorter = {"epochs, batch_size = 6, 64": "epochs, batch_size = 1, 64", "2_000": "128"}
+    output = run("02_finetune.py", tmp_path, **{**shorter, "2_200": "148"})
+    assert "base weights unchanged: True" in output
+    assert (tmp_path / "finetune_loss.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_finetune(tmp_path):
+    """A language that the model has never seen, in less than five minutes."""
+    output = run("02_finetune.py", tmp_path)
+    model, base = (row_of(output, name) for name in ("model", "base"))
+    assert base["exact_match"] < 10 and model["exact_match"] > 80
+    assert "base weights unchanged: True" in output
+    assert int(re.search(r"done in (\d+) s", output)[1]) < 300
+
+
+@pytest.mark.once
+def test_a_few_steps_of_images(tmp_path):
+    shorter = {"epochs, batch_size = 8, 50": "epochs, batch_size = 1, 50", "3_000": "100"}
+    output = run(
+        "03_images.py", tmp_path, **{**shorter, "pairs(held_out, 200)": "pairs(held_out, 8)"}
+    )
+    assert "an epoch with features takes" in output
+
+
+@pytest.mark.slow
+def test_images(tmp_path):
+    output = run("03_images.py", tmp_path)
+    assert row_of(output, "base")["exact_match"] < 20
+    assert row_of(output, "model")["exact_match"] > 60
+
+
+def row_of(output, name):
+    """The numbers of one line of the table that an `Evaluation` prints."""
+    lines = output.splitlines()
+    (place,) = (i for i, line in enumerate(lines) if line.startswith(f"{name} "))
+    header = next(line for line in reversed(lines[:place]) if line.strip().startswith("rows"))
+    return dict(zip(header.split(), map(float, lines[place].split()[1:]), strict=True))
+
+
+@pytest.mark.real
+@pytest.mark.once
+def test_gemma3_weights(tmp_path):
+    assert "Mars, Jupiter, Saturn" in run("06_gemma3_weights.py", tmp_path)

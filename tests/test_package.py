@@ -20,8 +20,10 @@ TESTS = pathlib.Path(__file__).parent
 
 # A file imports only from files above it, so that this is also the order to read them in.
 ORDER = [
-    *("config", "registry", "kernels.reference", "kernels.torch", "kernels", "cache", "layers"),
+    *("config", "registry", "kernels.reference", "kernels.jax", "kernels.tensorflow"),
+    *("kernels.torch", "kernels", "cache", "lora", "layers"),
     *("stacks", "vision", "saving", "backbone", "preprocessing", "tasks", "checkpoints"),
+    *("text_metrics", "evaluation_run", "evaluation"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Directories that are written whole or not at all."""
+"""Files and directories that are written whole or not at all."""
 
 import contextlib
 import os
@@ -66,6 +66,40 @@ def atomic_directory(path, replaces=(), written_last="config.json"):
             temporary.rmdir()
         raise
     shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def atomic_file(path):
+    """Gives a temporary path to write to, whose file comes to `path` in one step, or not at all.
+
+    Args:
+        path: path of the file; parents are made as needed.
+
+    Yields:
+        The `pathlib.Path` of the temporary file.
+
+    Raises:
+        IsADirectoryError: a directory is in the way.
+
+    Example:
+
+    >>> import tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "file"
+    >>> with atomic_file(path) as temporary:
+    ...     _ = temporary.write_text("whole")
+    >>> path.read_text()
+    'whole'
+    """
+    path = pathlib.Path(path).expanduser().resolve()
+    if path.is_dir():
+        raise IsADirectoryError(f"A file cannot be written where a directory is. Received: {path}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _exchange(path, temporary, replaces, written_last):

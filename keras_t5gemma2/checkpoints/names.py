@@ -106,8 +106,9 @@ _TIED = {
     "model.decoder.embed_tokens.weight": "model.encoder.embed_tokens.weight",
     "model.decoder.embed_tokens.eoi_embedding": "model.encoder.embed_tokens.eoi_embedding",
 }
+_TEXT_MODEL = ("model.encoder.text_model.", "model.encoder.")
 _OTHER_PREFIXES = (
-    ("model.encoder.text_model.", "model.encoder."),
+    _TEXT_MODEL,
     ("model.encoder.vision_tower.vision_model.", "model.encoder.vision_tower."),
 )
 # What an encoder that was saved without its model holds at the top.
@@ -182,6 +183,19 @@ def _untied_name(name):
 def is_vision_name(name):
     """Whether a canonical name is one of the vision tower's or of the projector's."""
     return name.startswith(_VISION_PREFIXES)
+
+
+def module_name(name):
+    """What the reference's model calls the module in a stack that owns a tensor of the table.
+
+    Its modules have one more level than the names in published files.
+
+    >>> module_name("model.encoder.layers.3.mlp.up_proj.weight")
+    'model.encoder.text_model.layers.3.mlp.up_proj'
+    """
+    module, file = _TEXT_MODEL
+    name = name.rpartition(".")[0]
+    return module + name.removeprefix(file) if name.startswith(file) else name
 
 
 def _under(name_prefix, path_prefix, table):

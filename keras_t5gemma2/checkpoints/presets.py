@@ -3,6 +3,7 @@
 import json
 import pathlib
 import warnings
+from typing import NamedTuple
 
 import keras_hub
 
@@ -42,7 +43,8 @@ def locate(preset, load_weights=True):
     """
     preset = str(preset)
     if preset in presets:
-        preset = presets[preset]["hf_handle"]
+        row = presets[preset]
+        preset = row.get("directory") or row["hf_handle"]
     if preset.startswith(_HUB):
         repository = preset.removeprefix(_HUB)
         config = _read(_download(repository, "config.json"))
@@ -88,6 +90,30 @@ def load_text_only(cls, preset, load_weights=True, **kwargs):
         # What the file holds for the vision tower, nobody asks for.
         backbone.load_weights(str(whole if whole.exists() else sharded))
     return backbone
+
+
+class AdapterFiles(NamedTuple):
+    """The adapters of a preset."""
+
+    paths: dict  # by name
+    active: str | dict | None  # as `set_adapter` takes it
+
+
+def adapter_files(preset):
+    """The `AdapterFiles` of a preset of ours, or `None`.
+
+    Args:
+        preset: string: a preset directory, or the `hf://` handle of one.
+    """
+    if preset.startswith(_HUB):
+        files = ("task.json", "adapters/*.safetensors")
+        preset = _download(preset.removeprefix(_HUB), files)
+    path = pathlib.Path(preset, "task.json")
+    adapters = _read(path)["config"].get("adapters") if path.is_file() else None
+    if adapters is None:
+        return None
+    paths = {name: path.parent / "adapters" / f"{name}.safetensors" for name in adapters["configs"]}
+    return AdapterFiles(paths, adapters["active"])
 
 
 def load_layer(cls, directory, **kwargs):

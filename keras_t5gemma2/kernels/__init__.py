@@ -1,4 +1,4 @@
-"""Attention and cache writes, behind one wall: only this folder may import a backend.
+"""Attention, cache writes and the loss, behind one wall: only this folder may import a backend.
 
 Axes, here and in every shape comment of the package:
 
@@ -10,8 +10,13 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import keras
+from keras import ops
 
 from keras_t5gemma2.kernels import reference
+
+# The logits of one chunk of tokens in float32: 256 tokens of the published vocabulary, as quick
+# as all at once. Half as many are a fifth slower on two cores; `tools/benchmark_loss.py`.
+_CHUNK_BYTES = 1 << 28
 
 
 class KeyValues(NamedTuple):
@@ -87,7 +92,82 @@ def write(past, fresh, slot):
     )
 
 
+class TokenSums(NamedTuple):
+    """Sums over tokens, each times its weight; scalars of float32."""
+
+    loss: Any  # the cross-entropy, in nats
+    correct: Any  # 1 where the highest logit is the label's
+    weight: Any  # 1
+
+
+def linear_cross_entropy(
+    hidden, table, labels, weights, soft_cap=None, training=True, chunk_size=None
+):
+    """The loss of the logits `hidden` times `table`, which are never formed all at once.
+
+    Logits are formed for a chunk of tokens at a time. Where a gradient will be asked for, the
+    same pass makes it: the backward pass only scales what was kept. Hidden states and logits
+    of float16 and bfloat16 are float32 from the softmax on.
+
+    Args:
+        hidden: (..., D) tensor.
+        table: (V, D) tensor or `keras.Variable`. If it is a variable that is not trainable, no
+            gradient of its size is made.
+        labels: (...) int tensor of ids; those of weight 0 may be any number.
+        weights: (...) float tensor. Labels and weights get no gradient.
+        soft_cap: float or `None`. Logits are bent to `soft_cap * tanh(logits / soft_cap)`.
+        training: bool. Whether a gradient will be asked for.
+        chunk_size: int. Tokens per chunk; by default those whose logits take 256 MiB.
+
+    Returns:
+        `TokenSums`.
+    """
+    is_trainable = getattr(table, "trainable", True)
+    table = ops.convert_to_tensor(table)
+    hidden = ops.reshape(hidden, (-1, table.shape[1]))
+    labels, weights = _labels_and_weights(labels, weights)
+    limit = chunk_size or max(1, _CHUNK_BYTES // (4 * table.shape[0]))
+    loss, correct = _sums(
+        hidden, table, labels, weights, soft_cap, limit, (training, training and is_trainable)
+    )
+    return TokenSums(loss, correct, ops.sum(weights))
+
+
+def cross_entropy(logits, labels, weights):
+    """The same of logits (..., V) that are there already: `TokenSums`."""
+    logits = ops.reshape(logits, (-1, logits.shape[-1]))
+    labels, weights = _labels_and_weights(labels, weights)
+    loss, correct = reference.cross_entropy(logits, labels, weights)
+    return TokenSums(loss, correct, ops.sum(weights))
+
+
+def _labels_and_weights(labels, weights):
+    """Both as (N,) tensors; a label without weight is 0, whatever it was."""
+    weights = ops.reshape(ops.cast(weights, "float32"), (-1,))
+    labels = ops.reshape(ops.cast(labels, "int32"), (-1,))
+    return ops.where(ops.equal(weights, 0.0), 0, labels), weights
+
+
+def _sums_of_padded(hidden, table, labels, weights, soft_cap, limit, wanted):
+    """The sums over chunks of one size: tokens without weight fill the last one up."""
+    count = ops.shape(hidden)[0]
+    chunks = (count + limit - 1) // limit
+    # The smallest size that gives as many chunks: hardly any token is filler.
+    size = (count + chunks - 1) // chunks
+    missing = chunks * size - count
+    hidden = ops.pad(hidden, [(0, missing), (0, 0)])
+    labels, weights = (ops.pad(x, [(0, missing)]) for x in (labels, weights))
+    return _sums_over_chunks(hidden, table, labels, weights, soft_cap, size, wanted)
+
+
 if keras.config.backend() == "torch":
+    from keras_t5gemma2.kernels.torch import sums_over_chunks as _sums
     from keras_t5gemma2.kernels.torch import write_slots as _write_slots
 else:
     from keras_t5gemma2.kernels.reference import write_slots as _write_slots
+
+    _sums = _sums_of_padded
+    if keras.config.backend() == "jax":
+        from keras_t5gemma2.kernels.jax import sums_over_chunks as _sums_over_chunks
+    else:
+        from keras_t5gemma2.kernels.tensorflow import sums_over_chunks as _sums_over_chunks

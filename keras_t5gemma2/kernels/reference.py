@@ -60,3 +60,21 @@ def write_slots(buffer, values, slot, axis):
     start = [0] * len(buffer.shape)
     start[axis] = slot
     return ops.slice_update(buffer, start, ops.cast(values, buffer.dtype))
+
+
+def linear_cross_entropy(hidden, table, labels, weights, soft_cap=None):
+    """The sums that `kernels.linear_cross_entropy` gives, from all logits at once."""
+    logits = ops.matmul(hidden, ops.transpose(ops.cast(table, hidden.dtype)))
+    logits = ops.cast(logits, "float32")
+    if soft_cap is not None:
+        logits = soft_cap * ops.tanh(logits / soft_cap)
+    return cross_entropy(logits, labels, weights)
+
+
+def cross_entropy(logits, labels, weights):
+    """The sums that `kernels.cross_entropy` gives, of logits (..., V) and labels (...)."""
+    logits = ops.cast(logits, "float32")
+    of_labels = ops.take_along_axis(logits, ops.expand_dims(labels, -1), axis=-1)
+    losses = ops.logsumexp(logits, axis=-1) - ops.squeeze(of_labels, -1)
+    is_correct = ops.cast(ops.equal(ops.argmax(logits, axis=-1), labels), "float32")
+    return ops.sum(weights * losses), ops.sum(weights * is_correct)

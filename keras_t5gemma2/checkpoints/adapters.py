@@ -1,0 +1,121 @@
+"""One adapter as one small safetensors file, its tensors named by the paths of their layers."""
+
+import json
+from typing import NamedTuple
+
+import numpy as np
+from keras import ops
+
+from keras_t5gemma2.checkpoints.atomic import atomic_file
+from keras_t5gemma2.checkpoints.safetensors_file import read_safetensors_file
+from keras_t5gemma2.checkpoints.streaming import list_names
+from keras_t5gemma2.lora import targets
+from keras_t5gemma2.lora.config import LoRAConfig
+
+# The key of the configuration in the file's metadata, and what it is the configuration of.
+_CONFIG, _FORMAT = "config", "keras_t5gemma2.lora"
+_VERSION = 1
+
+
+class StoredAdapter(NamedTuple):
+    """An adapter outside of a model."""
+
+    config: LoRAConfig
+    # Arrays by the layer's path and "lora_a" (in, rank), "lora_b" (rank, out) or "magnitude"
+    # (out,), as in "decoder/layer_0/attention/query/lora_a".
+    tensors: dict
+
+
+def adapter_of(backbone, name, config):
+    """The `StoredAdapter` of a model's adapter."""
+    tensors = {
+        f"{path}/{part}": ops.convert_to_numpy(variable)
+        for path, layer in targets.dense_layers(backbone).items()
+        if name in layer.adapters
+        for part, variable in layer.adapters[name].variables.items()
+    }
+    return StoredAdapter(config, tensors)
+
+
+def check_fits(stored, backbone, origin):
+    """Raises where an adapter is none of this model's, and says what differs.
+
+    Args:
+        stored: `StoredAdapter`.
+        backbone: `T5Gemma2Backbone`.
+        origin: what errors call the file.
+    """
+    layers = targets.dense_layers(backbone)
+    paths = {_layer_path(key) for key in stored.tensors}
+    problems = []
+    if unknown := sorted(paths - set(layers)):
+        problems.append(f"the model has no {list_names(unknown)}")
+    elif missing := sorted(set(targets.resolve(stored.config.target, backbone)) - paths):
+        problems.append(f"it has nothing for the model's {list_names(missing)}")
+    wanted = {}
+    for path in sorted(paths & set(layers)):
+        wanted |= {f"{path}/{k}": v for k, v in _shapes(layers[path], stored.config).items()}
+    for key in sorted(wanted.keys() | {k for k in stored.tensors if _layer_path(k) in layers}):
+        given = tuple(stored.tensors[key].shape) if key in stored.tensors else None
+        if given != wanted.get(key):
+            problems.append(f"{key} must be {wanted.get(key)} and is {given}")
+    if problems:
+        raise ValueError(
+            f"An adapter must have been made for a model of the same sizes. Received: {origin}, "
+            f"which does not fit: {list_names(problems)}"
+        )
+
+
+def assign(stored, backbone, name):
+    """Gives a model's adapter, which has the right shapes, the values of `stored`."""
+    for path, layer in targets.dense_layers(backbone).items():
+        if name in layer.adapters:
+            for part, variable in layer.adapters[name].variables.items():
+                variable.assign(np.asarray(stored.tensors[f"{path}/{part}"], "float32"))
+
+
+def write_adapter(path, stored):
+    """Writes an adapter to a file, which is replaced whole or not at all."""
+    from safetensors.numpy import save_file
+
+    tensors = {key: np.ascontiguousarray(array) for key, array in stored.tensors.items()}
+    about = {"format": _FORMAT, "version": _VERSION, **stored.config.to_dict()}
+    with atomic_file(path) as temporary:
+        save_file(tensors, str(temporary), {_CONFIG: json.dumps(about)})
+
+
+def read_adapter(path):
+    """The `StoredAdapter` of a file that `write_adapter` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no whole safetensors file, or none of an adapter.
+    """
+    from safetensors import safe_open
+
+    tensors = read_safetensors_file(path)
+    with safe_open(str(path), "numpy") as file:
+        metadata = file.metadata() or {}
+    about = json.loads(metadata.get(_CONFIG, "{}"))
+    if about.pop("format", None) != _FORMAT:
+        raise ValueError(
+            "An adapter must be a file that `save_adapter` wrote. Received: "
+            f"{path}, without its mark. A directory that peft wrote is read by "
+            "`load_peft_adapter`."
+        )
+    if (version := about.pop("version", None)) != _VERSION:
+        raise ValueError(
+            f"An adapter must be of version {_VERSION}, or a later release of this package is "
+            f"needed. Received: {path}, of version {version}"
+        )
+    return StoredAdapter(LoRAConfig(**about), {key: t.read() for key, t in tensors.items()})
+
+
+def _shapes(layer, config):
+    width, units = layer.input_spec.axes[-1], layer.units
+    shapes = {"lora_a": (width, config.rank), "lora_b": (config.rank, units)}
+    return {**shapes, "magnitude": (units,)} if config.use_dora else shapes
+
+
+def _layer_path(key):
+    return key.rpartition("/")[0]

@@ -1,0 +1,272 @@
+"""The dense layer of the text stacks: a kernel, and any number of adapters on it."""
+
+import dataclasses
+from typing import Any
+
+from keras import initializers, layers, ops
+
+_REFUSAL = (
+    "Adapters belong to the task, which freezes, saves and merges them together: call "
+    "`T5Gemma2Seq2SeqLM.enable_lora`, `save_adapter` and `load_adapter`. Received: a call of "
+    "`{method}` of {owner}."
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Adapter:
+    """The variables of one adapter on one layer.
+
+    Args:
+        a: (in, rank) variable.
+        b: (rank, out) variable.
+        magnitude: (out,) variable of DoRA, the lengths of the columns; or `None`.
+        scale: float.
+    """
+
+    a: Any
+    b: Any
+    magnitude: Any
+    scale: float
+
+    @property
+    def variables(self):
+        """The variables by the name that files give them."""
+        found = {"lora_a": self.a, "lora_b": self.b, "magnitude": self.magnitude}
+        return {name: variable for name, variable in found.items() if variable is not None}
+
+
+class Dense(layers.Dense):
+    """x W, plus (x A) B of each active adapter: never W + A B, nor a gradient of its size.
+
+    The adapters are float32 whatever the policy, since steps of training are too small for
+    fewer bits, and are cast to the compute dtype where they are used.
+
+    Args:
+        units: int. Width of the output.
+        use_bias: bool.
+        **kwargs: as `keras.layers.Dense` has them.
+    """
+
+    def __init__(self, units, use_bias=False, **kwargs):
+        super().__init__(units, use_bias=use_bias, **kwargs)
+        self.adapters = {}  # by name
+        self.dropouts = {}  # by name, of the adapters that have one
+        self.active = {}  # from the names of those that compute to their weights
+        self.merged = None  # what `unmerge` needs
+        self.saves_adapters = True  # whether Keras's own files hold them
+        self._refusal = None  # why the last such file was not read
+
+    def call(self, x, training=None):
+        return self._adapt(x, super().call(x), training)
+
+    def quantized_call(self, x, training=None):
+        return self._adapt(x, super().quantized_call(x, training=training), training)
+
+    def quantize(self, mode=None, type_check=True, config=None):
+        # Keras's own refuses subclasses, which may compute otherwise; this one adds to it only.
+        super().quantize(mode, type_check=False, config=config)
+
+    def _adapt(self, x, y, training):
+        base = y
+        for name, weight in self.active.items():
+            adapter = self.adapters.get(name)
+            if adapter is None:  # its target is other layers
+                continue
+            dropped = x
+            if name in self.dropouts and training:
+                dropped = self.dropouts[name](x, training=True)
+            # Cast here: where a policy has one dtype only, Keras casts no variable.
+            low = ops.matmul(dropped, ops.cast(adapter.a, y.dtype)) * (weight * adapter.scale)
+            delta = ops.matmul(low, ops.cast(adapter.b, y.dtype))
+            if adapter.magnitude is not None:
+                # As in peft, dropout then reaches what the frozen kernel adds, too.
+                of_base = base if dropped is x else ops.matmul(dropped, self.kernel)
+                factor = adapter.magnitude / self._column_norms(adapter)
+                delta = delta * ops.cast(factor, y.dtype)
+                delta = delta + of_base * ops.cast(weight * (factor - 1.0), y.dtype)
+            y = y + delta
+        return y
+
+    def _column_norms(self, adapter):
+        """(out,) float32 lengths of the columns of W + scale * A B, without forming A B.
+
+        They get no gradient, as in the paper (section 4.3).
+        """
+        # With the kernel as it is multiplied, so that an untrained adapter changes nothing.
+        kernel, a, b = (
+            ops.stop_gradient(ops.cast(ops.cast(v, self.compute_dtype), "float32"))
+            for v in (self._kernel, adapter.a, adapter.b)
+        )
+        a = a * adapter.scale
+        squares = ops.sum(ops.square(kernel), axis=0)
+        squares = squares + 2.0 * ops.sum(ops.matmul(ops.transpose(a), kernel) * b, axis=0)
+        squares = squares + ops.sum(ops.matmul(ops.matmul(ops.transpose(a), a), b) * b, axis=0)
+        return ops.sqrt(squares)
+
+    # Into the kernel and out of it -------------------------------------------------------------
+
+    def merge(self):
+        """Puts what the active adapters add into the kernel; `_adapt` then adds nothing."""
+        if self.quantization_mode is not None:
+            raise ValueError(
+                f"Adapters cannot be merged into the quantized kernel of {self.path}. Merge "
+                "before the model is quantized, or leave them beside the kernel."
+            )
+        # Per column: what the kernel itself is multiplied by, and each product A B.
+        of_kernel, of_products = 1.0, {}
+        for name, weight in self.active.items():
+            if (adapter := self.adapters.get(name)) is None:
+                continue
+            factor = 1.0
+            if adapter.magnitude is not None:
+                factor = ops.convert_to_tensor(adapter.magnitude) / self._column_norms(adapter)
+                of_kernel = of_kernel + weight * (factor - 1.0)
+            of_products[name] = weight * adapter.scale * factor
+        if not of_products:
+            return
+        kernel = ops.cast(self._kernel, "float32") * of_kernel + self._sum(of_products)
+        self._kernel.assign(ops.cast(kernel, self._kernel.dtype))
+        self.merged = of_kernel, of_products
+
+    def unmerge(self):
+        """Takes out of the kernel what `merge` put there."""
+        if self.merged is None:
+            return
+        of_kernel, of_products = self.merged
+        kernel = (ops.cast(self._kernel, "float32") - self._sum(of_products)) / of_kernel
+        self._kernel.assign(ops.cast(kernel, self._kernel.dtype))
+        self.merged = None
+
+    def _sum(self, of_products):
+        products = [
+            ops.matmul(self.adapters[name].a, self.adapters[name].b * factor)
+            for name, factor in of_products.items()
+        ]
+        return sum(products[1:], products[0])
+
+    # Keras's own files -------------------------------------------------------------------------
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        for key, variable in self._saved_adapters().items():
+            store[key] = variable
+
+    def load_own_variables(self, store):
+        if self.merged is not None:
+            raise ValueError(
+                f"The kernel of {self.path} holds merged adapters, which could not be taken out "
+                "of another one. Call `unmerge_adapter()` before weights are loaded."
+            )
+        found = list(store.keys())
+        if self._refusal is not None and not found:
+            # Keras tries again wherever it meets the layer, and shows the last error.
+            raise self._refusal
+        keys = {key for key in found if "." in key}
+        wanted = self._saved_adapters()
+        if keys != set(wanted):
+            theirs, ours = (
+                ", ".join(sorted({key.rpartition(".")[0] for key in some})) or "none"
+                for some in (keys, wanted)
+            )
+            self._refusal = ValueError(
+                f"The weights of {self.path} and the file's must have the same adapters. "
+                f"Received: a file with the adapters {theirs}, and a model with {ours}. Load "
+                "weights without adapters before `enable_lora`, and weights with adapters after "
+                "it, with the same arguments; or save and load the adapter on its own."
+            )
+            raise self._refusal
+        self._refusal = None
+        super().load_own_variables(store)
+        for key, variable in wanted.items():
+            variable.assign(store[key])
+
+    def _saved_adapters(self):
+        if not self.saves_adapters or self.merged is not None:
+            return {}
+        return {
+            f"{name}.{part}": variable
+            for name, adapter in self.adapters.items()
+            for part, variable in adapter.variables.items()
+        }
+
+    # Adapters come and go ---------------------------------------------------------------------
+
+    def add_adapter(self, name, config):
+        """Adds an adapter that changes nothing yet and that is not active.
+
+        Args:
+            name: string.
+            config: `LoRAConfig`.
+        """
+        if config.use_dora and self.quantization_mode is not None:
+            raise ValueError(
+                "DoRA needs the lengths of a kernel's columns, and the kernel of "
+                f"{self.path} is quantized. Received: use_dora=True. Leave it out."
+            )
+        width = self.input_spec.axes[-1]
+        # As `torch.nn.Linear` and peft: uniform within 1 / sqrt(width).
+        uniform = initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
+        is_locked = self._tracker.locked
+        self._tracker.unlock()
+        a = self._add(name, "lora_a", (width, config.rank), uniform)
+        b = self._add(name, "lora_b", (config.rank, self.units), "zeros")
+        adapter = Adapter(a, b, None, config.scale)
+        if config.use_dora:
+            magnitude = self._add(name, "magnitude", (self.units,), "ones", autocast=False)
+            magnitude.assign(self._column_norms(adapter))
+            adapter = dataclasses.replace(adapter, magnitude=magnitude)
+        self.adapters[name] = adapter
+        if config.dropout:
+            self.dropouts[name] = layers.Dropout(config.dropout, dtype=self.dtype_policy)
+        if is_locked:
+            self._tracker.lock()
+
+    def _add(self, adapter_name, name, shape, initializer, **kwargs):
+        return self.add_weight(
+            name=f"{adapter_name}_{name}",
+            shape=shape,
+            initializer=initializer,
+            dtype="float32",
+            **kwargs,
+        )
+
+    def remove_adapter(self, name):
+        """Removes an adapter; one that is on other layers only, is none here."""
+        if name not in self.adapters:
+            return
+        is_locked = self._tracker.locked
+        self._tracker.unlock()
+        for variable in self.adapters.pop(name).variables.values():
+            self._untrack_variable(variable)
+        self.dropouts.pop(name, None)
+        if is_locked:
+            self._tracker.lock()
+
+    def enable_lora(self, *args, **kwargs):
+        raise ValueError(_REFUSAL.format(method="enable_lora", owner=f"the layer {self.path}"))
+
+
+class RefusesKerasLoRA:
+    """A backbone whose adapters belong to its task; keras-hub's own ways would bypass them."""
+
+    def enable_lora(self, *args, **kwargs):
+        self._refuse("enable_lora")
+
+    def save_lora_weights(self, *args, **kwargs):
+        self._refuse("save_lora_weights")
+
+    def load_lora_weights(self, *args, **kwargs):
+        self._refuse("load_lora_weights")
+
+    def save_to_preset(self, *args, **kwargs):
+        layers = [layer for layer in self._flatten_layers() if isinstance(layer, Dense)]
+        if any(layer._saved_adapters() for layer in layers):
+            raise ValueError(
+                "A backbone with adapters is saved by its task: call "
+                "`T5Gemma2Seq2SeqLM.save_to_preset`, or `merge_adapter` before the backbone is "
+                "saved on its own."
+            )
+        super().save_to_preset(*args, **kwargs)
+
+    def _refuse(self, method):
+        raise ValueError(_REFUSAL.format(method=method, owner="the backbone"))

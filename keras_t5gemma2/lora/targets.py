@@ -1,0 +1,78 @@
+"""Which layers an adapter goes on: the dense layers of the text stacks, never anything else."""
+
+import re
+
+
+def dense_layers(backbone):
+    """Dict of the `Dense` layers of encoder and decoder by their paths, in their order."""
+    found = {}
+    for block in (*backbone.encoder.blocks, *backbone.decoder.blocks):
+        attention, mlp = block.attention, block.mlp
+        own = (attention.query, attention.key, attention.value, attention.output_dense)
+        found |= {layer.path: layer for layer in (*own, mlp.gate, mlp.up, mlp.down)}
+    return found
+
+
+def resolve(target, backbone):
+    """The paths of the layers that `target` means, as a list in the order of the model.
+
+    Args:
+        target: "text" for all; a tuple of names such as `("query", "value")`, or of whole paths
+            such as `"decoder/layer_0/attention/query"`; or a regular expression that the whole
+            path must match, such as `"decoder/.*/(query|value)"`.
+        backbone: `T5Gemma2Backbone`.
+
+    Raises:
+        ValueError: it means no layer, or one that takes no adapter.
+    """
+    paths = list(dense_layers(backbone))
+    if target == "text":
+        return paths
+    if isinstance(target, str):
+        return _matching(target, paths, backbone)
+    names = list(dict.fromkeys(_name(path) for path in paths))
+    if unknown := [name for name in target if name not in names and name not in paths]:
+        raise ValueError(
+            f"The names in `target` must be among {', '.join(names)}, or whole paths such as "
+            f"{paths[0]}; the vision tower, the norms and the embedding table take no adapter. "
+            f"Received: {', '.join(map(repr, unknown))}"
+        )
+    if not target:
+        raise ValueError("`target` must name at least one layer. Received: target=[]")
+    return [path for path in paths if path in target or _name(path) in target]
+
+
+def describe(paths, backbone):
+    """The shortest target that means `paths`: the inverse of `resolve`."""
+    every = list(dense_layers(backbone))
+    paths = [path for path in every if path in set(paths)]
+    if paths == every:
+        return "text"
+    names = tuple(dict.fromkeys(_name(path) for path in paths))
+    return names if resolve(names, backbone) == paths else tuple(paths)
+
+
+def _matching(pattern, paths, backbone):
+    try:
+        matches = re.compile(pattern).fullmatch
+    except re.error as error:
+        raise ValueError(
+            f"`target` must be a regular expression. Received: target={pattern!r} ({error})"
+        ) from error
+    owners = {variable.path.rpartition("/")[0] for variable in backbone.weights}
+    if others := sorted(path for path in owners - set(paths) if matches(path)):
+        raise ValueError(
+            "`target` must match dense layers of encoder and decoder only; the vision tower, the "
+            f"norms and the embedding table take no adapter. Received: target={pattern!r}, which "
+            f"matches {others[0]}. Begin it with (encoder|decoder)/, say."
+        )
+    if found := [path for path in paths if matches(path)]:
+        return found
+    raise ValueError(
+        f"`target` must match the whole path of a layer, such as {paths[0]}; for layers of a "
+        f"name give a list: ['query', 'value']. Received: target={pattern!r}, which matches none."
+    )
+
+
+def _name(path):
+    return path.rpartition("/")[2]

@@ -1,0 +1,165 @@
+"""What a task saves and loads of low-rank adapters: one by one, and with the whole task."""
+
+import contextlib
+import contextvars
+import pathlib
+
+from keras_t5gemma2.lora.config import LoRAConfig, check_adapter_name
+from keras_t5gemma2.tasks.adapters import HasAdapters
+
+# Whether whoever builds a task from a preset's configuration adds the adapters from their files.
+_reads_files = contextvars.ContextVar("reads_files", default=False)
+
+
+class SavesAdapters(HasAdapters):
+    """A task whose adapters are saved and loaded, on their own and with the task."""
+
+    _adapters_in_files = False  # while a preset is saved
+
+    def save_adapter(self, path, name="default"):
+        """Writes one adapter to one small file, with its configuration.
+
+        Args:
+            path: path of the file, `french.safetensors` say; replaced whole or not at all.
+            name: string.
+        """
+        from keras_t5gemma2.checkpoints import adapters
+
+        adapters.write_adapter(path, self._stored(name))
+
+    def load_adapter(self, path, name="default"):
+        """Adds an adapter that `save_adapter` wrote, and makes it the active one.
+
+        Args:
+            path: path of the file.
+            name: string. What to call it here. An adapter of this name that is there already
+                must have the same configuration, and takes the values of the file.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is no whole file of an adapter, or was made for a model of other
+                sizes; the message says what differs, and nothing has changed.
+        """
+        from keras_t5gemma2.checkpoints import adapters
+
+        self._take(name, adapters.read_adapter(path), path)
+
+    def save_peft_adapter(self, directory, name="default"):
+        """Writes one adapter in the format of the peft library.
+
+        `peft.PeftModel.from_pretrained(model, directory)` reads it, for the reference's model.
+
+        Args:
+            directory: path of the directory, made if it is not there.
+            name: string.
+        """
+        from keras_t5gemma2.checkpoints import peft
+
+        peft.write_peft_adapter(directory, self._stored(name), self.backbone)
+
+    def load_peft_adapter(self, directory, name="default"):
+        """Adds an adapter that the peft library wrote, and makes it the active one.
+
+        Args:
+            directory: path of a directory with `adapter_config.json` and
+                `adapter_model.safetensors`.
+            name: string. What to call it here, as for `load_adapter`.
+
+        Raises:
+            FileNotFoundError: a file is missing.
+            ValueError: it is no LoRA, rsLoRA or DoRA adapter of the text stacks, or was made
+                for a model of other sizes; nothing has changed.
+        """
+        from keras_t5gemma2.checkpoints import peft
+
+        self._take(name, peft.read_peft_adapter(directory, self.backbone), directory)
+
+    def _stored(self, name):
+        from keras_t5gemma2.checkpoints import adapters
+
+        self._check_known([name])
+        return adapters.adapter_of(self.backbone, name, self._adapter_configs[name])
+
+    def _take(self, name, stored, origin):
+        """Adds a `StoredAdapter`, read from `origin`, and makes it the active one."""
+        from keras_t5gemma2.checkpoints import adapters
+
+        check_adapter_name(name)
+        self._check_not_merged("an adapter is loaded")
+        adapters.check_fits(stored, self.backbone, origin)
+        own = self._adapter_configs.get(name, stored.config)
+        if own != stored.config:
+            raise ValueError(
+                f"The adapter {name!r} must have the configuration of {origin} to take its "
+                f"values. Received: {own} and {stored.config}. Give another name, or call "
+                "`remove_adapter` first."
+            )
+        if name not in self._adapter_configs:
+            self._add_adapter(name, stored.config)
+        adapters.assign(stored, self.backbone, name)
+        self.set_adapter(name)
+
+    # The whole task ---------------------------------------------------------------------------
+
+    def get_config(self):
+        config = super().get_config()
+        if self._adapter_configs and not self._is_merged:
+            parts = {"configs": self.adapters, "active": self.active_adapter}
+            config["adapters"] = {**parts, "in_files": self._adapters_in_files}
+        return config
+
+    @classmethod
+    def from_config(cls, config):
+        adapters = config.get("adapters")
+        lm = super().from_config({k: v for k, v in config.items() if k != "adapters"})
+        if adapters is None:
+            return lm
+        if not adapters["in_files"]:
+            for name, fields in adapters["configs"].items():
+                lm._add_adapter(name, LoRAConfig(**fields))
+            lm.set_adapter(adapters["active"])
+        elif not _reads_files.get():
+            raise ValueError(
+                f"The preset has the adapters {', '.join(adapters['configs'])} in files of their "
+                "own. Load it by `T5Gemma2Seq2SeqLM.from_preset`, from a directory or from an "
+                "hf:// handle."
+            )
+        return lm
+
+    def save_to_preset(self, preset_dir, *args, **kwargs):
+        """The base weights in Keras's file, and each adapter in a file of `adapters/`."""
+        if not self._adapter_configs or self._is_merged:
+            super().save_to_preset(preset_dir, *args, **kwargs)
+            return
+        try:
+            self._put_adapters_in_files(True)
+            super().save_to_preset(preset_dir, *args, **kwargs)
+        finally:
+            self._put_adapters_in_files(False)
+        for name in self._adapter_configs:
+            self.save_adapter(pathlib.Path(preset_dir, "adapters", f"{name}.safetensors"), name)
+
+    def _put_adapters_in_files(self, in_files):
+        self._adapters_in_files = in_files
+        for layer in self._dense_layers().values():
+            layer.saves_adapters = not in_files
+
+    def _load_preset_adapters(self, preset):
+        """Adds the adapters of a preset; gives the task itself."""
+        from keras_t5gemma2.checkpoints import presets
+
+        if (found := presets.adapter_files(preset)) is not None:
+            for name, path in found.paths.items():
+                self.load_adapter(path, name)
+            self.set_adapter(found.active)
+        return self
+
+
+@contextlib.contextmanager
+def reading_adapter_files(preset):
+    """Lets tasks be built from the configuration of a preset whose adapters come from files."""
+    token = _reads_files.set("://" not in preset or preset.startswith("hf://"))
+    try:
+        yield
+    finally:
+        _reads_files.reset(token)

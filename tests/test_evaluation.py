@@ -1,0 +1,373 @@
+"""Evaluation by generating: rows and references, the file of predictions, interruptions, `fit`."""
+
+import json
+import sys
+
+import keras
+import numpy as np
+import pytest
+from preprocessors import random_image
+from tasks import tiny_task
+
+from keras_t5gemma2 import EvaluateGeneration, evaluate_generation
+
+DATA = {
+    "encoder_text": ["aaaa", "b", "cc", "ddd", "e"],
+    "decoder_text": ["AAAA", ["x", "B"], "cc", ["DDD"], "E"],
+}
+EXACT = {"metrics": ["exact_match"], "verbose": 0}
+
+
+class Upper:
+    """Gives the text in upper case, and notes down the batches; may be interrupted."""
+
+    def __init__(self, batches=99):
+        self.batches, self.seen = batches, []
+
+    def generate(self, rows, strip_prompt, mark=""):
+        assert strip_prompt
+        if len(self.seen) == self.batches:
+            raise KeyboardInterrupt
+        self.seen.append([row.encoder_text for row in rows])
+        return [(row.decoder_text or "") + row.encoder_text.upper() + mark for row in rows]
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+# With a stand-in for the model
+
+
+@pytest.mark.once
+def test_metrics_of_all_rows_in_the_order_of_the_data():
+    result = evaluate_generation(Upper(), DATA, verbose=0)
+    assert result.predictions == ["AAAA", "B", "CC", "DDD", "E"]
+    assert list(result) == ["exact_match", "chrf", "bleu", "rouge1", "rouge2", "rougeL", "anls"]
+    assert (result["exact_match"], result["anls"], result.rows) == (80.0, 100.0, 5)
+    assert result.base is None
+
+
+@pytest.mark.once
+def test_batches_are_of_similar_length_and_equal_size():
+    """Each number of rows would be a program to compile: the last row fills up its batch."""
+    lm = Upper()
+    evaluate_generation(lm, DATA, batch_size=3, **EXACT)
+    assert lm.seen == [["b", "e", "cc"], ["ddd", "aaaa", "aaaa"]]
+    lm = Upper()
+    evaluate_generation(lm, DATA, batch_size=4, **EXACT)
+    assert [len(batch) for batch in lm.seen] == [3, 3]
+    lm = Upper()
+    evaluate_generation(lm, DATA, batch_size=32, **EXACT)
+    assert [len(batch) for batch in lm.seen] == [5]
+
+
+@pytest.mark.once
+def test_what_an_interruption_leaves_is_not_of_one_length():
+    texts = ["a" * (1 + n % 50) for n in range(200)]
+    data = {"encoder_text": texts, "decoder_text": texts}
+    result = interrupted(Upper(batches=24), data, batch_size=4)
+    lengths = [len(text) for text in result.predictions if text is not None]
+    assert (len(lengths), min(lengths), max(lengths)) == (96, 1, 50)
+
+
+@pytest.mark.once
+def test_one_row():
+    result = evaluate_generation(Upper(), {"encoder_text": "a", "decoder_text": "A"}, verbose=0)
+    assert (result.rows, result["exact_match"], result["chrf"]) == (1, 100.0, 100.0)
+    several = {"encoder_text": ["a"], "decoder_text": [["b", "A"]]}
+    assert evaluate_generation(Upper(), several, **EXACT) == {"exact_match": 100.0}
+
+
+@pytest.mark.once
+def test_references_from_arrays_and_bytes():
+    data = {"encoder_text": np.array(["a", "b"]), "decoder_text": np.array([b"A", b"x"])}
+    assert evaluate_generation(Upper(), data, **EXACT) == {"exact_match": 50.0}
+
+
+@pytest.mark.once
+def test_prompts_of_the_decoder_and_options_of_generate():
+    data = {**DATA, "decoder_prompt": ["1", "2", "3", "4", "5"]}
+    result = evaluate_generation(Upper(), data, mark="!", **EXACT)
+    assert result.predictions == ["1AAAA!", "2B!", "3CC!", "4DDD!", "5E!"]
+
+
+@pytest.mark.once
+def test_normalize_holds_for_predictions_and_references(tmp_path):
+    path = tmp_path / "predictions.jsonl"
+    result = evaluate_generation(Upper(), DATA, normalize=str.lower, predictions_path=path, **EXACT)
+    assert result == {"exact_match": 100.0}
+    assert {line["exact"] for line in lines(path)} == {True}
+    assert result.predictions[0] == lines(path)[-1]["prediction"] == "AAAA"
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("as_function", [True, False])
+def test_table_with_a_base_model(as_function):
+    def same(rows, strip_prompt):
+        return [row.encoder_text for row in rows]
+
+    base = same if as_function else Upper()
+    result = evaluate_generation(Upper(), DATA, base=base, verbose=0, metrics=["exact_match"])
+    want = "20.0" if as_function else "80.0"
+    assert result.base == {"exact_match": float(want)}
+    assert str(result) == "\n".join(
+        [
+            "       rows  exact_match",
+            "model     5         80.0",
+            f"base      5         {want}",
+        ]
+    )
+
+
+@pytest.mark.once
+def test_file_of_predictions(tmp_path):
+    path = tmp_path / "predictions.jsonl"
+    path.write_text("of another time\n")
+    data = {**DATA, "encoder_text": ["aaaa", "ß", "cc", "ddd", "e"]}
+    evaluate_generation(Upper(), data, base=Upper(), predictions_path=path, **EXACT)
+    assert [line["index"] for line in lines(path)] == [1, 4, 2, 3, 0]
+    assert lines(path)[0] == {
+        "index": 1,
+        "input": "ß",
+        "images": 0,
+        "references": ["x", "B"],
+        "prediction": "SS",
+        "exact": False,
+        "base_prediction": "SS",
+        "base_exact": False,
+    }
+    assert "ß" in path.read_text("utf-8")
+
+
+@pytest.mark.once
+def test_progress_counts_rows(capsys):
+    evaluate_generation(Upper(), DATA, batch_size=2, metrics=["exact_match"], verbose=2)
+    assert "5/5" in capsys.readouterr().out
+    evaluate_generation(Upper(), DATA, batch_size=2, **EXACT)
+    assert capsys.readouterr().out == ""
+
+
+# Interruptions
+
+
+def interrupted(lm, data=DATA, **options):
+    with pytest.warns(UserWarning, match="Interrupted after"):
+        return evaluate_generation(lm, data, on_interrupt="return", **EXACT, **options)
+
+
+@pytest.mark.once
+def test_an_interruption_keeps_what_was_done(tmp_path):
+    path = tmp_path / "predictions.jsonl"
+    result = interrupted(Upper(batches=2), batch_size=2, base=Upper(), predictions_path=path)
+    assert result.predictions == [None, "B", "CC", "DDD", "E"]
+    assert (result, result.rows) == ({"exact_match": 75.0}, 4)
+    assert (result.base, result.base.rows) == ({"exact_match": 75.0}, 4)
+    assert [line["index"] for line in lines(path)] == [1, 4, 2, 3]
+
+
+@pytest.mark.once
+def test_an_interruption_within_a_batch_leaves_it_out(tmp_path):
+    """The model has done three batches and the base model two."""
+    path = tmp_path / "predictions.jsonl"
+    result = interrupted(Upper(), batch_size=2, base=Upper(batches=2), predictions_path=path)
+    assert result.rows == result.base.rows == len(lines(path)) == 4
+
+
+@pytest.mark.once
+def test_an_interruption_stops_a_script_and_not_a_notebook(monkeypatch):
+    monkeypatch.delattr(sys, "ps1", raising=False)
+    with pytest.raises(KeyboardInterrupt) as raised:
+        evaluate_generation(Upper(batches=1), DATA, batch_size=2, **EXACT)
+    assert raised.value.__notes__ == [
+        "Interrupted after 2 of 5 rows\n       rows  exact_match\nmodel     2        100.0"
+    ]
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    with pytest.warns(UserWarning, match="after 2 of 5 rows"):
+        assert evaluate_generation(Upper(batches=1), DATA, batch_size=2, **EXACT).rows == 2
+
+
+@pytest.mark.once
+def test_an_interruption_before_the_first_batch_raises():
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_generation(Upper(batches=0), DATA, on_interrupt="return", **EXACT)
+
+
+# Errors
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"encoder_text": [], "decoder_text": []}, ValueError, "an empty batch"),
+        ({"decoder_text": ["a"] * 3}, ValueError, "5 of the inputs and 3 of `decoder_text`"),
+        ({"decoder_text": "a"}, ValueError, "5 of the inputs and one text of"),
+        ({"decoder_text": None}, TypeError, r"one with \['encoder_text', 'decoder_text'\]"),
+        ({"decoder_text": ["a", [], "c", "d", "e"]}, ValueError, "row 1: an empty list"),
+        ({"decoder_text": ["a", "b", ["c", 3], "d", "e"]}, TypeError, "row 2: 3 "),
+        ({"decoder_prompt": ["a"]}, ValueError, "'decoder_text': 1"),
+        ({"text": ["a"] * 5}, ValueError, r"Received: \['text'\]"),
+    ],
+    ids=[
+        *("no rows", "fewer references", "one text", "no references", "an empty list"),
+        *("a number", "fewer prompts", "another key"),
+    ],
+)
+def test_bad_data_is_named(change, error, message):
+    with pytest.raises(error, match=message):
+        evaluate_generation(Upper(), {**DATA, **change}, **EXACT)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"metrics": ["accuracy"]}, r"metrics=\['accuracy'\]"),
+        ({"on_interrupt": "stop"}, "on_interrupt='stop'"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else str(*value),
+)
+def test_bad_arguments(options, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate_generation(Upper(), DATA, **{**EXACT, **options})
+    with pytest.raises(TypeError, match="Received: <class 'list'>"):
+        evaluate_generation(Upper(), ["a"], **EXACT)
+
+
+# With a model
+
+
+TEXTS = ["the cat", "is this a dog", "what is in"]
+
+
+@pytest.fixture(scope="module")
+def lm():
+    lm = tiny_task(vision=False)
+    lm.compile(sampler="greedy", optimizer=keras.optimizers.Adam(0.01))
+    return lm
+
+
+def test_predictions_are_what_generate_gives(lm):
+    want = lm.generate(TEXTS, max_new_tokens=4)
+    data = {"encoder_text": TEXTS, "decoder_text": [want[0], ["no", want[1]], "another"]}
+    result = evaluate_generation(lm, data, max_new_tokens=4, base=lm, verbose=0)
+    assert result.predictions == result.base.predictions == want
+    np.testing.assert_allclose(result["exact_match"], 200 / 3)
+
+
+@pytest.mark.once
+def test_images_and_prompts_with_a_model():
+    """Images are part of the input, and prompts no part of the prediction."""
+    lm = tiny_task()
+    inputs = {
+        "encoder_text": ["the cat", "<start_of_image> is this a dog", "what is in"],
+        "images": [None, random_image(9, 8), []],
+    }
+    prompts = ["a", "the", "is"]
+    want = lm.generate({**inputs, "decoder_text": prompts}, max_new_tokens=4, strip_prompt=True)
+    data = {**inputs, "decoder_prompt": prompts, "decoder_text": want}
+    result = evaluate_generation(lm, data, max_new_tokens=4, **EXACT)
+    assert (result.predictions, result["exact_match"]) == (want, 100.0)
+    data["images"] = [None, None, None]
+    with pytest.raises(ValueError, match="row 1: 1 of them and 0 images"):
+        evaluate_generation(lm, data, max_new_tokens=4, **EXACT)
+
+
+def test_a_model_needs_a_preprocessor():
+    bare = Upper()
+    bare.preprocessor = None
+    with pytest.raises(ValueError, match="a Upper with preprocessor=None"):
+        evaluate_generation(bare, DATA, **EXACT)
+
+
+# In `fit`
+
+
+def test_fit_logs_what_the_weights_of_each_epoch_generate(lm, tmp_path):
+    """The weights are those of the moment, also where the backend keeps them elsewhere."""
+    rows = {"encoder_text": TEXTS, "decoder_text": ["dog dog", "dog", "dog dog dog"]}
+    before = lm.generate(TEXTS, max_new_tokens=4)
+    evaluation = EvaluateGeneration(
+        rows,
+        metrics=["exact_match", "anls"],
+        max_new_tokens=4,
+        predictions_path=tmp_path / "after_{epoch}.jsonl",
+    )
+    history = lm.fit(rows, batch_size=3, epochs=2, verbose=0, callbacks=[evaluation]).history
+    after = lm.generate(TEXTS, max_new_tokens=4)
+    results = evaluation.results
+    assert list(results) == [0, 1, 2]
+    assert (results[0].predictions, results[2].predictions) == (before, after)
+    assert len({str(result.predictions) for result in results.values()}) == 3
+    for name in ("exact_match", "anls"):
+        assert history[f"val_{name}"] == [results[1][name], results[2][name]]
+    assert results[2].base is results[0]
+    assert [len(lines(tmp_path / f"after_{n}.jsonl")) for n in range(3)] == [3, 3, 3]
+
+
+class Epochs(keras.callbacks.Callback):
+    """What later callbacks see in the logs of each epoch."""
+
+    def on_train_begin(self, logs=None):
+        self.names = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.names.append(sorted(logs))
+
+
+def fit_stand_in(callback, epochs, begin=0):
+    """The callbacks of a `fit` without its model."""
+    epoch_logs = Epochs()
+    callbacks = keras.callbacks.CallbackList([callback, epoch_logs], add_history=True)
+    callbacks.set_model(keras.Sequential())
+    callbacks.set_params({"epochs": epochs})
+    callback.set_model(Upper())
+    callbacks.on_train_begin()
+    for epoch in range(begin, epochs):
+        callbacks.on_epoch_end(epoch, {"loss": 1.0})
+    return epoch_logs.names
+
+
+@pytest.mark.once
+def test_evaluations_every_few_epochs_and_after_the_last(capsys):
+    callback = EvaluateGeneration(DATA, every=2, prefix="", verbose=2, metrics=["exact_match"])
+    both, alone = ["exact_match", "loss"], ["loss"]
+    assert fit_stand_in(callback, epochs=5) == [alone, both, alone, both, both]
+    assert list(callback.results) == [0, 2, 4, 5]
+    assert "base      5         80.0" in capsys.readouterr().out
+    assert fit_stand_in(callback, epochs=8, begin=5) == [both, alone, both]
+    assert list(callback.results) == [0, 6, 8]
+
+
+@pytest.mark.once
+def test_without_a_baseline():
+    callback = EvaluateGeneration(DATA, baseline=False, metrics=["exact_match"])
+    fit_stand_in(callback, epochs=1)
+    assert list(callback.results) == [1] and callback.results[1].base is None
+
+
+@pytest.mark.once
+def test_an_interruption_of_the_callback_stops_fit(monkeypatch):
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    callback = EvaluateGeneration(DATA, batch_size=2, baseline=False, metrics=["exact_match"])
+    callback.set_model(Upper(batches=1))
+    callback.set_params({"epochs": 1})
+    with pytest.raises(KeyboardInterrupt):
+        callback.on_epoch_end(0, {})
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("data", "options", "message"),
+    [
+        (DATA, {"every": 0}, "every=0"),
+        (DATA, {"metrics": ["accuracy"]}, r"metrics=\['accuracy'\]"),
+        ({**DATA, "decoder_text": ["a"]}, {}, "5 of the inputs and 1"),
+    ],
+    ids=["every", "metrics", "data"],
+)
+def test_the_callback_fails_before_training(data, options, message):
+    with pytest.raises(ValueError, match=message):
+        EvaluateGeneration(data, **options)
