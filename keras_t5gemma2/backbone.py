@@ -93,6 +93,8 @@ class T5Gemma2Backbone(SavesAtomically, RefusesKerasLoRA, keras_hub.models.Backb
     def encode(self, token_ids, padding_mask, images=None, image_features=None):
         """The encoder's output, (batch, encoder length, hidden_dim)."""
         x = self.embedder(token_ids)
+        if image_features is not None:
+            check_image_features(self.config.vision, image_features)
         if images is not None or image_features is not None:
             x = self.vision(x, token_ids, images, image_features)
         return self.encoder(x, padding_mask)
@@ -118,17 +120,8 @@ class T5Gemma2Backbone(SavesAtomically, RefusesKerasLoRA, keras_hub.models.Backb
             for name, shape in image_shapes(self.config.vision).items():
                 if name not in inputs:
                     inputs[name] = ops.zeros((batch, 0, *shape))
-            self._check_features(inputs["image_features"])
+            check_image_features(self.config.vision, inputs["image_features"])
         return inputs
-
-    def _check_features(self, features):
-        expected = image_shapes(self.config.vision)["image_features"]
-        if tuple(features.shape)[2:] != expected:
-            raise ValueError(
-                "`image_features` must be what this model's vision tower gives, of shape (batch, "
-                f"images, {expected[0]}, {expected[1]}). Received: shape {tuple(features.shape)}. "
-                "Compute them with this model's `precompute`"
-            )
 
     def get_config(self):
         return {**super().get_config(), "config": self.config.to_dict()}
@@ -182,3 +175,14 @@ def image_shapes(vision):
         "images": (vision.image_size, vision.image_size, 3),
         "image_features": (vision.tokens_per_image, vision.hidden_dim),
     }
+
+
+def check_image_features(vision, features):
+    """Raises a `ValueError` if these cannot be features of this vision tower."""
+    expected = image_shapes(vision)["image_features"]
+    if tuple(features.shape)[2:] != expected:
+        raise ValueError(
+            "`image_features` must be what this model's vision tower gives, of shape (batch, "
+            f"images, {expected[0]}, {expected[1]}). Received: shape {tuple(features.shape)}. "
+            "Compute them with this model's `precompute`"
+        )

@@ -75,7 +75,7 @@ class RowEncoder:
             self._check_targets(rows)
         for row in rows:
             for number, image in enumerate(row.images):
-                with _naming(row, number):
+                with naming_image(row, number):
                     check_levels(image)
         crops_are_known = self.image_converter is None or not self.image_converter.pan_and_scan
         pairs = zip(rows, prompts, strict=True)
@@ -157,7 +157,7 @@ class RowEncoder:
         ]
 
     def _read_image(self, row, number, image):
-        with _naming(row, number):
+        with naming_image(row, number):
             if not isinstance(image, ImageFeatures):
                 return self.image_converter.original_and_crops(image)
             if image.values.shape[1] != self.tokens_per_image:
@@ -246,7 +246,7 @@ class RowEncoder:
 
 
 @contextlib.contextmanager
-def _naming(row, number):
+def naming_image(row, number):
     """Says of an error of which row and image it is."""
     try:
         yield

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_t5gemma2.backbone import image_shapes
+from keras_t5gemma2.backbone import check_image_features, image_shapes
 from keras_t5gemma2.preprocessing.read_image import to_numpy
 from keras_t5gemma2.preprocessing.rows import are_row_dicts, parse_rows
 
@@ -32,8 +32,8 @@ class Preparation:
             y = None if y is None else to_numpy(y)
         else:
             self._check_preprocessor(x)
-            # Parsed here, since Keras refuses texts and tensors together as an argument.
-            x, y, sample_weight = self.preprocessor(parse_rows(x)[0], y, sample_weight)
+            # Not through `__call__`: it refuses texts and tensors together, and buries errors.
+            x, y, sample_weight = self.preprocessor.call(parse_rows(x)[0], y, sample_weight)
         if self.vision is not None:
             x = {**x, **self._images(x)}
         return keras.utils.pack_x_y_sample_weight(x, y, self._weights(y, sample_weight))
@@ -52,6 +52,8 @@ class Preparation:
 
     def _images(self, x):
         """Both forms of images, one of them empty: every batch has the same structure."""
+        if "image_features" in x:
+            check_image_features(self.vision, x["image_features"])
         batch = len(x["encoder_token_ids"])
         return {
             name: _with_few_sizes(x[name]) if name in x else np.zeros((batch, 0, *shape), "float32")

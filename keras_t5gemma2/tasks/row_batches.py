@@ -14,7 +14,7 @@ from keras_t5gemma2.preprocessing.rows import parse_rows
 from keras_t5gemma2.tasks.elements import are_arrays, is_row, join_elements, rows_of_arrays, unpack
 
 
-def batches_of(x, y, sample_weight, batch_size, shuffle, preparation, rewinds=True):
+def batches_of(x, y, sample_weight, batch_size, shuffle, preparation):
     """The `Batches` of whatever holds the data.
 
     Everything is read and sliced here, not by Keras's own adapters or keras-hub's pipelines:
@@ -31,7 +31,6 @@ def batches_of(x, y, sample_weight, batch_size, shuffle, preparation, rewinds=Tr
         batch_size: int or `None`.
         shuffle: bool.
         preparation: `Preparation`.
-        rewinds: bool. Whether Keras looks at a batch before it begins.
     """
     if isinstance(x, data_adapters.data_adapter.DataAdapter):
         return x  # `fit` calls `evaluate` with what it was given
@@ -58,7 +57,7 @@ def batches_of(x, y, sample_weight, batch_size, shuffle, preparation, rewinds=Tr
             "`x` must be rows of text and images, a PyDataset, or something to iterate over. "
             f"Received: {x!r} (type {type(x)})"
         )
-    return StreamBatches(x, batch_size, preparation, rewinds)
+    return StreamBatches(x, batch_size, preparation)
 
 
 @contextlib.contextmanager
@@ -168,15 +167,16 @@ _END = object()
 class StreamBatches(Batches):
     """The batches of anything that is iterated; single rows are put together to batches.
 
+    Keras may build with a first batch, after which it calls `on_epoch_end` and begins anew: what
+    can be read once is kept until then, to be read again.
+
     Args:
         stream: an iterable, or an iterator that can be read once.
         batch_size: int, rows of a batch where the elements are rows, or `None` for 32.
         preparation: `Preparation`.
-        rewinds: bool. Whether what is read before the first `on_epoch_end` is to be read again:
-            Keras builds with a batch, and begins anew after that.
     """
 
-    def __init__(self, stream, batch_size, preparation, rewinds):
+    def __init__(self, stream, batch_size, preparation):
         self.stream, self.preparation = stream, preparation
         iterator = iter(stream)
         self.is_read_once = iterator is stream
@@ -186,7 +186,7 @@ class StreamBatches(Batches):
             raise ValueError(f"The data must not be empty. Received: a {type(stream).__name__}")
         # Of what can be read once: what is to be read again, and what was read since the start.
         self.waiting, self.seen = [self.example], []
-        self.is_rewound = not (rewinds and self.is_read_once)
+        self.is_rewound = not self.is_read_once
         self.is_of_rows = is_row(unpack(self.example)[0])
         if not self.is_of_rows:
             _check_no_batch_size(batch_size, stream)

@@ -16,7 +16,8 @@ from keras_t5gemma2.saving import SavesAtomically
 from keras_t5gemma2.tasks import decoding, generation
 from keras_t5gemma2.tasks.adapter_files import SavesAdapters, reading_adapter_files
 from keras_t5gemma2.tasks.beam_search import BeamSearch
-from keras_t5gemma2.tasks.elements import Preparation, are_arrays, unpack
+from keras_t5gemma2.tasks.elements import Preparation, unpack
+from keras_t5gemma2.tasks.precompute import with_features
 from keras_t5gemma2.tasks.row_batches import InMemoryBatches, batches_of, reading
 from keras_t5gemma2.tasks.token_loss import TokenLoss, metrics_of_logits, token_weights
 
@@ -269,15 +270,36 @@ class T5Gemma2Seq2SeqLM(SavesAtomically, SavesAdapters, keras_hub.models.Seq2Seq
 
     def predict(self, x=None, batch_size=None, **kwargs):
         """The logits on data as `fit` takes it, (rows, decoder length, vocabulary)."""
-        data = batches_of(x, None, None, batch_size, False, self._preparation(), rewinds=False)
+        data = batches_of(x, None, None, batch_size, False, self._preparation())
         with reading(data, steps=kwargs.get("steps")):
             return keras.Model.predict(self, data, **kwargs)
 
+    def precompute(self, x, batch_size=8, verbose=1):
+        """`x` with what the frozen vision tower makes of its images in place of them.
+
+        Training on it gives the same losses, and no step runs the tower. An image that comes
+        several times is computed once. What already holds `ImageFeatures` stays as it is, so that
+        a large data set can be given in parts; an interruption changes nothing.
+
+        Args:
+            x: dict of rows as `fit` takes it, in memory, or a list of such dicts of single rows.
+            batch_size: int. Images and crops at a time.
+            verbose: 0 or 1. Whether to show the progress.
+
+        Returns:
+            As `x`, with a list of `ImageFeatures` as each row's `images`.
+
+        Raises:
+            ValueError: the vision tower is trainable or not there; or about an image, which the
+                message names.
+        """
+        return with_features(self, x, batch_size, verbose)
+
     def preprocess_samples(self, x, y=None, sample_weight=None):
         """What `train_on_batch` and the like make of a batch; see `fit` for what it may be."""
-        if self.preprocessor is None or are_arrays(x):
-            return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
-        return super().preprocess_samples(x, y, sample_weight)
+        if y is None and sample_weight is None:
+            x, y, sample_weight = unpack(x)
+        return self._preparation()(x, y, sample_weight)
 
     def _preparation(self, class_weight=None):
         return Preparation(self.preprocessor, self.backbone.config.vision, class_weight)
