@@ -92,7 +92,9 @@ def show(*images):
     """Prints gray images side by side, each pixel as two characters."""
     for lines in zip(*images, strict=True):
         print(
-            "   ".join("".join(" ░▒▓█"[pixel * 5 // 256] * 2 for pixel in line) for line in lines)
+            "   ".join(
+                "".join(" ░▒▓█"[int(pixel) * 5 // 256] * 2 for pixel in line) for line in lines
+            )
         )
 
 

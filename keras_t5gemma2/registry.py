@@ -55,7 +55,7 @@ presets = types.MappingProxyType(
                 "t5gemma2_tiny",
                 "T5Gemma 2 in miniature, trained by tools/train_tiny.py: it spells numbers, writes "
                 "dates and names in many languages, reads handwritten digits and fills in gaps.",
-                2_029_024,
+                2_050_976,
                 (64, 48),
             ),
             _published("270m", 786_029_296, "270M"),

@@ -43,7 +43,7 @@ def test_generate(tmp_path):
 
 @pytest.mark.once
 def test_a_few_steps_of_finetune(tmp_path):
-    shorter = {"epochs, batch_size = 6, 64": "epochs, batch_size = 1, 64", "2_000": "128"}
+    shorter = {"epochs, batch_size = 4, 64": "epochs, batch_size = 1, 64", "2_000": "128"}
     output = run("02_finetune.py", tmp_path, **{**shorter, "2_200": "148"})
     assert "base weights unchanged: True" in output
     assert (tmp_path / "finetune_loss.png").stat().st_size > 10_000
