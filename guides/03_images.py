@@ -69,8 +69,12 @@ print(f"features of {2 * len(training['images']):,} images in {time.time() - sta
 
 # %% [markdown]
 # ## Training
+#
+# Rows are padded to fixed lengths: these are short, so that little of a step is padding.
 
 # %%
+lm.preprocessor.encoder_sequence_length = 32
+lm.preprocessor.decoder_sequence_length = 8
 epochs, batch_size = 8, 50
 steps = epochs * len(training["images"]) // batch_size
 rate = keras.optimizers.schedules.CosineDecay(
