@@ -32,6 +32,9 @@ class T5Gemma2Backbone(SavesAtomically, keras_hub.models.Backbone):
     Args:
         config: `BackboneConfig`, or the dict that its `to_dict` gives.
         dtype: string or `keras.DTypePolicy`, for every part of the model.
+        gradient_checkpointing: bool. Whether training keeps one hidden state per layer and
+            computes the rest again in the backward pass: less memory for a forward pass more.
+            May be set at any time.
 
     Example:
 
@@ -56,7 +59,7 @@ class T5Gemma2Backbone(SavesAtomically, keras_hub.models.Backbone):
     presets = presets  # those that `from_preset` knows by name
     _replaced_files = ("model*.weights.h5", "model.weights.json", "task.weights.h5")
 
-    def __init__(self, config, dtype=None, **kwargs):
+    def __init__(self, config, dtype=None, gradient_checkpointing=False, **kwargs):
         if isinstance(config, dict):
             config = BackboneConfig.from_dict(config)
         self.config = config
@@ -78,6 +81,19 @@ class T5Gemma2Backbone(SavesAtomically, keras_hub.models.Backbone):
         )
         outputs = {"encoder_sequence_output": encoded, "decoder_sequence_output": decoded}
         super().__init__(inputs=inputs, outputs=outputs, dtype=dtype, **kwargs)
+        self.gradient_checkpointing = gradient_checkpointing
+
+    @property
+    def gradient_checkpointing(self):
+        return self.decoder.gradient_checkpointing
+
+    @gradient_checkpointing.setter
+    def gradient_checkpointing(self, value):
+        for stack in self._stacks():
+            stack.gradient_checkpointing = bool(value)
+
+    def _stacks(self):
+        return [self.encoder, self.decoder, *([self.vision.tower] if self.vision else [])]
 
     def encode(self, token_ids, padding_mask, images=None):
         """The encoder's output, (batch, encoder length, hidden_dim)."""
@@ -105,7 +121,11 @@ class T5Gemma2Backbone(SavesAtomically, keras_hub.models.Backbone):
         return inputs
 
     def get_config(self):
-        return {**super().get_config(), "config": self.config.to_dict()}
+        return {
+            **super().get_config(),
+            "config": self.config.to_dict(),
+            "gradient_checkpointing": self.gradient_checkpointing,
+        }
 
     @classmethod
     def from_preset(cls, preset, load_weights=True, text_only=False, **kwargs):
