@@ -38,6 +38,9 @@ class T5Gemma2Backbone(SavesAtomically, RefusesKerasLoRA, keras_hub.models.Backb
     Args:
         config: `BackboneConfig`, or the dict that its `to_dict` gives.
         dtype: string or `keras.DTypePolicy`, for every part of the model.
+        gradient_checkpointing: bool. Whether training keeps one hidden state per layer and
+            computes the rest again in the backward pass: less memory for a forward pass more.
+            May be set at any time.
 
     Example:
 
@@ -62,7 +65,7 @@ class T5Gemma2Backbone(SavesAtomically, RefusesKerasLoRA, keras_hub.models.Backb
     presets = presets  # those that `from_preset` knows by name
     _replaced_files = ("model*.weights.h5", "model.weights.json", "task.weights.h5")
 
-    def __init__(self, config, dtype=None, **kwargs):
+    def __init__(self, config, dtype=None, gradient_checkpointing=False, **kwargs):
         if isinstance(config, dict):
             config = BackboneConfig.from_dict(config)
         self.config = config
@@ -87,8 +90,21 @@ class T5Gemma2Backbone(SavesAtomically, RefusesKerasLoRA, keras_hub.models.Backb
         )
         outputs = {"encoder_sequence_output": encoded, "decoder_sequence_output": decoded}
         super().__init__(inputs=inputs, outputs=outputs, dtype=dtype, **kwargs)
+        self.gradient_checkpointing = gradient_checkpointing
         if self.vision is not None:
             self.vision.tower.trainable = False
+
+    @property
+    def gradient_checkpointing(self):
+        return self.decoder.gradient_checkpointing
+
+    @gradient_checkpointing.setter
+    def gradient_checkpointing(self, value):
+        for stack in self._stacks():
+            stack.gradient_checkpointing = bool(value)
+
+    def _stacks(self):
+        return [self.encoder, self.decoder, *([self.vision.tower] if self.vision else [])]
 
     def encode(self, token_ids, padding_mask, images=None, image_features=None):
         """The encoder's output, (batch, encoder length, hidden_dim)."""
@@ -124,7 +140,11 @@ class T5Gemma2Backbone(SavesAtomically, RefusesKerasLoRA, keras_hub.models.Backb
         return inputs
 
     def get_config(self):
-        return {**super().get_config(), "config": self.config.to_dict()}
+        return {
+            **super().get_config(),
+            "config": self.config.to_dict(),
+            "gradient_checkpointing": self.gradient_checkpointing,
+        }
 
     @classmethod
     def from_preset(cls, preset, load_weights=True, text_only=False, **kwargs):

@@ -5,18 +5,25 @@ from keras import layers, ops
 
 from keras_t5gemma2.kernels import Window
 from keras_t5gemma2.layers import Block, RMSNorm
+from keras_t5gemma2.recompute import recomputed
 
 
 class Stack(layers.Layer):
     """Layers and a last norm; the subclass says which tokens see which.
+
+    Attributes:
+        gradient_checkpointing: bool. Whether training keeps the input of each layer only, and
+            computes the rest again in the backward pass.
 
     Args:
         config: `StackConfig`.
     """
 
     def __init__(self, config, **kwargs):
-        super().__init__(**kwargs)
+        # The layers cast their own weights: what is kept for them are the weights themselves.
+        super().__init__(autocast=False, **kwargs)
         self.config = config
+        self.gradient_checkpointing = False
         self.blocks = [
             Block(
                 config,
@@ -38,6 +45,21 @@ class Stack(layers.Layer):
     def compute_output_spec(self, x, *args, **kwargs):
         return keras.KerasTensor(x.shape, dtype=self.compute_dtype)
 
+    def _through_blocks(self, x, run, training):
+        """Output of the stack and what `run(i, block, x)` gave beside the output of each block."""
+        x = self.dropout(x, training=training)
+        beside = []
+        for i, block in enumerate(self.blocks):
+            x, more = run(i, block, x)
+            beside.append(more)
+        return self.dropout(self.norm(x), training=training), tuple(beside)
+
+    def _trained(self, block, function, *tensors, training):
+        """What `function(*tensors)` gives, of which, if so set, nothing else is kept."""
+        if training and self.gradient_checkpointing:
+            return recomputed(block, function, *tensors)
+        return function(*tensors)
+
 
 class Encoder(Stack):
     """The bidirectional stack."""
@@ -50,10 +72,14 @@ class Encoder(Stack):
         `padding_mask` is (B, S); what stands where it is 0 changes no other row or token.
         """
         positions = encoder_positions(padding_mask)
-        x = self.dropout(x, training=training)
-        for block in self.blocks:
-            x, _ = block(x, positions, training=training)
-        return self.dropout(self.norm(x), training=training)
+
+        def run(_, block, x):
+            def forward(x):
+                return block(x, positions, training=training)[0]
+
+            return self._trained(block, forward, x, training=training), None
+
+        return self._through_blocks(x, run, training)[0]
 
 
 class Decoder(Stack):
@@ -63,8 +89,19 @@ class Decoder(Stack):
 
     def call(self, x, padding_mask, encoded, encoder_padding_mask, training=False):
         """The decoder's output, (B, T, D), of embedded tokens of that shape, all at once."""
-        memory = self.remember(encoded, encoder_padding_mask)
-        return self.step(x, decoder_positions(padding_mask), memory, training=training)[0]
+        positions = decoder_positions(padding_mask)
+        seen = encoder_positions(encoder_padding_mask)
+
+        def run(_, block, x):
+            # The keys and values of the encoder's tokens are made here, once a layer and not
+            # for all layers at once: gradient checkpointing keeps none of them.
+            def forward(x, encoded):
+                memory = block.attention.remember(encoded, seen)
+                return block(x, positions, memory, training=training)[0]
+
+            return self._trained(block, forward, x, encoded, training=training), None
+
+        return self._through_blocks(x, run, training)[0]
 
     def remember(self, encoded, encoder_padding_mask):
         """Per layer, the encoder's output (B, S, D) as `KeyValues`: computed once an input."""
@@ -72,7 +109,7 @@ class Decoder(Stack):
         return tuple(block.attention.remember(encoded, positions) for block in self.blocks)
 
     def step(self, x, positions, memory, past=None, slots=None, training=False):
-        """The forward pass, the same for training, prefill and each new token.
+        """The forward pass with keys and values kept, for prefill and for each new token.
 
         Args:
             x: (B, T, D) tensor of embedded tokens.
@@ -84,13 +121,12 @@ class Decoder(Stack):
         Returns:
             The (B, T, D) output, and per layer the `KeyValues` of the own tokens.
         """
-        x = self.dropout(x, training=training)
-        own = []
-        for i, block in enumerate(self.blocks):
+
+        def run(i, block, x):
             earlier = {} if past is None else {"past": past[i], "slot": slots[i]}
-            x, fresh = block(x, positions, memory[i], **earlier, training=training)
-            own.append(fresh)
-        return self.dropout(self.norm(x), training=training), tuple(own)
+            return block(x, positions, memory[i], **earlier, training=training)
+
+        return self._through_blocks(x, run, training)
 
 
 def encoder_positions(padding_mask):

@@ -1,10 +1,13 @@
 """The SigLIP vision tower, and how its features take their places among the text tokens."""
 
+import functools
+
 from keras import initializers, layers, ops
 
 from keras_t5gemma2 import kernels
 from keras_t5gemma2.kernels import KeyValues, Window
 from keras_t5gemma2.layers import RMSNorm, gelu
+from keras_t5gemma2.recompute import recomputed
 
 
 class Vision(layers.Layer):
@@ -73,13 +76,17 @@ class VisionTower(layers.Layer):
     Reference: `SiglipVisionModel` without its head, and the average over cells of patches that
     is the first part of the reference's projector: up to here nothing is trained, as published.
 
+    Attributes:
+        gradient_checkpointing: bool, as `Stack` has it.
+
     Args:
         config: `VisionConfig`.
     """
 
     def __init__(self, config, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)  # as `Stack`
         self.config = config
+        self.gradient_checkpointing = False
         self.patch_embedding = layers.Conv2D(
             config.hidden_dim,
             kernel_size=config.patch_size,
@@ -110,9 +117,13 @@ class VisionTower(layers.Layer):
     def call(self, images, training=False):
         patches = self.patch_embedding(images)
         count, width = self.position_embedding.shape
-        x = ops.reshape(patches, (-1, count, width)) + self.position_embedding
+        x = ops.reshape(patches, (-1, count, width))
+        x = x + ops.cast(self.position_embedding, x.dtype)
         for block in self.blocks:
-            x = block(x, training=training)
+            if training and self.gradient_checkpointing:
+                x = recomputed(block, functools.partial(block, training=True), x)
+            else:
+                x = block(x, training=training)
         return self._average(self.norm(x))
 
     def _average(self, patches):

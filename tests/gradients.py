@@ -49,6 +49,31 @@ def _torch(function, tensors):
 _BACKENDS = {"jax": _jax, "tensorflow": _tensorflow, "torch": _torch}
 
 
+def step_gradients(lm, batch):
+    """Loss and gradients of one training step, by the path of the variable; weights stay.
+
+    Args:
+        lm: task, compiled with `optimizer=Gradients()`.
+        batch: tuple of inputs, labels and weights.
+    """
+    values = [np.array(ops.convert_to_numpy(weight)) for weight in lm.trainable_weights]
+    loss = lm.train_on_batch(*batch, return_dict=True)["loss"]
+    gradients = {w.path: np.array(ops.convert_to_numpy(w)) for w in lm.trainable_weights}
+    for weight, value in zip(lm.trainable_weights, values, strict=True):
+        weight.assign(value)
+    return loss, gradients
+
+
+class Gradients(keras.optimizers.Optimizer):
+    """Leaves its gradient in the place of each variable."""
+
+    def __init__(self):
+        super().__init__(learning_rate=1.0)
+
+    def update_step(self, gradient, variable, learning_rate):
+        self.assign(variable, ops.convert_to_tensor(gradient))
+
+
 def relative_error(got, want):
     """The norm of the difference over the norm of what is wanted."""
     return np.linalg.norm(got - want) / np.linalg.norm(want)

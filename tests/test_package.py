@@ -21,7 +21,7 @@ TESTS = pathlib.Path(__file__).parent
 # A file imports only from files above it, so that this is also the order to read them in.
 ORDER = [
     *("config", "registry", "kernels.reference", "kernels.jax", "kernels.tensorflow"),
-    *("kernels.torch", "kernels", "cache", "lora", "layers"),
+    *("kernels.torch", "kernels", "cache", "lora", "layers", "recompute"),
     *("stacks", "vision", "saving", "backbone", "preprocessing", "tasks", "checkpoints"),
     *("text_metrics", "evaluation_run", "evaluation"),
 ]

@@ -44,6 +44,7 @@ class T5Gemma2Seq2SeqLM(SavesAtomically, SavesAdapters, keras_hub.models.Seq2Seq
     )
     _gives_hidden = False  # whether calls give hidden states and not logits
     _token_loss = None
+    _is_checkpointing = None  # as the compiled training step has it
 
     def __init__(self, backbone, preprocessor=None, **kwargs):
         self.backbone = backbone
@@ -158,10 +159,10 @@ class T5Gemma2Seq2SeqLM(SavesAtomically, SavesAdapters, keras_hub.models.Seq2Seq
         if type(self.sampler) is keras_hub.samplers.BeamSampler:
             self.sampler = BeamSearch(**self.sampler.get_config())
 
-    def call(self, *args, **kwargs):
+    def call(self, inputs, training=None, mask=None, **kwargs):
         if not self._gives_hidden:
-            return super().call(*args, **kwargs)
-        return self.backbone(*args, **kwargs)["decoder_sequence_output"]
+            return super().call(inputs, training=training, mask=mask, **kwargs)
+        return self.backbone(inputs, training=training)["decoder_sequence_output"]
 
     def train_step(self, *args, **kwargs):
         with self._without_logits():
@@ -170,6 +171,13 @@ class T5Gemma2Seq2SeqLM(SavesAtomically, SavesAdapters, keras_hub.models.Seq2Seq
     def test_step(self, *args, **kwargs):
         with self._without_logits():
             return super().test_step(*args, **kwargs)
+
+    def make_train_function(self, force=False):
+        # What was compiled for the other setting would go on as before.
+        is_checkpointing = self.backbone.gradient_checkpointing
+        changed = is_checkpointing != self._is_checkpointing
+        self._is_checkpointing = is_checkpointing
+        return super().make_train_function(force or changed)
 
     @contextlib.contextmanager
     def _without_logits(self):
