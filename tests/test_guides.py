@@ -83,6 +83,14 @@ def row_of(output, name):
     return dict(zip(header.split(), map(float, lines[place].split()[1:]), strict=True))
 
 
+@pytest.mark.once
+def test_training_options(tmp_path):
+    output = run("04_training_options.py", tmp_path)
+    first, last = re.search(r"kept apart: ([\d.]+), then ([\d.]+)", output).groups()
+    assert float(last) < float(first)
+    assert "LossScaleOptimizer: loss times" in output
+
+
 @pytest.mark.real
 @pytest.mark.once
 def test_gemma3_weights(tmp_path):

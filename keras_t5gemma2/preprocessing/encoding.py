@@ -181,17 +181,16 @@ class RowEncoder:
         if not any(kinds):
             none = np.empty((0, *self.image_converter.image_size, 3), "float32")
             return [np.concatenate([none, *of_row]) for of_row in parts], None
-        first = next(of_row[0] for of_row in parts if of_row)
-        none = np.empty((0, *first.shape[1:]), "float32")
-        for (row, number), part in zip(
-            places, (p for of_row in parts for p in of_row), strict=True
-        ):
+        flat = [part for of_row in parts for part in of_row]
+        first = flat[0]
+        for (row, number), part in zip(places, flat, strict=True):
             if part.shape[1:] != first.shape[1:]:
                 raise ValueError(
                     "The features of a batch must be those of one vision tower. Received: "
                     f"hidden_dim={first.shape[2]} first, and {part.shape[2]} for image {number} of "
                     f"row {row.number}"
                 )
+        none = np.empty((0, *first.shape[1:]), "float32")
         return None, [np.concatenate([none, *of_row]) for of_row in parts]
 
     def _encoder_ids(self, prompts, crop_counts, limit, numbers):
