@@ -35,8 +35,10 @@ def randomize_adapters(lm, seed=0):
 def test_trained_switched_merged_and_unmerged():
     """One story, since each choice of adapters compiles its own functions."""
     lm = small_task()
-    lm.fit(ROWS, verbose=0)  # the optimizer is made for all weights, the step compiled
+    lm.optimizer.build(lm.trainable_variables)  # as `fit` leaves it: for all weights,
+    lm.make_train_function()  # with a step for all weights
     lm.enable_lora(rank=3, alpha=6, target=["query", "value", "down"])
+    assert lm.train_function is None
     base, base_text, frozen = logits(lm), generated(lm), values(lm.non_trainable_variables)
 
     losses = lm.fit(ROWS, epochs=4, verbose=0).history["loss"]
@@ -80,7 +82,7 @@ def test_several_adapters_and_their_sum():
     assert {path.split("/")[-1] for path in values(lm.trainable_variables)} == {
         *("two_lora_a", "two_lora_b", "two_magnitude")
     }
-    lm.fit(ROWS, verbose=0)
+    randomize_adapters(lm, 2)
     lm.set_adapter("one")
     np.testing.assert_allclose(logits(lm), one, **TOLERANCE["float32"])
     lm.set_adapter({"one": 0.5, "two": -1.0})
@@ -88,18 +90,17 @@ def test_several_adapters_and_their_sum():
     mixed = logits(lm)
     lm.merge_adapter()
     np.testing.assert_allclose(logits(lm), mixed, **TOLERANCE["float32"])
-    assert np.abs(mixed - one).max() > 0.01
+    assert np.abs(mixed - one).max() > 0.1
 
 
-@pytest.mark.parametrize("use_dora", [False, True], ids=["lora", "dora"])
-def test_the_optimizer_holds_adapters_only(use_dora):
-    """Whether the task is compiled before or after; Adam has two variables a weight."""
+def test_the_optimizer_holds_adapters_only():
+    """Of a task that is compiled after its adapter came; Adam has two variables a weight."""
     lm = T5Gemma2Seq2SeqLM(tiny_backbone(CONFIG), small_task().preprocessor, compile=False)
-    lm.enable_lora(rank=2, target=["gate"], dropout=0.3, use_dora=use_dora)
+    lm.enable_lora(rank=2, target=["gate"], dropout=0.3, use_dora=True)
     lm.compile(optimizer=keras.optimizers.Adam(0.05))
     first = lm.fit(ROWS, epochs=3, verbose=0).history["loss"]
     assert first[-1] < first[0]
-    assert len(lm.trainable_variables) == (6 if use_dora else 4)
+    assert len(lm.trainable_variables) == 6
     assert len(lm.optimizer.variables) == 2 + 2 * len(lm.trainable_variables)
 
 
