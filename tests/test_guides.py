@@ -85,7 +85,7 @@ def row_of(output, name):
 
 @pytest.mark.once
 def test_training_options(tmp_path):
-    output = run("04_training_options.py", tmp_path)
+    output = run("05_training_options.py", tmp_path)
     first, last = re.search(r"kept apart: ([\d.]+), then ([\d.]+)", output).groups()
     assert float(last) < float(first)
     assert "LossScaleOptimizer: loss times" in output

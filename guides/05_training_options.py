@@ -5,7 +5,7 @@
 # Keras's own options: `compile` and `fit` take them as for any other model. This guide shows each
 # on a few steps, in about a minute on two CPU cores with any of Keras's backends:
 #
-#     KERAS_BACKEND=jax python guides/04_training_options.py
+#     KERAS_BACKEND=jax python guides/05_training_options.py
 
 # %%
 import datetime
