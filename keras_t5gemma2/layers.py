@@ -121,10 +121,12 @@ class Attention(layers.Layer):
         mixed = kernels.attend(ops.swapaxes(query, 1, 2), positions, parts, scale, drop)
         return self.output_dense(self._merge(mixed)), own
 
-    def remember(self, encoded, positions):
+    def remember(self, encoded, positions, training=False):
         """`KeyValues` of the encoder's tokens: the same projections, the keys not rotated."""
-        key = self.key_norm(self._heads(self.key(encoded)))
-        return _key_values(key, self._heads(self.value(encoded)), positions)
+        # Said here: in a recomputation no call around this one tells the layers.
+        key = self.key_norm(self._heads(self.key(encoded, training=training)))
+        value = self._heads(self.value(encoded, training=training))
+        return _key_values(key, value, positions)
 
     def _dense(self, name, units):
         return Dense(

@@ -96,7 +96,7 @@ class Decoder(Stack):
             # The keys and values of the encoder's tokens are made here, once a layer and not
             # for all layers at once: gradient checkpointing keeps none of them.
             def forward(x, encoded):
-                memory = block.attention.remember(encoded, seen)
+                memory = block.attention.remember(encoded, seen, training)
                 return block(x, positions, memory, training=training)[0]
 
             return self._trained(block, forward, x, encoded, training=training), None

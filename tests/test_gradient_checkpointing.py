@@ -72,6 +72,25 @@ def test_the_same_training_with_dropout(batch, dtype):
     assert len(seeds) == 2 * 3 + 2 + 1
 
 
+@pytest.mark.once
+def test_the_same_training_of_adapters_with_dropout(batch):
+    """Those on the keys and values of the encoder's tokens too, where no layer is called around."""
+    results = []
+    for gradient_checkpointing in (False, True):
+        lm = task(gradient_checkpointing)
+        lm.enable_lora(2, dropout=0.3)
+        for variable in lm.trainable_variables:
+            variable.assign(keras.random.normal(variable.shape, seed=len(variable.path)))
+        lm.compile(optimizer=Gradients())
+        keras.utils.set_random_seed(5)
+        results.append(step_gradients(lm, batch))
+    (want_loss, want), (loss, gradients) = results
+    np.testing.assert_allclose(loss, want_loss, rtol=1e-5)
+    assert len(want) == 2 * 7 * 2
+    for path, gradient in want.items():
+        assert relative_error(gradients[path], gradient) < 1e-5, path
+
+
 def test_it_may_be_set_after_compiling(batch, monkeypatch):
     """And only training computes anything again."""
     lm = task(False)
