@@ -1,6 +1,7 @@
 """Presets saved and loaded, published checkpoints loaded, and what is said when they cannot be."""
 
 import json
+import pathlib
 
 import huggingface_hub
 import keras
@@ -246,7 +247,7 @@ def test_what_the_hub_refuses_is_said(monkeypatch, raised, error, message, logge
 @pytest.mark.parametrize(
     ("preset", "error", "message"),
     [
-        ("t5gemma2_9b_9b", FileNotFoundError, "'t5gemma2_9b_9b'. The names are: t5gemma2_270m"),
+        ("t5gemma2_9b_9b", FileNotFoundError, "'t5gemma2_9b_9b'. The names are: t5gemma2_tiny"),
         ("hf://no-slash/but/three", ValueError, "hf://no-slash/but/three"),
     ],
 )
@@ -269,7 +270,10 @@ def test_another_model_s_checkpoint(tmp_path):
 
 
 def test_names_give_handles():
-    for name, preset in keras_t5gemma2.presets.items():
+    published = dict(keras_t5gemma2.presets)
+    embedded = published.pop("t5gemma2_tiny")
+    assert (pathlib.Path(embedded["directory"]) / "config.json").exists()
+    for name, preset in published.items():
         size = name.split("_")[1]
         assert preset["hf_handle"] == f"hf://google/t5gemma-2-{size}-{size}"
         assert preset["kaggle_handle"] == f"kaggle://keras/t5gemma-2/keras/{name}/2"
