@@ -14,9 +14,10 @@ from keras import ops
 
 from keras_t5gemma2.kernels import reference
 
-# The logits of one chunk of tokens in float32: 256 tokens of the published vocabulary, as quick
-# as all at once. Half as many are a fifth slower on two cores; `tools/benchmark_loss.py`.
-_CHUNK_BYTES = 1 << 28
+# The logits of one chunk of tokens in float32: 160 tokens of the published vocabulary. A few arrays
+# of this size live at once, less than a tenth of what all logits of 2,048 tokens take; half as many
+# tokens are a fifth slower on two cores (`tools/benchmark_loss.py`).
+_CHUNK_BYTES = 160 << 20
 
 
 class KeyValues(NamedTuple):
@@ -117,7 +118,7 @@ def linear_cross_entropy(
         weights: (...) float tensor. Labels and weights get no gradient.
         soft_cap: float or `None`. Logits are bent to `soft_cap * tanh(logits / soft_cap)`.
         training: bool. Whether a gradient will be asked for.
-        chunk_size: int. Tokens per chunk; by default those whose logits take 256 MiB.
+        chunk_size: int. Tokens per chunk; by default those whose logits take 160 MiB.
 
     Returns:
         `TokenSums`.
