@@ -42,7 +42,7 @@ def task(gradient_checkpointing, dtype=None):
     keras.utils.set_random_seed(3)
     backbone = tiny_backbone(DROPPING, dtype=dtype)
     backbone.gradient_checkpointing = gradient_checkpointing
-    backbone.vision.trainable = True
+    backbone.vision.tower.trainable = True
     lm = T5Gemma2Seq2SeqLM(backbone)
     lm.compile(optimizer=Gradients())
     return lm

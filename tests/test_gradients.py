@@ -15,7 +15,7 @@ from keras_t5gemma2.checkpoints.names import canonical_name, rows
 def pair():
     reference = tiny_reference()
     backbone = load_ours(reference)
-    backbone.vision.trainable = True
+    backbone.vision.tower.trainable = True
     lm = T5Gemma2Seq2SeqLM(backbone)
     lm.compile(optimizer=Gradients())
     return reference, lm

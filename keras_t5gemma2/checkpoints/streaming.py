@@ -83,12 +83,20 @@ def build_with_weights(build, tensors_by_path):
     2.0
     """
     model, created = _build_without_values(build)
+    frozen = [variable for variable in created if variable.trainable is False]
     try:
         pairs = _pair(model, tensors_by_path)
+        # TensorFlow never differentiates by a value that was made for a frozen variable, so that
+        # what is frozen at first could not be trained later.
+        weights = {id(variable) for variable, _ in pairs}
+        for variable in frozen:
+            variable.trainable = id(variable) in weights
         _fill(pairs)
         for variable in created:
             if variable._value is None:
                 variable._deferred_initialize()
+        for variable in frozen:
+            variable.trainable = False
     except BaseException:
         # An exception keeps the frames it passed through, and with them the model.
         for variable in created:
