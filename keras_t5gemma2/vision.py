@@ -59,9 +59,9 @@ class Vision(layers.Layer):
         vision, (rows, count) = self.config.vision, ops.shape(images)[:2]
         flat = ops.reshape(images, (-1, vision.image_size, vision.image_size, 3))
         features = self.tower(flat, training=training)
-        # TensorFlow's tape would follow a frozen tower to the pixels, although nobody asks for that.
-        # An expression, since TensorFlow makes a branch of the graph of an `if`.
-        features = features if self.tower.trainable_weights else ops.stop_gradient(features)
+        if not self.tower.trainable_weights:
+            # TensorFlow's tape would follow it to the pixels, although nobody asks for that.
+            features = ops.stop_gradient(features)
         return ops.reshape(features, (rows, count, vision.tokens_per_image, vision.hidden_dim))
 
     def compute_output_shape(
