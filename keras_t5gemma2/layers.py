@@ -117,9 +117,12 @@ class Attention(layers.Layer):
         # The encoder's tokens are seen whole from every layer, sliding or not.
         parts = [(own, self.window)] if memory is None else [(own, self.window), (memory, Window())]
         scale = self.config.query_pre_attn_scalar**-0.5
-        drop = (lambda p: self.dropout(p, training=True)) if training else None
+        drop = self._drop if training and self.config.dropout else None
         mixed = kernels.attend(ops.swapaxes(query, 1, 2), positions, parts, scale, drop)
         return self.output_dense(self._merge(mixed)), own
+
+    def _drop(self, probabilities):
+        return self.dropout(probabilities, training=True)
 
     def remember(self, encoded, positions, training=False):
         """`KeyValues` of the encoder's tokens: the same projections, the keys not rotated."""

@@ -164,10 +164,13 @@ class VisionBlock(layers.Layer):
         query, key, value = (self._heads(f(y)) for f in (self.query, self.key, self.value))
         parts = [(KeyValues(key, value, positions=None), Window())]
         scale = (self.config.hidden_dim // self.config.num_heads) ** -0.5
-        drop = (lambda p: self.dropout(p, training=True)) if training else None
+        drop = self._drop if training and self.config.dropout else None
         mixed = kernels.attend(query, None, parts, scale, drop)
         x = x + self.output_dense(ops.reshape(ops.swapaxes(mixed, 1, 2), (-1, *x.shape[1:])))
         return x + self.down(gelu(self.up(self.mlp_norm(x))))
+
+    def _drop(self, probabilities):
+        return self.dropout(probabilities, training=True)
 
     def _heads(self, x):
         """(B, patches, D) to (B, N, patches, H)."""

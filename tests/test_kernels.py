@@ -7,12 +7,12 @@ from keras import ops
 
 from keras_t5gemma2 import cache, kernels
 from keras_t5gemma2.kernels import KeyValues, Window
-from keras_t5gemma2.kernels.reference import _seen
+from keras_t5gemma2.kernels.reference import seen as sees
 
 
 def seen(window, length=7):
     positions = ops.arange(length, dtype="int32")[None]
-    return ops.convert_to_numpy(_seen(positions, positions, window))[0].astype(int)
+    return ops.convert_to_numpy(sees(positions, positions, window))[0].astype(int)
 
 
 def test_causal_window_of_three():
@@ -68,7 +68,7 @@ def test_attention_is_one_softmax_over_all_parts(rng, num_kv_heads, dtype):
         for i in (0, 1)
     )
     visible = np.concatenate(
-        [numpy32(_seen(positions, own.positions, Window.causal(3))), np.zeros((2, 5, 7))], axis=2
+        [numpy32(sees(positions, own.positions, Window.causal(3))), np.zeros((2, 5, 7))], axis=2
     )
     visible[:, :, 5:] = numpy32(memory.positions)[:, None] >= 0
     scores = np.einsum("bnth,bnsh->bnts", numpy32(ops.cast(query, dtype)), keys) * 0.3

@@ -6,73 +6,23 @@ Axes, here and in every shape comment of the package:
     G = N / K query heads per key head    H head width    D model width    V vocabulary
 """
 
-import dataclasses
 from typing import Any, NamedTuple
 
 import keras
 from keras import ops
 
 from keras_t5gemma2.kernels import reference
+from keras_t5gemma2.kernels.attention import KeyValues, Window, attend, use
+
+__all__ = [
+    *("KeyValues", "Window", "attend", "use", "write"),
+    *("TokenSums", "cross_entropy", "linear_cross_entropy"),
+]
 
 # The logits of one chunk of tokens in float32: 160 tokens of the published vocabulary. A few arrays
 # of this size live at once, less than a tenth of what all logits of 2,048 tokens take; half as many
 # tokens are a fifth slower on two cores (`tools/benchmark_loss.py`).
 _CHUNK_BYTES = 160 << 20
-
-
-class KeyValues(NamedTuple):
-    """Keys and values of some tokens, with the positions they stand at.
-
-    A `NamedTuple` is a pytree on every backend, and passes through layers and loops untouched.
-    """
-
-    keys: Any  # (B, K, S, H)
-    values: Any  # (B, K, S, H)
-    positions: Any  # (B, S) int32; -1: nobody sees this token. None: everybody sees every token
-
-
-@dataclasses.dataclass(frozen=True)
-class Window:
-    """How far a query sees: `left` positions before its own and `right` after. None: no limit.
-
-    >>> Window.causal(3)
-    Window(left=2, right=0)
-    >>> Window.bidirectional(6)
-    Window(left=2, right=3)
-    """
-
-    left: int | None = None
-    right: int | None = None
-
-    @classmethod
-    def causal(cls, size=None):
-        """The decoder's rule: `size` tokens ending with the query itself."""
-        return cls(None if size is None else size - 1, 0)
-
-    @classmethod
-    def bidirectional(cls, size=None):
-        """The encoder's rule: `size` tokens around the query, an even size one more to the right.
-
-        Source: `sliding_window_mask_function(is_causal=False)` of the reference.
-        """
-        return cls() if size is None else cls((size - 1) // 2, size // 2)
-
-
-def attend(query, positions, parts, scale, drop=None):
-    """Attention of `query` over the tokens of several parts, under one softmax.
-
-    Args:
-        query: (B, N, T, H) tensor.
-        positions: (B, T) int32 tensor, the queries' positions.
-        parts: list of `(KeyValues, Window)`. A token is seen where its position is not -1 and
-            lies inside the part's window around the query's.
-        scale: float, times the scores.
-        drop: `None`, or a function that drops some of a tensor of probabilities.
-
-    Returns:
-        (B, N, T, H) tensor in the dtype of `query`; zeros where a query sees nothing.
-    """
-    return reference.attend(query, positions, parts, scale, drop)
 
 
 def write(past, fresh, slot):

@@ -1,10 +1,35 @@
-"""What only JAX can do: a loss that makes its gradient on the way."""
+"""What only JAX can do: gradients of our own, and a loss that makes its gradient on the way."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+ATTENTION = {}  # see `kernels.torch`
+
+
+def differentiable(forward, backward):
+    """A function whose gradient is the one said.
+
+    Args:
+        forward: from `(fixed, *tensors)` to the output and one more tensor for `backward`.
+        backward: from `(fixed, tensors, output, extra, upstream)` to a gradient per tensor.
+
+    Returns:
+        A function from `(fixed, *tensors)` to the output; `fixed`, integers, has no gradient.
+    """
+
+    @jax.custom_vjp
+    def function(fixed, *tensors):
+        return forward(fixed, *tensors)[0]
+
+    def keep(fixed, *tensors):
+        output, extra = forward(fixed, *tensors)
+        return output, (fixed, tensors, output, extra)
+
+    function.defvjp(keep, lambda kept, upstream: (None, *backward(*kept, upstream)))
+    return function
 
 
 def sums_over_chunks(hidden, table, labels, weights, soft_cap, size, _):

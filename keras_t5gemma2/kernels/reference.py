@@ -5,9 +5,9 @@ import functools
 from keras import ops
 
 # The score of an unseen token: finite, so that nothing is ever inf - inf.
-_UNSEEN = -1e30
-# Below every real score and far above _UNSEEN: a query that sees nothing gets zeros, not a mean.
-_LOWEST = -1e20
+UNSEEN = -1e30
+# Below every real score and far above UNSEEN: a query that sees nothing gets zeros, not a mean.
+LOWEST = -1e20
 
 
 def attend(query, positions, parts, scale, drop=None):
@@ -16,7 +16,7 @@ def attend(query, positions, parts, scale, drop=None):
     scores = [_scores(scaled, positions, *part) for part in parts]
 
     highest = [ops.max(part, axis=-1, keepdims=True) for part in scores]
-    top = ops.stop_gradient(ops.maximum(functools.reduce(ops.maximum, highest), _LOWEST))
+    top = ops.stop_gradient(ops.maximum(functools.reduce(ops.maximum, highest), LOWEST))
     weights = [ops.exp(part - top) for part in scores]
     total = sum(ops.sum(part, axis=-1, keepdims=True) for part in weights)
     if drop is not None:
@@ -27,23 +27,23 @@ def attend(query, positions, parts, scale, drop=None):
 
 
 def _scores(query, positions, keys_values, window):
-    """(B, N, T, S) float32 scores of one part, `_UNSEEN` where its rule hides a token."""
+    """(B, N, T, S) float32 scores of one part, `UNSEEN` where its rule hides a token."""
     scores = _per_head(query, ops.swapaxes(keys_values.keys, -1, -2))
     if keys_values.positions is None:
         return scores
-    seen = _seen(positions, keys_values.positions, window)
-    return ops.where(ops.expand_dims(seen, axis=1), scores, _UNSEEN)
+    is_seen = seen(positions, keys_values.positions, window)
+    return ops.where(ops.expand_dims(is_seen, axis=1), scores, UNSEEN)
 
 
-def _seen(positions, key_positions, window):
+def seen(positions, key_positions, window):
     """(B, T, S) bool: whether the query at one position sees the key at another."""
     query, key = ops.expand_dims(positions, axis=2), ops.expand_dims(key_positions, axis=1)
-    seen = key >= 0
+    is_seen = key >= 0
     if window.left is not None:
-        seen = ops.logical_and(seen, query - key <= window.left)
+        is_seen = ops.logical_and(is_seen, query - key <= window.left)
     if window.right is not None:
-        seen = ops.logical_and(seen, key - query <= window.right)
-    return seen
+        is_seen = ops.logical_and(is_seen, key - query <= window.right)
+    return is_seen
 
 
 def _per_head(rows, matrices):

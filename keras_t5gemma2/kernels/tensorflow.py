@@ -2,6 +2,22 @@
 
 import tensorflow as tf
 
+ATTENTION = {}  # see `kernels.torch`
+
+
+def differentiable(forward, backward):
+    """See `kernels.jax.differentiable`."""
+
+    def function(fixed, *tensors):
+        @tf.custom_gradient
+        def call(*tensors):
+            output, extra = forward(fixed, *tensors)
+            return output, lambda upstream: backward(fixed, tensors, output, extra, upstream)
+
+        return call(*tensors)
+
+    return function
+
 
 def sums_over_chunks(hidden, table, labels, weights, soft_cap, size, wanted):
     """See `kernels.linear_cross_entropy`: the loss and the correct tokens, summed.

@@ -2,12 +2,36 @@
 
 import torch
 
+from keras_t5gemma2.kernels import torch_flash
+
+# Kernels of attention by name, the better ones first: see `kernels.attention`.
+ATTENTION = {"flash": (torch_flash.attend, torch_flash.suits)}
+
 
 def write_slots(buffer, values, slot, axis):
     """`buffer` itself, with `values` from index `slot` of `axis` on."""
     slots = torch.arange(values.shape[axis], device=buffer.device) + slot
     # Several beams that start from one row are one piece of memory: they part here.
     return buffer.contiguous().index_copy_(axis, slots, values.to(buffer.dtype))
+
+
+def differentiable(forward, backward):
+    """See `kernels.jax.differentiable`."""
+    return lambda fixed, *tensors: _Differentiable.apply(forward, backward, fixed, *tensors)
+
+
+class _Differentiable(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, forward, backward, fixed, *tensors):
+        output, extra = forward(fixed, *tensors)
+        ctx.fixed, ctx.backward_of = fixed, backward
+        ctx.save_for_backward(*tensors, output, extra)
+        return output
+
+    @staticmethod
+    def backward(ctx, upstream):
+        *tensors, output, extra = ctx.saved_tensors
+        return None, None, None, *ctx.backward_of(ctx.fixed, tensors, output, extra, upstream)
 
 
 def sums_over_chunks(hidden, table, labels, weights, soft_cap, size, _):

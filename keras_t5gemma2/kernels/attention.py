@@ -1,0 +1,112 @@
+"""Attention, and the table that chooses who computes it."""
+
+import contextlib
+import dataclasses
+import importlib
+from typing import Any, NamedTuple
+
+import keras
+
+from keras_t5gemma2.kernels import blocked, reference
+
+_BACKEND = importlib.import_module(f"keras_t5gemma2.kernels.{keras.config.backend()}")
+_forced = None  # the name of the kernel that `use` asks for
+
+
+class KeyValues(NamedTuple):
+    """Keys and values of some tokens, with the positions they stand at.
+
+    A `NamedTuple` is a pytree on every backend, and passes through layers and loops untouched.
+    """
+
+    keys: Any  # (B, K, S, H)
+    values: Any  # (B, K, S, H)
+    positions: Any  # (B, S) int32; -1: nobody sees this token. None: everybody sees every token
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """How far a query sees: `left` positions before its own and `right` after. None: no limit.
+
+    >>> Window.causal(3)
+    Window(left=2, right=0)
+    >>> Window.bidirectional(6)
+    Window(left=2, right=3)
+    """
+
+    left: int | None = None
+    right: int | None = None
+
+    @classmethod
+    def causal(cls, size=None):
+        """The decoder's rule: `size` tokens ending with the query itself."""
+        return cls(None if size is None else size - 1, 0)
+
+    @classmethod
+    def bidirectional(cls, size=None):
+        """The encoder's rule: `size` tokens around the query, an even size one more to the right.
+
+        Source: `sliding_window_mask_function(is_causal=False)` of the reference.
+        """
+        return cls() if size is None else cls((size - 1) // 2, size // 2)
+
+
+def attend(query, positions, parts, scale, drop=None):
+    """Attention of `query` over the tokens of several parts, under one softmax.
+
+    Args:
+        query: (B, N, T, H) tensor.
+        positions: (B, T) int32 tensor, the queries' positions; `None` where no part has any.
+        parts: list of `(KeyValues, Window)`. A token is seen where its position is not -1 and
+            lies inside the part's window around the query's.
+        scale: float, times the scores.
+        drop: `None`, or a function that drops some of a tensor of probabilities.
+
+    Returns:
+        (B, N, T, H) tensor in the dtype of `query`; zeros where a query sees nothing.
+    """
+    if drop is not None:  # the one kernel whose probabilities can be had
+        return reference.attend(query, positions, parts, scale, drop)
+    return choose(query, parts).attend(query, positions, parts, scale, _BACKEND.differentiable)
+
+
+@contextlib.contextmanager
+def use(name):
+    """Has every attention inside computed, or traced, by the kernel `name` of `KERNELS`."""
+    global _forced
+    if name not in KERNELS:
+        raise ValueError(f"`name` must be one of {sorted(KERNELS)}. Received: name={name!r}")
+    earlier, _forced = _forced, name
+    try:
+        yield
+    finally:
+        _forced = earlier
+
+
+def choose(query, parts):
+    if _forced is not None:
+        return KERNELS[_forced]
+    return next(kernel for kernel in KERNELS.values() if kernel.suits(query, parts))
+
+
+def _is_small(query, parts):
+    """Whether all scores at once are the quickest way: those of a step, or of short inputs.
+
+    From 256 x 256 scores a head on, blocks are as fast on two cores and keep none of them.
+    """
+    length = query.shape[2]
+    if length is None or any(kv.keys.shape[2] is None for kv, _ in parts):
+        return False
+    return length <= 8 or length * sum(kv.keys.shape[2] for kv, _ in parts) <= 256 * 256
+
+
+class _Kernel(NamedTuple):
+    attend: Any  # function of (query, positions, parts, scale, differentiable)
+    suits: Any  # from (query, parts) to whether to choose it, if none above it is chosen
+
+
+KERNELS = {
+    "reference": _Kernel(lambda *args: reference.attend(*args[:4]), _is_small),
+    **{name: _Kernel(*kernel) for name, kernel in _BACKEND.ATTENTION.items()},
+    "blocked": _Kernel(blocked.attend, lambda *_: True),
+}

@@ -1,0 +1,262 @@
+"""Attention in memory linear in the length, in pure `keras.ops`: blocks and an online softmax.
+
+Each block of queries goes over the blocks of keys that any of its queries may see, and keeps the
+highest score and the sums so far. Which blocks these are follows from the positions alone: a
+window, padding and the causal rule all skip the blocks that they hide. The backward pass makes
+the scores again, from the logarithm of each query's sum. (Milakov and Gimelshein 2018, online
+softmax; Dao et al. 2022, FlashAttention, algorithms 1 and 4.)
+"""
+
+from typing import Any, NamedTuple
+
+from keras import ops
+
+from keras_t5gemma2.kernels.reference import LOWEST, UNSEEN, seen
+
+# Tokens of a block of queries, and of keys: of those inside a window, and of all others.
+QUERIES, KEYS_IN_WINDOW, KEYS = 256, 256, 1024
+
+
+class _Part(NamedTuple):
+    """One part of the keys, padded to whole blocks."""
+
+    keys: Any  # (B, K, blocks * size, H)
+    values: Any
+    positions: Any  # (B, blocks * size)
+    length: Any  # keys without padding
+    size: Any  # keys of a block
+    first: Any  # (query blocks,) the first block of keys that each block of queries sees
+    end: Any  # (query blocks,) and the one behind the last
+    window: Any
+
+
+def attend(query, positions, parts, scale, differentiable):
+    """See `kernels.attend`; without dropout of probabilities.
+
+    Args:
+        differentiable: the backend's way to give a function a gradient of its own; see
+            `kernels.jax.differentiable`.
+    """
+    if positions is None:
+        positions = ops.zeros((ops.shape(query)[0], ops.shape(query)[2]), "int32")
+    windows = [window for _, window in parts]
+
+    def forward(fixed, *tensors):
+        return _Blocks(fixed, tensors, windows, scale).forward()
+
+    def backward(fixed, tensors, *results_and_upstream):
+        return _Blocks(fixed, tensors, windows, scale).backward(*results_and_upstream)
+
+    fixed = (positions, *(_positions(kv) for kv, _ in parts))
+    tensors = [tensor for kv, _ in parts for tensor in (kv.keys, kv.values)]
+    return differentiable(forward, backward)(fixed, query, *tensors)
+
+
+def _positions(keys_values):
+    if keys_values.positions is not None:
+        return keys_values.positions
+    return ops.zeros((ops.shape(keys_values.keys)[0], ops.shape(keys_values.keys)[2]), "int32")
+
+
+class _Blocks:
+    """Queries and keys of one call, cut into blocks.
+
+    The G query heads of a key head are rows of one product: tiles are (B, K, G * size, ...).
+    """
+
+    def __init__(self, fixed, tensors, windows, scale):
+        (positions, *key_positions), (query, *keys_and_values) = fixed, tensors
+        self.scale, self.dtype = scale, query.dtype
+        self.batch, self.heads, self.length, self.width = ops.shape(query)
+        self.kv_heads = keys_and_values[0].shape[1]
+        self.size = _smaller(QUERIES, self.length)
+        self.query = self._queries(query)
+        self.positions = _pad(positions, 1, self.size, -1)
+        self.parts = [
+            self._part(keys, values, positions, window)
+            for keys, values, positions, window in zip(
+                keys_and_values[::2], keys_and_values[1::2], key_positions, windows, strict=True
+            )
+        ]
+
+    def _queries(self, x):
+        """(B, N, T, H) to (B, K, G, blocks * size, H)."""
+        shape = (self.batch, self.kv_heads, self.heads // self.kv_heads, self.length, x.shape[-1])
+        return _pad(ops.reshape(x, shape), 3, self.size)
+
+    def _part(self, keys, values, positions, window):
+        is_local = window.left is not None and window.right is not None
+        length = ops.shape(keys)[2]
+        size = _smaller(KEYS_IN_WINDOW if is_local else KEYS, length)
+        positions = _pad(positions, 1, size, -1)
+        first, end = ranges(self.positions, self.size, positions, size, window)
+        keys, values = (_pad(x, 2, size) for x in (keys, values))
+        return _Part(keys, values, positions, length, size, first, end, window)
+
+    # Forward ----------------------------------------------------------------------------------
+
+    def forward(self):
+        """The output (B, N, T, H), and float32 (query blocks, B, K, G * size, 1) log of sums."""
+        output, log_sums = ops.map(self._forward_of_block, self._block_numbers())
+        return ops.cast(self._whole(output), self.dtype), log_sums
+
+    def _forward_of_block(self, i):
+        query, positions = self._tile(self.query, i) * self.scale, self._tile_of_positions(i)
+        shape = (self.batch, self.kv_heads, ops.shape(query)[2])
+        state = (
+            ops.full((*shape, 1), LOWEST, "float32"),
+            ops.zeros((*shape, 1), "float32"),
+            ops.zeros((*shape, self.width), "float32"),
+        )
+        for part in self.parts:
+
+            def body(j, state, part=part):
+                top, total, summed = state
+                keys, values, is_seen = self._keys(part, j, positions)
+                scores = ops.matmul(query, ops.swapaxes(keys, 2, 3))
+                scores = ops.where(is_seen, scores, UNSEEN)
+                higher = ops.maximum(top, ops.max(scores, axis=-1, keepdims=True))
+                weights, shrunk = ops.exp(scores - higher), ops.exp(top - higher)
+                total = total * shrunk + ops.sum(weights, axis=-1, keepdims=True)
+                return higher, total, summed * shrunk + ops.matmul(weights, values)
+
+            state = ops.fori_loop(part.first[i], part.end[i], body, state)
+        top, total, summed = state
+        total = ops.maximum(total, 1e-30)
+        return ops.cast(summed / total, self.dtype), top + ops.log(total)
+
+    # Backward ---------------------------------------------------------------------------------
+
+    def backward(self, output, log_sums, upstream):
+        """Gradients of the query and of each part's keys and values, each in its own dtype."""
+        output, upstream = self._queries(output), self._queries(upstream)
+
+        def body(i, carry):
+            of_query, of_parts = carry
+            slope, of_parts = self._backward_of_block(i, output, log_sums, upstream, of_parts)
+            start = (0, 0, 0, i * self.size, 0)
+            return ops.slice_update(of_query, start, slope), of_parts
+
+        of_query = ops.zeros(ops.shape(self.query), self.dtype)
+        of_parts = [
+            tuple(ops.zeros(ops.shape(x), "float32") for x in (part.keys, part.values))
+            for part in self.parts
+        ]
+        of_query, of_parts = ops.fori_loop(0, self._count(), body, (of_query, of_parts))
+        gradients = [self._rows(of_query)]
+        for part, (of_keys, of_values) in zip(self.parts, of_parts, strict=True):
+            for gradient in (of_keys, of_values):
+                gradients.append(ops.cast(gradient[:, :, : part.length], part.keys.dtype))
+        return gradients
+
+    def _backward_of_block(self, i, output, log_sums, upstream, of_parts):
+        query, positions = self._tile(self.query, i) * self.scale, self._tile_of_positions(i)
+        upstream = self._tile(upstream, i)
+        # What each row's slopes sum to: the same for all its keys, of every part.
+        mean = ops.sum(self._tile(output, i) * upstream, axis=-1, keepdims=True)
+        log_sums = log_sums[i]
+        of_query, updated = ops.zeros_like(query), []
+        for part, slopes in zip(self.parts, of_parts, strict=True):
+
+            def body(j, state, part=part):
+                of_query, of_keys, of_values = state
+                keys, values, is_seen = self._keys(part, j, positions)
+                scores = ops.matmul(query, ops.swapaxes(keys, 2, 3))
+                weights = ops.where(is_seen, ops.exp(scores - log_sums), 0.0)
+                slopes = weights * (ops.matmul(upstream, ops.swapaxes(values, 2, 3)) - mean)
+                of_query = of_query + ops.matmul(slopes, keys)
+                of_keys = _add(of_keys, ops.matmul(ops.swapaxes(slopes, 2, 3), query), j, part)
+                of_values = _add(
+                    of_values, ops.matmul(ops.swapaxes(weights, 2, 3), upstream), j, part
+                )
+                return of_query, of_keys, of_values
+
+            state = (of_query, *slopes)
+            of_query, *slopes = ops.fori_loop(part.first[i], part.end[i], body, state)
+            updated.append(tuple(slopes))
+        shape = (self.batch, self.kv_heads, -1, self.size, self.width)
+        return ops.cast(ops.reshape(of_query * self.scale, shape), self.dtype), updated
+
+    # Blocks -----------------------------------------------------------------------------------
+
+    def _count(self):
+        return ops.shape(self.positions)[1] // self.size
+
+    def _block_numbers(self):
+        return ops.arange(self._count(), dtype="int32")
+
+    def _tile(self, x, i):
+        """Block `i` of (B, K, G, T, H) as float32 (B, K, G * size, H)."""
+        shape = (*ops.shape(x)[:3], self.size, x.shape[-1])
+        tile = ops.cast(ops.slice(x, (0, 0, 0, i * self.size, 0), shape), "float32")
+        return ops.reshape(tile, (self.batch, self.kv_heads, -1, x.shape[-1]))
+
+    def _tile_of_positions(self, i):
+        """(B, G * size) int32."""
+        tile = ops.slice(self.positions, (0, i * self.size), (self.batch, self.size))
+        return ops.tile(tile, (1, self.heads // self.kv_heads))
+
+    def _keys(self, part, j, positions):
+        """Block `j`: keys and values, float32 (B, K, size, H), and who sees them."""
+        shape = (self.batch, self.kv_heads, part.size, self.width)
+        keys, values = (
+            ops.cast(ops.slice(x, (0, 0, j * part.size, 0), shape), "float32")
+            for x in (part.keys, part.values)
+        )
+        there = ops.slice(part.positions, (0, j * part.size), (self.batch, part.size))
+        return keys, values, ops.expand_dims(seen(positions, there, part.window), 1)
+
+    def _whole(self, blocks):
+        """(query blocks, B, K, G * size, H) to (B, N, T, H)."""
+        shape = (-1, self.batch, self.kv_heads, self.heads // self.kv_heads, self.size, self.width)
+        x = ops.transpose(ops.reshape(blocks, shape), (1, 2, 3, 0, 4, 5))
+        shape = (self.batch, self.heads, -1, self.width)
+        return ops.reshape(x, shape)[:, :, : self.length]
+
+    def _rows(self, x):
+        """(B, K, G, T, H), padded, to (B, N, T, H)."""
+        return ops.reshape(x, (self.batch, self.heads, -1, self.width))[:, :, : self.length]
+
+
+def ranges(positions, size, key_positions, key_size, window):
+    """Per block of queries, the first block of keys that a row of it may see, and the end.
+
+    Padding among the queries sees nothing worth a block. The blocks between are not asked one by
+    one: what lies there is seen, or belongs to the padding of one row of a batch.
+    """
+    query = ops.reshape(positions, (ops.shape(positions)[0], -1, 1, size))
+    keys = ops.reshape(key_positions, (ops.shape(key_positions)[0], 1, -1, key_size))
+    far = 2**30
+    first_query = ops.min(ops.where(query >= 0, query, far), axis=-1)
+    first_key = ops.min(ops.where(keys >= 0, keys, far), axis=-1)
+    last_query, last_key = ops.max(query, axis=-1), ops.max(keys, axis=-1)
+
+    needed = ops.logical_and(last_query >= 0, last_key >= 0)
+    if window.left is not None:
+        needed = ops.logical_and(needed, first_query - last_key <= window.left)
+    if window.right is not None:
+        needed = ops.logical_and(needed, first_key - last_query <= window.right)
+    needed = ops.cast(ops.any(needed, axis=0), "int32")  # (query blocks, key blocks)
+
+    count = ops.shape(needed)[1]
+    number = ops.arange(count, dtype="int32")
+    end = ops.max(needed * (number + 1), axis=1)
+    return ops.minimum(ops.min(ops.where(needed > 0, number, count), axis=1), end), end
+
+
+def _add(buffer, block, j, part):
+    """`buffer` (B, K, S, H) with `block` added to its block `j`."""
+    start = (0, 0, j * part.size, 0)
+    return ops.slice_update(buffer, start, ops.slice(buffer, start, ops.shape(block)) + block)
+
+
+def _pad(x, axis, size, value=0):
+    """`x`, on one axis padded at its end to a multiple of `size`."""
+    width = [(0, 0)] * len(x.shape)
+    width[axis] = (0, -ops.shape(x)[axis] % size)
+    return ops.pad(x, width, constant_values=value)
+
+
+def _smaller(size, length):
+    """The smaller one: an int, or on TensorFlow a tensor where the length is not known."""
+    return min(size, length) if isinstance(length, int) else ops.minimum(size, length)

@@ -1,0 +1,182 @@
+"""Attention by torch's flash kernel for CPUs, whose parts are joined by their log-sum-exp.
+
+The kernel makes no scores of the size of the input, forward or backward, and computes in the
+dtype of its arguments with float32 sums. It knows no window and no second part: it runs here on
+tiles, each of some queries and of the keys of one part that these may see.
+"""
+
+import torch
+
+from keras_t5gemma2.kernels.blocked import ranges
+from keras_t5gemma2.kernels.reference import seen
+
+QUERIES = 256  # of a tile, where a rule hides some tokens from some queries
+_FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+def suits(query, _):
+    """Whether the kernel can take the call: it is for CPUs."""
+    return query.device.type == "cpu"
+
+
+def attend(query, positions, parts, scale, differentiable):
+    """See `kernels.attend` and `kernels.blocked.attend`."""
+    windows = [window for _, window in parts]
+    fixed = (positions, *(kv.positions for kv, _ in parts))
+
+    def forward(fixed, *tensors):
+        return _forward(list(_tiles(fixed, tensors, windows)), tensors, scale)
+
+    def backward(fixed, tensors, output, log_sums, upstream):
+        tiles = list(_tiles(fixed, tensors, windows))
+        return _backward(tiles, tensors, output, log_sums, upstream, scale)
+
+    tensors = [tensor for kv, _ in parts for tensor in (kv.keys, kv.values)]
+    return differentiable(forward, backward)(fixed, query, *tensors)
+
+
+def _tiles(fixed, tensors, windows):
+    """Each tile as `(rows, parts)`: a slice of the queries, and `(part, columns, bias)` of each
+    part that any of them sees; `bias` (B, 1, rows or 1, columns) is 0, or hides a token."""
+    (positions, *key_positions), (query, *keys_and_values) = fixed, tensors
+    length = query.shape[2]
+    is_whole = all(window.left is None and window.right is None for window in windows)
+    size = length if is_whole else min(QUERIES, length)
+    columns = [
+        _columns(positions, there, window, size, keys.shape[2], length)
+        for there, window, keys in zip(key_positions, windows, keys_and_values[::2], strict=True)
+    ]
+    for i, start in enumerate(range(0, length, size)):
+        rows = slice(start, min(start + size, length))
+        yield (
+            rows,
+            [
+                (part, slice(*ends[i]), _bias(positions, rows, there, ends[i], window, query.dtype))
+                for part, (ends, there, window) in enumerate(
+                    zip(columns, key_positions, windows, strict=True)
+                )
+                if ends[i][0] < ends[i][1]
+            ],
+        )
+
+
+def _columns(positions, key_positions, window, size, count, length):
+    """Per tile, the first key that is seen and the end."""
+    tiles = -(-length // size)
+    if key_positions is None:
+        return [(0, count)] * tiles
+    block = 64
+    there = torch.nn.functional.pad(key_positions, (0, -count % block), value=-1)
+    here = torch.nn.functional.pad(positions, (0, -length % size), value=-1)
+    first, end = ranges(here, size, there, block, window)
+    ends = torch.clamp(torch.stack([first, end], dim=1) * block, max=count)
+    return ends.tolist()
+
+
+def _bias(positions, rows, key_positions, ends, window, dtype):
+    if key_positions is None:
+        return None
+    there = key_positions[:, slice(*ends)]
+    is_bounded = window.left is not None or window.right is not None
+    here = positions[:, rows] if is_bounded else positions[:, :1]
+    is_seen = seen(here, there, window)
+    if is_seen.all():
+        return None
+    hidden = torch.full((), torch.finfo(dtype).min, dtype=dtype)
+    return torch.where(is_seen, torch.zeros((), dtype=dtype), hidden)[:, None]
+
+
+def _forward(tiles, tensors, scale):
+    """The output (B, N, T, H), and the float32 log of each query's sum (B, K, G, T)."""
+    query, *keys_and_values = tensors
+    kv_heads = keys_and_values[0].shape[1]
+    outputs, log_sums = [], []
+    for rows, parts in tiles:
+        tile = _rows(query, rows, kv_heads)
+        results = [
+            _FLASH(
+                tile,
+                *_keys(keys_and_values, part, columns),
+                attn_mask=_repeated(bias, tile),
+                scale=scale,
+            )
+            for part, columns, bias in parts
+        ]
+        output, log_sum = _joined(results, tile)
+        shape = (query.shape[0], query.shape[1], rows.stop - rows.start)
+        outputs.append(output.reshape(*shape, query.shape[3]))
+        log_sums.append(log_sum.reshape(shape))
+    return torch.cat(outputs, dim=2), torch.cat(log_sums, dim=2)
+
+
+def _joined(results, tile):
+    """One softmax over the parts, from the softmax and the log-sum-exp of each."""
+    if not results:
+        return torch.zeros_like(tile), tile.new_zeros(tile.shape[:3], dtype=torch.float32)
+    # A query that sees nothing has a log-sum-exp near the bias that hides.
+    lowest = torch.finfo(tile.dtype).min / 4
+    log_sums = torch.stack([log_sum for _, log_sum in results])
+    log_sum = log_sums.logsumexp(dim=0)
+    sees = log_sum > lowest
+    if len(results) == 1:
+        output = results[0][0]
+    else:
+        shares = (log_sums - log_sum).exp()[..., None]
+        summed = sum(share * output for share, (output, _) in zip(shares, results, strict=True))
+        output = summed.to(tile.dtype)
+    if not sees.all():
+        output = torch.where(sees[..., None], output, 0.0)
+        log_sum = torch.where(sees, log_sum, 0.0)
+    return output, log_sum
+
+
+def _backward(tiles, tensors, output, log_sums, upstream, scale):
+    """Gradients of the query and of each part's keys and values.
+
+    With the output and the sums of all parts together, the kernel's backward pass gives for each
+    part what it adds: nothing in it asks where the sums come from.
+    """
+    query, *keys_and_values = tensors
+    kv_heads = keys_and_values[0].shape[1]
+    of_query = torch.zeros_like(query, dtype=torch.float32)
+    of_others = [torch.zeros_like(x, dtype=torch.float32) for x in keys_and_values]
+    for rows, parts in tiles:
+        tile, output_tile, upstream_tile = (
+            _rows(x, rows, kv_heads) for x in (query, output, upstream)
+        )
+        log_sum = log_sums[:, :, rows].reshape(tile.shape[:3])
+        for part, columns, bias in parts:
+            slopes = _FLASH_BACKWARD(
+                upstream_tile,
+                tile,
+                *_keys(keys_and_values, part, columns),
+                output_tile,
+                log_sum,
+                0.0,
+                False,
+                attn_mask=_repeated(bias, tile),
+                scale=scale,
+            )
+            of_query[:, :, rows] += slopes[0].reshape(of_query[:, :, rows].shape)
+            of_others[2 * part][:, :, columns] += slopes[1]
+            of_others[2 * part + 1][:, :, columns] += slopes[2]
+    return [
+        gradient.to(x.dtype) for gradient, x in zip([of_query, *of_others], tensors, strict=True)
+    ]
+
+
+def _rows(x, rows, kv_heads):
+    """(B, N, T, H) to (B, K, G * rows, H): the query heads of a key head are rows of one tile."""
+    return x[:, :, rows].reshape(x.shape[0], kv_heads, -1, x.shape[3])
+
+
+def _keys(keys_and_values, part, columns):
+    return keys_and_values[2 * part][:, :, columns], keys_and_values[2 * part + 1][:, :, columns]
+
+
+def _repeated(bias, tile):
+    """The bias for the G * rows of a tile."""
+    if bias is None or bias.shape[2] == 1:
+        return bias
+    return bias.repeat(1, 1, tile.shape[2] // bias.shape[2], 1)

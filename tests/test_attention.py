@@ -1,0 +1,138 @@
+"""Every kernel of attention against the portable one that forms all scores, and what it costs."""
+
+import keras
+import numpy as np
+import pytest
+from conftest import TOLERANCE
+from gradients import relative_error, value_and_gradients
+from keras import ops
+
+from keras_t5gemma2 import kernels
+from keras_t5gemma2.kernels import KeyValues, Window, attention, blocked
+
+WINDOWS = [Window(), Window.causal(), Window.causal(6), Window.bidirectional(7)]
+OTHERS = [name for name in attention.KERNELS if name != "reference"]
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    """Blocks that the lengths here are no multiples of."""
+    for name, size in (("QUERIES", 8), ("KEYS_IN_WINDOW", 5), ("KEYS", 6)):
+        monkeypatch.setattr(blocked, name, size)
+    if keras.config.backend() == "torch":
+        from keras_t5gemma2.kernels import torch_flash
+
+        monkeypatch.setattr(torch_flash, "QUERIES", 8)
+
+
+def random_call(rng, num_kv_heads, length=37, others=29, dtype="float32"):
+    """Tensors of queries, own keys and values, and the encoder's; positions of both; a slope.
+
+    Row 0 is padded at the left and sees less of the encoder, row 1 is padded at the right.
+    """
+    shapes = [(6, length), *[(num_kv_heads, length)] * 2, *[(num_kv_heads, others)] * 2]
+    tensors = [rng.standard_normal((2, *shape, 16), "float32") for shape in shapes]
+    positions = np.tile(np.arange(length, dtype="int32"), (2, 1))
+    positions[0] = np.maximum(positions[0] - 7, -1)
+    positions[1, -9:] = -1
+    seen = np.tile(np.arange(others, dtype="int32"), (2, 1))
+    seen[0, -13:] = -1
+    slope = rng.standard_normal((2, 6, length, 16), "float32") * (positions >= 0)[:, None, :, None]
+    tensors = [ops.cast(tensor, dtype) for tensor in tensors]
+    return tensors, *(ops.convert_to_tensor(x) for x in (positions, seen, slope))
+
+
+def attend(kernel, tensors, positions, seen, window):
+    query, keys, values, *memory = tensors
+    parts = [(KeyValues(keys, values, positions), window)]
+    if memory:
+        parts.append((KeyValues(*memory, seen), Window()))
+    with kernels.use(kernel):
+        return kernels.attend(query, positions, parts, 0.3)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("num_kv_heads", [1, 3])
+@pytest.mark.parametrize("window", WINDOWS, ids=str)
+def test_outputs_and_gradients(rng, name, num_kv_heads, window):
+    tensors, positions, seen, slope = random_call(rng, num_kv_heads)
+    if window == WINDOWS[-1]:  # the encoder's, which sees no second part
+        tensors = tensors[:3]
+
+    def function(kernel):
+        return lambda *tensors: ops.sum(attend(kernel, tensors, positions, seen, window) * slope)
+
+    want, wanted = value_and_gradients(function("reference"), tensors)
+    got, gradients = value_and_gradients(function(name), tensors)
+    assert got == pytest.approx(want, rel=1e-5, abs=1e-4)
+    for gradient, expected in zip(gradients, wanted, strict=True):
+        assert relative_error(gradient, expected) < 1e-5
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision(rng, name, dtype):
+    tensors, positions, seen, _ = random_call(rng, 3, dtype=dtype)
+    got, want = (
+        ops.convert_to_numpy(ops.cast(attend(kernel, tensors, positions, seen, window), "float32"))
+        for window in [Window.causal(6)]
+        for kernel in (name, "reference")
+    )
+    there = ops.convert_to_numpy(positions) >= 0
+    assert np.isfinite(got).all()
+    np.testing.assert_allclose(
+        got.swapaxes(1, 2)[there], want.swapaxes(1, 2)[there], **TOLERANCE[dtype]
+    )
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_queries_that_see_nothing_get_zeros(rng, name):
+    tensors, positions, seen, _ = random_call(rng, 1)
+    hidden = ops.full_like(seen, -1)
+    got = attend(name, tensors, positions, hidden, Window.causal(6))
+    there = ops.convert_to_numpy(positions) >= 0
+    got = ops.convert_to_numpy(got).swapaxes(1, 2)
+    assert (got[~there] == 0).all()
+    assert (got[there] != 0).all()
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_single_queries_and_keys(rng, name):
+    for length, others in ((1, 29), (9, 1), (1, 1)):
+        tensors, positions, seen, _ = random_call(rng, 2, length, others)
+        positions, seen = (ops.zeros_like(x) for x in (positions, seen))
+        got, want = (
+            ops.convert_to_numpy(attend(kernel, tensors, positions, seen, Window.causal()))
+            for kernel in (name, "reference")
+        )
+        np.testing.assert_allclose(got, want, **TOLERANCE["float32"])
+
+
+def test_a_window_limits_the_blocks_that_are_visited():
+    positions = ops.arange(64, dtype="int32")[None]
+    first, end = blocked.ranges(positions, 8, positions, 4, Window.bidirectional(8))
+    # Queries 8 to 15 see keys 5 to 19: blocks 1 to 4 of four keys.
+    assert (int(first[1]), int(end[1])) == (1, 5)
+    assert int(ops.max(end - first)) == 4
+
+
+def test_padding_is_not_visited():
+    positions = ops.convert_to_tensor([[0, 1, 2, 3, 4, 5, -1, -1, -1, -1, -1, -1]], dtype="int32")
+    first, end = blocked.ranges(positions, 4, positions, 4, Window())
+    assert ops.convert_to_numpy(first).tolist() == [0, 0, 0]
+    assert ops.convert_to_numpy(end).tolist() == [2, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("length", "keys", "kernel"), [(1, 9000, "reference"), (100, 100, "reference"), (9, 9000, None)]
+)
+def test_the_table_takes_all_scores_at_once_where_they_are_few(length, keys, kernel):
+    query, other = ops.zeros((1, 4, length, 8)), ops.zeros((1, 1, keys, 8))
+    parts = [(KeyValues(other, other, None), Window())]
+    chosen = attention.choose(query, parts)
+    assert chosen is attention.KERNELS[kernel or OTHERS[0]]
+
+
+def test_an_unknown_kernel_is_refused():
+    with pytest.raises(ValueError, match="name='flush'"), kernels.use("flush"):
+        pass
