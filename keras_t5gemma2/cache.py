@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -9,10 +10,10 @@ from keras_t5gemma2.kernels import KeyValues
 
 
 class Cache(NamedTuple):
-    """Everything one decoding step needs beside the token; every leaf has the batch on axis 0."""
+    """What a decoding step needs of the tokens before it."""
 
-    past: tuple  # per layer, `KeyValues` of the decoder's own tokens: a ring where it slides
-    memory: tuple  # per layer, `KeyValues` of the encoder's tokens
+    past: tuple  # per layer, keys and values (B, K, S, H): of a ring of slots where it slides
+    positions: dict  # from the number of slots to (B, S) int32, as `KeyValues` has them
     padding: Any  # (B,) int32, tokens of padding at the left of each row
 
 
@@ -23,10 +24,9 @@ def slot_counts(config, length):
 
 
 def empty(attention, batch_size, count, dtype):
-    """`KeyValues` of `count` slots with no token in them, for one `AttentionConfig`."""
+    """Keys and values of `count` slots with nothing in them, for one `AttentionConfig`."""
     shape = (batch_size, attention.num_kv_heads, count, attention.head_dim)
-    positions = ops.full((batch_size, count), -1, dtype="int32")
-    return KeyValues(ops.zeros(shape, dtype), ops.zeros(shape, dtype), positions)
+    return ops.zeros(shape, dtype), ops.zeros(shape, dtype)
 
 
 def pack(tokens, count):
@@ -35,19 +35,56 @@ def pack(tokens, count):
     Of more tokens than slots, the last ones stay: a ring of 4 slots holds tokens 4, 5, 2, 3 of
     tokens 0 to 5.
     """
-    length = tokens.positions.shape[1]
+    keys, values = (_pack(x, count, axis=2) for x in (tokens.keys, tokens.values))
+    return KeyValues(keys, values, _pack(tokens.positions, count, axis=1, free=-1))
+
+
+def _pack(x, count, axis, free=0):
+    length = x.shape[axis]
     if length <= count:
-        free = count - length
-        wide = [(0, 0), (0, 0), (0, free), (0, 0)]
-        return KeyValues(
-            ops.pad(tokens.keys, wide),
-            ops.pad(tokens.values, wide),
-            ops.pad(tokens.positions, [(0, 0), (0, free)], constant_values=-1),
-        )
+        width = [(0, 0)] * len(x.shape)
+        width[axis] = (0, count - length)
+        return ops.pad(x, width, constant_values=free)
     last = length - 1
     held = (last - (last - np.arange(count)) % count).astype("int32")
-    return KeyValues(
-        ops.take(tokens.keys, held, axis=2),
-        ops.take(tokens.values, held, axis=2),
-        ops.take(tokens.positions, held, axis=1),
-    )
+    return ops.take(x, held, axis=axis)
+
+
+def written(cache, index, positions):
+    """Positions with those of the token in slot `index`, (B, 1), and per layer its slot."""
+    counts = {count: index % count for count in cache.positions}
+    positions = {
+        count: ops.slice_update(there, [0, counts[count]], positions)
+        for count, there in cache.positions.items()
+    }
+    return positions, [counts[keys.shape[2]] for keys, _ in cache.past]
+
+
+def folded(cache):
+    """The cache as a loop carries it: batch and key heads are one axis, and none if one of both.
+
+    In this shape compilers write a token in place; in any other they copy whole buffers.
+    """
+
+    def fold(x):
+        batch, heads, count, width = x.shape
+        shape = (count, width) if batch * heads == 1 else (batch * heads, count, width)
+        return ops.reshape(x, shape)
+
+    return cache._replace(past=tuple((fold(keys), fold(values)) for keys, values in cache.past))
+
+
+def unfolded(cache):
+    """The inverse of `folded`."""
+    batch = cache.padding.shape[0]
+
+    def unfold(x):
+        heads = 1 if len(x.shape) == 2 else x.shape[0] // batch
+        return ops.reshape(x, (batch, heads, *x.shape[-2:]))
+
+    return cache._replace(past=tuple((unfold(k), unfold(v)) for k, v in cache.past))
+
+
+def repeated(cache, times):
+    """The cache with each row `times` times."""
+    return keras.tree.map_structure(lambda x: ops.repeat(x, times, axis=0), cache)

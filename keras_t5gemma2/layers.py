@@ -6,9 +6,10 @@ from keras import activations, initializers, layers, ops
 from keras_t5gemma2 import kernels
 from keras_t5gemma2.kernels import KeyValues, Window
 from keras_t5gemma2.lora.dense import Dense
+from keras_t5gemma2.plain_call import PlainCall
 
 
-class Embedder(layers.Layer):
+class Embedder(PlainCall, layers.Layer):
     """The one embedding table: ids to vectors for both stacks, and hidden states to logits.
 
     The end-of-image id has a vector of its own, which is not scaled and which the logits do not
@@ -50,7 +51,7 @@ class Embedder(layers.Layer):
         return (*shape, self.config.hidden_dim)
 
 
-class RMSNorm(layers.Layer):
+class RMSNorm(PlainCall, layers.Layer):
     """x / rms(x) * (1 + scale), computed in float32; the stored scale starts at zero."""
 
     def __init__(self, epsilon, **kwargs):
@@ -62,12 +63,10 @@ class RMSNorm(layers.Layer):
         self.built = True
 
     def call(self, x):
-        x32 = ops.cast(x, "float32")
-        inverse = ops.rsqrt(ops.mean(ops.square(x32), axis=-1, keepdims=True) + self.epsilon)
-        return ops.cast(x32 * inverse * (1.0 + ops.cast(self.scale, "float32")), x.dtype)
+        return kernels.rms_norm(x, self.scale, self.epsilon)
 
 
-class Attention(layers.Layer):
+class Attention(PlainCall, layers.Layer):
     """Grouped-query attention over the layer's own tokens and, in the decoder, the encoder's.
 
     Args:
@@ -95,22 +94,23 @@ class Attention(layers.Layer):
             norm.build((None, None, None, self.config.head_dim))
         self.built = True
 
-    def call(self, x, positions, memory=None, past=None, slot=None, training=False):
+    def call(self, x, at, memory=None, past=None, slot=None, training=False):
         """Attends from every token of `x`.
 
         Args:
             x: (B, T, D) tensor.
-            positions: (B, T) int32 tensor; -1 hides a token.
+            at: `Places` of the tokens of `x`.
             memory: `KeyValues` of the encoder's tokens, from `remember`, or `None`.
-            past: `KeyValues` of earlier tokens, or `None`: then `x` holds all there are.
+            past: `KeyValues` of earlier tokens, whose positions already hold those of `x`; or
+                `None`: then `x` holds all there are.
             slot: where in `past` the tokens of `x` go.
 
         Returns:
             The (B, T, D) output, and the `KeyValues` of the own tokens, `past` included.
         """
-        query = rotate(self.query_norm(self._heads(self.query(x))), positions, self.config)
-        key = rotate(self.key_norm(self._heads(self.key(x))), positions, self.config)
-        own = _key_values(key, self._heads(self.value(x)), positions)
+        query = at.rotate(self.query_norm(self._heads(self.query(x))), self.config)
+        key = at.rotate(self.key_norm(self._heads(self.key(x))), self.config)
+        own = _key_values(key, self._heads(self.value(x)), at.positions)
         if past is not None:
             own = kernels.write(past, own, slot)
 
@@ -118,7 +118,7 @@ class Attention(layers.Layer):
         parts = [(own, self.window)] if memory is None else [(own, self.window), (memory, Window())]
         scale = self.config.query_pre_attn_scalar**-0.5
         drop = self._drop if training and self.config.dropout else None
-        mixed = kernels.attend(ops.swapaxes(query, 1, 2), positions, parts, scale, drop)
+        mixed = kernels.attend(ops.swapaxes(query, 1, 2), at.positions, parts, scale, drop)
         return self.output_dense(self._merge(mixed)), own
 
     def _drop(self, probabilities):
@@ -150,7 +150,7 @@ class Attention(layers.Layer):
         return ops.reshape(ops.swapaxes(x, 1, 2), (-1, ops.shape(x)[2], width))
 
 
-class GatedMLP(layers.Layer):
+class GatedMLP(PlainCall, layers.Layer):
     """down(gelu(gate(x)) * up(x)), with the tanh form of gelu."""
 
     def __init__(self, config, **kwargs):
@@ -168,12 +168,12 @@ class GatedMLP(layers.Layer):
         self.built = True
 
     def call(self, x, training=False):
-        return self.down(self.dropout(gelu(self.gate(x)) * self.up(x), training=training))
+        return self.down(dropped(self.dropout, gelu(self.gate(x)) * self.up(x), training))
 
     _dense = Attention._dense
 
 
-class Block(layers.Layer):
+class Block(PlainCall, layers.Layer):
     """One layer: attention, then MLP, each between two norms and added to its input.
 
     Args:
@@ -208,33 +208,60 @@ class Block(layers.Layer):
             layer.build(shape)
         self.built = True
 
-    def call(self, x, positions, memory=None, past=None, slot=None, training=False):
+    def call(self, x, at, memory=None, past=None, slot=None, training=False):
         """As `Attention.call`: the (B, T, D) output and the `KeyValues` of the own tokens."""
         y, own = self.attention(
-            self.attention_norm(x), positions, memory, past=past, slot=slot, training=training
+            self.attention_norm(x), at=at, memory=memory, past=past, slot=slot, training=training
         )
-        x = x + self.dropout(self.attention_output_norm(y), training=training)
+        x = x + dropped(self.dropout, self.attention_output_norm(y), training)
         y = self.mlp(self.mlp_norm(x), training=training)
-        x = x + self.dropout(self.mlp_output_norm(y), training=training)
+        x = x + dropped(self.dropout, self.mlp_output_norm(y), training)
         return x, own
 
     def _norm(self, name):
         return RMSNorm(self.config.norm_epsilon, dtype=self.dtype_policy, name=name)
 
 
-def rotate(x, positions, config):
-    """Rotary embedding of (B, T, heads, H): pair (i, i + H/2) turned by position * frequency_i.
+class Places:
+    """Where the tokens of a call stand: their positions, and the turns that these give.
 
-    Angles are float32, and so is the turn, rounded once (reference: `T5Gemma2RotaryEmbedding`).
+    Args:
+        positions: (B, T) int32 tensor; -1 hides a token.
+        configs: the `AttentionConfig` of each layer of the call.
     """
-    half = config.head_dim // 2
-    frequencies = config.rope_theta ** (-np.arange(half) / half) / config.rope_factor
+
+    def __init__(self, positions, configs):
+        self.positions = positions
+        # The layers of a stack share one or two kinds of rotation: each is computed once.
+        self._turns = {kind: _turn(positions, *kind) for kind in {_kind(c) for c in configs}}
+
+    def rotate(self, x, config):
+        """Rotary embedding of (B, T, heads, H): pair (i, i + H/2) turned by its angle.
+
+        The turn is float32, rounded once (reference: `T5Gemma2RotaryEmbedding`).
+        """
+        cos, sin = self._turns[_kind(config)]
+        x32 = ops.cast(x, "float32")
+        return ops.cast(x32 * cos + ops.roll(x32, config.head_dim // 2, axis=-1) * sin, x.dtype)
+
+
+def _kind(config):
+    return config.rope_theta, config.rope_factor, config.head_dim
+
+
+def _turn(positions, theta, factor, width):
+    """Float32 (B, T, 1, H) cosines, and sines of the sign that they have in each half."""
+    half = width // 2
+    frequencies = theta ** (-np.arange(half) / half) / factor
     frequencies = ops.convert_to_tensor(frequencies, dtype="float32")
     angles = ops.cast(positions, "float32")[..., None, None] * frequencies
     cos, sin = ops.cos(angles), ops.sin(angles)
-    first, second = ops.split(ops.cast(x, "float32"), 2, axis=-1)
-    turned = ops.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return ops.cast(turned, x.dtype)
+    return ops.concatenate([cos, cos], axis=-1), ops.concatenate([-sin, sin], axis=-1)
+
+
+def dropped(dropout, x, training):
+    """`x` after a dropout layer, which is not even called where it does nothing."""
+    return dropout(x, training=True) if training and dropout.rate else x
 
 
 def gelu(x):

@@ -4,11 +4,12 @@ import keras
 from keras import layers, ops
 
 from keras_t5gemma2.kernels import Window
-from keras_t5gemma2.layers import Block, RMSNorm
+from keras_t5gemma2.layers import Block, Places, RMSNorm, dropped
+from keras_t5gemma2.plain_call import PlainCall
 from keras_t5gemma2.recompute import recomputed
 
 
-class Stack(layers.Layer):
+class Stack(PlainCall, layers.Layer):
     """Layers and a last norm; the subclass says which tokens see which.
 
     Attributes:
@@ -45,14 +46,17 @@ class Stack(layers.Layer):
     def compute_output_spec(self, x, *args, **kwargs):
         return keras.KerasTensor(x.shape, dtype=self.compute_dtype)
 
+    def _places(self, positions):
+        return Places(positions, self.config.layers)
+
     def _through_blocks(self, x, run, training):
         """Output of the stack and what `run(i, block, x)` gave beside the output of each block."""
-        x = self.dropout(x, training=training)
+        x = dropped(self.dropout, x, training)
         beside = []
         for i, block in enumerate(self.blocks):
             x, more = run(i, block, x)
             beside.append(more)
-        return self.dropout(self.norm(x), training=training), tuple(beside)
+        return dropped(self.dropout, self.norm(x), training), tuple(beside)
 
     def _trained(self, block, function, *tensors, training):
         """What `function(*tensors)` gives, of which, if so set, nothing else is kept."""
@@ -71,11 +75,11 @@ class Encoder(Stack):
 
         `padding_mask` is (B, S); what stands where it is 0 changes no other row or token.
         """
-        positions = encoder_positions(padding_mask)
+        at = self._places(encoder_positions(padding_mask))
 
         def run(_, block, x):
             def forward(x):
-                return block(x, positions, training=training)[0]
+                return block(x, at=at, training=training)[0]
 
             return self._trained(block, forward, x, training=training), None
 
@@ -89,7 +93,7 @@ class Decoder(Stack):
 
     def call(self, x, padding_mask, encoded, encoder_padding_mask, training=False):
         """The decoder's output, (B, T, D), of embedded tokens of that shape, all at once."""
-        positions = decoder_positions(padding_mask)
+        at = self._places(decoder_positions(padding_mask))
         seen = encoder_positions(encoder_padding_mask)
 
         def run(_, block, x):
@@ -97,7 +101,7 @@ class Decoder(Stack):
             # for all layers at once: gradient checkpointing keeps none of them.
             def forward(x, encoded):
                 memory = block.attention.remember(encoded, seen, training)
-                return block(x, positions, memory, training=training)[0]
+                return block(x, at=at, memory=memory, training=training)[0]
 
             return self._trained(block, forward, x, encoded, training=training), None
 
@@ -114,17 +118,19 @@ class Decoder(Stack):
         Args:
             x: (B, T, D) tensor of embedded tokens.
             positions: (B, T) int32 tensor; -1 hides a token.
-            memory: what `remember` gave.
-            past: per layer the `KeyValues` of earlier tokens, or `None`: then `x` holds all.
+            memory: what `remember` gave. Its batch may be B / R: then R rows in turn share one.
+            past: per layer the `KeyValues` of earlier tokens, whose positions already hold those
+                of `x`; or `None`: then `x` holds all.
             slots: per layer, where in `past` the tokens of `x` go.
 
         Returns:
             The (B, T, D) output, and per layer the `KeyValues` of the own tokens.
         """
+        at = self._places(positions)
 
         def run(i, block, x):
             earlier = {} if past is None else {"past": past[i], "slot": slots[i]}
-            return block(x, positions, memory[i], **earlier, training=training)
+            return block(x, at=at, memory=memory[i], **earlier, training=training)
 
         return self._through_blocks(x, run, training)
 

@@ -15,8 +15,15 @@ from keras_t5gemma2.kernels import reference
 from keras_t5gemma2.kernels.attention import KeyValues, Window, attend, use
 
 __all__ = [
-    *("KeyValues", "Window", "attend", "use", "write"),
-    *("TokenSums", "cross_entropy", "linear_cross_entropy"),
+    "KeyValues",
+    "TokenSums",
+    "Window",
+    "attend",
+    "cross_entropy",
+    "linear_cross_entropy",
+    "rms_norm",
+    "use",
+    "write",
 ]
 
 # The logits of one chunk of tokens in float32: 160 tokens of the published vocabulary. A few arrays
@@ -26,21 +33,18 @@ _CHUNK_BYTES = 160 << 20
 
 
 def write(past, fresh, slot):
-    """`past` with the tokens of `fresh` in its slots from `slot` on.
+    """`past` with the keys and values of `fresh` in its slots from `slot` on.
 
     On torch the tensors of `past` themselves are written, since a copy of a whole cache for each
     token is what makes long outputs slow; elsewhere the compiler does the same.
 
     Args:
-        past: `KeyValues` of S slots.
+        past: `KeyValues` of S slots, whose positions already hold those of the new tokens.
         fresh: `KeyValues` of T tokens.
-        slot: int or int32 scalar tensor; `slot + T` is at most S.
+        slot: int32 scalar tensor; `slot + T` is at most S.
     """
-    return KeyValues(
-        _write_slots(past.keys, fresh.keys, slot, axis=2),
-        _write_slots(past.values, fresh.values, slot, axis=2),
-        _write_slots(past.positions, fresh.positions, slot, axis=1),
-    )
+    keys = _write_slots(past.keys, fresh.keys, slot)
+    return KeyValues(keys, _write_slots(past.values, fresh.values, slot), past.positions)
 
 
 class TokenSums(NamedTuple):
@@ -112,9 +116,11 @@ def _sums_of_padded(hidden, table, labels, weights, soft_cap, limit, wanted):
 
 
 if keras.config.backend() == "torch":
+    from keras_t5gemma2.kernels.torch import rms_norm
     from keras_t5gemma2.kernels.torch import sums_over_chunks as _sums
     from keras_t5gemma2.kernels.torch import write_slots as _write_slots
 else:
+    from keras_t5gemma2.kernels.reference import rms_norm
     from keras_t5gemma2.kernels.reference import write_slots as _write_slots
 
     _sums = _sums_of_padded

@@ -58,7 +58,8 @@ def attend(query, positions, parts, scale, drop=None):
         query: (B, N, T, H) tensor.
         positions: (B, T) int32 tensor, the queries' positions; `None` where no part has any.
         parts: list of `(KeyValues, Window)`. A token is seen where its position is not -1 and
-            lies inside the part's window around the query's.
+            lies inside the part's window around the query's. The batch of a part may be B / R:
+            then R rows of the query in turn share one of its rows.
         scale: float, times the scores.
         drop: `None`, or a function that drops some of a tensor of probabilities.
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
-from keras_t5gemma2.kernels.reference import LOWEST, UNSEEN, seen
+from keras_t5gemma2.kernels.reference import LOWEST, UNSEEN, for_each_row, seen
 
 # Tokens of a block of queries, and of keys: of those inside a window, and of all others.
 QUERIES, KEYS_IN_WINDOW, KEYS = 256, 256, 1024
@@ -31,7 +31,7 @@ class _Part(NamedTuple):
 
 
 def attend(query, positions, parts, scale, differentiable):
-    """See `kernels.attend`; without dropout of probabilities.
+    """See `kernels.attend`; without dropout of probabilities, or gradients where rows share keys.
 
     Args:
         differentiable: the backend's way to give a function a gradient of its own; see
@@ -47,7 +47,7 @@ def attend(query, positions, parts, scale, differentiable):
     def backward(fixed, tensors, *results_and_upstream):
         return _Blocks(fixed, tensors, windows, scale).backward(*results_and_upstream)
 
-    fixed = (positions, *(_positions(kv) for kv, _ in parts))
+    fixed = (positions, *(for_each_row(_positions(kv), query) for kv, _ in parts))
     tensors = [tensor for kv, _ in parts for tensor in (kv.keys, kv.values)]
     return differentiable(forward, backward)(fixed, query, *tensors)
 
@@ -198,9 +198,11 @@ class _Blocks:
 
     def _keys(self, part, j, positions):
         """Block `j`: keys and values, float32 (B, K, size, H), and who sees them."""
-        shape = (self.batch, self.kv_heads, part.size, self.width)
+        shape = (ops.shape(part.keys)[0], self.kv_heads, part.size, self.width)
         keys, values = (
-            ops.cast(ops.slice(x, (0, 0, j * part.size, 0), shape), "float32")
+            for_each_row(
+                ops.cast(ops.slice(x, (0, 0, j * part.size, 0), shape), "float32"), self.query
+            )
             for x in (part.keys, part.values)
         )
         there = ops.slice(part.positions, (0, j * part.size), (self.batch, part.size))

@@ -22,17 +22,59 @@ def attend(query, positions, parts, scale, drop=None):
     if drop is not None:
         weights = [drop(part) for part in weights]
 
-    summed = sum(_per_head(part, kv.values) for part, (kv, _) in zip(weights, parts, strict=True))
+    summed = sum(
+        _per_head(part, kv.values, "xts,xsh->xth")
+        for part, (kv, _) in zip(weights, parts, strict=True)
+    )
     return ops.cast(summed / ops.maximum(total, 1e-30), query.dtype)
 
 
 def _scores(query, positions, keys_values, window):
     """(B, N, T, S) float32 scores of one part, `UNSEEN` where its rule hides a token."""
-    scores = _per_head(query, ops.swapaxes(keys_values.keys, -1, -2))
+    scores = _per_head(query, keys_values.keys, "xth,xsh->xts")
     if keys_values.positions is None:
         return scores
-    is_seen = seen(positions, keys_values.positions, window)
+    there = for_each_row(keys_values.positions, query)
+    is_seen = seen(positions, there, window)
     return ops.where(ops.expand_dims(is_seen, axis=1), scores, UNSEEN)
+
+
+def for_each_row(x, query):
+    """`x`, whose rows R rows of the query share, once for each of them."""
+    shared, rows = x.shape[0], query.shape[0]
+    if shared == rows or shared is None or rows is None:
+        return x
+    return ops.repeat(x, rows // shared, axis=0)
+
+
+def _per_head(rows, matrices, product):
+    """The product of (B, N, T, X) with (B, K, S, H), summed over the axis that they share.
+
+    The G query heads of a key head are rows of one product, and so are the rows of the batch
+    where R of them share one matrix. Batch and key heads are one axis, and none where there is
+    one of both: buffers that a loop carries in this shape are read as they are, and written in
+    place (a compiler makes copies of them for any other).
+    """
+    batch, num_heads, length, width = ops.shape(rows)
+    shared, num_kv_heads, count, head_width = ops.shape(matrices)
+    groups = num_heads // matrices.shape[1]
+    is_shared = isinstance(batch, int) and isinstance(shared, int) and batch != shared
+    if is_shared:
+        shape = (shared, batch // shared, num_kv_heads, groups * length, width)
+        rows = ops.swapaxes(ops.reshape(rows, shape), 1, 2)
+    rows = ops.reshape(rows, (shared * num_kv_heads, -1, width))
+    matrices = ops.reshape(matrices, (shared * num_kv_heads, count, head_width))
+    matrices = ops.cast(matrices, "float32")
+    if matrices.shape[0] == 1:
+        rows, matrices = ops.squeeze(rows, 0), ops.squeeze(matrices, 0)
+        result = ops.einsum(product.replace("x", ""), rows, matrices)
+    else:
+        result = ops.einsum(product, rows, matrices)
+    width = count if product.endswith("s") else head_width
+    if is_shared:
+        shape = (shared, num_kv_heads, batch // shared, groups * length, width)
+        result = ops.swapaxes(ops.reshape(result, shape), 1, 2)
+    return ops.reshape(result, (-1, num_heads, length, width))
 
 
 def seen(positions, key_positions, window):
@@ -46,20 +88,22 @@ def seen(positions, key_positions, window):
     return is_seen
 
 
-def _per_head(rows, matrices):
-    """(B, N, T, X) times (B, K, X, Y): the G query heads of a key head are rows of one product."""
-    _, num_heads, length, width = ops.shape(rows)
-    num_kv_heads = matrices.shape[1]
-    rows = ops.reshape(rows, (-1, num_kv_heads, num_heads // num_kv_heads * length, width))
-    product = ops.matmul(rows, ops.cast(matrices, "float32"))
-    return ops.reshape(product, (-1, num_heads, length, ops.shape(matrices)[-1]))
+def write_slots(buffer, values, slot):
+    """`buffer` (B, K, S, H) with `values` (B, K, T, H) from its slot `slot` on."""
+    # In the shape that `_per_head` reads.
+    *batch, count, width = ops.shape(buffer)
+    shape = (count, width) if batch == [1, 1] else (batch[0] * batch[1], count, width)
+    start = (slot, 0) if batch == [1, 1] else (0, slot, 0)
+    values = ops.reshape(ops.cast(values, buffer.dtype), (*shape[:-2], -1, width))
+    written = ops.slice_update(ops.reshape(buffer, shape), start, values)
+    return ops.reshape(written, (*batch, count, width))
 
 
-def write_slots(buffer, values, slot, axis):
-    """`buffer` with `values` from index `slot` of `axis` on."""
-    start = [0] * len(buffer.shape)
-    start[axis] = slot
-    return ops.slice_update(buffer, start, ops.cast(values, buffer.dtype))
+def rms_norm(x, scale, epsilon):
+    """x / rms(x) * (1 + scale), in float32, rounded once."""
+    x32 = ops.cast(x, "float32")
+    inverse = ops.rsqrt(ops.mean(ops.square(x32), axis=-1, keepdims=True) + epsilon)
+    return ops.cast(x32 * inverse * (1.0 + ops.cast(scale, "float32")), x.dtype)
 
 
 def linear_cross_entropy(hidden, table, labels, weights, soft_cap=None):

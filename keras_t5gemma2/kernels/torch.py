@@ -1,6 +1,8 @@
 """What only torch can do: write a cache in place, and a loss that makes its gradient on the way."""
 
 import torch
+from keras.ops import convert_to_tensor
+from torch.nn import functional
 
 from keras_t5gemma2.kernels import torch_flash
 
@@ -8,11 +10,20 @@ from keras_t5gemma2.kernels import torch_flash
 ATTENTION = {"flash": (torch_flash.attend, torch_flash.suits)}
 
 
-def write_slots(buffer, values, slot, axis):
-    """`buffer` itself, with `values` from index `slot` of `axis` on."""
-    slots = torch.arange(values.shape[axis], device=buffer.device) + slot
-    # Several beams that start from one row are one piece of memory: they part here.
-    return buffer.contiguous().index_copy_(axis, slots, values.to(buffer.dtype))
+def write_slots(buffer, values, slot):
+    """`buffer` itself, with `values` (B, K, T, H) from its slot `slot` on."""
+    count = values.shape[2]
+    slots = slot.reshape(1).long()
+    if count > 1:
+        slots = torch.arange(count, device=buffer.device) + slots
+    # Several beams that start from one row may be one piece of memory: they part here.
+    return buffer.contiguous().index_copy_(2, slots, values.to(buffer.dtype))
+
+
+def rms_norm(x, scale, epsilon):
+    """See `kernels.reference.rms_norm`."""
+    weight = 1.0 + convert_to_tensor(scale).float()
+    return functional.rms_norm(x.float(), weight.shape, weight, epsilon).to(x.dtype)
 
 
 def differentiable(forward, backward):

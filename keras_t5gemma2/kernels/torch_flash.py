@@ -8,7 +8,7 @@ tiles, each of some queries and of the keys of one part that these may see.
 import torch
 
 from keras_t5gemma2.kernels.blocked import ranges
-from keras_t5gemma2.kernels.reference import seen
+from keras_t5gemma2.kernels.reference import for_each_row, seen
 
 QUERIES = 256  # of a tile, where a rule hides some tokens from some queries
 _FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -23,7 +23,8 @@ def suits(query, _):
 def attend(query, positions, parts, scale, differentiable):
     """See `kernels.attend` and `kernels.blocked.attend`."""
     windows = [window for _, window in parts]
-    fixed = (positions, *(kv.positions for kv, _ in parts))
+    hidden = (kv.positions for kv, _ in parts)
+    fixed = (positions, *(p if p is None else for_each_row(p, query) for p in hidden))
 
     def forward(fixed, *tensors):
         return _forward(list(_tiles(fixed, tensors, windows)), tensors, scale)
@@ -97,7 +98,7 @@ def _forward(tiles, tensors, scale):
         results = [
             _FLASH(
                 tile,
-                *_keys(keys_and_values, part, columns),
+                *_keys(tile, keys_and_values, part, columns),
                 attn_mask=_repeated(bias, tile),
                 scale=scale,
             )
@@ -150,7 +151,7 @@ def _backward(tiles, tensors, output, log_sums, upstream, scale):
             slopes = _FLASH_BACKWARD(
                 upstream_tile,
                 tile,
-                *_keys(keys_and_values, part, columns),
+                *_keys(tile, keys_and_values, part, columns),
                 output_tile,
                 log_sum,
                 0.0,
@@ -171,8 +172,14 @@ def _rows(x, rows, kv_heads):
     return x[:, :, rows].reshape(x.shape[0], kv_heads, -1, x.shape[3])
 
 
-def _keys(keys_and_values, part, columns):
-    return keys_and_values[2 * part][:, :, columns], keys_and_values[2 * part + 1][:, :, columns]
+def _keys(tile, keys_and_values, part, columns):
+    """Keys and values of a part for the rows of a tile, which may share them."""
+    both = (x[:, :, columns] for x in keys_and_values[2 * part : 2 * part + 2])
+    return [
+        # One row of keys for all is read as often as needed, and never copied.
+        x.expand(tile.shape[0], -1, -1, -1) if x.shape[0] == 1 else for_each_row(x, tile)
+        for x in both
+    ]
 
 
 def _repeated(bias, tile):

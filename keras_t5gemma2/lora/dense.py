@@ -5,6 +5,8 @@ from typing import Any
 
 from keras import initializers, layers, ops
 
+from keras_t5gemma2.plain_call import PlainCall
+
 _REFUSAL = (
     "Adapters belong to the task, which freezes, saves and merges them together: call "
     "`T5Gemma2Seq2SeqLM.enable_lora`, `save_adapter` and `load_adapter`. Received: a call of "
@@ -35,7 +37,7 @@ class Adapter:
         return {name: variable for name, variable in found.items() if variable is not None}
 
 
-class Dense(layers.Dense):
+class Dense(PlainCall, layers.Dense):
     """x W, plus (x A) B of each active adapter: never W + A B, nor a gradient of its size.
 
     The adapters are float32 whatever the policy, since steps of training are too small for

@@ -2,29 +2,42 @@
 
 import copy
 
+import keras_hub
 from keras import ops
 
 from keras_t5gemma2 import cache as caches
 from keras_t5gemma2.cache import Cache
+from keras_t5gemma2.kernels import KeyValues
+from keras_t5gemma2.plain_call import plain_calls
 from keras_t5gemma2.stacks import decoder_positions
 
 
-def prefill(backbone, inputs, keep_states=False):
+def remember(backbone, inputs):
+    """Per layer of the decoder, what it sees of the encoder's input: `KeyValues`.
+
+    Args:
+        backbone: `T5Gemma2Backbone`.
+        inputs: dict of the tensors that `generation.pad_rows` makes.
+    """
+    mask = inputs["encoder_padding_mask"]
+    seen = inputs.get("images"), inputs.get("image_features")
+    encoded = backbone.encode(inputs["encoder_token_ids"], mask, *seen)
+    return backbone.decoder.remember(encoded, mask)
+
+
+def prefill(backbone, inputs, memory, keep_states=False):
     """The cache before the last token of each prompt, which the first `step` reads.
 
     Args:
         backbone: `T5Gemma2Backbone`.
         inputs: dict of the tensors that `generation.pad_rows` makes.
+        memory: what `remember` gave.
         keep_states: bool. Whether the prompt's hidden states are wanted, its last one included.
 
     Returns:
         A `Cache`, and `None` or hidden states (B, prompt and room, D), 0 where there is no token.
     """
     decoder = backbone.decoder
-    mask = inputs["encoder_padding_mask"]
-    seen = inputs.get("images"), inputs.get("image_features")
-    memory = decoder.remember(backbone.encode(inputs["encoder_token_ids"], mask, *seen), mask)
-
     token_ids, mask = inputs["decoder_token_ids"], inputs["decoder_padding_mask"]
     batch_size, prompt_length = token_ids.shape
     length = prompt_length + inputs["new_token_ids"].shape[1]
@@ -35,23 +48,27 @@ def prefill(backbone, inputs, keep_states=False):
     if known == 0:
         attentions = zip(decoder.config.layers, counts, strict=True)
         past = [caches.empty(a, batch_size, n, decoder.compute_dtype) for a, n in attentions]
-        return Cache(tuple(past), memory, padding), None
+        positions = {n: ops.full((batch_size, n), -1, dtype="int32") for n in counts}
+        return Cache(tuple(past), positions, padding), None
     x = backbone.embedder(token_ids[:, :known])
     hidden, own = decoder.step(x, decoder_positions(mask)[:, :known], memory)
-    past = tuple(caches.pack(*pair) for pair in zip(own, counts, strict=True))
+    slots = [caches.pack(*pair) for pair in zip(own, counts, strict=True)]
+    past = tuple((keys, values) for keys, values, _ in slots)
+    cache = Cache(past, {n: kv.positions for n, kv in zip(counts, slots, strict=True)}, padding)
     if not keep_states:
-        return Cache(past, memory, padding), None
+        return cache, None
     # Nothing may be similar to padding: it gets a state that is there anyway.
     is_token = ops.expand_dims(ops.cast(mask, "bool"), -1)
     hidden = ops.where(is_token, hidden, hidden[:, -1:])
-    return Cache(past, memory, padding), ops.pad(hidden, [(0, 0), (0, length - known), (0, 0)])
+    return cache, ops.pad(hidden, [(0, 0), (0, length - known), (0, 0)])
 
 
-def step(backbone, prompt, cache, index):
+def step(backbone, memory, prompt, cache, index):
     """Reads the token in slot `index - 1` of `prompt`.
 
     Args:
         backbone: `T5Gemma2Backbone`.
+        memory: what `remember` gave; R rows of `prompt` in turn may share one of its rows.
         prompt: (B, length) int32 tensor.
         cache: `Cache` of the tokens before.
         index: int32 scalar tensor, or int.
@@ -59,16 +76,21 @@ def step(backbone, prompt, cache, index):
     Returns:
         The hidden states (B, D) from which token `index` is predicted, and the `Cache` after it.
     """
-    last = index - 1
+    last = ops.convert_to_tensor(index - 1, dtype="int32")
     token_ids = ops.slice(prompt, [0, last], [prompt.shape[0], 1])
-    hidden, past = backbone.decoder.step(
-        backbone.embedder(token_ids),
-        ops.expand_dims(last - cache.padding, axis=1),
-        cache.memory,
-        cache.past,
-        slots=[last % past.positions.shape[1] for past in cache.past],
-    )
-    return hidden[:, 0], cache._replace(past=past)
+    here = ops.expand_dims(last - cache.padding, axis=1)
+    positions, slots = caches.written(cache, last, here)
+    past = [KeyValues(k, v, positions[k.shape[2]]) for k, v in cache.past]
+    with plain_calls():
+        x = backbone.embedder(token_ids)
+        hidden, past = backbone.decoder.step(x, here, memory, past, slots)
+    past = tuple((keys, values) for keys, values, _ in past)
+    return hidden[:, 0], Cache(past, positions, cache.padding)
+
+
+def carries_folded(sampler):
+    """Whether the sampler carries the cache from step to step as it is, and may get it folded."""
+    return type(sampler).__call__ is keras_hub.samplers.Sampler.__call__
 
 
 def bounded(sampler, steps):
@@ -87,4 +109,7 @@ def bounded(sampler, steps):
         return sampler.run_loop(cond, body, model, loop_vars, limit)
 
     bounded.run_loop = run_loop
+    if type(sampler) is keras_hub.samplers.GreedySampler:
+        # The likeliest token is that of the highest logit: no softmax over the vocabulary.
+        bounded.compute_probabilities = lambda logits: logits
     return bounded

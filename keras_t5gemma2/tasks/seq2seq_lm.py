@@ -8,6 +8,7 @@ import keras_hub
 import numpy as np
 from keras import ops
 
+from keras_t5gemma2 import cache as caches
 from keras_t5gemma2 import kernels
 from keras_t5gemma2.backbone import T5Gemma2Backbone
 from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
@@ -400,19 +401,23 @@ class T5Gemma2Seq2SeqLM(SavesAtomically, SavesAdapters, keras_hub.models.Seq2Seq
         """
         # Contrastive search alone looks back at the states of earlier tokens.
         looks_back = isinstance(self.sampler, keras_hub.samplers.ContrastiveSampler)
-        cache, hidden = decoding.prefill(self.backbone, inputs, keep_states=looks_back)
+        memory = decoding.remember(self.backbone, inputs)
+        cache, hidden = decoding.prefill(self.backbone, inputs, memory, keep_states=looks_back)
         prompt, new = inputs["decoder_token_ids"], inputs["new_token_ids"]
         mask = ops.concatenate([ops.ones_like(prompt), ops.zeros_like(new)], axis=1)
 
+        is_folded = decoding.carries_folded(self.sampler)
+
         def next(prompt, cache, index):
-            hidden, cache = decoding.step(self.backbone, prompt, cache, index)
-            return self.logits(hidden), hidden, cache
+            cache = caches.unfolded(cache) if is_folded else cache
+            hidden, cache = decoding.step(self.backbone, memory, prompt, cache, index)
+            return self.logits(hidden), hidden, caches.folded(cache) if is_folded else cache
 
         sampler = decoding.bounded(self.sampler, inputs["new_tokens"])
         return sampler(
             next=next,
             prompt=ops.concatenate([prompt, new], axis=1),
-            cache=cache,
+            cache=caches.folded(cache) if is_folded else cache,
             index=prompt.shape[1],
             mask=ops.cast(mask, "bool"),
             stop_token_ids=stop_token_ids,
