@@ -196,7 +196,8 @@ def _step(loss, x, weights, is_trainable):
 def _jax_step(loss, x, weights, is_trainable):
     import jax
 
-    arrays = [jax.numpy.asarray(array) for array in (x, *weights)]
+    # JAX copies while it goes on: what is still on its way would count as the step's.
+    arrays = jax.block_until_ready([jax.numpy.asarray(array) for array in (x, *weights)])
     counted = tuple(range(len(arrays))) if is_trainable else (0,)
     step = jax.jit(jax.value_and_grad(loss, argnums=counted)).lower(*arrays).compile()
     return lambda: jax.block_until_ready(step(*arrays))
