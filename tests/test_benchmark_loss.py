@@ -21,6 +21,6 @@ def test_a_row_of_numbers():
         text=True,
         check=True,
     )
-    rows = [line.split() for line in result.stdout.splitlines()[-1:]]
-    assert [row[:2] for row in rows] == [["64", "frozen"]]
-    assert all(len(row) == 8 and float(row[4]) > 0 and float(row[7]) > 0 for row in rows)
+    row = result.stdout.splitlines()[-1].split()
+    assert row[:2] == ["64", "frozen"] and len(row) == 8
+    assert float(row[4]) > 0 and float(row[7]) > 0
