@@ -14,6 +14,8 @@ CPU under Linux. Choose the backend with KERAS_BACKEND.
 """
 
 import argparse
+import ctypes
+import gc
 import json
 import os
 import pathlib
@@ -236,6 +238,9 @@ _BACKENDS = {"jax": _jax_step, "tensorflow": _tensorflow_step, "torch": _torch_s
 
 def _start_of_peak():
     """Resident bytes now; from here on the peak counts."""
+    # What was freed and not given back would be used again, unseen.
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     pathlib.Path("/proc/self/clear_refs").write_text("5")
     return _status("VmRSS")
 

@@ -183,7 +183,9 @@ class T5Gemma2Seq2SeqLM(
         elif validation_split:
             training, validation = _split(training, validation_split, size, self._preparation())
         with reading(training, validation, steps=kwargs.get("steps_per_epoch")):
-            return keras.Model.fit(self, training, validation_data=validation, **kwargs)
+            history = keras.Model.fit(self, training, validation_data=validation, **kwargs)
+        _part_averages(self.optimizer)
+        return history
 
     def evaluate(self, x=None, y=None, batch_size=None, sample_weight=None, **kwargs):
         """The loss and metrics on data as `fit` takes it."""
@@ -388,6 +390,18 @@ def _split(batches, validation_split, validation_batch_size, preparation):
             f"{validation_split} and a data set. Give `validation_data`"
         )
     return batches.split(validation_split, validation_batch_size, preparation)
+
+
+def _part_averages(optimizer):
+    """Gives the moving averages memory of their own.
+
+    At the end of `fit` Keras assigns them to the weights. On JAX both are one buffer then, which
+    the next training step cannot take twice.
+    """
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of one that scales the loss
+    if optimizer.use_ema:
+        for average in optimizer._model_variables_moving_average:
+            average.assign(ops.copy(average))
 
 
 def _concatenate(batches):
