@@ -112,6 +112,13 @@ def test_moving_averages(lm):
     np.testing.assert_allclose(mean, 0.25 * one + 0.75 * two, rtol=1e-4, atol=1e-6)
 
 
+def test_training_goes_on_after_moving_averages(lm):
+    """The averages that became the weights, and the weights, are trained apart from then on."""
+    lm.compile(optimizer=keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.25))
+    losses = [lm.fit(ROWS, batch_size=2, verbose=0).history["loss"][0] for _ in range(3)]
+    assert losses[2] < losses[0]
+
+
 def test_eager_steps_are_compiled_steps(lm):
     """Slow where each operation compiles: so with few rows and one step."""
     compiled, history = weights_after(lm, keras.optimizers.SGD(0.1), FIRST)

@@ -9,7 +9,7 @@ import pytest
 from preprocessors import random_image
 from tasks import tiny_task
 
-from keras_t5gemma2.tasks.row_batches import batches_of
+from keras_t5gemma2.tasks.row_batches import batches_of, reading
 
 MIXED = {
     "encoder_text": [
@@ -196,6 +196,17 @@ def test_shuffled_rows_are_each_seen_once(lm):
     first, second = ([n for rows in epoch for n in rows] for epoch in epochs)
     assert sorted(first) == sorted(second) == numbers.tolist()
     assert first != second
+
+
+def test_batches_without_images_train_quietly(lm):
+    """That the projector of images has no gradient then is no reason to warn; all else is."""
+    texts = {"encoder_text": ["the cat", "a"], "decoder_text": ["a dog", "the"]}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Gradients do not exist")
+        assert np.isfinite(lm.fit(texts, batch_size=2, verbose=0).history["loss"][0])
+    with reading(), pytest.warns(UserWarning, match="decoder/norm"):
+        names = "['vision/projector/norm/scale', 'decoder/norm/scale'] when minimizing the loss."
+        warnings.warn(f"Gradients do not exist for variables {names}", stacklevel=1)
 
 
 def test_images_are_filled_up_to_few_sizes(lm):

@@ -78,7 +78,7 @@ def test_images(tmp_path):
 def row_of(output, name):
     """The numbers of one line of the table that an `Evaluation` prints."""
     lines = output.splitlines()
-    (place,) = (i for i, line in enumerate(lines) if line.startswith(f"{name} "))
+    (place,) = (i for i, line in enumerate(lines) if re.match(rf"{name} +\d", line))
     header = next(line for line in reversed(lines[:place]) if line.strip().startswith("rows"))
     return dict(zip(header.split(), map(float, lines[place].split()[1:]), strict=True))
 

@@ -112,15 +112,18 @@ def test_small_slopes_of_a_large_vocabulary_survive_float16(rng):
     np.testing.assert_allclose(got[0] / 2.0**12, [-wrong, wrong], rtol=4e-3)
 
 
-def test_a_frozen_table_gets_no_gradient(rng):
+@pytest.mark.parametrize("soft_cap", [None, 2.0])
+def test_a_frozen_table_gets_no_gradient(rng, soft_cap):
     hidden, table, labels, weights = problem(rng, 9)
     variable = keras.Variable(table, trainable=False)
 
     def loss(hidden):
-        return kernels.linear_cross_entropy(hidden, variable, labels, weights, chunk_size=8).loss
+        return kernels.linear_cross_entropy(
+            hidden, variable, labels, weights, soft_cap, chunk_size=8
+        ).loss
 
     def plain(hidden):
-        return plain_sums(hidden, table, labels, weights, None).loss
+        return plain_sums(hidden, table, labels, weights, soft_cap).loss
 
     _, (got,) = value_and_gradients(loss, [hidden])
     _, (want,) = value_and_gradients(plain, [hidden])
@@ -289,3 +292,20 @@ def test_a_frozen_table_stays_as_it_is(batch):
     np.testing.assert_array_equal(
         ops.convert_to_numpy(lm.backbone.token_embedding.embeddings), table
     )
+
+
+@pytest.mark.once
+def test_a_quantized_table_still_gives_the_loss_of_its_logits(batch):
+    lm = task()
+    lm.quantize("int8")
+    lm.compile()
+    got = evaluate(lm, batch)
+    lm.compile(loss=own_loss())
+    for name, value in evaluate(lm, batch).items():
+        np.testing.assert_allclose(got[name], value, rtol=1e-5)
+
+
+@pytest.mark.once
+def test_loss_weights_need_a_loss(lm):
+    with pytest.raises(ValueError, match=r"loss_weights=\[2.0\]"):
+        lm.compile(loss_weights=[2.0])

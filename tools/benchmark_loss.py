@@ -14,6 +14,8 @@ CPU under Linux. Choose the backend with KERAS_BACKEND.
 """
 
 import argparse
+import ctypes
+import gc
 import json
 import os
 import pathlib
@@ -196,7 +198,8 @@ def _step(loss, x, weights, is_trainable):
 def _jax_step(loss, x, weights, is_trainable):
     import jax
 
-    arrays = [jax.numpy.asarray(array) for array in (x, *weights)]
+    # JAX copies while it goes on: what is still on its way would count as the step's.
+    arrays = jax.block_until_ready([jax.numpy.asarray(array) for array in (x, *weights)])
     counted = tuple(range(len(arrays))) if is_trainable else (0,)
     step = jax.jit(jax.value_and_grad(loss, argnums=counted)).lower(*arrays).compile()
     return lambda: jax.block_until_ready(step(*arrays))
@@ -235,6 +238,9 @@ _BACKENDS = {"jax": _jax_step, "tensorflow": _tensorflow_step, "torch": _torch_s
 
 def _start_of_peak():
     """Resident bytes now; from here on the peak counts."""
+    # What was freed and not given back would be used again, unseen.
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     pathlib.Path("/proc/self/clear_refs").write_text("5")
     return _status("VmRSS")
 

@@ -26,9 +26,9 @@ __all__ = [
     "write",
 ]
 
-# The logits of one chunk of tokens in float32: 160 tokens of the published vocabulary. A few arrays
-# of this size live at once, less than a tenth of what all logits of 2,048 tokens take; half as many
-# tokens are a fifth slower on two cores (`tools/benchmark_loss.py`).
+# The logits of one chunk of tokens in float32: 160 tokens of the published vocabulary. One or two
+# arrays of this size live at once, less than a tenth of what the plain loss takes for 2,048 tokens,
+# and a step takes no longer; smaller chunks make slower products (`tools/benchmark_loss.py`).
 _CHUNK_BYTES = 160 << 20
 
 

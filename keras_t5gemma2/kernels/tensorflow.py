@@ -58,15 +58,25 @@ def _loop(hidden, table, labels, weights, soft_cap, size, wanted):
     labels, weights = (tf.reshape(x, (count, size)) for x in (labels, weights))
 
     def body(i, loss, correct, of_hidden, of_table):
-        fresh, slopes = _chunk(hidden[i], labels[i], weights[i], cast, soft_cap)
+        fresh, slopes, of_label = _chunk(hidden[i], labels[i], weights[i], cast, soft_cap)
         by_token = weights[i][:, None]
+        if is_whole:
+            places = tf.stack([tf.range(size), labels[i]], axis=1)
+            slopes = tf.tensor_scatter_nd_add(slopes, places, of_label)
         if wanted[0]:
-            of_hidden = of_hidden.write(i, _times_table(slopes, cast) * by_token)
+            product = _times_table(slopes, cast)
+            if not is_whole:
+                product += of_label[:, None] * tf.gather(cast, labels[i])
+            of_hidden = of_hidden.write(i, product * by_token)
         if wanted[1]:
             weighted = tf.cast(hidden[i], "float32") * by_token
             of_table += tf.matmul(slopes, weighted, transpose_a=True)
         return i + 1, loss + fresh[0], correct + fresh[1], of_hidden, of_table
 
+    # Adding the labels' part to the slopes makes a second array of their size, adding it to the
+    # product none. But products of half precision are rounded, and here nearly cancel; and the
+    # gradient of a table is larger than any chunk.
+    is_whole = wanted[1] or cast.dtype != tf.float32
     of_hidden = tf.TensorArray("float32", count if wanted[0] else 0, element_shape=(None, width))
     of_table = tf.zeros(tf.shape(table) if wanted[1] else ())
     _, loss, correct, of_hidden, of_table = tf.while_loop(
@@ -81,22 +91,36 @@ def _loop(hidden, table, labels, weights, soft_cap, size, wanted):
 
 
 def _chunk(hidden, labels, weights, table, soft_cap):
-    """The two sums of one chunk, and the slopes (size, V) of its unweighted losses."""
+    """The two sums of one chunk, and the slopes of its unweighted losses in two parts.
+
+    The first is (size, V), the second (size,): what the slope of each label has besides.
+    """
     logits = tf.cast(tf.matmul(hidden, table, transpose_b=True), "float32")
     if soft_cap is not None:
         bent = tf.tanh(logits / soft_cap)
         logits = soft_cap * bent
+    of_labels = tf.gather(logits, labels, batch_dims=1)
     is_correct = tf.cast(tf.argmax(logits, axis=-1, output_type="int32") == labels, "float32")
-    # One kernel makes both, without further arrays of this size.
-    losses, slopes = tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(features=logits, labels=labels)
+
+    # TensorFlow works in place where nobody else will read an array: from here on this is the one
+    # of its size. Its own kernels of cross-entropy make a second one or are several times slower.
+    with tf.control_dependencies([of_labels, is_correct]):
+        top = tf.reduce_max(logits, axis=-1, keepdims=True)
+        exponentials = tf.exp(logits - top)
+    total = tf.reduce_sum(exponentials, axis=-1, keepdims=True)
+    losses = (tf.math.log(total) + top)[:, 0] - of_labels
+    slopes, of_label = exponentials / total, -tf.ones_like(of_labels)
     if soft_cap is not None:
-        slopes *= 1.0 - bent**2
-    return (tf.reduce_sum(weights * losses), tf.reduce_sum(weights * is_correct)), slopes
+        bend = 1.0 - bent**2
+        slopes, of_label = slopes * bend, of_label * tf.gather(bend, labels, batch_dims=1)
+    sums = tf.reduce_sum(weights * losses), tf.reduce_sum(weights * is_correct)
+    return sums, slopes, of_label
 
 
 def _times_table(slopes, table):
     """(size, D) float32: `slopes` (size, V) times the table."""
     # What keeps the slopes of a large vocabulary in the range of float16.
     scale = 256.0 if table.dtype == tf.float16 else 1.0
-    product = tf.matmul(tf.cast(slopes * scale, table.dtype), table)
-    return tf.cast(product, "float32") / scale
+    if scale != 1.0:
+        slopes = slopes * scale
+    return tf.cast(tf.matmul(tf.cast(slopes, table.dtype), table), "float32") / scale

@@ -60,12 +60,17 @@ def batches_of(x, y, sample_weight, batch_size, shuffle, preparation):
     return StreamBatches(x, batch_size, preparation)
 
 
+_NO_GRADIENTS_IN_VISION = r"Gradients do not exist for variables \[('vision/[^']*'(, )?)+\] "
+
+
 @contextlib.contextmanager
 def reading(*batches, steps=None):
-    """While Keras reads: errors of the data as they are, and no alarm at the end of a stream."""
+    """While Keras reads: errors of the data as they are, and no alarm where all is well."""
     batches = [b for b in batches if b is not None]
     ends_unannounced = steps is None and any(b.num_batches is None for b in batches)
     with warnings.catch_warnings():
+        # Of a batch without images nothing in the vision part has a gradient.
+        warnings.filterwarnings("ignore", message=_NO_GRADIENTS_IN_VISION)
         if ends_unannounced:
             warnings.filterwarnings("ignore", message="Your input ran out of data")
         try:

@@ -1,6 +1,5 @@
 """The task: text and images in, text out; trained with `fit`, run with `generate`."""
 
-import contextlib
 import sys
 
 import keras
@@ -9,7 +8,6 @@ import numpy as np
 from keras import ops
 
 from keras_t5gemma2 import cache as caches
-from keras_t5gemma2 import kernels
 from keras_t5gemma2.backbone import T5Gemma2Backbone
 from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
 from keras_t5gemma2.registry import presets
@@ -20,11 +18,13 @@ from keras_t5gemma2.tasks.beam_search import BeamSearch
 from keras_t5gemma2.tasks.elements import Preparation, unpack
 from keras_t5gemma2.tasks.precompute import with_features
 from keras_t5gemma2.tasks.row_batches import InMemoryBatches, batches_of, reading
-from keras_t5gemma2.tasks.token_loss import TokenLoss, metrics_of_logits, token_weights
+from keras_t5gemma2.tasks.token_loss import TrainsWithoutLogits
 
 
 @keras.saving.register_keras_serializable(package="keras_t5gemma2")
-class T5Gemma2Seq2SeqLM(SavesAtomically, SavesAdapters, keras_hub.models.Seq2SeqLM):
+class T5Gemma2Seq2SeqLM(
+    SavesAtomically, SavesAdapters, TrainsWithoutLogits, keras_hub.models.Seq2SeqLM
+):
     """A T5Gemma 2 model that reads text and images and writes text.
 
     Called on the arrays that its preprocessor makes (see `T5Gemma2Backbone` for the keys), it
@@ -43,9 +43,6 @@ class T5Gemma2Seq2SeqLM(SavesAtomically, SavesAdapters, keras_hub.models.Seq2Seq
         *("model*.weights.h5", "model.weights.json", "task.weights.h5"),
         "adapters/*.safetensors",
     )
-    _gives_hidden = False  # whether calls give hidden states and not logits
-    _token_loss = None
-    _is_checkpointing = None  # as the compiled training step has it
 
     def __init__(self, backbone, preprocessor=None, **kwargs):
         self.backbone = backbone
@@ -127,93 +124,11 @@ class T5Gemma2Seq2SeqLM(SavesAtomically, SavesAdapters, keras_hub.models.Seq2Seq
 
     # Training ---------------------------------------------------------------------------------
 
-    def compile(
-        self, optimizer="auto", loss="auto", *, weighted_metrics="auto", sampler="top_k", **kwargs
-    ):
-        """Configures training and generation.
-
-        By default the loss is the mean cross-entropy over the target tokens, each times its
-        weight, and the metrics are `accuracy` and `perplexity`, of tokens too. All three come
-        from one pass that never forms the logits of a whole batch. A loss or metrics of your
-        own get the logits, (batch, decoder length, vocabulary).
-
-        Args:
-            optimizer: as `keras.Model.compile` has it; "auto" for `Adam(2e-5)`.
-            loss: a loss on logits, or "auto".
-            weighted_metrics: list of metrics on logits, or "auto".
-            sampler: name or `keras_hub.samplers.Sampler`, for `generate`.
-            **kwargs: as `keras.Model.compile` has them.
-        """
-        self._token_loss = TokenLoss(weighted_metrics == "auto") if loss == "auto" else None
-        if weighted_metrics == "auto":
-            weighted_metrics = None if loss == "auto" else metrics_of_logits()
-        self._needs_logits = bool(loss != "auto" or weighted_metrics or kwargs.get("metrics"))
-        self._compile_loss = self._compile_metrics = None  # those of an earlier call
-        super().compile(
-            optimizer,
-            None if loss == "auto" else loss,
-            weighted_metrics=weighted_metrics,
-            sampler=sampler,
-            **kwargs,
-        )
+    def compile(self, *args, **kwargs):
+        super().compile(*args, **kwargs)
         # keras-hub's own beams run on past the end token, where the reference's stop.
         if type(self.sampler) is keras_hub.samplers.BeamSampler:
             self.sampler = BeamSearch(**self.sampler.get_config())
-
-    def call(self, inputs, training=None, mask=None, **kwargs):
-        if not self._gives_hidden:
-            return super().call(inputs, training=training, mask=mask, **kwargs)
-        return self.backbone(inputs, training=training)["decoder_sequence_output"]
-
-    def train_step(self, *args, **kwargs):
-        with self._without_logits():
-            return super().train_step(*args, **kwargs)
-
-    def test_step(self, *args, **kwargs):
-        with self._without_logits():
-            return super().test_step(*args, **kwargs)
-
-    def make_train_function(self, force=False):
-        # What was compiled for the other setting would go on as before.
-        is_checkpointing = self.backbone.gradient_checkpointing
-        changed = is_checkpointing != self._is_checkpointing
-        self._is_checkpointing = is_checkpointing
-        return super().make_train_function(force or changed)
-
-    @contextlib.contextmanager
-    def _without_logits(self):
-        """A step inside, which may be traced, gets hidden states as the model's output."""
-        self._gives_hidden = not self._needs_logits
-        try:
-            yield
-        finally:
-            self._gives_hidden = False
-
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """The loss of logits `y_pred`, as `compile` says; in a step, of hidden states."""
-        if self._token_loss is None:
-            return super().compute_loss(x, y, y_pred, sample_weight, training)
-        weights = token_weights(y, sample_weight)
-        if self._gives_hidden:
-            table = self.backbone.token_embedding
-            sums = kernels.linear_cross_entropy(
-                y_pred, table.embeddings, y, weights, table.logit_soft_cap, training
-            )
-        else:
-            sums = kernels.cross_entropy(y_pred, y, weights)
-        extra = sum(self._aggregate_additional_loss(loss) for loss in self.losses)
-        return self._token_loss.update(sums, extra)
-
-    @property
-    def metrics(self):
-        return super().metrics + ([] if self._token_loss is None else self._token_loss.metrics)
-
-    def get_metrics_result(self):
-        results = super().get_metrics_result()
-        if self._token_loss is not None:
-            # Keras weighs batches by their rows: those of few tokens would count too much.
-            results["loss"] = results.pop(self._token_loss.mean.name)
-        return results
 
     def fit(
         self,
@@ -269,7 +184,9 @@ class T5Gemma2Seq2SeqLM(SavesAtomically, SavesAdapters, keras_hub.models.Seq2Seq
         elif validation_split:
             training, validation = _split(training, validation_split, size, self._preparation())
         with reading(training, validation, steps=kwargs.get("steps_per_epoch")):
-            return keras.Model.fit(self, training, validation_data=validation, **kwargs)
+            history = keras.Model.fit(self, training, validation_data=validation, **kwargs)
+        _part_averages(self.optimizer)
+        return history
 
     def evaluate(self, x=None, y=None, batch_size=None, sample_weight=None, **kwargs):
         """The loss and metrics on data as `fit` takes it."""
@@ -478,6 +395,18 @@ def _split(batches, validation_split, validation_batch_size, preparation):
             f"{validation_split} and a data set. Give `validation_data`"
         )
     return batches.split(validation_split, validation_batch_size, preparation)
+
+
+def _part_averages(optimizer):
+    """Gives the moving averages memory of their own.
+
+    At the end of `fit` Keras assigns them to the weights. On JAX both are one buffer then, which
+    the next training step cannot take twice.
+    """
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of one that scales the loss
+    if optimizer.use_ema:
+        for average in optimizer._model_variables_moving_average:
+            average.assign(ops.copy(average))
 
 
 def _concatenate(batches):

@@ -1,8 +1,117 @@
-"""The loss and metrics of target tokens, each token as its weight says."""
+"""The loss and metrics of target tokens, each token as its weight says, without their logits."""
+
+import contextlib
 
 import keras
 import keras_hub
 from keras import ops
+
+from keras_t5gemma2 import kernels
+
+
+class TrainsWithoutLogits:
+    """Makes a task's steps take the loss from hidden states; calls and `predict` give logits."""
+
+    _gives_hidden = False  # whether calls give hidden states and not logits
+    _needs_logits = False  # for what the user compiled with
+    _token_loss = None
+    _is_checkpointing = None  # as the compiled training step has it
+
+    def compile(
+        self, optimizer="auto", loss="auto", *, weighted_metrics="auto", sampler="top_k", **kwargs
+    ):
+        """Configures training and generation.
+
+        By default the loss is the mean cross-entropy over the target tokens, each times its
+        weight, and the metrics are `accuracy` and `perplexity`, of tokens too. All three come
+        from one pass that never forms the logits of a whole batch. A loss or metrics of your
+        own get the logits, (batch, decoder length, vocabulary).
+
+        Args:
+            optimizer: as `keras.Model.compile` has it; "auto" for `Adam(2e-5)`.
+            loss: a loss on logits, or "auto".
+            weighted_metrics: list of metrics on logits, or "auto".
+            sampler: name or `keras_hub.samplers.Sampler`, for `generate`.
+            **kwargs: as `keras.Model.compile` has them.
+
+        Raises:
+            ValueError: `loss_weights` without a loss of your own.
+        """
+        if loss == "auto" and kwargs.get("loss_weights") is not None:
+            raise ValueError(
+                '`loss_weights` must come with a `loss`; loss="auto" is a single loss, whose '
+                "tokens `sample_weight` weighs. Received: "
+                f"loss_weights={kwargs['loss_weights']}"
+            )
+        self._token_loss = TokenLoss(weighted_metrics == "auto") if loss == "auto" else None
+        if weighted_metrics == "auto":
+            weighted_metrics = None if loss == "auto" else metrics_of_logits()
+        self._needs_logits = bool(loss != "auto" or weighted_metrics or kwargs.get("metrics"))
+        self._compile_loss = self._compile_metrics = None  # those of an earlier call
+        super().compile(
+            optimizer,
+            None if loss == "auto" else loss,
+            weighted_metrics=weighted_metrics,
+            sampler=sampler,
+            **kwargs,
+        )
+
+    def call(self, inputs, training=None, mask=None, **kwargs):
+        if not self._gives_hidden:
+            return super().call(inputs, training=training, mask=mask, **kwargs)
+        return self.backbone(inputs, training=training)["decoder_sequence_output"]
+
+    def train_step(self, *args, **kwargs):
+        with self._without_logits():
+            return super().train_step(*args, **kwargs)
+
+    def test_step(self, *args, **kwargs):
+        with self._without_logits():
+            return super().test_step(*args, **kwargs)
+
+    def make_train_function(self, force=False):
+        # What was compiled for the other setting would go on as before.
+        is_checkpointing = self.backbone.gradient_checkpointing
+        changed = is_checkpointing != self._is_checkpointing
+        self._is_checkpointing = is_checkpointing
+        return super().make_train_function(force or changed)
+
+    @contextlib.contextmanager
+    def _without_logits(self):
+        """A step inside, which may be traced, gets hidden states as the model's output."""
+        # The kernel reads the table itself, and only as it is before a quantization.
+        is_plain = self.backbone.token_embedding.quantization_mode is None
+        self._gives_hidden = is_plain and not self._needs_logits
+        try:
+            yield
+        finally:
+            self._gives_hidden = False
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """The loss of logits `y_pred`, as `compile` says; in a step, of hidden states."""
+        if self._token_loss is None:
+            return super().compute_loss(x, y, y_pred, sample_weight, training)
+        weights = token_weights(y, sample_weight)
+        if self._gives_hidden:
+            table = self.backbone.token_embedding
+            sums = kernels.linear_cross_entropy(
+                y_pred, table.embeddings, y, weights, table.logit_soft_cap, training
+            )
+        else:
+            sums = kernels.cross_entropy(y_pred, y, weights)
+        extra = sum(self._aggregate_additional_loss(loss) for loss in self.losses)
+        return self._token_loss.update(sums, extra)
+
+    @property
+    def metrics(self):
+        return super().metrics + ([] if self._token_loss is None else self._token_loss.metrics)
+
+    def get_metrics_result(self):
+        results = super().get_metrics_result()
+        if self._token_loss is not None:
+            # Keras weighs batches by their rows: those of few tokens would count too much.
+            results["loss"] = results.pop(self._token_loss.mean.name)
+        return results
 
 
 class TokenLoss:
