@@ -1,17 +1,16 @@
 """One run of generation over rows with references, batch by batch, which may be cut off."""
 
 import contextlib
+import functools
 import json
-import math
+import sys
 
 import keras
 import numpy as np
 
-from keras_t5gemma2.preprocessing.rows import parse_rows
-
-# Rows of similar length are sought among so many batches: over all rows, what an interruption
-# leaves would be of one length.
-_SORTED_BATCHES = 16
+from keras_t5gemma2.preprocessing.rows import length_of_row, parse_rows
+from keras_t5gemma2.tasks.generating import Generates
+from keras_t5gemma2.tasks.generation import sorted_batches
 
 
 class Run:
@@ -31,7 +30,7 @@ class Run:
 
     def generate(self, batch_size, path=None, verbose="auto", options=None):
         """Fills `texts`, and the file at `path`, batch by batch."""
-        batches = list(_batches(self.rows, batch_size))
+        batches = sorted_batches([length_of_row(row) for row in self.rows], batch_size)
         verbose = 1 if verbose == "auto" else verbose
         progress = keras.utils.Progbar(len(self.rows), verbose=verbose, unit_name="row")
         with contextlib.ExitStack() as stack:
@@ -120,25 +119,6 @@ def _generator(model):
             "A model must have a preprocessor to be evaluated on text. Received: a "
             f"{type(model).__name__} with preprocessor=None"
         )
+    if isinstance(model, Generates):  # the batches are made here
+        return functools.partial(model.generate, batch_size=sys.maxsize)
     return getattr(model, "generate", model)
-
-
-def _batches(rows, batch_size):
-    """Lists of row indices: as many in each, since each number of rows is a program to compile."""
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(
-            f"`batch_size` must be an integer of at least 1. Received: batch_size={batch_size!r}"
-        )
-    count = math.ceil(len(rows) / batch_size)
-    size = math.ceil(len(rows) / count)
-    order = []
-    for start in range(0, len(rows), _SORTED_BATCHES * size):
-        some = range(len(rows))[start : start + _SORTED_BATCHES * size]
-        order += sorted(some, key=lambda index: _length(rows[index]))
-    for start in range(0, len(rows), size):
-        batch = order[start : start + size]
-        yield batch + batch[-1:] * (size - len(batch))
-
-
-def _length(row):
-    return len(row.images), len(row.encoder_text or "") + len(row.decoder_text or "")

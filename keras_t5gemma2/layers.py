@@ -1,5 +1,7 @@
 """The layers that encoder and decoder are made of."""
 
+from typing import Any, NamedTuple
+
 import numpy as np
 from keras import activations, initializers, layers, ops
 
@@ -7,6 +9,10 @@ from keras_t5gemma2 import kernels
 from keras_t5gemma2.kernels import KeyValues, Window
 from keras_t5gemma2.lora.dense import Dense
 from keras_t5gemma2.plain_call import PlainCall
+
+# Up to so many queries at a time read the shared memory; for more of them, a layer's keys and
+# values are made, used and forgotten.
+_FEW_QUERIES = 8
 
 
 class Embedder(PlainCall, layers.Layer):
@@ -66,6 +72,16 @@ class RMSNorm(PlainCall, layers.Layer):
         return kernels.rms_norm(x, self.scale, self.epsilon)
 
 
+class SharedMemory(NamedTuple):
+    """The encoder's tokens for one layer of the decoder, where the layers share their vectors."""
+
+    encoded: Any  # (B, S, D), one tensor for all layers
+    inverse_norms: Any  # (B, K, S) float32, of the keys
+    key_kernel: Any  # (K, H, D)
+    value_kernel: Any  # (K, D, H)
+    positions: Any  # (B, S) int32, as `KeyValues` has them
+
+
 class Attention(PlainCall, layers.Layer):
     """Grouped-query attention over the layer's own tokens and, in the decoder, the encoder's.
 
@@ -100,7 +116,7 @@ class Attention(PlainCall, layers.Layer):
         Args:
             x: (B, T, D) tensor.
             at: `Places` of the tokens of `x`.
-            memory: `KeyValues` of the encoder's tokens, from `remember`, or `None`.
+            memory: what `remember` or `remember_shared` gave, or `None`.
             past: `KeyValues` of earlier tokens, whose positions already hold those of `x`; or
                 `None`: then `x` holds all there are.
             slot: where in `past` the tokens of `x` go.
@@ -114,12 +130,43 @@ class Attention(PlainCall, layers.Layer):
         if past is not None:
             own = kernels.write(past, own, slot)
 
+        query = ops.swapaxes(query, 1, 2)
+        if isinstance(memory, SharedMemory):
+            if query.shape[2] <= _FEW_QUERIES:
+                return self.output_dense(self._merge(self._seeing(query, at, own, memory))), own
+            memory = self.remember(memory.encoded, memory.positions)
         # The encoder's tokens are seen whole from every layer, sliding or not.
         parts = [(own, self.window)] if memory is None else [(own, self.window), (memory, Window())]
-        scale = self.config.query_pre_attn_scalar**-0.5
         drop = self._drop if training and self.config.dropout else None
-        mixed = kernels.attend(ops.swapaxes(query, 1, 2), at.positions, parts, scale, drop)
+        mixed = kernels.attend(query, at.positions, parts, self.scale, drop)
         return self.output_dense(self._merge(mixed)), own
+
+    @property
+    def scale(self):
+        return self.config.query_pre_attn_scalar**-0.5
+
+    def _seeing(self, query, at, own, memory):
+        """Attention over the own tokens and the encoder's output, which all layers share.
+
+        Keys of the encoder's tokens are not rotated: with k = norm(W h) * (1 + s) and r the
+        inverse norm, the product q k is (W (q * (1 + s))) h * r, and the sum of p V h is V times
+        the sum of p h. So nothing is projected but the query and the sum.
+        """
+        scaled = ops.cast(query, "float32") * (1.0 + ops.cast(self.key_norm.scale, "float32"))
+        queries = [query, self._by_head(scaled, memory.key_kernel)]
+        encoded = ops.expand_dims(memory.encoded, axis=1)
+        seen = KeyValues(encoded, encoded, memory.positions)
+        parts, factors = [(own, self.window), (seen, Window())], [None, memory.inverse_norms]
+        own_sum, seen_sum = kernels.weighted_sums(queries, at.positions, parts, self.scale, factors)
+        summed = own_sum + self._by_head(seen_sum, memory.value_kernel)
+        return ops.cast(summed, query.dtype)
+
+    def _by_head(self, x, kernel):
+        """(B, N, T, X) times (K, X, Y), the matrix of each head's key head."""
+        (kv_heads, width, out), (_, heads, length, _) = kernel.shape, ops.shape(x)
+        rows = ops.reshape(x, (-1, kv_heads, heads // kv_heads * length, width))
+        product = ops.matmul(rows, ops.cast(kernel, x.dtype))
+        return ops.reshape(product, (-1, heads, length, out))
 
     def _drop(self, probabilities):
         return self.dropout(probabilities, training=True)
@@ -130,6 +177,21 @@ class Attention(PlainCall, layers.Layer):
         key = self.key_norm(self._heads(self.key(encoded, training=training)))
         value = self._heads(self.value(encoded, training=training))
         return _key_values(key, value, positions)
+
+    def remember_shared(self, encoded, positions):
+        """`SharedMemory` of the encoder's tokens: small beside `encoded` itself."""
+        heads, width = self.config.num_kv_heads, self.config.head_dim
+        key = ops.cast(self._heads(self.key(encoded)), "float32")
+        mean = ops.mean(ops.square(key), axis=-1)
+        inverse_norms = ops.swapaxes(ops.rsqrt(mean + self.config.norm_epsilon), 1, 2)
+        # (in, heads * H) to a matrix for each head, of the keys transposed.
+        key_kernel, value_kernel = (
+            ops.reshape(dense.effective_kernel(), (self.hidden_dim, heads, width))
+            for dense in (self.key, self.value)
+        )
+        key_kernel = ops.transpose(key_kernel, (1, 2, 0))
+        value_kernel = ops.transpose(value_kernel, (1, 0, 2))
+        return SharedMemory(encoded, inverse_norms, key_kernel, value_kernel, positions)
 
     def _dense(self, name, units):
         return Dense(

@@ -107,10 +107,16 @@ class Decoder(Stack):
 
         return self._through_blocks(x, run, training)[0]
 
-    def remember(self, encoded, encoder_padding_mask):
-        """Per layer, the encoder's output (B, S, D) as `KeyValues`: computed once an input."""
+    def remember(self, encoded, encoder_padding_mask, is_shared=False):
+        """Per layer, the encoder's output (B, S, D) as it is seen there: computed once an input.
+
+        With `is_shared`, that is one tensor for all layers and not keys and values for each.
+        """
         positions = encoder_positions(encoder_padding_mask)
-        return tuple(block.attention.remember(encoded, positions) for block in self.blocks)
+        attentions = [block.attention for block in self.blocks]
+        if is_shared:
+            return tuple(a.remember_shared(encoded, positions) for a in attentions)
+        return tuple(a.remember(encoded, positions) for a in attentions)
 
     def step(self, x, positions, memory, past=None, slots=None, training=False):
         """The forward pass with keys and values kept, for prefill and for each new token.

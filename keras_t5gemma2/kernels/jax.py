@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import keras
 from jax import lax
 
 ATTENTION = {}  # see `kernels.torch`
@@ -30,6 +31,18 @@ def differentiable(forward, backward):
 
     function.defvjp(keep, lambda kept, upstream: (None, *backward(*kept, upstream)))
     return function
+
+
+def compiled(model, function):
+    """`function` of a pytree of tensors, which uses variables of `model`, as a program."""
+
+    @jax.jit
+    def program(values, inputs):
+        mapping = zip(model.variables, values, strict=True)
+        with keras.StatelessScope(state_mapping=mapping):
+            return function(inputs)
+
+    return lambda inputs: program([variable.value for variable in model.variables], inputs)
 
 
 def sums_over_chunks(hidden, table, labels, weights, soft_cap, size, _):

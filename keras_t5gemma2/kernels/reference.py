@@ -12,26 +12,45 @@ LOWEST = -1e20
 
 def attend(query, positions, parts, scale, drop=None):
     """See `kernels.attend`. Scores, softmax and sums are float32, rounded once at the end."""
-    scaled = ops.cast(query, "float32") * scale
-    scores = [_scores(scaled, positions, *part) for part in parts]
+    sums = weighted_sums([query] * len(parts), positions, parts, scale, drop=drop)
+    return ops.cast(sum(sums), query.dtype)
 
+
+def weighted_sums(queries, positions, parts, scale, factors=None, drop=None):
+    """Per part, the sum of its values weighted by one softmax over the tokens of all parts.
+
+    Args:
+        queries: a query (B, N, T, H) for each part, whose widths may differ.
+        positions, parts, scale, drop: as `kernels.attend` has them.
+        factors: `None`, or for each part `None` or (B, K, S) floats, times the scores.
+
+    Returns:
+        List of float32 (B, N, T, H) tensors.
+    """
+    factors = factors or [None] * len(parts)
+    scores = [
+        _scores(ops.cast(query, "float32") * scale, positions, *part, factor)
+        for query, part, factor in zip(queries, parts, factors, strict=True)
+    ]
     highest = [ops.max(part, axis=-1, keepdims=True) for part in scores]
     top = ops.stop_gradient(ops.maximum(functools.reduce(ops.maximum, highest), LOWEST))
     weights = [ops.exp(part - top) for part in scores]
-    total = sum(ops.sum(part, axis=-1, keepdims=True) for part in weights)
+    total = ops.maximum(sum(ops.sum(part, axis=-1, keepdims=True) for part in weights), 1e-30)
     if drop is not None:
         weights = [drop(part) for part in weights]
-
-    summed = sum(
-        _per_head(part, kv.values, "xts,xsh->xth")
+    return [
+        _per_head(part, kv.values, "xts,xsh->xth") / total
         for part, (kv, _) in zip(weights, parts, strict=True)
-    )
-    return ops.cast(summed / ops.maximum(total, 1e-30), query.dtype)
+    ]
 
 
-def _scores(query, positions, keys_values, window):
+def _scores(query, positions, keys_values, window, factor):
     """(B, N, T, S) float32 scores of one part, `UNSEEN` where its rule hides a token."""
     scores = _per_head(query, keys_values.keys, "xth,xsh->xts")
+    if factor is not None:
+        groups = scores.shape[1] // factor.shape[1]
+        factor = ops.repeat(for_each_row(factor, query), groups, axis=1)
+        scores = scores * ops.expand_dims(factor, axis=2)
     if keys_values.positions is None:
         return scores
     there = for_each_row(keys_values.positions, query)

@@ -19,6 +19,11 @@ def differentiable(forward, backward):
     return function
 
 
+def compiled(_, function):
+    """See `kernels.jax.compiled`."""
+    return tf.function(function, jit_compile=True)
+
+
 def sums_over_chunks(hidden, table, labels, weights, soft_cap, size, wanted):
     """See `kernels.linear_cross_entropy`: the loss and the correct tokens, summed.
 

@@ -45,6 +45,11 @@ class _Differentiable(torch.autograd.Function):
         return None, None, None, *ctx.backward_of(ctx.fixed, tensors, output, extra, upstream)
 
 
+def compiled(_, function):
+    """See `kernels.jax.compiled`; here it runs as it is, and keeps nothing for gradients."""
+    return torch.no_grad()(function)
+
+
 def sums_over_chunks(hidden, table, labels, weights, soft_cap, size, _):
     """See `kernels.linear_cross_entropy`: the loss and the correct tokens, summed.
 

@@ -68,6 +68,12 @@ class Dense(PlainCall, layers.Dense):
         # Keras's own refuses subclasses, which may compute otherwise; this one adds to it only.
         super().quantize(mode, type_check=False, config=config)
 
+    def effective_kernel(self):
+        """(in, out) tensor that the output is the product with, active adapters included."""
+        if self.quantization_mode is None and not self.active:
+            return ops.cast(self._kernel, self.compute_dtype)
+        return self(ops.eye(self.kernel.shape[0], dtype=self.compute_dtype))
+
     def _adapt(self, x, y, training):
         base = y
         for name, weight in self.active.items():

@@ -18,6 +18,11 @@ class Row(NamedTuple):
     number: int = 0  # in the input, for errors
 
 
+def length_of_row(row):
+    """What rows are sorted by, so that those of similar length come together."""
+    return len(row.images), len(row.encoder_text or "") + len(row.decoder_text or "")
+
+
 def parse_rows(x):
     """The rows of an input, and whether it was a single row without a batch axis.
 

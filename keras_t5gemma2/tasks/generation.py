@@ -1,5 +1,6 @@
 """The host's side of generation: rows of ids to padded arrays of few shapes, and back."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +9,7 @@ from keras_t5gemma2.preprocessing.packing import stack_images
 from keras_t5gemma2.preprocessing.read_image import to_numpy
 
 _SEEN = ("images", "image_features")
+_SORTED_BATCHES = 16
 
 
 class Rows(NamedTuple):
@@ -17,6 +19,11 @@ class Rows(NamedTuple):
     encoder_masks: list  # per row, (length,) bool; where False the decoder sees no token
     prompts: list  # per row, (length,) ids, at least one
     seen: dict  # `images` or `image_features` as the model takes them, or nothing
+
+
+def rows_of_prompts(prompts):
+    """`Rows` of which only the decoder's side is there."""
+    return Rows([], [], prompts, {})
 
 
 def rows_of_encoded(encoded):
@@ -30,13 +37,44 @@ def rows_of_encoded(encoded):
 def rows_of_arrays(inputs):
     """`Rows` of a dict of arrays as the backbone takes them, padded on either side."""
     arrays = {name: to_numpy(value) for name, value in inputs.items()}
-    mask = arrays["decoder_padding_mask"].astype(bool)
     return Rows(
         list(arrays["encoder_token_ids"]),
         list(arrays["encoder_padding_mask"].astype(bool)),
-        [row[there] for row, there in zip(arrays["decoder_token_ids"], mask, strict=True)],
+        prompts_of_arrays(inputs),
         {name: arrays[name] for name in _SEEN if name in arrays},
     )
+
+
+def prompts_of_arrays(inputs):
+    """Per row of such a dict, the ids of the decoder's prompt."""
+    ids, mask = (to_numpy(inputs[f"decoder_{name}"]) for name in ("token_ids", "padding_mask"))
+    return [row[there] for row, there in zip(ids, mask.astype(bool), strict=True)]
+
+
+def sorted_batches(lengths, batch_size):
+    """Lists of row indices: rows of similar length, and as many in each.
+
+    Each number of rows is a program to compile: the last batch repeats its last row. Similar rows
+    are sought among sixteen batches, so that an interruption leaves rows of every length.
+
+    Args:
+        lengths: a length for each row, or a tuple of lengths.
+        batch_size: int.
+
+    >>> sorted_batches([3, 9, 1, 8, 2], batch_size=2)
+    [[2, 4], [0, 3], [1, 1]]
+    """
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(
+            f"`batch_size` must be an integer of at least 1. Received: batch_size={batch_size!r}"
+        )
+    rows = range(len(lengths))
+    size = math.ceil(len(rows) / math.ceil(len(rows) / batch_size))
+    order = []
+    for start in range(0, len(rows), _SORTED_BATCHES * size):
+        order += sorted(rows[start : start + _SORTED_BATCHES * size], key=lengths.__getitem__)
+    batches = [order[start : start + size] for start in range(0, len(rows), size)]
+    return [batch + batch[-1:] * (size - len(batch)) for batch in batches]
 
 
 def bucket(length, smallest):
@@ -65,20 +103,31 @@ def pad_rows(rows, new_tokens):
         rows: `Rows`.
         new_tokens: int. Tokens to generate for the row that gets most.
     """
-    lengths = [len(ids) for ids in rows.encoder_ids]
-    encoder_length = bucket(max(lengths), smallest=64)
+    return {**pad_encoder(rows), **pad_prompts(rows, new_tokens)}
+
+
+def pad_encoder(rows):
+    """The part of `pad_rows` that is the encoder's."""
+    length = bucket(max(len(ids) for ids in rows.encoder_ids), smallest=64)
+    return {
+        "encoder_token_ids": _stack(rows.encoder_ids, length),
+        "encoder_padding_mask": _stack(rows.encoder_masks, length),
+        **rows.seen,
+    }
+
+
+def pad_prompts(rows, new_tokens):
+    """The part of `pad_rows` that is the decoder's."""
     longest = max(len(prompt) for prompt in rows.prompts)
-    prompt_length = 1 if longest == 1 else bucket(longest, smallest=16)
-    inputs = {
-        "encoder_token_ids": _stack(rows.encoder_ids, encoder_length),
-        "encoder_padding_mask": _stack(rows.encoder_masks, encoder_length),
-        "decoder_token_ids": _stack(rows.prompts, prompt_length, side="left"),
-        "decoder_padding_mask": _stack([p * 0 + 1 for p in rows.prompts], prompt_length, "left"),
+    length = 1 if longest == 1 else bucket(longest, smallest=16)
+    room = bucket(new_tokens, smallest=32)
+    return {
+        "decoder_token_ids": _stack(rows.prompts, length, side="left"),
+        "decoder_padding_mask": _stack([p * 0 + 1 for p in rows.prompts], length, "left"),
         # Its length is the room for new tokens; -1 is no token, so that it never looks like one.
-        "new_token_ids": np.full((len(lengths), bucket(new_tokens, smallest=32)), -1, "int32"),
+        "new_token_ids": np.full((len(rows.prompts), room), -1, "int32"),
         "new_tokens": np.asarray(new_tokens, "int32"),
     }
-    return {**inputs, **rows.seen}
 
 
 def new_tokens_of_rows(token_ids, prompt_length, budgets, stop_token_ids):

@@ -1,21 +1,17 @@
 """The task: text and images in, text out; trained with `fit`, run with `generate`."""
 
-import sys
-
 import keras
 import keras_hub
-import numpy as np
 from keras import ops
 
-from keras_t5gemma2 import cache as caches
 from keras_t5gemma2.backbone import T5Gemma2Backbone
 from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
 from keras_t5gemma2.registry import presets
 from keras_t5gemma2.saving import SavesAtomically
-from keras_t5gemma2.tasks import decoding, generation
 from keras_t5gemma2.tasks.adapter_files import SavesAdapters, reading_adapter_files
 from keras_t5gemma2.tasks.beam_search import BeamSearch
 from keras_t5gemma2.tasks.elements import Preparation, unpack
+from keras_t5gemma2.tasks.generating import Generates
 from keras_t5gemma2.tasks.precompute import with_features
 from keras_t5gemma2.tasks.row_batches import InMemoryBatches, batches_of, reading
 from keras_t5gemma2.tasks.token_loss import TrainsWithoutLogits
@@ -23,7 +19,7 @@ from keras_t5gemma2.tasks.token_loss import TrainsWithoutLogits
 
 @keras.saving.register_keras_serializable(package="keras_t5gemma2")
 class T5Gemma2Seq2SeqLM(
-    SavesAtomically, SavesAdapters, TrainsWithoutLogits, keras_hub.models.Seq2SeqLM
+    SavesAtomically, SavesAdapters, TrainsWithoutLogits, Generates, keras_hub.models.Seq2SeqLM
 ):
     """A T5Gemma 2 model that reads text and images and writes text.
 
@@ -34,6 +30,8 @@ class T5Gemma2Seq2SeqLM(
     Args:
         backbone: `T5Gemma2Backbone`.
         preprocessor: `T5Gemma2Seq2SeqLMPreprocessor`, or `None` to work on arrays only.
+        cross_attention_cache: "auto", "projected" or "shared", what `generate` keeps of the
+            encoder's output; see the attribute.
     """
 
     backbone_cls = T5Gemma2Backbone
@@ -44,12 +42,16 @@ class T5Gemma2Seq2SeqLM(
         "adapters/*.safetensors",
     )
 
-    def __init__(self, backbone, preprocessor=None, **kwargs):
+    def __init__(self, backbone, preprocessor=None, cross_attention_cache="auto", **kwargs):
         self.backbone = backbone
         self.preprocessor = preprocessor
         inputs = backbone.input
         hidden = backbone(inputs)["decoder_sequence_output"]
         super().__init__(inputs=inputs, outputs=self.logits(hidden), **kwargs)
+        self.cross_attention_cache = cross_attention_cache
+
+    def get_config(self):
+        return {**super().get_config(), "cross_attention_cache": self.cross_attention_cache}
 
     def logits(self, hidden):
         """(..., vocabulary) logits of (..., hidden_dim) outputs of the decoder."""
@@ -251,142 +253,6 @@ class T5Gemma2Seq2SeqLM(
         scores = ops.convert_to_numpy(of_labels)[..., 0] * weights
         return float(scores.sum()) if is_single else scores.sum(axis=1)
 
-    # Generation -------------------------------------------------------------------------------
-
-    def generate(
-        self,
-        inputs,
-        max_length=None,
-        stop_token_ids="auto",
-        strip_prompt=False,
-        max_new_tokens=None,
-    ):
-        """Text that continues the decoder's prompt, given the encoder's text and images.
-
-        The sampler is the one given to `compile(sampler=...)`.
-
-        Args:
-            inputs: a string, a list of strings, or a dict of `encoder_text`, `images` and
-                `decoder_text` (all but one optional), a value per row; see the preprocessor,
-                whose `encoder_sequence_length` is where longer encoder text is cut.
-                Without `encoder_text` the decoder continues its prompt and sees no encoder.
-                Without a preprocessor: a dict of arrays as the backbone takes them.
-            max_length: int. Tokens of a row's prompt and new tokens together. Defaults to the
-                preprocessor's `decoder_sequence_length`, or, without a preprocessor, to the
-                length of `decoder_token_ids`.
-            stop_token_ids: ids that end a row; "auto" for the tokenizer's end token; `None` to
-                go on to `max_length`.
-            strip_prompt: bool. Whether to leave out the decoder's prompt.
-            max_new_tokens: int. New tokens of each row; then `max_length` is not needed.
-
-        Returns:
-            A string for a string (or a dict of them), else a list of strings; without a
-            preprocessor a dict of `decoder_token_ids` (rows, length) and `decoder_padding_mask`.
-        """
-        if hasattr(inputs, "as_numpy_iterator"):
-            options = (max_length, stop_token_ids, strip_prompt, max_new_tokens)
-            batches = [self.generate(batch, *options) for batch in inputs.as_numpy_iterator()]
-            return _concatenate(batches)
-
-        stop_token_ids = self._stop_token_ids(stop_token_ids)
-        rows, is_scalar = self._rows(inputs)
-        budgets = self._budgets(inputs, rows, max_length, max_new_tokens)
-        arrays = generation.pad_rows(rows, max(budgets))
-        tensors = keras.tree.map_structure(ops.convert_to_tensor, arrays)
-        step = self.make_generate_function()
-        token_ids = ops.convert_to_numpy(step(tensors, stop_token_ids=stop_token_ids))
-
-        prompt_length = arrays["decoder_token_ids"].shape[1]
-        new = generation.new_tokens_of_rows(token_ids, prompt_length, budgets, stop_token_ids)
-        whole = [np.concatenate(pair) for pair in zip(rows.prompts, new, strict=True)]
-        length = max(len(p) + b for p, b in zip(rows.prompts, budgets, strict=True))
-        outputs = generation.pad_outputs(new if strip_prompt else whole, length)
-        if self.preprocessor is None:
-            return outputs
-        text = self.preprocessor.generate_postprocess(outputs)
-        return text[0] if is_scalar else text
-
-    def generate_step(self, inputs, stop_token_ids=None):
-        """One batch from ids to ids; compiled by `make_generate_function`.
-
-        Args:
-            inputs: dict of the arrays that `generation.pad_rows` makes.
-            stop_token_ids: tuple of ints, or `None`.
-
-        Returns:
-            (B, prompt and room) int32 ids, prompts at the left; -1 where none was generated.
-        """
-        # Contrastive search alone looks back at the states of earlier tokens.
-        looks_back = isinstance(self.sampler, keras_hub.samplers.ContrastiveSampler)
-        memory = decoding.remember(self.backbone, inputs)
-        cache, hidden = decoding.prefill(self.backbone, inputs, memory, keep_states=looks_back)
-        prompt, new = inputs["decoder_token_ids"], inputs["new_token_ids"]
-        mask = ops.concatenate([ops.ones_like(prompt), ops.zeros_like(new)], axis=1)
-
-        is_folded = decoding.carries_folded(self.sampler)
-
-        def next(prompt, cache, index):
-            cache = caches.unfolded(cache) if is_folded else cache
-            hidden, cache = decoding.step(self.backbone, memory, prompt, cache, index)
-            return self.logits(hidden), hidden, caches.folded(cache) if is_folded else cache
-
-        sampler = decoding.bounded(self.sampler, inputs["new_tokens"])
-        return sampler(
-            next=next,
-            prompt=ops.concatenate([prompt, new], axis=1),
-            cache=caches.folded(cache) if is_folded else cache,
-            index=prompt.shape[1],
-            mask=ops.cast(mask, "bool"),
-            stop_token_ids=stop_token_ids,
-            hidden_states=hidden,
-            model=self,
-        )
-
-    def _rows(self, inputs):
-        if self.preprocessor is None:
-            return generation.rows_of_arrays(inputs), False
-        # A prompt is never cut: one that leaves no room is an error.
-        encoded, is_single = self.preprocessor.encode_rows(
-            inputs, decoder_sequence_length=sys.maxsize
-        )
-        return generation.rows_of_encoded(encoded), is_single
-
-    def _stop_token_ids(self, stop_token_ids):
-        if stop_token_ids != "auto":
-            return None if stop_token_ids is None else tuple(int(i) for i in stop_token_ids)
-        if self.preprocessor is None:
-            raise ValueError(
-                '`stop_token_ids="auto"` needs a preprocessor: its tokenizer knows the end token. '
-                "Received: preprocessor=None. Pass the ids, or `None` to go on to `max_length`."
-            )
-        return (self.preprocessor.tokenizer.end_token_id,)
-
-    def _budgets(self, inputs, rows, max_length, max_new_tokens):
-        """Per row, how many tokens to generate."""
-        if max_new_tokens is not None and max_length is None:
-            budgets = [max_new_tokens] * len(rows.prompts)
-        else:
-            if max_length is None and self.preprocessor is None:
-                max_length = np.shape(inputs["decoder_token_ids"])[1]
-            elif max_length is None:
-                max_length = self.preprocessor.decoder_sequence_length
-            budgets = [max_length - len(prompt) for prompt in rows.prompts]
-            if max_new_tokens is not None:
-                budgets = [min(budget, max_new_tokens) for budget in budgets]
-        for row, (prompt, budget) in enumerate(zip(rows.prompts, budgets, strict=True)):
-            if len(prompt) == 0:
-                raise ValueError(
-                    "A decoder prompt must have at least one token, the start token. "
-                    f"Received: an empty prompt in row {row}."
-                )
-            if budget < 1:
-                raise ValueError(
-                    "There must be room for at least one new token. Received: "
-                    f"max_length={max_length}, max_new_tokens={max_new_tokens}, and in row {row} "
-                    f"a decoder prompt of {len(prompt)} tokens. Give a larger limit."
-                )
-        return budgets
-
 
 def _split(batches, validation_split, validation_batch_size, preparation):
     if not isinstance(batches, InMemoryBatches):
@@ -407,9 +273,3 @@ def _part_averages(optimizer):
     if optimizer.use_ema:
         for average in optimizer._model_variables_moving_average:
             average.assign(ops.copy(average))
-
-
-def _concatenate(batches):
-    if isinstance(batches[0], dict):
-        return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-    return [text for batch in batches for text in batch]

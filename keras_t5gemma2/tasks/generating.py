@@ -1,0 +1,397 @@
+"""Generation: `encode` and `generate`, for a task that has a backbone, a sampler and logits."""
+
+import contextlib
+import sys
+
+import keras
+import keras_hub
+import numpy as np
+from keras import ops
+
+from keras_t5gemma2 import cache as caches
+from keras_t5gemma2 import kernels
+from keras_t5gemma2.preprocessing.read_image import to_numpy
+from keras_t5gemma2.preprocessing.rows import Row, length_of_row, parse_rows
+from keras_t5gemma2.tasks import decoding, generation
+from keras_t5gemma2.tasks.beam_search import BeamSearch
+
+_CACHES = ("auto", "projected", "shared")
+_ROWS_AT_A_TIME = 32
+
+
+class Encoded:
+    """What the decoder needs of an input, as `T5Gemma2Seq2SeqLM.encode` gives it.
+
+    Attributes:
+        memory: per layer of the decoder, tensors of (rows, ...).
+        rows: int.
+    """
+
+    def __init__(self, memory, rows):
+        self.memory, self.rows = memory, rows
+
+    def __len__(self):
+        return self.rows
+
+
+class Generates:
+    """A task that generates; the base of one that has a backbone, a sampler and logits.
+
+    Attributes:
+        cross_attention_cache: "projected", "shared" or "auto": what is kept of the encoder's
+            output while tokens are generated. Keys and values in every layer of the decoder are
+            the fastest to read. One tensor that all layers share, with a number for each token,
+            head and layer beside it, is many times smaller; the results are the same to rounding.
+            "auto" shares where keys and values would take more than 2 GiB.
+    """
+
+    _cross_attention_cache = "auto"
+    _programs = None  # compiled, by what they do and the cache
+
+    @property
+    def cross_attention_cache(self):
+        return self._cross_attention_cache
+
+    @cross_attention_cache.setter
+    def cross_attention_cache(self, value):
+        if value not in _CACHES:
+            raise ValueError(
+                f"`cross_attention_cache` must be one of {_CACHES}. Received: "
+                f"cross_attention_cache={value!r}"
+            )
+        self._cross_attention_cache = value
+
+    @property
+    def generate_function(self):
+        """The compiled `generate_step`, which `None` is put in the place of to compile anew."""
+        return (self._programs or {}).get((Generates.generate, self.cross_attention_cache))
+
+    @generate_function.setter
+    def generate_function(self, value):
+        if value is None:
+            self._programs = {}
+        else:
+            self._programs[Generates.generate, self.cross_attention_cache] = value
+
+    def encode(self, inputs, cross_attention_cache=None):
+        """The encoder's side of `generate`, computed once, for its argument `encoded`.
+
+        Args:
+            inputs: as `generate` takes it; what is said there of the decoder is not read.
+            cross_attention_cache: as the attribute, which it is by default.
+
+        Returns:
+            `Encoded` of as many rows.
+
+        Example: three texts that begin differently, of one encoded input.
+
+            encoded = lm.encode("a long document")
+            lm.generate({"decoder_text": ["In short:", "In detail:"]}, encoded=encoded)
+        """
+        rows, _ = self._rows(inputs)
+        with self._keeping(cross_attention_cache):
+            memory = self._make_encode_function()(_tensors(generation.pad_encoder(rows)))
+        return Encoded(memory, len(rows.prompts))
+
+    def generate(
+        self,
+        inputs=None,
+        max_length=None,
+        stop_token_ids="auto",
+        strip_prompt=False,
+        max_new_tokens=None,
+        *,
+        encoded=None,
+        num_return_sequences=1,
+        batch_size=None,
+        cross_attention_cache=None,
+        verbose="auto",
+    ):
+        """Text that continues the decoder's prompt, given the encoder's text and images.
+
+        The sampler is the one given to `compile(sampler=...)`.
+
+        Args:
+            inputs: a string, a list of strings, or a dict of `encoder_text`, `images` and
+                `decoder_text` (all but one optional), a value per row; see the preprocessor,
+                whose `encoder_sequence_length` is where longer encoder text is cut.
+                Without `encoder_text` the decoder continues its prompt and sees no encoder.
+                Without a preprocessor: a dict of arrays as the backbone takes them.
+            max_length: int. Tokens of a row's prompt and new tokens together. Defaults to the
+                preprocessor's `decoder_sequence_length`, or, without a preprocessor, to the
+                length of `decoder_token_ids`.
+            stop_token_ids: ids that end a row; "auto" for the tokenizer's end token; `None` to
+                go on to `max_length`.
+            strip_prompt: bool. Whether to leave out the decoder's prompt.
+            max_new_tokens: int. New tokens of each row; then `max_length` is not needed.
+            encoded: what `encode` gave, in place of the encoder's text and images, which are
+                then not read. Of R times as many rows, R in turn share one encoded row: all of
+                them where one was encoded. `inputs` may be `None`: a row for each encoded one.
+            num_return_sequences: int. Sequences drawn for each row, which share what is encoded.
+                They follow each other in the result.
+            batch_size: int. Rows at a time, by default 32. Of more rows, those of similar length
+                are generated together, and the result has the order of `inputs`.
+            cross_attention_cache: as the attribute, which it is by default.
+            verbose: 0, 1 or "auto". Whether to show the progress; "auto" where there are several
+                batches.
+
+        Returns:
+            A string for a string (or a dict of them), else a list of strings; without a
+            preprocessor a dict of `decoder_token_ids` (rows, length) and `decoder_padding_mask`.
+        """
+        if hasattr(inputs, "as_numpy_iterator"):
+            options = (max_length, stop_token_ids, strip_prompt, max_new_tokens)
+            batches = [self.generate(batch, *options) for batch in inputs.as_numpy_iterator()]
+            return _concatenate(batches)
+
+        if num_return_sequences != 1:
+            self._check_draws(num_return_sequences)
+        stop_token_ids = self._stop_token_ids(stop_token_ids)
+        batches, is_single = self._batches(inputs, encoded, batch_size)
+        limits = max_length, max_new_tokens
+        if len(batches) > 1:
+            self._check(batches, limits)
+        is_shown = len(batches) > 1 if verbose == "auto" else verbose
+        count = 1 + max(max(indices) for indices, _ in batches)
+        progress = keras.utils.Progbar(count, verbose=int(is_shown), unit_name="row")
+        found = {}
+        with self._keeping(cross_attention_cache):
+            for indices, part in batches:
+                rows = self._rows(part, encoded)[0]
+                budgets = self._budgets(part, rows, *limits)
+                new = self._new_tokens(rows, budgets, stop_token_ids, encoded, num_return_sequences)
+                found |= dict(
+                    zip(indices, zip(rows.prompts, budgets, new, strict=True), strict=True)
+                )
+                progress.update(len(found))
+        return self._finished([found[i] for i in range(count)], strip_prompt, is_single)
+
+    def generate_step(self, inputs, stop_token_ids=None):
+        """One batch from ids to ids; compiled by `make_generate_function`.
+
+        Args:
+            inputs: dict of the arrays that `generation.pad_rows` makes, or, in place of those of
+                the encoder, what `encode` made of them as `memory`. R rows of the prompts in turn
+                share one of the encoder's.
+            stop_token_ids: tuple of ints, or `None`.
+
+        Returns:
+            (B, prompt and room) int32 ids, prompts at the left; -1 where none was generated.
+        """
+        # Contrastive search alone looks back at the states of earlier tokens.
+        looks_back = isinstance(self.sampler, keras_hub.samplers.ContrastiveSampler)
+        memory = inputs["memory"] if "memory" in inputs else self._encode_step(inputs)
+        cache, hidden = decoding.prefill(self.backbone, inputs, memory, keep_states=looks_back)
+        prompt, new = inputs["decoder_token_ids"], inputs["new_token_ids"]
+        mask = ops.concatenate([ops.ones_like(prompt), ops.zeros_like(new)], axis=1)
+        is_folded = decoding.carries_folded(self.sampler)
+
+        def next(prompt, cache, index):
+            cache = caches.unfolded(cache) if is_folded else cache
+            hidden, cache = decoding.step(self.backbone, memory, prompt, cache, index)
+            return self.logits(hidden), hidden, caches.folded(cache) if is_folded else cache
+
+        sampler = decoding.bounded(self.sampler, inputs["new_tokens"])
+        return sampler(
+            next=next,
+            prompt=ops.concatenate([prompt, new], axis=1),
+            cache=caches.folded(cache) if is_folded else cache,
+            index=prompt.shape[1],
+            mask=ops.cast(mask, "bool"),
+            stop_token_ids=stop_token_ids,
+            hidden_states=hidden,
+            model=self,
+        )
+
+    # Parts of `generate` ----------------------------------------------------------------------
+
+    def _batches(self, inputs, encoded, batch_size):
+        """Per batch the numbers of its rows and what `_rows` takes; whether there is one row."""
+        if inputs is None:
+            inputs = self._prompts_of_encoded(encoded)
+        if self.preprocessor is None:
+            return self._batches_of_arrays(inputs, encoded, batch_size), False
+        rows, is_single = parse_rows(inputs)
+        if encoded is not None:  # its rows belong together
+            return [(range(len(rows)), rows)], is_single and len(encoded) == 1
+        size = _ROWS_AT_A_TIME if batch_size is None else batch_size
+        batches = generation.sorted_batches([length_of_row(row) for row in rows], size)
+        return [(indices, [rows[i] for i in indices]) for indices in batches], is_single
+
+    def _batches_of_arrays(self, inputs, encoded, batch_size):
+        count = len(inputs["decoder_token_ids"])
+        if encoded is not None:
+            return [(range(count), inputs)]
+        arrays = {name: to_numpy(value) for name, value in inputs.items()}
+        lengths = arrays["encoder_padding_mask"].sum(axis=1).tolist()
+        size = _ROWS_AT_A_TIME if batch_size is None else batch_size
+        batches = generation.sorted_batches(lengths, size)
+        if len(batches) == 1:
+            return [(range(count), arrays)]
+        return [(batch, {name: x[batch] for name, x in arrays.items()}) for batch in batches]
+
+    def _prompts_of_encoded(self, encoded):
+        if encoded is None or self.preprocessor is None:
+            raise ValueError(
+                "`inputs` may be `None` where `encoded` is given and a preprocessor knows the "
+                f"start token. Received: inputs=None, encoded={encoded}, "
+                f"preprocessor={self.preprocessor}"
+            )
+        return [Row(None, [], None, number) for number in range(len(encoded))]
+
+    def _rows(self, inputs, encoded=None):
+        """`generation.Rows`, of which only the prompts are there if the rest is encoded already."""
+        if self.preprocessor is None:
+            if encoded is not None:
+                prompts = generation.prompts_of_arrays(inputs)
+                return generation.rows_of_prompts(prompts), False
+            return generation.rows_of_arrays(inputs), False
+        if encoded is not None:
+            inputs = [row._replace(encoder_text=None, images=[]) for row in inputs]
+        # A prompt is never cut: one that leaves no room is an error.
+        rows, is_single = self.preprocessor.encode_rows(inputs, decoder_sequence_length=sys.maxsize)
+        return generation.rows_of_encoded(rows), is_single
+
+    def _new_tokens(self, rows, budgets, stop_token_ids, encoded, times):
+        """For each row and each time, the tokens generated."""
+        repeated = [prompt for prompt in rows.prompts for _ in range(times)]
+        arrays = generation.pad_prompts(rows._replace(prompts=repeated), max(budgets))
+        length = arrays["decoder_token_ids"].shape[1]
+        if encoded is None:
+            inputs = _tensors({**generation.pad_encoder(rows), **arrays})
+        else:
+            _check_encoded(encoded, rows)
+            inputs = {**_tensors(arrays), "memory": encoded.memory}
+        step = self.make_generate_function()
+        token_ids = ops.convert_to_numpy(step(inputs, stop_token_ids=stop_token_ids))
+        budgets = [budget for budget in budgets for _ in range(times)]
+        new = generation.new_tokens_of_rows(token_ids, length, budgets, stop_token_ids)
+        return [new[start : start + times] for start in range(0, len(new), times)]
+
+    def _finished(self, rows, strip_prompt, is_single):
+        """What `generate` returns of `(prompt, budget, list of new tokens)` for each row."""
+        length = max(len(prompt) + budget for prompt, budget, _ in rows)
+        ids = [
+            new if strip_prompt else np.concatenate([prompt, new])
+            for prompt, _, drawn in rows
+            for new in drawn
+        ]
+        outputs = generation.pad_outputs(ids, length)
+        if self.preprocessor is None:
+            return outputs
+        text = self.preprocessor.generate_postprocess(outputs)
+        return text[0] if is_single and len(text) == 1 else text
+
+    # Compiled functions -----------------------------------------------------------------------
+
+    def make_generate_function(self):
+        is_plain = keras.config.backend() != "tensorflow" or self.run_eagerly
+        if self.generate_function is not None or is_plain:
+            return super().make_generate_function()
+        # Keras compiles with XLA where there is an accelerator only. But without it a loop makes
+        # a copy of a cache for each token.
+        earlier, self.jit_compile = self.jit_compile, True
+        try:
+            return super().make_generate_function()
+        finally:
+            self.jit_compile = earlier
+
+    def _make_encode_function(self):
+        key = Generates.encode, self.cross_attention_cache
+        if key not in self._programs:
+            function = self._encode_step
+            self._programs[key] = function if self.run_eagerly else kernels.compiled(self, function)
+        return self._programs[key]
+
+    def _encode_step(self, inputs):
+        return decoding.remember(self.backbone, inputs, self.cross_attention_cache)
+
+    @contextlib.contextmanager
+    def _keeping(self, cross_attention_cache):
+        """Inside, the attribute is this value, if it is one."""
+        earlier = self.cross_attention_cache
+        if cross_attention_cache is not None:
+            self.cross_attention_cache = cross_attention_cache
+        try:
+            yield
+        finally:
+            self.cross_attention_cache = earlier
+
+    # Checks -----------------------------------------------------------------------------------
+
+    def _check(self, batches, limits):
+        """Raises what any batch would, before the first one is generated."""
+        if self.preprocessor is None:
+            return
+        rows = [row for _, part in batches for row in part]
+        self.preprocessor.check_rows(rows, training=False)
+        prompts = [row._replace(encoder_text=None, images=[]) for row in rows if row.decoder_text]
+        if prompts:
+            self._budgets(prompts, self._rows(prompts)[0], *limits)
+
+    def _check_draws(self, count):
+        if not isinstance(count, int) or count < 1:
+            raise ValueError(
+                "`num_return_sequences` must be an integer of at least 1. Received: "
+                f"num_return_sequences={count!r}"
+            )
+        if isinstance(self.sampler, (keras_hub.samplers.GreedySampler, BeamSearch)):
+            raise ValueError(
+                "`num_return_sequences` above 1 needs a sampler that draws, or the sequences of a "
+                f"row are all the same. Received: num_return_sequences={count} and a "
+                f'{type(self.sampler).__name__}. Compile with `sampler="top_p"`, say'
+            )
+
+    def _stop_token_ids(self, stop_token_ids):
+        if stop_token_ids != "auto":
+            return None if stop_token_ids is None else tuple(int(i) for i in stop_token_ids)
+        if self.preprocessor is None:
+            raise ValueError(
+                '`stop_token_ids="auto"` needs a preprocessor: its tokenizer knows the end token. '
+                "Received: preprocessor=None. Pass the ids, or `None` to go on to `max_length`."
+            )
+        return (self.preprocessor.tokenizer.end_token_id,)
+
+    def _budgets(self, inputs, rows, max_length, max_new_tokens):
+        """Per row, how many tokens to generate."""
+        if max_new_tokens is not None and max_length is None:
+            budgets = [max_new_tokens] * len(rows.prompts)
+        else:
+            if max_length is None and self.preprocessor is None:
+                max_length = np.shape(inputs["decoder_token_ids"])[1]
+            elif max_length is None:
+                max_length = self.preprocessor.decoder_sequence_length
+            budgets = [max_length - len(prompt) for prompt in rows.prompts]
+            if max_new_tokens is not None:
+                budgets = [min(budget, max_new_tokens) for budget in budgets]
+        for row, (prompt, budget) in enumerate(zip(rows.prompts, budgets, strict=True)):
+            if len(prompt) == 0:
+                raise ValueError(
+                    "A decoder prompt must have at least one token, the start token. "
+                    f"Received: an empty prompt in row {row}."
+                )
+            if budget < 1:
+                raise ValueError(
+                    "There must be room for at least one new token. Received: "
+                    f"max_length={max_length}, max_new_tokens={max_new_tokens}, and in row {row} "
+                    f"a decoder prompt of {len(prompt)} tokens. Give a larger limit."
+                )
+        return budgets
+
+
+def _check_encoded(encoded, rows):
+    if len(rows.prompts) % len(encoded):
+        raise ValueError(
+            "There must be as many rows as were encoded, or R times as many. Received: "
+            f"{len(rows.prompts)} rows and `encoded` of {len(encoded)} rows"
+        )
+
+
+def _tensors(arrays):
+    return keras.tree.map_structure(ops.convert_to_tensor, arrays)
+
+
+def _concatenate(batches):
+    if isinstance(batches[0], dict):
+        return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    return [text for batch in batches for text in batch]

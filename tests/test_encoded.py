@@ -1,0 +1,169 @@
+"""Inputs encoded once, rows that share them, and what is kept of the encoder's output."""
+
+import numpy as np
+import pytest
+from conftest import TOLERANCE
+from keras import ops
+from tasks import tiny_task
+from tiny_models import SMALL_CONFIG, tiny_backbone, token_inputs
+
+from keras_t5gemma2 import T5Gemma2Seq2SeqLM, kernels
+from keras_t5gemma2.tasks import decoding, generation
+
+
+@pytest.fixture(scope="module")
+def lm():
+    lm = T5Gemma2Seq2SeqLM(tiny_backbone(SMALL_CONFIG))
+    lm.compile(sampler="greedy")
+    return lm
+
+
+def generate(lm, inputs, **options):
+    outputs = lm.generate(inputs, stop_token_ids=None, max_new_tokens=7, **options)
+    return outputs["decoder_token_ids"]
+
+
+def repeated(inputs, times):
+    return {name: np.repeat(value, times, axis=0) for name, value in inputs.items()}
+
+
+@pytest.mark.parametrize("kind", ["projected", "shared"])
+def test_an_encoded_input_gives_what_the_input_gives(lm, rng, kind):
+    inputs = token_inputs(rng, (13, 7), (1, 4))
+    encoded = lm.encode(inputs, cross_attention_cache=kind)
+    assert len(encoded) == 2
+    prompts = {name: value for name, value in inputs.items() if name.startswith("decoder")}
+    for _ in range(2):
+        got = generate(lm, prompts, encoded=encoded)
+        np.testing.assert_array_equal(got, generate(lm, inputs))
+
+
+@pytest.mark.parametrize("kind", ["projected", "shared"])
+def test_several_prompts_share_an_encoded_row(lm, rng, kind):
+    inputs = token_inputs(rng, (13, 7), (4, 4))
+    prompts = token_inputs(rng, (1,) * 6, (9, 3, 4, 1, 12, 2))
+    want = generate(
+        lm, {**prompts, **{n: np.repeat(inputs[n], 3, 0) for n in inputs if "enc" in n}}
+    )
+    got = generate(lm, prompts, encoded=lm.encode(inputs, cross_attention_cache=kind))
+    np.testing.assert_array_equal(got, want)
+
+
+def test_rows_that_share_are_not_tiled(lm, rng, monkeypatch):
+    """The encoder's keys and values reach attention once, and not once for every row."""
+    encoded = lm.encode(token_inputs(rng, (13,), (1,)))
+    batches, attend = set(), kernels.attend
+
+    def spy(query, positions, parts, *args):
+        batches.add((query.shape[0], *(kv.keys.shape[0] for kv, _ in parts)))
+        return attend(query, positions, parts, *args)
+
+    monkeypatch.setattr(kernels, "attend", spy)
+    lm.generate_function = None
+    generate(lm, token_inputs(rng, (1,) * 5, (1,) * 5), encoded=encoded)
+    lm.generate_function = None
+    assert batches == {(5, 5, 1)}
+
+
+def test_several_samples_of_a_row(rng):
+    lm = T5Gemma2Seq2SeqLM(tiny_backbone(SMALL_CONFIG))
+    lm.compile(sampler="random")
+    inputs = token_inputs(rng, (13, 7), (1, 4))
+    ids = generate(lm, inputs, num_return_sequences=3)
+    assert ids.shape == (6, 11)
+    prompt = inputs["decoder_token_ids"][1][inputs["decoder_padding_mask"][1].astype(bool)]
+    for row in ids[3:]:
+        np.testing.assert_array_equal(row[:4], prompt)
+    assert len({tuple(row) for row in ids[:3]}) == 3
+
+
+def test_several_samples_of_a_text_are_a_list():
+    lm = tiny_task()
+    lm.compile(sampler="random")
+    texts = lm.generate("a cat", max_new_tokens=4, num_return_sequences=2)
+    assert len(texts) == 2 and all(isinstance(text, str) for text in texts)
+    encoded = lm.encode("a cat")
+    assert isinstance(lm.generate(encoded=encoded, max_new_tokens=4), list)
+    texts = lm.generate({"decoder_text": ["a", "the cat"]}, encoded=encoded, max_new_tokens=4)
+    assert texts[0].startswith("a") and texts[1].startswith("the cat")
+
+
+@pytest.mark.parametrize("num_kv_heads", [1, 2])
+def test_shared_memory_gives_the_projected_logits(rng, num_kv_heads):
+    lm = T5Gemma2Seq2SeqLM(tiny_backbone(SMALL_CONFIG))
+    for variable in lm.backbone.variables:
+        if variable.name == "scale":
+            variable.assign(0.3 * rng.standard_normal(variable.shape))
+    arrays = generation.pad_rows(generation.rows_of_arrays(token_inputs(rng, (13, 7), (4, 2))), 5)
+    inputs = {name: ops.convert_to_tensor(value) for name, value in arrays.items()}
+
+    def hidden(inputs, kind):
+        memory = decoding.remember(lm.backbone, inputs, kind)
+        cache, _ = decoding.prefill(lm.backbone, inputs, memory)
+        prompt = ops.concatenate([inputs["decoder_token_ids"], inputs["new_token_ids"]], axis=1)
+        index = inputs["decoder_token_ids"].shape[1]
+        return decoding.step(lm.backbone, memory, prompt, cache, index)[0]
+
+    got, want = (
+        ops.convert_to_numpy(kernels.compiled(lm, lambda x, kind=kind: hidden(x, kind))(inputs))
+        for kind in ("shared", "projected")
+    )
+    np.testing.assert_allclose(got, want, **TOLERANCE["float32"])
+
+
+def test_auto_shares_where_keys_and_values_would_be_large(lm, rng, monkeypatch):
+    inputs = token_inputs(rng, (13, 7), (1, 1))
+    small = generation.pad_encoder(generation.rows_of_arrays(inputs))
+    small = {name: ops.convert_to_tensor(value) for name, value in small.items()}
+    remember = kernels.compiled(lm, lambda x: decoding.remember(lm.backbone, x, "auto"))
+    assert type(remember(small)[0]).__name__ == "KeyValues"
+    monkeypatch.setattr(decoding, "_MAX_PROJECTED_BYTES", 10)
+    remember = kernels.compiled(lm, lambda x: decoding.remember(lm.backbone, x, "auto"))
+    assert type(remember(small)[0]).__name__ == "SharedMemory"
+
+
+def test_many_rows_come_in_order(lm, rng):
+    lengths = tuple(int(n) for n in rng.integers(1, 60, 11))
+    inputs = token_inputs(rng, lengths, (1,) * 11)
+    np.testing.assert_array_equal(
+        generate(lm, inputs, batch_size=4), generate(lm, inputs, batch_size=11)
+    )
+
+
+def test_a_wrong_row_is_found_before_anything_is_generated(monkeypatch):
+    lm = tiny_task()
+    monkeypatch.setattr(lm, "generate_step", None)
+    rows = {"encoder_text": ["a"] * 9, "decoder_text": ["a"] * 8 + ["a cat " * 50]}
+    with pytest.raises(ValueError, match="in row 8 a decoder prompt of"):
+        lm.generate(rows, max_length=20, batch_size=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_return_sequences": 0}, "num_return_sequences=0"),
+        ({"num_return_sequences": 2}, "a GreedySampler"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"cross_attention_cache": "tiny"}, "cross_attention_cache='tiny'"),
+    ],
+)
+def test_errors(lm, rng, options, message):
+    with pytest.raises(ValueError, match=message):
+        generate(lm, token_inputs(rng, (13, 7), (1, 1)), **options)
+
+
+def test_errors_about_what_is_encoded(lm, rng):
+    encoded = lm.encode(token_inputs(rng, (13, 7), (1, 1)))
+    with pytest.raises(ValueError, match="3 rows and `encoded` of 2 rows"):
+        generate(lm, token_inputs(rng, (1, 1, 1), (1, 1, 1)), encoded=encoded)
+    with pytest.raises(ValueError, match="inputs=None, encoded=None"):
+        generate(lm, None)
+
+
+def test_the_cache_is_an_option_of_the_task():
+    config = tiny_task().get_config()
+    assert config["cross_attention_cache"] == "auto"
+    lm = T5Gemma2Seq2SeqLM(tiny_backbone(SMALL_CONFIG), cross_attention_cache="shared")
+    assert lm.cross_attention_cache == "shared"
+    with pytest.raises(ValueError, match="must be one of"):
+        lm.cross_attention_cache = None
