@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-from keras import activations, initializers, layers, ops
+from keras import initializers, layers, ops
 
 from keras_t5gemma2 import kernels
 from keras_t5gemma2.kernels import KeyValues, Window
@@ -126,26 +126,26 @@ class Attention(PlainCall, layers.Layer):
         """
         query = at.rotate(self.query_norm(self._heads(self.query(x))), self.config)
         key = at.rotate(self.key_norm(self._heads(self.key(x))), self.config)
-        own = _key_values(key, self._heads(self.value(x)), at.positions)
+        own = KeyValues(key, self._heads(self.value(x)), at.positions)
         if past is not None:
             own = kernels.write(past, own, slot)
 
-        query = ops.swapaxes(query, 1, 2)
-        if isinstance(memory, SharedMemory):
-            if query.shape[2] <= _FEW_QUERIES:
-                return self.output_dense(self._merge(self._seeing(query, at, own, memory))), own
+        if isinstance(memory, SharedMemory) and query.shape[2] > _FEW_QUERIES:
             memory = self.remember(memory.encoded, memory.positions)
-        # The encoder's tokens are seen whole from every layer, sliding or not.
-        parts = [(own, self.window)] if memory is None else [(own, self.window), (memory, Window())]
-        drop = self._drop if training and self.config.dropout else None
-        mixed = kernels.attend(query, at.positions, parts, self.scale, drop)
-        return self.output_dense(self._merge(mixed)), own
+        if isinstance(memory, SharedMemory):
+            mixed = self._attend_shared(query, at, own, memory)
+        else:
+            # The encoder's tokens are seen whole from every layer, sliding or not.
+            parts = [(own, self.window)] + ([] if memory is None else [(memory, Window())])
+            drop = self._drop if training and self.config.dropout else None
+            mixed = kernels.attend(query, at.positions, parts, self.scale, drop)
+        return self.output_dense(kernels.merge_heads(mixed)), own
 
     @property
     def scale(self):
         return self.config.query_pre_attn_scalar**-0.5
 
-    def _seeing(self, query, at, own, memory):
+    def _attend_shared(self, query, at, own, memory):
         """Attention over the own tokens and the encoder's output, which all layers share.
 
         Keys of the encoder's tokens are not rotated: with k = norm(W h) * (1 + s) and r the
@@ -176,14 +176,14 @@ class Attention(PlainCall, layers.Layer):
         # Said here: in a recomputation no call around this one tells the layers.
         key = self.key_norm(self._heads(self.key(encoded, training=training)))
         value = self._heads(self.value(encoded, training=training))
-        return _key_values(key, value, positions)
+        return KeyValues(key, value, positions)
 
     def remember_shared(self, encoded, positions):
         """`SharedMemory` of the encoder's tokens: small beside `encoded` itself."""
         heads, width = self.config.num_kv_heads, self.config.head_dim
         key = ops.cast(self._heads(self.key(encoded)), "float32")
         mean = ops.mean(ops.square(key), axis=-1)
-        inverse_norms = ops.swapaxes(ops.rsqrt(mean + self.config.norm_epsilon), 1, 2)
+        inverse_norms = ops.rsqrt(mean + self.config.norm_epsilon)
         # (in, heads * H) to a matrix for each head, of the keys transposed.
         key_kernel, value_kernel = (
             ops.reshape(dense.effective_kernel(), (self.hidden_dim, heads, width))
@@ -202,14 +202,7 @@ class Attention(PlainCall, layers.Layer):
         )
 
     def _heads(self, x):
-        """(B, T, heads * H) to (B, T, heads, H)."""
-        heads = x.shape[-1] // self.config.head_dim
-        return ops.reshape(x, (-1, ops.shape(x)[1], heads, self.config.head_dim))
-
-    def _merge(self, x):
-        """(B, N, T, H) to (B, T, N * H)."""
-        width = self.config.num_heads * self.config.head_dim
-        return ops.reshape(ops.swapaxes(x, 1, 2), (-1, ops.shape(x)[2], width))
+        return kernels.split_heads(x, self.config.head_dim)
 
 
 class GatedMLP(PlainCall, layers.Layer):
@@ -230,7 +223,7 @@ class GatedMLP(PlainCall, layers.Layer):
         self.built = True
 
     def call(self, x, training=False):
-        return self.down(dropped(self.dropout, gelu(self.gate(x)) * self.up(x), training))
+        return self.down(dropped(self.dropout, kernels.gelu(self.gate(x)) * self.up(x), training))
 
     _dense = Attention._dense
 
@@ -298,13 +291,11 @@ class Places:
         self._turns = {kind: _turn(positions, *kind) for kind in {_kind(c) for c in configs}}
 
     def rotate(self, x, config):
-        """Rotary embedding of (B, T, heads, H): pair (i, i + H/2) turned by its angle.
+        """Rotary embedding of (B, heads, T, H): pair (i, i + H/2) turned by its angle.
 
         The turn is float32, rounded once (reference: `T5Gemma2RotaryEmbedding`).
         """
-        cos, sin = self._turns[_kind(config)]
-        x32 = ops.cast(x, "float32")
-        return ops.cast(x32 * cos + ops.roll(x32, config.head_dim // 2, axis=-1) * sin, x.dtype)
+        return kernels.rotate(x, *self._turns[_kind(config)])
 
 
 def _kind(config):
@@ -312,11 +303,11 @@ def _kind(config):
 
 
 def _turn(positions, theta, factor, width):
-    """Float32 (B, T, 1, H) cosines, and sines of the sign that they have in each half."""
+    """Float32 (B, 1, T, H) cosines, and sines of the sign that they have in each half."""
     half = width // 2
     frequencies = theta ** (-np.arange(half) / half) / factor
     frequencies = ops.convert_to_tensor(frequencies, dtype="float32")
-    angles = ops.cast(positions, "float32")[..., None, None] * frequencies
+    angles = ops.cast(positions, "float32")[:, None, :, None] * frequencies
     cos, sin = ops.cos(angles), ops.sin(angles)
     return ops.concatenate([cos, cos], axis=-1), ops.concatenate([-sin, sin], axis=-1)
 
@@ -324,13 +315,3 @@ def _turn(positions, theta, factor, width):
 def dropped(dropout, x, training):
     """`x` after a dropout layer, which is not even called where it does nothing."""
     return dropout(x, training=True) if training and dropout.rate else x
-
-
-def gelu(x):
-    """The tanh form of gelu, computed in float32 and rounded once."""
-    return ops.cast(activations.gelu(ops.cast(x, "float32"), approximate=True), x.dtype)
-
-
-def _key_values(key, value, positions):
-    """Keys and values of (B, S, K, H), laid out as kernels and caches want them."""
-    return KeyValues(ops.swapaxes(key, 1, 2), ops.swapaxes(value, 1, 2), positions)

@@ -6,7 +6,7 @@ from keras import initializers, layers, ops
 
 from keras_t5gemma2 import kernels
 from keras_t5gemma2.kernels import KeyValues, Window
-from keras_t5gemma2.layers import RMSNorm, gelu
+from keras_t5gemma2.layers import RMSNorm
 from keras_t5gemma2.recompute import recomputed
 
 
@@ -166,17 +166,14 @@ class VisionBlock(layers.Layer):
         scale = (self.config.hidden_dim // self.config.num_heads) ** -0.5
         drop = self._drop if training and self.config.dropout else None
         mixed = kernels.attend(query, None, parts, scale, drop)
-        x = x + self.output_dense(ops.reshape(ops.swapaxes(mixed, 1, 2), (-1, *x.shape[1:])))
-        return x + self.down(gelu(self.up(self.mlp_norm(x))))
+        x = x + self.output_dense(kernels.merge_heads(mixed))
+        return x + self.down(kernels.gelu(self.up(self.mlp_norm(x))))
 
     def _drop(self, probabilities):
         return self.dropout(probabilities, training=True)
 
     def _heads(self, x):
-        """(B, patches, D) to (B, N, patches, H)."""
-        heads = self.config.num_heads
-        x = ops.reshape(x, (-1, x.shape[1], heads, x.shape[2] // heads))
-        return ops.swapaxes(x, 1, 2)
+        return kernels.split_heads(x, self.config.hidden_dim // self.config.num_heads)
 
 
 class Projector(layers.Layer):

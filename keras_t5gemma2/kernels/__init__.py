@@ -13,7 +13,6 @@ from keras import ops
 
 from keras_t5gemma2.kernels import reference
 from keras_t5gemma2.kernels.attention import KeyValues, Window, attend, use
-from keras_t5gemma2.kernels.reference import weighted_sums
 
 __all__ = [
     "KeyValues",
@@ -22,8 +21,12 @@ __all__ = [
     "attend",
     "compiled",
     "cross_entropy",
+    "gelu",
     "linear_cross_entropy",
+    "merge_heads",
     "rms_norm",
+    "rotate",
+    "split_heads",
     "use",
     "weighted_sums",
     "write",
@@ -119,17 +122,25 @@ def _sums_of_padded(hidden, table, labels, weights, soft_cap, limit, wanted):
 
 
 if keras.config.backend() == "torch":
-    from keras_t5gemma2.kernels.torch import compiled, rms_norm
-    from keras_t5gemma2.kernels.torch import sums_over_chunks as _sums
-    from keras_t5gemma2.kernels.torch import write_slots as _write_slots
+    from keras_t5gemma2.kernels import torch as _backend
+
+    _sums = _backend.sums_over_chunks
+    _formulas = _backend
 else:
-    from keras_t5gemma2.kernels.reference import rms_norm
-    from keras_t5gemma2.kernels.reference import write_slots as _write_slots
+    if keras.config.backend() == "jax":
+        from keras_t5gemma2.kernels import jax as _backend
+    else:
+        from keras_t5gemma2.kernels import tensorflow as _backend
 
     _sums = _sums_of_padded
-    if keras.config.backend() == "jax":
-        from keras_t5gemma2.kernels.jax import compiled
-        from keras_t5gemma2.kernels.jax import sums_over_chunks as _sums_over_chunks
-    else:
-        from keras_t5gemma2.kernels.tensorflow import compiled
-        from keras_t5gemma2.kernels.tensorflow import sums_over_chunks as _sums_over_chunks
+    _sums_over_chunks = _backend.sums_over_chunks
+    _formulas = reference
+
+compiled = _backend.compiled
+gelu = _formulas.gelu
+merge_heads = _formulas.merge_heads
+rms_norm = _formulas.rms_norm
+rotate = _formulas.rotate
+split_heads = _formulas.split_heads
+weighted_sums = _formulas.weighted_sums
+_write_slots = _formulas.write_slots

@@ -106,8 +106,9 @@ class _Kernel(NamedTuple):
     suits: Any  # from (query, parts) to whether to choose it, if none above it is chosen
 
 
+# The first that suits is chosen.
 KERNELS = {
-    "reference": _Kernel(lambda *args: reference.attend(*args[:4]), _is_small),
     **{name: _Kernel(*kernel) for name, kernel in _BACKEND.ATTENTION.items()},
+    "reference": _Kernel(lambda *args: reference.attend(*args[:4]), _is_small),
     "blocked": _Kernel(blocked.attend, lambda *_: True),
 }

@@ -2,7 +2,7 @@
 
 import functools
 
-from keras import ops
+from keras import activations, ops
 
 # The score of an unseen token: finite, so that nothing is ever inf - inf.
 UNSEEN = -1e30
@@ -123,6 +123,32 @@ def rms_norm(x, scale, epsilon):
     x32 = ops.cast(x, "float32")
     inverse = ops.rsqrt(ops.mean(ops.square(x32), axis=-1, keepdims=True) + epsilon)
     return ops.cast(x32 * inverse * (1.0 + ops.cast(scale, "float32")), x.dtype)
+
+
+def split_heads(x, width):
+    """(B, T, heads * H) to (B, heads, T, H), of heads of `width`."""
+    x = ops.reshape(x, (-1, ops.shape(x)[1], x.shape[-1] // width, width))
+    return ops.swapaxes(x, 1, 2)
+
+
+def merge_heads(x):
+    """(B, heads, T, H) to (B, T, heads * H)."""
+    x = ops.swapaxes(x, 1, 2)
+    return ops.reshape(x, (-1, ops.shape(x)[1], x.shape[2] * x.shape[3]))
+
+
+def rotate(x, cos, sin):
+    """Pairs (i, i + H/2) of `x` (B, heads, T, H) turned, in float32, rounded once.
+
+    `sin` (B, 1, T, H) has the sign that it has in the formula: less in the first half.
+    """
+    x32 = ops.cast(x, "float32")
+    return ops.cast(x32 * cos + ops.roll(x32, x.shape[-1] // 2, axis=-1) * sin, x.dtype)
+
+
+def gelu(x):
+    """The tanh form of gelu, computed in float32 and rounded once."""
+    return ops.cast(activations.gelu(ops.cast(x, "float32"), approximate=True), x.dtype)
 
 
 def linear_cross_entropy(hidden, table, labels, weights, soft_cap=None):

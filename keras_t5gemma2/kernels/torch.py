@@ -4,10 +4,7 @@ import torch
 from keras.ops import convert_to_tensor
 from torch.nn import functional
 
-from keras_t5gemma2.kernels import torch_flash
-
-# Kernels of attention by name, the better ones first: see `kernels.attention`.
-ATTENTION = {"flash": (torch_flash.attend, torch_flash.suits)}
+from keras_t5gemma2.kernels import reference, torch_flash
 
 
 def write_slots(buffer, values, slot):
@@ -24,6 +21,77 @@ def rms_norm(x, scale, epsilon):
     """See `kernels.reference.rms_norm`."""
     weight = 1.0 + convert_to_tensor(scale).float()
     return functional.rms_norm(x.float(), weight.shape, weight, epsilon).to(x.dtype)
+
+
+def split_heads(x, width):
+    """See `kernels.reference`; as the others here, without what Keras does around each call."""
+    return x.reshape(x.shape[0], x.shape[1], -1, width).transpose(1, 2)
+
+
+def merge_heads(x):
+    """See `kernels.reference`."""
+    return x.transpose(1, 2).reshape(x.shape[0], x.shape[2], -1)
+
+
+def rotate(x, cos, sin):
+    """See `kernels.reference`."""
+    x32 = x.float()
+    return (x32 * cos + x32.roll(x.shape[-1] // 2, -1) * sin).to(x.dtype)
+
+
+def gelu(x):
+    """See `kernels.reference`."""
+    return functional.gelu(x.float(), approximate="tanh").to(x.dtype)
+
+
+def weighted_sums(queries, positions, parts, scale, factors=None):
+    """See `kernels.reference`."""
+    factors = factors or [None] * len(parts)
+    scores = [
+        _scores(query.float() * scale, positions, *part, factor)
+        for query, part, factor in zip(queries, parts, factors, strict=True)
+    ]
+    top = torch.stack([part.amax(dim=-1, keepdim=True) for part in scores]).amax(dim=0)
+    top = top.clamp(min=reference.LOWEST)
+    weights = [(part - top).exp_() for part in scores]
+    total = sum(part.sum(dim=-1, keepdim=True) for part in weights).clamp_(min=1e-30)
+    return [
+        _per_head(part, kv.values) / total for part, (kv, _) in zip(weights, parts, strict=True)
+    ]
+
+
+def attend_few(query, positions, parts, scale, _):
+    """See `kernels.attend`: for few queries, whose scores are small beside the keys."""
+    sums = weighted_sums([query] * len(parts), positions, parts, scale)
+    return sum(sums).to(query.dtype)
+
+
+def _scores(query, positions, keys_values, window, factor):
+    scores = _per_head(query, keys_values.keys.transpose(2, 3))
+    if factor is not None:
+        factor = reference.for_each_row(factor, query)
+        factor = factor.repeat_interleave(scores.shape[1] // factor.shape[1], dim=1)
+        scores = scores * factor[:, :, None]
+    if keys_values.positions is None:
+        return scores
+    key = reference.for_each_row(keys_values.positions, query)[:, None]
+    is_seen = key >= 0
+    if window.left is not None:
+        is_seen = is_seen & (positions[:, :, None] - key <= window.left)
+    if window.right is not None:
+        is_seen = is_seen & (key - positions[:, :, None] <= window.right)
+    return torch.where(is_seen[:, None], scores, reference.UNSEEN)
+
+
+def _per_head(rows, matrices):
+    """(B, N, T, X) times (B / R, K, X, Y), float32: see the reference."""
+    batch, num_heads, length, width = rows.shape
+    shared, num_kv_heads = matrices.shape[:2]
+    times, groups = batch // shared, num_heads // num_kv_heads
+    rows = rows.reshape(shared, times, num_kv_heads, groups * length, width)
+    rows = rows.transpose(1, 2).reshape(shared, num_kv_heads, -1, width)
+    product = (rows @ matrices.float()).view(shared, num_kv_heads, times, groups * length, -1)
+    return product.transpose(1, 2).reshape(batch, num_heads, length, -1)
 
 
 def differentiable(forward, backward):
@@ -128,3 +196,10 @@ def _times_table(slopes, table):
     if scale != 1.0:
         slopes = slopes * scale
     return (slopes.to(table.dtype) @ table).float() / scale
+
+
+# Kernels of attention by name, the better ones first: see `kernels.attention`.
+ATTENTION = {
+    "few": (attend_few, lambda query, _: query.shape[2] <= 8 and not query.requires_grad),
+    "flash": (torch_flash.attend, torch_flash.suits),
+}
