@@ -210,6 +210,7 @@ class Transformers:
         # No id ends a row.
         self.model.generation_config.eos_token_id = None
         self.model.generation_config.pad_token_id = 0
+        self.model.generation_config.bos_token_id = _START
 
     def encode(self):
         import torch

@@ -20,10 +20,11 @@ from keras_t5gemma2.tasks.elements import Preparation, unpack
 from keras_t5gemma2.tasks.precompute import with_features
 from keras_t5gemma2.tasks.row_batches import InMemoryBatches, batches_of, reading
 from keras_t5gemma2.tasks.token_loss import TokenLoss, metrics_of_logits, token_weights
+from keras_t5gemma2.tasks.warmup import WarmsUp
 
 
 @keras.saving.register_keras_serializable(package="keras_t5gemma2")
-class T5Gemma2Seq2SeqLM(SavesAtomically, SavesAdapters, keras_hub.models.Seq2SeqLM):
+class T5Gemma2Seq2SeqLM(SavesAtomically, SavesAdapters, WarmsUp, keras_hub.models.Seq2SeqLM):
     """A T5Gemma 2 model that reads text and images and writes text.
 
     Called on the arrays that its preprocessor makes (see `T5Gemma2Backbone` for the keys), it
