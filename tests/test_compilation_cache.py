@@ -40,6 +40,7 @@ print(json.dumps(sorted([path.name, path.stat().st_mtime_ns] for path in directo
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "jax", reason="counts what JAX alone reports")
 def test_a_second_process_compiles_nothing(tmp_path):
     first, second = (_run(_GENERATE, tmp_path) for _ in range(2))
@@ -53,6 +54,12 @@ def test_programs_are_kept_even_if_some_were_compiled_before(tmp_path):
     """JAX settles on its cache with the first program, as that of an earlier import."""
     import jax
 
+    def program(x):
+        return x * 7 + 13
+
+    events = []
+    jax.monitoring.register_event_listener(lambda event, **_: events.append(event))
+
     settings = (
         "jax_compilation_cache_dir",
         "jax_persistent_cache_min_compile_time_secs",
@@ -62,8 +69,15 @@ def test_programs_are_kept_even_if_some_were_compiled_before(tmp_path):
     try:
         jax.jit(lambda x: x * 3 + 11)(5)
         keras_t5gemma2.enable_compilation_cache(tmp_path)
-        jax.jit(lambda x: x * 7 + 13)(5)
+        jax.jit(program)(5)
         assert list(tmp_path.iterdir())
+        assert "/jax/compilation_cache/cache_misses" in events
+
+        events.clear()
+        jax.clear_caches()  # as a new process begins
+        jax.jit(program)(5)
+        assert "/jax/compilation_cache/cache_hits" in events
+        assert "/jax/compilation_cache/cache_misses" not in events
     finally:
         for name, value in before.items():
             jax.config.update(name, value)
