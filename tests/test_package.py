@@ -77,9 +77,10 @@ def test_backends_are_imported_in_kernels_only():
 def test_nothing_heavy_is_imported_with_the_package():
     """Hubs, plots and the reference come when they are needed: importing stays quick.
 
-    Keras itself imports Pillow, whose plugins wait for the first image that is opened.
+    Keras and keras-hub themselves import Pillow, whose plugins wait for the first image that is
+    opened, and `tokenizers`.
     """
-    light = {"PIL", "keras", "keras_hub", "keras_t5gemma2", "ml_dtypes", "numpy"}
+    light = {"PIL", "keras", "keras_hub", "keras_t5gemma2", "ml_dtypes", "numpy", "tokenizers"}
     for path in _files_of_the_import():
         allowed = light | sys.stdlib_module_names
         if path.parent.name == "kernels":
