@@ -197,12 +197,11 @@ def _draw_curves(axis, results, key, unit, title):
     for name in _in_order(_name(result) for result in results):
         own = [result for result in results if _name(result) == name]
         known = [result for result in own if result[key] is not None and not result["reason"]]
-        axis.plot(
+        axis.errorbar(
             [result["length"] for result in known],
-            [max(result[key], 1) / unit for result in known]
-            if key == "bytes"
-            else [result[key] / unit for result in known],
-            _LINES[own[0]["backend"]],
+            [result[key] / unit for result in known],
+            [result["spread"] for result in known] if key == "seconds" else None,
+            fmt=_LINES[own[0]["backend"]],
             color=_COLORS[own[0]["implementation"]],
             label=name,
         )
@@ -211,7 +210,7 @@ def _draw_curves(axis, results, key, unit, title):
         lengths = sorted(limits)
         values = [limits[length] for length in lengths]
         axis.plot(lengths, values, color="lightgray", linewidth=4, zorder=0, label="limit")
-    axis.set(xscale="log", yscale="log", title=title)
+    axis.set(xscale="log", yscale="log", title=title, xlabel="encoder tokens")
     lengths = sorted({result["length"] for result in results})
     axis.set_xticks(lengths, [f"{length:,}" for length in lengths], minor=False)
     axis.minorticks_off()
@@ -223,7 +222,7 @@ def _draw_bars(axis, results, title):
     names = [_name(result) for result in results]
     values = [result["seconds"] or 0 for result in results]
     colors = [_COLORS[result["implementation"]] for result in results]
-    axis.barh(names, values, color=colors)
+    axis.barh(names, values, color=colors, xerr=[result["spread"] or 0 for result in results])
     for row, result in enumerate(results):
         if result["reason"]:
             axis.text(0, row, f" {result['reason'][:40]}", va="center", fontsize=7)
