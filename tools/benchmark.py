@@ -45,11 +45,14 @@ def main():
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
         groups = _groups(arguments, _checkpoint(arguments, scratch))
         found = {"machine": _machine(arguments), "results": []}
-        for group in groups:
-            found["results"] += _take_turns(group, arguments, found)
-            path = arguments.output / "benchmark.json"
-            path.write_text(json.dumps(found, indent=1))
-    benchmark_report.write(found, arguments.output)
+        try:
+            for group in groups:
+                found["results"] += _take_turns(group, arguments, found)
+                path = arguments.output / "benchmark.json"
+                path.write_text(json.dumps(found, indent=1))
+        finally:  # what there is when a long run is interrupted
+            if found["results"]:
+                benchmark_report.write(found, arguments.output)
 
 
 def _arguments():
