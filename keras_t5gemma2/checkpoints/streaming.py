@@ -12,7 +12,6 @@ from collections.abc import Callable
 import keras
 import ml_dtypes  # noqa: F401  gives numpy the name "bfloat16"
 import numpy as np
-from keras import ops
 from keras.src.backend.common import global_state
 
 from keras_t5gemma2.checkpoints.names import AS_IS, Layout
@@ -186,7 +185,7 @@ def _fill(pairs):
     progress = _progress(sum(num_bytes(variable) for variable, _ in pairs))
     done = 0
     for variable, tensor in pairs:
-        variable._initialize(_to_tensor(_owned(tensor, np.dtype(variable.dtype))))
+        variable._initialize(take_over(_owned(tensor, np.dtype(variable.dtype))))
         variable._initializer = None
         done += num_bytes(variable)
         progress(done)
@@ -242,15 +241,3 @@ def _pieces(source):
     step = max(1, length * _BYTES_PER_PIECE // max(1, source.nbytes))
     before = (slice(None),) * axis
     return [(*before, slice(start, start + step)) for start in range(0, length, step)]
-
-
-def _to_tensor(values):
-    """A tensor of numpy values, without a detour through a wider type.
-
-    Types that numpy does not know itself, such as bfloat16, pass as integers of the same width:
-    Keras would take them to torch by way of float32, in four times the memory.
-    """
-    if values.dtype.kind != "V":
-        return take_over(values)
-    bits = take_over(values.view(f"int{8 * values.dtype.itemsize}"))
-    return ops.view(bits, str(values.dtype))
