@@ -9,6 +9,7 @@ from keras_t5gemma2.config import (
     interleave,
 )
 from keras_t5gemma2.evaluation import EvaluateGeneration, evaluate_generation
+from keras_t5gemma2.kernels.compilation_cache import enable_compilation_cache
 from keras_t5gemma2.preprocessing.image_converter import T5Gemma2ImageConverter
 from keras_t5gemma2.preprocessing.image_features import ImageFeatures
 from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
@@ -32,6 +33,7 @@ __all__ = [
     "T5Gemma2Seq2SeqLMPreprocessor",
     "T5Gemma2Tokenizer",
     "VisionConfig",
+    "enable_compilation_cache",
     "evaluate_generation",
     "interleave",
     "presets",

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+import pathlib
 
 import keras
 import numpy as np
@@ -21,6 +22,7 @@ from keras_t5gemma2.config import (
     VisionConfig,
     interleave,
 )
+from keras_t5gemma2.kernels.take_over import take_over
 
 PATHS = {"up/kernel": (3, 7), "up/bias": (7,), "down/kernel": (7, 5)}
 
@@ -299,3 +301,24 @@ def test_published_parameter_counts(sizes, with_vision, text_only):
         return model.count_params()
 
     assert (count(vision=True), count(vision=False)) == (with_vision, text_only)
+
+
+@pytest.mark.once
+@pytest.mark.skipif(not pathlib.Path("/proc/self/maps").exists(), reason="Linux says it there")
+def test_the_memory_of_weights_is_shared_with_no_forked_process():
+    values = streaming._empty((1 << 23,), np.dtype("int16"))
+    address = values.ctypes.data
+    for line in pathlib.Path("/proc/self/maps").read_text().splitlines():
+        area, permissions = line.split()[:2]
+        start, stop = (int(end, 16) for end in area.split("-"))
+        if start <= address < stop:
+            assert permissions == "rw-p"
+            return
+    raise AssertionError("the address is in no area")
+
+
+@pytest.mark.skipif(keras.config.backend() != "torch", reason="Keras copies on torch alone")
+def test_torch_takes_the_memory_over():
+    values = np.arange(15, dtype="float32").reshape(3, 5)
+    tensor = take_over(values)
+    assert tensor.data_ptr() == values.ctypes.data and tuple(tensor.shape) == (3, 5)

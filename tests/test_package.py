@@ -74,6 +74,50 @@ def test_backends_are_imported_in_kernels_only():
         assert not roots & {"jax", "torch", "tensorflow"}, path
 
 
+def test_nothing_heavy_is_imported_with_the_package():
+    """Hubs, plots and the reference come when they are needed: importing stays quick.
+
+    Keras and keras-hub themselves import Pillow, whose plugins wait for the first image that is
+    opened, and `tokenizers`.
+    """
+    light = {"PIL", "keras", "keras_hub", "keras_t5gemma2", "ml_dtypes", "numpy", "tokenizers"}
+    for path in _files_of_the_import():
+        allowed = light | sys.stdlib_module_names
+        if path.parent.name == "kernels":
+            allowed = allowed | {"jax", "torch", "tensorflow"}
+        roots = {name.split(".")[0] for name in _imports_at_the_top(path)}
+        assert roots <= allowed, path
+
+
+def _files_of_the_import():
+    """The files that `import keras_t5gemma2` reads."""
+    found, waiting = set(), [PACKAGE / "__init__.py"]
+    while waiting:
+        path = waiting.pop()
+        found.add(path)
+        for name in _imports_at_the_top(path):
+            if name.split(".")[0] == PACKAGE.name:
+                stem = PACKAGE.joinpath(*name.split(".")[1:])
+                files = {stem.with_suffix(".py"), stem / "__init__.py"}
+                waiting += [file for file in files if file.is_file() and file not in found]
+    return sorted(found)
+
+
+_IMPORT = """
+import sys
+import keras, keras_hub
+before = set(sys.modules)
+import keras_t5gemma2
+new = {name.split(".")[0] for name in set(sys.modules) - before}
+print("new:", *sorted(new - sys.stdlib_module_names))
+"""
+
+
+@pytest.mark.once
+def test_importing_the_package_loads_nothing_beyond_keras_and_keras_hub():
+    assert _run(_IMPORT, keras.config.backend()).strip() == "new: keras_t5gemma2"
+
+
 def _imports_at_the_top(path):
     return [name for node in ast.parse(path.read_text()).body for name in _names(node)]
 

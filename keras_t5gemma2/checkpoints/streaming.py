@@ -12,13 +12,15 @@ from collections.abc import Callable
 import keras
 import ml_dtypes  # noqa: F401  gives numpy the name "bfloat16"
 import numpy as np
-from keras import ops
 from keras.src.backend.common import global_state
 
 from keras_t5gemma2.checkpoints.names import AS_IS, Layout
+from keras_t5gemma2.kernels.take_over import take_over
 
 # Values are copied out of a file in pieces, so that only a piece of the file is in memory.
 _BYTES_PER_PIECE = 1 << 20
+# In memory of this size, pages of 2 MiB waste little.
+_BYTES_WORTH_HUGE_PAGES = 1 << 23
 # Loading less than this takes no time worth a progress bar.
 _BYTES_WORTH_A_BAR = 100_000_000
 _BYTES_PER_UNIT = 1_000_000
@@ -183,7 +185,7 @@ def _fill(pairs):
     progress = _progress(sum(num_bytes(variable) for variable, _ in pairs))
     done = 0
     for variable, tensor in pairs:
-        variable._initialize(_to_tensor(_owned(tensor, np.dtype(variable.dtype))))
+        variable._initialize(take_over(_owned(tensor, np.dtype(variable.dtype))))
         variable._initializer = None
         done += num_bytes(variable)
         progress(done)
@@ -218,7 +220,15 @@ def _empty(shape, dtype):
     The heap would keep the room of an array that is copied and dropped, between the copies.
     """
     count = int(np.prod(shape))
-    memory = mmap.mmap(-1, max(1, count * dtype.itemsize))
+    length = max(1, count * dtype.itemsize)
+    if not hasattr(mmap, "MAP_PRIVATE"):
+        memory = mmap.mmap(-1, length)
+    else:
+        # Python's default is memory that a forked process would share.
+        memory = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        if length >= _BYTES_WORTH_HUGE_PAGES and hasattr(mmap, "MADV_HUGEPAGE"):
+            # To be given page after small page takes longer than to copy what comes into them.
+            memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, dtype, count).reshape(shape)
 
 
@@ -231,15 +241,3 @@ def _pieces(source):
     step = max(1, length * _BYTES_PER_PIECE // max(1, source.nbytes))
     before = (slice(None),) * axis
     return [(*before, slice(start, start + step)) for start in range(0, length, step)]
-
-
-def _to_tensor(values):
-    """A tensor of numpy values, without a detour through a wider type.
-
-    Types that numpy does not know itself, such as bfloat16, pass as integers of the same width:
-    Keras would take them to torch by way of float32, in four times the memory.
-    """
-    if values.dtype.kind != "V":
-        return ops.convert_to_tensor(values)
-    bits = ops.convert_to_tensor(values.view(f"int{8 * values.dtype.itemsize}"))
-    return ops.view(bits, str(values.dtype))

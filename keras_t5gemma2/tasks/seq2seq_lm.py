@@ -15,11 +15,17 @@ from keras_t5gemma2.tasks.generating import Generates
 from keras_t5gemma2.tasks.precompute import with_features
 from keras_t5gemma2.tasks.row_batches import InMemoryBatches, batches_of, reading
 from keras_t5gemma2.tasks.token_loss import TrainsWithoutLogits
+from keras_t5gemma2.tasks.warmup import WarmsUp
 
 
 @keras.saving.register_keras_serializable(package="keras_t5gemma2")
 class T5Gemma2Seq2SeqLM(
-    SavesAtomically, SavesAdapters, TrainsWithoutLogits, Generates, keras_hub.models.Seq2SeqLM
+    SavesAtomically,
+    SavesAdapters,
+    TrainsWithoutLogits,
+    Generates,
+    WarmsUp,
+    keras_hub.models.Seq2SeqLM,
 ):
     """A T5Gemma 2 model that reads text and images and writes text.
 
