@@ -1,0 +1,119 @@
+"""What computing costs as inputs grow: read from programs, where clocks would be unsteady."""
+
+import math
+import re
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from tiny_models import SMALL_CONFIG, tiny_backbone
+
+from keras_t5gemma2 import AttentionConfig, StackConfig, T5Gemma2Seq2SeqLM
+from keras_t5gemma2.kernels import KeyValues, Window, attend
+from keras_t5gemma2.tasks import generation
+
+BACKEND = keras.config.backend()
+
+
+def largest_array(function, *arrays):
+    """Elements of the largest array that a program makes."""
+    if BACKEND != "torch":
+        shapes = re.findall(r"= \w+\[([\d,]+)\]", program(function, *arrays))
+        return max(math.prod(int(n) for n in shape.split(",")) for shape in shapes)
+
+    outputs = operations(lambda: function(*map(ops.convert_to_tensor, arrays)))
+    return max(output.untyped_storage().nbytes() // output.itemsize for _, output in outputs)
+
+
+def operations(function):
+    """On torch, the name and the output of each operation that `function` runs."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    found = []
+
+    class Record(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            outputs = function(*args, **(kwargs or {}))
+            for output in outputs if isinstance(outputs, (tuple, list)) else [outputs]:
+                if isinstance(output, torch.Tensor):
+                    found.append((function.__name__, output))
+            return outputs
+
+    with Record():
+        function()
+    return found
+
+
+def program(function, *arrays):
+    """What the compiler made of a function of tensors, as text."""
+    if BACKEND == "jax":
+        import jax
+
+        return jax.jit(function).lower(*arrays).compile().as_text()
+    import tensorflow as tf
+
+    compiled = tf.function(function, jit_compile=True)
+    tensors = tf.nest.map_structure(tf.constant, arrays)
+    return compiled.experimental_get_compiler_ir(*tensors)(stage="optimized_hlo")
+
+
+@pytest.mark.parametrize("window", [Window(), Window.bidirectional(512)], ids=str)
+def test_attention_makes_no_array_of_length_times_length(rng, window):
+    def function(query, keys, values, positions):
+        return attend(query, positions, [(KeyValues(keys, values, positions), window)], 0.3)
+
+    def largest(length):
+        shapes = [(1, 2, length, 16), (1, 1, length, 16), (1, 1, length, 16)]
+        arrays = [np.zeros(shape, "float32") for shape in shapes]
+        return largest_array(function, *arrays, np.arange(length, dtype="int32")[None])
+
+    # Blocks have one size. What is as long as the input has 16 numbers a head, and scores would
+    # have as many as there are keys.
+    assert largest(8192) <= max(2 * 8192 * 16, 2 * 256 * 1024)
+
+
+def test_the_loop_of_generation_copies_no_cache():
+    """A token is written into its slot, and no buffer of the cache is copied for it."""
+    slots, width = 97, 24
+    attention = AttentionConfig(num_heads=2, num_kv_heads=1, head_dim=width, window=slots)
+    stack = StackConfig(hidden_dim=32, mlp_dim=48, layers=(attention,) * 2)
+    config = SMALL_CONFIG.__class__(vocabulary_size=101, encoder=stack, decoder=stack)
+    lm = T5Gemma2Seq2SeqLM(tiny_backbone(config))
+    lm.compile(sampler="greedy")
+    rows = generation.Rows([np.ones(3, "int32")], [np.ones(3, bool)], [np.ones(1, "int32")], {})
+    arrays = generation.pad_rows(rows, 200)
+    if BACKEND == "torch":
+        inputs = {name: ops.convert_to_tensor(array) for name, array in arrays.items()}
+        done = [
+            name
+            for name, output in operations(lambda: lm.make_generate_function()(inputs))
+            if output.shape[-2:] == (slots, width) and "view" not in name
+        ]
+        # Two buffers of two layers are made, and written once a step.
+        assert {name.split(".")[0] for name in done} <= {"zeros", "index_copy_", "detach", "expand"}
+        return
+    text = program(lambda inputs: lm.generate_step(inputs), arrays)
+
+    computations = re.split(r"\n(?=(?:ENTRY )?%\S+ \()", text)
+    inside = [c for c in computations if not c.startswith("ENTRY")]
+    buffer = rf"= f32\[(?:1,)*{slots},{width}\]\S* "
+    written = [line for c in inside for line in re.findall(buffer + r"dynamic-update-slice.*", c)]
+    copied = [line for c in inside for line in re.findall(buffer + r"(?:copy|transpose)\(.*", c)]
+    assert len(written) == 4  # keys and values of two layers
+    assert copied == []
+
+
+def test_rows_of_one_input_are_encoded_once(rng):
+    """A batch of samples costs the encoder's work of one row."""
+    lm = T5Gemma2Seq2SeqLM(tiny_backbone(SMALL_CONFIG))
+    lm.compile(sampler="random")
+    rows = []
+    encode = lm.backbone.encode
+    lm.backbone.encode = lambda ids, *args: rows.append(ids.shape[0]) or encode(ids, *args)
+    ids = np.ones((1, 5), "int32")
+    inputs = {f"encoder_{name}": ids for name in ("token_ids", "padding_mask")}
+    inputs |= {f"decoder_{name}": ids[:, :1] for name in ("token_ids", "padding_mask")}
+    lm.generate(inputs, stop_token_ids=None, max_new_tokens=3, num_return_sequences=4)
+    assert rows == [1]
