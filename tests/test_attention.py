@@ -1,5 +1,7 @@
 """Every kernel of attention against the portable one that forms all scores, and what it costs."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -51,9 +53,19 @@ def attend(kernel, tensors, positions, seen, window):
         return kernels.attend(query, positions, parts, 0.3)
 
 
+ONCE = pytest.mark.once  # the same formulas, which elsewhere take long to compile
+
+
 @pytest.mark.parametrize("name", OTHERS)
-@pytest.mark.parametrize("num_kv_heads", [1, 3])
-@pytest.mark.parametrize("window", WINDOWS, ids=str)
+@pytest.mark.parametrize(
+    ("window", "num_kv_heads"),
+    [
+        (WINDOWS[2], 3),
+        (WINDOWS[3], 1),
+        *[pytest.param(*case, marks=ONCE) for case in itertools.product(WINDOWS, [1, 3])],
+    ],
+    ids=str,
+)
 def test_outputs_and_gradients(rng, name, num_kv_heads, window):
     tensors, positions, seen, slope = random_call(rng, num_kv_heads)
     if window == WINDOWS[-1]:  # the encoder's, which sees no second part
@@ -70,7 +82,7 @@ def test_outputs_and_gradients(rng, name, num_kv_heads, window):
 
 
 @pytest.mark.parametrize("name", OTHERS)
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=ONCE)])
 def test_half_precision(rng, name, dtype):
     tensors, positions, seen, _ = random_call(rng, 3, dtype=dtype)
     got, want = (
@@ -85,6 +97,7 @@ def test_half_precision(rng, name, dtype):
     )
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", OTHERS)
 def test_queries_that_see_nothing_get_zeros(rng, name):
     tensors, positions, seen, _ = random_call(rng, 1)
@@ -96,6 +109,7 @@ def test_queries_that_see_nothing_get_zeros(rng, name):
     assert (got[there] != 0).all()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", OTHERS)
 def test_single_queries_and_keys(rng, name):
     for length, others in ((1, 29), (9, 1), (1, 1)):
