@@ -19,6 +19,7 @@ __all__ = [
     "TokenSums",
     "Window",
     "attend",
+    "compiled",
     "cross_entropy",
     "linear_cross_entropy",
     "rms_norm",
@@ -116,7 +117,7 @@ def _sums_of_padded(hidden, table, labels, weights, soft_cap, limit, wanted):
 
 
 if keras.config.backend() == "torch":
-    from keras_t5gemma2.kernels.torch import rms_norm
+    from keras_t5gemma2.kernels.torch import compiled, rms_norm
     from keras_t5gemma2.kernels.torch import sums_over_chunks as _sums
     from keras_t5gemma2.kernels.torch import write_slots as _write_slots
 else:
@@ -125,6 +126,8 @@ else:
 
     _sums = _sums_of_padded
     if keras.config.backend() == "jax":
+        from keras_t5gemma2.kernels.jax import compiled
         from keras_t5gemma2.kernels.jax import sums_over_chunks as _sums_over_chunks
     else:
+        from keras_t5gemma2.kernels.tensorflow import compiled
         from keras_t5gemma2.kernels.tensorflow import sums_over_chunks as _sums_over_chunks

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import keras
 from jax import lax
 
 ATTENTION = {}  # see `kernels.torch`
@@ -30,6 +31,45 @@ def differentiable(forward, backward):
 
     function.defvjp(keep, lambda kept, upstream: (None, *backward(*kept, upstream)))
     return function
+
+
+def compiled(function, task):
+    """`function(carried, *others)` compiled, to be called again and again.
+
+    Args:
+        function: from trees of tensors to a tree of tensors. It may read the variables of `task`,
+            and change those of its sampler.
+        task: what has the variables, a `sampler`, `run_eagerly` and `jit_compile`.
+
+    Returns:
+        A function with the same arguments. The memory of `carried` is used again: it is gone.
+    """
+    if task.run_eagerly:
+        return function
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def program(carried, others, variables, changing):
+        pairs = [*zip(_variables(task), variables, strict=True)]
+        pairs += zip(task.sampler.variables, changing, strict=True)
+        with keras.StatelessScope(state_mapping=pairs) as scope:
+            outputs = function(carried, *others)
+        # A variable that was not assigned has no value of the scope's own.
+        after = map(scope.get_current_value, task.sampler.variables)
+        pairs = zip(changing, after, strict=True)
+        return outputs, [old if new is None else new for old, new in pairs]
+
+    def call(carried, *others):
+        states = [[v.value for v in of] for of in (_variables(task), task.sampler.variables)]
+        outputs, changed = program(carried, others, *states)
+        for variable, value in zip(task.sampler.variables, changed, strict=True):
+            variable.assign(value)
+        return outputs
+
+    return call
+
+
+def _variables(task):
+    return [*task.trainable_variables, *task.non_trainable_variables]
 
 
 def sums_over_chunks(hidden, table, labels, weights, soft_cap, size, _):

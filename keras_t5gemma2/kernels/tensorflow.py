@@ -19,6 +19,11 @@ def differentiable(forward, backward):
     return function
 
 
+def compiled(function, task):
+    """See `kernels.jax.compiled`."""
+    return function if task.run_eagerly else tf.function(function, jit_compile=task.jit_compile)
+
+
 def sums_over_chunks(hidden, table, labels, weights, soft_cap, size, wanted):
     """See `kernels.linear_cross_entropy`: the loss and the correct tokens, summed.
 

@@ -45,6 +45,11 @@ class _Differentiable(torch.autograd.Function):
         return None, None, None, *ctx.backward_of(ctx.fixed, tensors, output, extra, upstream)
 
 
+def compiled(function, _):
+    """See `kernels.jax.compiled`: here nothing is, but no gradient is kept either."""
+    return torch.no_grad()(function)
+
+
 def sums_over_chunks(hidden, table, labels, weights, soft_cap, size, _):
     """See `kernels.linear_cross_entropy`: the loss and the correct tokens, summed.
 

@@ -18,12 +18,13 @@ from keras_t5gemma2.tasks.beam_search import BeamSearch
 from keras_t5gemma2.tasks.elements import Preparation, unpack
 from keras_t5gemma2.tasks.precompute import with_features
 from keras_t5gemma2.tasks.row_batches import InMemoryBatches, batches_of, reading
+from keras_t5gemma2.tasks.streaming import Streams
 from keras_t5gemma2.tasks.token_loss import TrainsWithoutLogits
 
 
 @keras.saving.register_keras_serializable(package="keras_t5gemma2")
 class T5Gemma2Seq2SeqLM(
-    SavesAtomically, SavesAdapters, TrainsWithoutLogits, keras_hub.models.Seq2SeqLM
+    SavesAtomically, SavesAdapters, TrainsWithoutLogits, Streams, keras_hub.models.Seq2SeqLM
 ):
     """A T5Gemma 2 model that reads text and images and writes text.
 
