@@ -123,7 +123,7 @@ def steps(monkeypatch):
         run = programs(task, key, build)
         if key == "start":
             return run
-        return lambda *args: asked.append(int(args[-1])) or run(*args)
+        return lambda *args: asked.append(int(args[-1][-1])) or run(*args)
 
     monkeypatch.setattr(streaming, "program", counted)
     return asked

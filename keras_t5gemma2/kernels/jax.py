@@ -46,30 +46,27 @@ def compiled(function, task):
     """
     if task.run_eagerly:
         return function
+    # Found once: to look for them takes longer than some programs.
+    read = [*task.trainable_variables, *task.non_trainable_variables]
+    changed = task.sampler.variables
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def program(carried, others, variables, changing):
-        pairs = [*zip(_variables(task), variables, strict=True)]
-        pairs += zip(task.sampler.variables, changing, strict=True)
-        with keras.StatelessScope(state_mapping=pairs) as scope:
+    def program(carried, others, values, states):
+        mapping = zip([*read, *changed], [*values, *states], strict=True)
+        with keras.StatelessScope(state_mapping=mapping) as scope:
             outputs = function(carried, *others)
         # A variable that was not assigned has no value of the scope's own.
-        after = map(scope.get_current_value, task.sampler.variables)
-        pairs = zip(changing, after, strict=True)
-        return outputs, [old if new is None else new for old, new in pairs]
+        after = zip(states, map(scope.get_current_value, changed), strict=True)
+        return outputs, [old if new is None else new for old, new in after]
 
     def call(carried, *others):
-        states = [[v.value for v in of] for of in (_variables(task), task.sampler.variables)]
-        outputs, changed = program(carried, others, *states)
-        for variable, value in zip(task.sampler.variables, changed, strict=True):
+        values, states = ([variable.value for variable in of] for of in (read, changed))
+        outputs, states = program(carried, others, values, states)
+        for variable, value in zip(changed, states, strict=True):
             variable.assign(value)
         return outputs
 
     return call
-
-
-def _variables(task):
-    return [*task.trainable_variables, *task.non_trainable_variables]
 
 
 def sums_over_chunks(hidden, table, labels, weights, soft_cap, size, _):

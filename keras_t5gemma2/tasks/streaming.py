@@ -5,6 +5,7 @@ import re
 import time
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_t5gemma2 import cache as caches
@@ -14,7 +15,7 @@ from keras_t5gemma2.tasks.programs import program
 # A chunk's tokens come together. As long as one takes less than this, which nobody notices, the
 # next is twice as long, since every chunk costs a call beside its steps.
 _SECONDS = 0.05
-_MOST_STEPS = 16
+_MOST_STEPS = 64
 
 
 class Streams:
@@ -96,8 +97,8 @@ def _tokens(task, rows, budgets, stop_token_ids):
     while running:
         began = time.perf_counter()
         steps = min(steps, left)
-        numbers = [ops.convert_to_tensor(n, dtype="int32") for n in (first, here, steps)]
-        prompt, cache = go_on(cache, memory, prompt, *numbers)
+        numbers = np.array([first, here, steps], "int32")
+        prompt, cache = go_on(cache, memory, prompt, numbers)
         fresh = ops.convert_to_numpy(prompt)[:, here : here + steps]
         here, left = here + steps, left - steps
         if time.perf_counter() - began < _SECONDS:
@@ -123,7 +124,9 @@ def _starting(task):
 def _chunk(task, stop_token_ids):
     """A few steps of the sampler, which knows nothing of it: its loop ends early."""
 
-    def go_on(cache, memory, prompt, first, here, steps):
+    def go_on(cache, memory, prompt, numbers):
+        first, here, steps = ops.unstack(ops.convert_to_tensor(numbers, dtype="int32"))
+
         def next(prompt, cache, index):
             cache = caches.unfolded(cache)
             hidden, cache = decoding.step(task.backbone, memory, prompt, cache, index)
