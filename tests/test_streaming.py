@@ -121,8 +121,6 @@ def steps(monkeypatch):
 
     def counted(task, key, build):
         run = programs(task, key, build)
-        if key == "start":
-            return run
         return lambda *args: asked.append(int(args[-1][-1])) or run(*args)
 
     monkeypatch.setattr(streaming, "program", counted)

@@ -10,14 +10,11 @@ from keras_t5gemma2.kernels import torch_flash
 ATTENTION = {"flash": (torch_flash.attend, torch_flash.suits)}
 
 
-def write_slots(buffer, values, slot):
-    """`buffer` itself, with `values` (B, K, T, H) from its slot `slot` on."""
-    count = values.shape[2]
-    slots = slot.reshape(1).long()
-    if count > 1:
-        slots = torch.arange(count, device=buffer.device) + slots
+def write_slots(buffer, values, slots):
+    """`buffer` itself, with `values` (B, K, T, H) in its slots, a scalar or (T,)."""
     # Several beams that start from one row may be one piece of memory: they part here.
-    return buffer.contiguous().index_copy_(2, slots, values.to(buffer.dtype))
+    where = slots.reshape(-1).long()
+    return buffer.contiguous().index_copy_(2, where, values.to(buffer.dtype))
 
 
 def rms_norm(x, scale, epsilon):

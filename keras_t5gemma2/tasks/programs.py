@@ -1,6 +1,8 @@
 """Compiled programs of a task beside that of `generate`."""
 
+from keras_t5gemma2 import cache as caches
 from keras_t5gemma2 import kernels
+from keras_t5gemma2.tasks import decoding
 
 
 def program(task, key, make):
@@ -21,3 +23,20 @@ def program(task, key, make):
     if key not in programs:
         programs[key] = kernels.compiled(make(), task)
     return programs[key]
+
+
+def start(task, inputs, ahead=0):
+    """What the encoder leaves, and the cache as loops carry it, of a batch of prompts.
+
+    Args:
+        task: `T5Gemma2Seq2SeqLM`.
+        inputs: dict of the tensors that `generation.pad_rows` makes.
+        ahead: as `decoding.prefill` has it.
+    """
+
+    def start(_, inputs):
+        memory = decoding.remember(task.backbone, inputs)
+        cache, _ = decoding.prefill(task.backbone, inputs, memory, ahead=ahead)
+        return memory, caches.folded(cache)
+
+    return program(task, ("start", ahead), lambda: start)((), inputs)

@@ -12,7 +12,7 @@ from keras_t5gemma2.backbone import T5Gemma2Backbone
 from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
 from keras_t5gemma2.registry import presets
 from keras_t5gemma2.saving import SavesAtomically
-from keras_t5gemma2.tasks import decoding, generation
+from keras_t5gemma2.tasks import decoding, generation, speculation
 from keras_t5gemma2.tasks.adapter_files import SavesAdapters, reading_adapter_files
 from keras_t5gemma2.tasks.beam_search import BeamSearch
 from keras_t5gemma2.tasks.elements import Preparation, unpack
@@ -261,6 +261,7 @@ class T5Gemma2Seq2SeqLM(
         stop_token_ids="auto",
         strip_prompt=False,
         max_new_tokens=None,
+        assistant=None,
     ):
         """Text that continues the decoder's prompt, given the encoder's text and images.
 
@@ -279,26 +280,28 @@ class T5Gemma2Seq2SeqLM(
                 go on to `max_length`.
             strip_prompt: bool. Whether to leave out the decoder's prompt.
             max_new_tokens: int. New tokens of each row; then `max_length` is not needed.
+            assistant: who proposes tokens, several of which are checked in one step: the text of
+                the greedy sampler stays what it is. "prompt_lookup": what followed the last
+                tokens where they stood before, in the encoder's text or the decoder's; for
+                answers that copy. Or a smaller `T5Gemma2Seq2SeqLM` of the same vocabulary. Rows
+                are generated one after another.
 
         Returns:
             A string for a string (or a dict of them), else a list of strings; without a
             preprocessor a dict of `decoder_token_ids` (rows, length) and `decoder_padding_mask`.
         """
         if hasattr(inputs, "as_numpy_iterator"):
-            options = (max_length, stop_token_ids, strip_prompt, max_new_tokens)
+            options = (max_length, stop_token_ids, strip_prompt, max_new_tokens, assistant)
             batches = [self.generate(batch, *options) for batch in inputs.as_numpy_iterator()]
             return _concatenate(batches)
 
         stop_token_ids = self._stop_token_ids(stop_token_ids)
         rows, is_scalar = self._rows(inputs)
         budgets = self._budgets(inputs, rows, max_length, max_new_tokens)
-        arrays = generation.pad_rows(rows, max(budgets))
-        tensors = keras.tree.map_structure(ops.convert_to_tensor, arrays)
-        step = self.make_generate_function()
-        token_ids = ops.convert_to_numpy(step(tensors, stop_token_ids=stop_token_ids))
-
-        prompt_length = arrays["decoder_token_ids"].shape[1]
-        new = generation.new_tokens_of_rows(token_ids, prompt_length, budgets, stop_token_ids)
+        if assistant is None:
+            new = self._new_tokens(rows, budgets, stop_token_ids)
+        else:
+            new = speculation.new_tokens(self, assistant, rows, budgets, stop_token_ids)
         whole = [np.concatenate(pair) for pair in zip(rows.prompts, new, strict=True)]
         length = max(len(p) + b for p, b in zip(rows.prompts, budgets, strict=True))
         outputs = generation.pad_outputs(new if strip_prompt else whole, length)
@@ -306,6 +309,14 @@ class T5Gemma2Seq2SeqLM(
             return outputs
         text = self.preprocessor.generate_postprocess(outputs)
         return text[0] if is_scalar else text
+
+    def _new_tokens(self, rows, budgets, stop_token_ids):
+        arrays = generation.pad_rows(rows, max(budgets))
+        tensors = keras.tree.map_structure(ops.convert_to_tensor, arrays)
+        step = self.make_generate_function()
+        token_ids = ops.convert_to_numpy(step(tensors, stop_token_ids=stop_token_ids))
+        prompt_length = arrays["decoder_token_ids"].shape[1]
+        return generation.new_tokens_of_rows(token_ids, prompt_length, budgets, stop_token_ids)
 
     def generate_step(self, inputs, stop_token_ids=None):
         """One batch from ids to ids; compiled by `make_generate_function`.

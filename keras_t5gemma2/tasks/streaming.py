@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_t5gemma2 import cache as caches
 from keras_t5gemma2.tasks import decoding, generation
-from keras_t5gemma2.tasks.programs import program
+from keras_t5gemma2.tasks.programs import program, start
 
 # A chunk's tokens come together. As long as one takes less than this, which nobody notices, the
 # next is twice as long, since every chunk costs a call beside its steps.
@@ -88,7 +88,7 @@ def _tokens(task, rows, budgets, stop_token_ids):
     """Tuples of row and new id, in the order in which they come."""
     arrays = generation.pad_rows(rows, max(budgets))
     inputs = keras.tree.map_structure(ops.convert_to_tensor, arrays)
-    memory, cache = program(task, "start", lambda: _starting(task))((), inputs)
+    memory, cache = start(task, inputs)
     go_on = program(task, ("chunk", stop_token_ids), lambda: _chunk(task, stop_token_ids))
     prompt = ops.concatenate([inputs["decoder_token_ids"], inputs["new_token_ids"]], axis=1)
 
@@ -109,16 +109,6 @@ def _tokens(task, rows, budgets, stop_token_ids):
                 running[row] -= 1
                 if not running[row] or ids[row] in (stop_token_ids or ()):
                     del running[row]
-
-
-def _starting(task):
-    """From a batch of prompts to what the encoder leaves and the cache."""
-
-    def start(_, inputs):
-        memory = decoding.remember(task.backbone, inputs)
-        return memory, caches.folded(decoding.prefill(task.backbone, inputs, memory)[0])
-
-    return start
 
 
 def _chunk(task, stop_token_ids):
