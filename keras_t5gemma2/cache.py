@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_t5gemma2.kernels import KeyValues
+from keras_t5gemma2.kernels.reference import put
 
 
 class Cache(NamedTuple):
@@ -17,10 +18,14 @@ class Cache(NamedTuple):
     padding: Any  # (B,) int32, tokens of padding at the left of each row
 
 
-def slot_counts(config, length):
-    """Per layer of a `StackConfig`, the slots that sequences of `length` tokens need."""
+def slot_counts(config, length, ahead=0):
+    """Per layer of a `StackConfig`, the slots that sequences of `length` tokens need.
+
+    Where tokens are read of which up to `ahead` may prove wrong, as many slots more: they go
+    where nothing stands that is still needed.
+    """
     windows = [attention.window for attention in config.layers]
-    return [length if window is None else min(window, length) for window in windows]
+    return [ahead + (length if window is None else min(window, length)) for window in windows]
 
 
 def empty(attention, batch_size, count, dtype):
@@ -51,13 +56,18 @@ def _pack(x, count, axis, free=0):
 
 
 def written(cache, index, positions):
-    """Positions with those of the token in slot `index`, (B, 1), and per layer its slot."""
-    counts = {count: index % count for count in cache.positions}
+    """Positions with those of the tokens in slots `index`, ..., (B, T), and per layer their slots.
+
+    The slots are an int32 scalar of one token, and else (T,): a ring may end among them.
+    """
+    length = positions.shape[1]
+    index = index if length == 1 else index + ops.arange(length, dtype="int32")
+    slots = {count: index % count for count in cache.positions}
     positions = {
-        count: ops.slice_update(there, [0, counts[count]], positions)
+        count: put(there, positions, slots[count], axis=1)
         for count, there in cache.positions.items()
     }
-    return positions, [counts[keys.shape[2]] for keys, _ in cache.past]
+    return positions, [slots[keys.shape[2]] for keys, _ in cache.past]
 
 
 def folded(cache):

@@ -91,6 +91,7 @@ def test_several_samples_of_a_text_are_a_list():
 @pytest.mark.parametrize("num_kv_heads", [1, 2])
 def test_shared_memory_gives_the_projected_logits(rng, num_kv_heads):
     lm = T5Gemma2Seq2SeqLM(tiny_backbone(SMALL_CONFIG))
+    lm.compile(sampler="greedy")
     for variable in lm.backbone.variables:
         if variable.name == "scale":
             variable.assign(0.3 * rng.standard_normal(variable.shape))
@@ -105,7 +106,9 @@ def test_shared_memory_gives_the_projected_logits(rng, num_kv_heads):
         return decoding.step(lm.backbone, memory, prompt, cache, index)[0]
 
     got, want = (
-        ops.convert_to_numpy(kernels.compiled(lm, lambda x, kind=kind: hidden(x, kind))(inputs))
+        ops.convert_to_numpy(
+            kernels.compiled(lambda _, x, kind=kind: hidden(x, kind), lm)((), inputs)
+        )
         for kind in ("shared", "projected")
     )
     np.testing.assert_allclose(got, want, **TOLERANCE["float32"])
@@ -115,11 +118,11 @@ def test_auto_shares_where_keys_and_values_would_be_large(lm, rng, monkeypatch):
     inputs = token_inputs(rng, (13, 7), (1, 1))
     small = generation.pad_encoder(generation.rows_of_arrays(inputs))
     small = {name: ops.convert_to_tensor(value) for name, value in small.items()}
-    remember = kernels.compiled(lm, lambda x: decoding.remember(lm.backbone, x, "auto"))
-    assert type(remember(small)[0]).__name__ == "KeyValues"
+    remember = kernels.compiled(lambda _, x: decoding.remember(lm.backbone, x, "auto"), lm)
+    assert type(remember((), small)[0]).__name__ == "KeyValues"
     monkeypatch.setattr(decoding, "_MAX_PROJECTED_BYTES", 10)
-    remember = kernels.compiled(lm, lambda x: decoding.remember(lm.backbone, x, "auto"))
-    assert type(remember(small)[0]).__name__ == "SharedMemory"
+    remember = kernels.compiled(lambda _, x: decoding.remember(lm.backbone, x, "auto"), lm)
+    assert type(remember((), small)[0]).__name__ == "SharedMemory"
 
 
 def test_many_rows_come_in_order(lm, rng):
@@ -156,6 +159,8 @@ def test_errors_about_what_is_encoded(lm, rng):
     encoded = lm.encode(token_inputs(rng, (13, 7), (1, 1)))
     with pytest.raises(ValueError, match="3 rows and `encoded` of 2 rows"):
         generate(lm, token_inputs(rng, (1, 1, 1), (1, 1, 1)), encoded=encoded)
+    with pytest.raises(ValueError, match="`assistant` goes with neither"):
+        generate(lm, token_inputs(rng, (1,), (1,)), encoded=encoded, assistant="prompt_lookup")
     with pytest.raises(ValueError, match="inputs=None, encoded=None"):
         generate(lm, None)
 

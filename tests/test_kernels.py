@@ -117,6 +117,15 @@ def test_write_puts_tokens_into_slots(rng):
     np.testing.assert_array_equal(numpy32(after.positions), before[2])
 
 
+def test_write_puts_several_tokens_into_slots_past_the_end_of_a_ring(rng):
+    past, fresh = random_tokens(rng, 3, 5), random_tokens(rng, 3, 3)
+    before = [numpy32(leaf).copy() for leaf in past]
+    after = kernels.write(past, fresh, ops.convert_to_tensor([4, 0, 1], dtype="int32"))
+    for old, new, three in zip(before[:2], after[:2], fresh[:2], strict=True):
+        np.testing.assert_array_equal(numpy32(new)[:, :, [4, 0, 1]], numpy32(three))
+        np.testing.assert_array_equal(numpy32(new)[:, :, [2, 3]], old[:, :, [2, 3]])
+
+
 def random_tokens(rng, num_kv_heads, length):
     shape = (2, num_kv_heads, length, 8)
     positions = np.broadcast_to(np.arange(length, dtype="int32"), (2, length))

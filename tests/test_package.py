@@ -127,7 +127,10 @@ def _names(node):
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     if isinstance(node, ast.ImportFrom):
-        return [f"{node.module}.{alias.name}" for alias in node.names] + [node.module]
+        names = [f"{node.module}.{alias.name}" for alias in node.names]
+        # A module of a package is no import of what the package itself says.
+        are_modules = [(PACKAGE.parent / f"{n.replace('.', '/')}.py").exists() for n in names]
+        return names if all(are_modules) else [*names, node.module]
     return []
 
 

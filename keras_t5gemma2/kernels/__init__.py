@@ -38,8 +38,8 @@ __all__ = [
 _CHUNK_BYTES = 160 << 20
 
 
-def write(past, fresh, slot):
-    """`past` with the keys and values of `fresh` in its slots from `slot` on.
+def write(past, fresh, slots):
+    """`past` with the keys and values of `fresh` in its slots.
 
     On torch the tensors of `past` themselves are written, since a copy of a whole cache for each
     token is what makes long outputs slow; elsewhere the compiler does the same.
@@ -47,10 +47,10 @@ def write(past, fresh, slot):
     Args:
         past: `KeyValues` of S slots, whose positions already hold those of the new tokens.
         fresh: `KeyValues` of T tokens.
-        slot: int32 scalar tensor; `slot + T` is at most S.
+        slots: int32 tensor, of one token a scalar, else (T,).
     """
-    keys = _write_slots(past.keys, fresh.keys, slot)
-    return KeyValues(keys, _write_slots(past.values, fresh.values, slot), past.positions)
+    keys = _write_slots(past.keys, fresh.keys, slots)
+    return KeyValues(keys, _write_slots(past.values, fresh.values, slots), past.positions)
 
 
 class TokenSums(NamedTuple):

@@ -33,16 +33,40 @@ def differentiable(forward, backward):
     return function
 
 
-def compiled(model, function):
-    """`function` of a pytree of tensors, which uses variables of `model`, as a program."""
+def compiled(function, task):
+    """`function(carried, *others)` compiled, to be called again and again.
 
-    @jax.jit
-    def program(values, inputs):
-        mapping = zip(model.variables, values, strict=True)
-        with keras.StatelessScope(state_mapping=mapping):
-            return function(inputs)
+    Args:
+        function: from trees of tensors to a tree of tensors. It may read the variables of `task`,
+            and change those of its sampler.
+        task: what has the variables, a `sampler`, `run_eagerly` and `jit_compile`.
 
-    return lambda inputs: program([variable.value for variable in model.variables], inputs)
+    Returns:
+        A function with the same arguments. The memory of `carried` is used again: it is gone.
+    """
+    if task.run_eagerly:
+        return function
+    # Found once: to look for them takes longer than some programs.
+    read = [*task.trainable_variables, *task.non_trainable_variables]
+    changed = task.sampler.variables
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def program(carried, others, values, states):
+        mapping = zip([*read, *changed], [*values, *states], strict=True)
+        with keras.StatelessScope(state_mapping=mapping) as scope:
+            outputs = function(carried, *others)
+        # A variable that was not assigned has no value of the scope's own.
+        after = zip(states, map(scope.get_current_value, changed), strict=True)
+        return outputs, [old if new is None else new for old, new in after]
+
+    def call(carried, *others):
+        values, states = ([variable.value for variable in of] for of in (read, changed))
+        outputs, states = program(carried, others, values, states)
+        for variable, value in zip(changed, states, strict=True):
+            variable.assign(value)
+        return outputs
+
+    return call
 
 
 def sums_over_chunks(hidden, table, labels, weights, soft_cap, size, _):

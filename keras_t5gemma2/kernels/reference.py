@@ -107,15 +107,25 @@ def seen(positions, key_positions, window):
     return is_seen
 
 
-def write_slots(buffer, values, slot):
-    """`buffer` (B, K, S, H) with `values` (B, K, T, H) from its slot `slot` on."""
+def write_slots(buffer, values, slots):
+    """`buffer` (B, K, S, H) with `values` (B, K, T, H) in its slots, a scalar or (T,)."""
     # In the shape that `_per_head` reads.
     *batch, count, width = ops.shape(buffer)
     shape = (count, width) if batch == [1, 1] else (batch[0] * batch[1], count, width)
-    start = (slot, 0) if batch == [1, 1] else (0, slot, 0)
     values = ops.reshape(ops.cast(values, buffer.dtype), (*shape[:-2], -1, width))
-    written = ops.slice_update(ops.reshape(buffer, shape), start, values)
+    written = put(ops.reshape(buffer, shape), values, slots, axis=len(shape) - 2)
     return ops.reshape(written, (*batch, count, width))
+
+
+def put(buffer, values, slots, axis):
+    """`buffer` with the T entries of `values` along `axis` in its slots, a scalar or (T,)."""
+    if len(slots.shape) == 0:
+        start = [slots if i == axis else 0 for i in range(len(buffer.shape))]
+        return ops.slice_update(buffer, start, values)
+    # One by one, as they need not be in a row. There are few.
+    for i, value in enumerate(ops.split(values, slots.shape[0], axis=axis)):
+        buffer = put(buffer, value, slots[i], axis)
+    return buffer
 
 
 def rms_norm(x, scale, epsilon):

@@ -19,9 +19,10 @@ def differentiable(forward, backward):
     return function
 
 
-def compiled(_, function):
+def compiled(function, task):
     """See `kernels.jax.compiled`."""
-    return tf.function(function, jit_compile=True)
+    # Keras would use XLA where there is an accelerator only. But without it loops copy buffers.
+    return function if task.run_eagerly else tf.function(function, jit_compile=True)
 
 
 def sums_over_chunks(hidden, table, labels, weights, soft_cap, size, wanted):

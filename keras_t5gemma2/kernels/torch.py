@@ -7,14 +7,11 @@ from torch.nn import functional
 from keras_t5gemma2.kernels import reference, torch_flash
 
 
-def write_slots(buffer, values, slot):
-    """`buffer` itself, with `values` (B, K, T, H) from its slot `slot` on."""
-    count = values.shape[2]
-    slots = slot.reshape(1).long()
-    if count > 1:
-        slots = torch.arange(count, device=buffer.device) + slots
+def write_slots(buffer, values, slots):
+    """`buffer` itself, with `values` (B, K, T, H) in its slots, a scalar or (T,)."""
     # Several beams that start from one row may be one piece of memory: they part here.
-    return buffer.contiguous().index_copy_(2, slots, values.to(buffer.dtype))
+    where = slots.reshape(-1).long()
+    return buffer.contiguous().index_copy_(2, where, values.to(buffer.dtype))
 
 
 def rms_norm(x, scale, epsilon):
@@ -113,8 +110,8 @@ class _Differentiable(torch.autograd.Function):
         return None, None, None, *ctx.backward_of(ctx.fixed, tensors, output, extra, upstream)
 
 
-def compiled(_, function):
-    """See `kernels.jax.compiled`; here it runs as it is, and keeps nothing for gradients."""
+def compiled(function, _):
+    """See `kernels.jax.compiled`: here nothing is, but no gradient is kept either."""
     return torch.no_grad()(function)
 
 

@@ -43,7 +43,7 @@ def _projected_bytes(decoder, encoded):
     return encoded.shape[0] * encoded.shape[1] * sum(widths) * itemsize
 
 
-def prefill(backbone, inputs, memory, keep_states=False):
+def prefill(backbone, inputs, memory, keep_states=False, ahead=0):
     """The cache before the last token of each prompt, which the first `step` reads.
 
     Args:
@@ -51,6 +51,7 @@ def prefill(backbone, inputs, memory, keep_states=False):
         inputs: dict of the tensors that `generation.pad_rows` makes.
         memory: what `remember` gave.
         keep_states: bool. Whether the prompt's hidden states are wanted, its last one included.
+        ahead: int. Of the tokens of a later `read`, those that may prove wrong.
 
     Returns:
         A `Cache`, and `None` or hidden states (B, prompt and room, D), 0 where there is no token.
@@ -59,7 +60,7 @@ def prefill(backbone, inputs, memory, keep_states=False):
     token_ids, mask = inputs["decoder_token_ids"], inputs["decoder_padding_mask"]
     batch_size, prompt_length = token_ids.shape
     length = prompt_length + inputs["new_token_ids"].shape[1]
-    counts = caches.slot_counts(decoder.config, length)
+    counts = caches.slot_counts(decoder.config, length, ahead)
     padding = prompt_length - ops.sum(ops.cast(mask, "int32"), axis=1)
 
     known = prompt_length if keep_states else prompt_length - 1
@@ -96,14 +97,32 @@ def step(backbone, memory, prompt, cache, index):
     """
     last = ops.convert_to_tensor(index - 1, dtype="int32")
     token_ids = ops.slice(prompt, [0, last], [prompt.shape[0], 1])
-    here = ops.expand_dims(last - cache.padding, axis=1)
-    positions, slots = caches.written(cache, last, here)
+    hidden, cache = read(backbone, memory, token_ids, cache, last)
+    return hidden[:, 0], cache
+
+
+def read(backbone, memory, token_ids, cache, first):
+    """Reads a few tokens at once, each of which sees those before it.
+
+    Args:
+        backbone: `T5Gemma2Backbone`.
+        memory: what `remember` gave.
+        token_ids: (B, T) int32 tensor. T - 1 is at most the `ahead` of the cache.
+        cache: `Cache` of the tokens before. It may hold tokens from `first` on, which are gone.
+        first: int32 scalar tensor, the slot of the first token.
+
+    Returns:
+        The hidden states (B, T, D), and the `Cache` after the last token.
+    """
+    offsets = ops.arange(token_ids.shape[1], dtype="int32")
+    here = ops.expand_dims(first - cache.padding, axis=1) + offsets
+    positions, slots = caches.written(cache, first, here)
     past = [KeyValues(k, v, positions[k.shape[2]]) for k, v in cache.past]
     with plain_calls():
         x = backbone.embedder(token_ids)
         hidden, past = backbone.decoder.step(x, here, memory, past, slots)
     past = tuple((keys, values) for keys, values, _ in past)
-    return hidden[:, 0], Cache(past, positions, cache.padding)
+    return hidden, Cache(past, positions, cache.padding)
 
 
 def carries_folded(sampler):

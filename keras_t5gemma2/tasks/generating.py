@@ -9,11 +9,11 @@ import numpy as np
 from keras import ops
 
 from keras_t5gemma2 import cache as caches
-from keras_t5gemma2 import kernels
 from keras_t5gemma2.preprocessing.read_image import to_numpy
 from keras_t5gemma2.preprocessing.rows import Row, length_of_row, parse_rows
-from keras_t5gemma2.tasks import decoding, generation
+from keras_t5gemma2.tasks import decoding, generation, speculation
 from keras_t5gemma2.tasks.beam_search import BeamSearch
+from keras_t5gemma2.tasks.programs import program
 
 _CACHES = ("auto", "projected", "shared")
 _ROWS_AT_A_TIME = 32
@@ -46,7 +46,7 @@ class Generates:
     """
 
     _cross_attention_cache = "auto"
-    _programs = None  # compiled, by what they do and the cache
+    _programs = None  # compiled `generate_step`, by the cache
 
     @property
     def cross_attention_cache(self):
@@ -64,14 +64,14 @@ class Generates:
     @property
     def generate_function(self):
         """The compiled `generate_step`, which `None` is put in the place of to compile anew."""
-        return (self._programs or {}).get((Generates.generate, self.cross_attention_cache))
+        return (self._programs or {}).get(self.cross_attention_cache)
 
     @generate_function.setter
     def generate_function(self, value):
         if value is None:
             self._programs = {}
         else:
-            self._programs[Generates.generate, self.cross_attention_cache] = value
+            self._programs[self.cross_attention_cache] = value
 
     def encode(self, inputs, cross_attention_cache=None):
         """The encoder's side of `generate`, computed once, for its argument `encoded`.
@@ -90,7 +90,8 @@ class Generates:
         """
         rows, _ = self._rows(inputs)
         with self._keeping(cross_attention_cache):
-            memory = self._make_encode_function()(_tensors(generation.pad_encoder(rows)))
+            encode = program(self, ("encode", self.cross_attention_cache), self._encode_function)
+            memory = encode((), _tensors(generation.pad_encoder(rows)))
         return Encoded(memory, len(rows.prompts))
 
     def generate(
@@ -100,6 +101,7 @@ class Generates:
         stop_token_ids="auto",
         strip_prompt=False,
         max_new_tokens=None,
+        assistant=None,
         *,
         encoded=None,
         num_return_sequences=1,
@@ -124,6 +126,11 @@ class Generates:
                 go on to `max_length`.
             strip_prompt: bool. Whether to leave out the decoder's prompt.
             max_new_tokens: int. New tokens of each row; then `max_length` is not needed.
+            assistant: who proposes tokens, several of which are checked in one step: the text of
+                the greedy sampler stays what it is. "prompt_lookup": what followed the last
+                tokens where they stood before, in the encoder's text or the decoder's; for
+                answers that copy. Or a smaller `T5Gemma2Seq2SeqLM` of the same vocabulary. Rows
+                are generated one after another.
             encoded: what `encode` gave, in place of the encoder's text and images, which are
                 then not read. Of R times as many rows, R in turn share one encoded row: all of
                 them where one was encoded. `inputs` may be `None`: a row for each encoded one.
@@ -140,7 +147,7 @@ class Generates:
             preprocessor a dict of `decoder_token_ids` (rows, length) and `decoder_padding_mask`.
         """
         if hasattr(inputs, "as_numpy_iterator"):
-            options = (max_length, stop_token_ids, strip_prompt, max_new_tokens)
+            options = (max_length, stop_token_ids, strip_prompt, max_new_tokens, assistant)
             batches = [self.generate(batch, *options) for batch in inputs.as_numpy_iterator()]
             return _concatenate(batches)
 
@@ -149,6 +156,11 @@ class Generates:
         stop_token_ids = self._stop_token_ids(stop_token_ids)
         batches, is_single = self._batches(inputs, encoded, batch_size)
         limits = max_length, max_new_tokens
+        if assistant is not None and (encoded is not None or num_return_sequences != 1):
+            raise ValueError(
+                "`assistant` goes with neither `encoded` nor `num_return_sequences`. Received: "
+                f"encoded={encoded}, num_return_sequences={num_return_sequences}"
+            )
         if len(batches) > 1:
             self._check(batches, limits)
         is_shown = len(batches) > 1 if verbose == "auto" else verbose
@@ -159,7 +171,12 @@ class Generates:
             for indices, part in batches:
                 rows = self._rows(part, encoded)[0]
                 budgets = self._budgets(part, rows, *limits)
-                new = self._new_tokens(rows, budgets, stop_token_ids, encoded, num_return_sequences)
+                if assistant is None:
+                    drawn = encoded, num_return_sequences
+                    new = self._new_tokens(rows, budgets, stop_token_ids, *drawn)
+                else:
+                    new = speculation.new_tokens(self, assistant, rows, budgets, stop_token_ids)
+                    new = [[of_row] for of_row in new]
                 found |= dict(
                     zip(indices, zip(rows.prompts, budgets, new, strict=True), strict=True)
                 )
@@ -296,12 +313,8 @@ class Generates:
         finally:
             self.jit_compile = earlier
 
-    def _make_encode_function(self):
-        key = Generates.encode, self.cross_attention_cache
-        if key not in self._programs:
-            function = self._encode_step
-            self._programs[key] = function if self.run_eagerly else kernels.compiled(self, function)
-        return self._programs[key]
+    def _encode_function(self):
+        return lambda _, inputs: self._encode_step(inputs)
 
     def _encode_step(self, inputs):
         return decoding.remember(self.backbone, inputs, self.cross_attention_cache)

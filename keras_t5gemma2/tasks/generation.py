@@ -8,7 +8,7 @@ import numpy as np
 from keras_t5gemma2.preprocessing.packing import stack_images
 from keras_t5gemma2.preprocessing.read_image import to_numpy
 
-_SEEN = ("images", "image_features")
+SEEN = ("images", "image_features")
 _SORTED_BATCHES = 16
 
 
@@ -29,7 +29,7 @@ def rows_of_prompts(prompts):
 def rows_of_encoded(encoded):
     """`Rows` of what the preprocessor's `encode_rows` gives."""
     masks = [np.ones(len(ids), bool) for ids in encoded.encoder_ids]
-    rows = {name: getattr(encoded, name) for name in _SEEN}
+    rows = {name: getattr(encoded, name) for name in SEEN}
     seen = {name: stack_images(images) for name, images in rows.items() if images is not None}
     return Rows(encoded.encoder_ids, masks, encoded.decoder_ids, seen)
 
@@ -41,7 +41,7 @@ def rows_of_arrays(inputs):
         list(arrays["encoder_token_ids"]),
         list(arrays["encoder_padding_mask"].astype(bool)),
         prompts_of_arrays(inputs),
-        {name: arrays[name] for name in _SEEN if name in arrays},
+        {name: arrays[name] for name in SEEN if name in arrays},
     )
 
 
@@ -75,6 +75,13 @@ def sorted_batches(lengths, batch_size):
         order += sorted(rows[start : start + _SORTED_BATCHES * size], key=lengths.__getitem__)
     batches = [order[start : start + size] for start in range(0, len(rows), size)]
     return [batch + batch[-1:] * (size - len(batch)) for batch in batches]
+
+
+def row_of(rows, index):
+    """One of the rows, alone."""
+    *lists, seen = rows
+    seen = {name: values[index : index + 1] for name, values in seen.items()}
+    return Rows(*([values[index]] for values in lists), seen)
 
 
 def bucket(length, smallest):

@@ -14,6 +14,7 @@ from keras_t5gemma2.tasks.elements import Preparation, unpack
 from keras_t5gemma2.tasks.generating import Generates
 from keras_t5gemma2.tasks.precompute import with_features
 from keras_t5gemma2.tasks.row_batches import InMemoryBatches, batches_of, reading
+from keras_t5gemma2.tasks.streaming import Streams
 from keras_t5gemma2.tasks.token_loss import TrainsWithoutLogits
 from keras_t5gemma2.tasks.warmup import WarmsUp
 
@@ -24,6 +25,7 @@ class T5Gemma2Seq2SeqLM(
     SavesAdapters,
     TrainsWithoutLogits,
     Generates,
+    Streams,
     WarmsUp,
     keras_hub.models.Seq2SeqLM,
 ):

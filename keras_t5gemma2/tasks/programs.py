@@ -1,0 +1,44 @@
+"""Compiled programs of a task beside that of `generate`."""
+
+from keras_t5gemma2 import cache as caches
+from keras_t5gemma2 import kernels
+from keras_t5gemma2.tasks import decoding
+
+
+def program(task, key, make):
+    """What `kernels.compiled` makes of the function that `make()` gives, made once a key.
+
+    It is made anew where the task has made that of `generate` anew: both are stale then, by
+    `compile`, by another adapter or by quantization.
+
+    Args:
+        task: `T5Gemma2Seq2SeqLM`.
+        key: a hashable: all that `make` reads beside the task.
+        make: function without arguments.
+    """
+    generate = task.make_generate_function()
+    if getattr(task, "_more_programs", (None,))[0] is not generate:
+        task._more_programs = (generate, {})
+    programs = task._more_programs[1]
+    if key not in programs:
+        programs[key] = kernels.compiled(make(), task)
+    return programs[key]
+
+
+def start(task, inputs, ahead=0):
+    """What the encoder leaves, and the cache as loops carry it, of a batch of prompts.
+
+    Args:
+        task: `T5Gemma2Seq2SeqLM`.
+        inputs: dict of the tensors that `generation.pad_rows` makes.
+        ahead: as `decoding.prefill` has it.
+    """
+
+    kind = task.cross_attention_cache
+
+    def start(_, inputs):
+        memory = decoding.remember(task.backbone, inputs, kind)
+        cache, _ = decoding.prefill(task.backbone, inputs, memory, ahead=ahead)
+        return memory, caches.folded(cache)
+
+    return program(task, ("start", ahead, kind), lambda: start)((), inputs)
