@@ -2,13 +2,17 @@
 
 import dataclasses
 
+import keras
 import numpy as np
 import pytest
+from conftest import TOLERANCE
+from keras import ops
 from tasks import tiny_task
 from tiny_models import SMALL_CONFIG, TEXT_CONFIG, VISION, tiny_backbone, token_inputs
 
-from keras_t5gemma2 import T5Gemma2Seq2SeqLM, cache
-from keras_t5gemma2.tasks import speculation
+from keras_t5gemma2 import T5Gemma2Seq2SeqLM, cache, kernels
+from keras_t5gemma2.tasks import decoding, generation, speculation
+from keras_t5gemma2.tasks.programs import start
 
 
 def greedy(config=TEXT_CONFIG, seed=0):
@@ -96,6 +100,32 @@ def test_text(rng):
     )
 
 
+def test_wrong_tokens_leave_nothing_behind(lm, rng):
+    """Logits, to rounding, where tokens alone would hide small differences."""
+    inputs = token_inputs(rng, (13,), (36,))
+    want = lm.predict_on_batch(lm.backbone.complete(inputs))[0]
+    ids = inputs["decoder_token_ids"][0]
+    rows = generation.rows_of_arrays(inputs)
+    arrays = generation.pad_rows(rows._replace(prompts=[ids[:9]]), new_tokens=30)
+    memory, state = start(lm, keras.tree.map_structure(ops.convert_to_tensor, arrays), ahead=7)
+
+    def reading(state, memory, tokens, first):
+        tokens, first = (ops.convert_to_tensor(x, dtype="int32") for x in (tokens, first))
+        state = cache.unfolded(state)
+        hidden, state = decoding.read(lm.backbone, memory, tokens, state, first)
+        return lm.logits(hidden), cache.folded(state)
+
+    read, here = kernels.compiled(reading, lm), 8  # the last token of the prompt
+    padding = arrays["decoder_token_ids"].shape[1] - 9
+    for right in (1, 3, 8, 1, 2, 5):
+        tokens = (ids[here : here + 8] + (np.arange(8) >= right) * 3) % 101
+        first = np.array(here + padding, "int32")
+        logits, state = read(state, memory, tokens[None].astype("int32"), first)
+        got = ops.convert_to_numpy(logits)[0, :right]
+        np.testing.assert_allclose(got, want[here : here + right], **TOLERANCE["float32"])
+        here += right
+
+
 def test_rings_have_room_for_what_may_prove_wrong():
     assert cache.slot_counts(TEXT_CONFIG.decoder, 300, ahead=7) == [12, 307]
 
@@ -118,6 +148,31 @@ def test_rings_have_room_for_what_may_prove_wrong():
 )
 def test_look_up(ids, own, want):
     assert speculation.look_up(np.array(ids), own, most=3) == want
+
+
+class Recorder:
+    """Stands for a model's cache; proposes 100, 101, ..."""
+
+    def __init__(self, ids):
+        self.slots = dict(enumerate(ids))
+
+    def read(self, ids, first):
+        self.slots.update(enumerate(ids, start=first))
+        return [100 + first + i for i in range(len(ids))]
+
+
+@pytest.mark.once
+def test_an_assistant_has_read_all_that_was_accepted():
+    """After none, some and all of its tokens were right."""
+    ids = [5, 6, 7]
+    assistant = speculation._Assistant.__new__(speculation._Assistant)
+    assistant._reader, assistant._is_new = Recorder(ids[:-1]), True
+    for right in (0, 2, 4, 1, 4, 4):
+        proposed = assistant.next(ids, len(ids) - 1)
+        slots = assistant._reader.slots
+        assert [slots[i] for i in range(len(ids))] == ids
+        assert proposed == [99 + len(ids) + i for i in range(4)]
+        ids = [*ids, *proposed[:right], 50 + right]
 
 
 # Errors

@@ -4,6 +4,7 @@ import keras
 import keras_hub
 import numpy as np
 import pytest
+from keras import ops
 from tasks import TOKENIZER, tiny_task
 from tiny_models import SMALL_CONFIG, tiny_backbone, token_inputs
 
@@ -23,6 +24,25 @@ def array_lm():
     lm = T5Gemma2Seq2SeqLM(tiny_backbone(SMALL_CONFIG))
     lm.compile(sampler="greedy")
     return lm
+
+
+@pytest.fixture
+def chunks(monkeypatch):
+    """Of each chunk, the tokens that it was asked for and the ids after it."""
+    seen, make = [], streaming.program
+
+    def watched(task, key, build):
+        run = make(task, key, build)
+
+        def call(*args):
+            outputs = run(*args)
+            seen.append((int(args[-1][-1]), ops.convert_to_numpy(outputs[0])))
+            return outputs
+
+        return call
+
+    monkeypatch.setattr(streaming, "program", watched)
+    return seen
 
 
 def joined(pieces, count):
@@ -100,54 +120,47 @@ def by_row(pairs):
     return [[id for row, id in pairs if row == which] for which in (0, 1)]
 
 
-def test_a_row_ends_at_its_stop_token(array_lm, rng):
-    inputs = token_inputs(rng, (13, 7), (2, 6))
+def test_rows_end_at_their_stop_tokens_and_the_loop_with_the_last(array_lm, chunks, monkeypatch):
+    """In different chunks, and within them."""
+    monkeypatch.setattr(streaming, "_MOST_STEPS", 3)
+    monkeypatch.setattr(streaming, "_SECONDS", float("inf"))
+    inputs = token_inputs(np.random.default_rng(1), (13, 7), (3, 9))
     free = new_ids(array_lm, "generate", inputs, 20)
-    stop = free[0][9]
-    pairs = list(array_lm.stream(inputs, stop_token_ids=(stop,), max_new_tokens=20))
-    for row in (0, 1):
-        ids = free[row]
-        end = ids.index(stop) + 1 if stop in ids else 20
-        assert [i for r, i in pairs if r == row] == ids[:end]
+    stops = free[0][6], free[1][2]
+    pairs = list(array_lm.stream(inputs, stop_token_ids=stops, max_new_tokens=20))
+    assert by_row(pairs) == [free[0][:7], free[1][:3]]
+    assert asked(chunks) == [1, 2, 3, 3]
+    assert (chunks[-1][1][0, 16:] >= 0).sum() == 7
 
 
 # The work
 
 
-@pytest.fixture
-def steps(monkeypatch):
-    """The number of tokens that each chunk was asked for."""
-    asked, programs = [], streaming.program
-
-    def counted(task, key, build):
-        run = programs(task, key, build)
-        return lambda *args: asked.append(int(args[-1][-1])) or run(*args)
-
-    monkeypatch.setattr(streaming, "program", counted)
-    return asked
+def asked(chunks):
+    return [steps for steps, _ in chunks]
 
 
-def test_nothing_is_computed_that_nobody_asks_for(array_lm, rng, steps):
+def test_nothing_is_computed_that_nobody_asks_for(array_lm, rng, chunks):
     pairs = array_lm.stream(token_inputs(rng, (5,), (1,)), stop_token_ids=None, max_new_tokens=20)
-    assert steps == []
+    assert asked(chunks) == []
     next(pairs)
-    assert steps == [1]
+    assert asked(chunks) == [1]
     pairs.close()
     assert list(pairs) == []
-    assert steps == [1]
+    assert asked(chunks) == [1]
 
 
-def test_chunks_grow_while_they_are_quick(array_lm, rng, steps, monkeypatch):
+def test_chunks_grow_while_they_are_quick(array_lm, rng, chunks, monkeypatch):
     inputs = token_inputs(rng, (5,), (1,))
     options = {"stop_token_ids": None, "max_new_tokens": 13}
     monkeypatch.setattr(streaming, "_MOST_STEPS", 4)
     monkeypatch.setattr(streaming, "_SECONDS", float("inf"))
     quick = list(array_lm.stream(inputs, **options))
-    assert steps == [1, 2, 4, 4, 2]
-    steps.clear()
+    assert asked(chunks) == [1, 2, 4, 4, 2]
+    chunks.clear()
     monkeypatch.setattr(streaming, "_SECONDS", 0.0)
     assert list(array_lm.stream(inputs, **options)) == quick
-    assert steps == [1] * 13
+    assert asked(chunks) == [1] * 13
 
 
 def test_all_chunks_are_one_program(rng, monkeypatch):
