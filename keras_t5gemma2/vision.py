@@ -87,7 +87,7 @@ class VisionTower(layers.Layer):
         super().__init__(autocast=False, **kwargs)  # as `Stack`
         self.config = config
         self.gradient_checkpointing = False
-        self.patch_embedding = layers.Conv2D(
+        self.patch_embedding = PatchEmbedding(
             config.hidden_dim,
             kernel_size=config.patch_size,
             strides=config.patch_size,
@@ -133,6 +133,25 @@ class VisionTower(layers.Layer):
         grid = ops.reshape(patches, (-1, side, cell, side, cell, width))
         cells = ops.mean(ops.cast(grid, "float32"), axis=(2, 4))
         return ops.reshape(ops.cast(cells, patches.dtype), (-1, side * side, width))
+
+
+class PatchEmbedding(layers.Conv2D):
+    """A convolution whose patches do not overlap, computed as the one product that it is.
+
+    A batch without images has a gradient then, too: that of TensorFlow's convolution fails.
+    """
+
+    def call(self, images):
+        (size, _), channels = self.kernel_size, images.shape[-1]
+        rows, columns = images.shape[1] // size, images.shape[2] // size
+        images = images[:, : rows * size, : columns * size]
+        patches = ops.reshape(images, (-1, rows, size, columns, size, channels))
+        patches = ops.transpose(patches, (0, 1, 3, 2, 4, 5))
+        patches = ops.reshape(patches, (-1, rows, columns, size * size * channels))
+        # Product and sum are rounded once, as in a convolution.
+        patches, kernel, bias = (ops.cast(x, "float32") for x in (patches, self.kernel, self.bias))
+        product = ops.matmul(patches, ops.reshape(kernel, (-1, self.filters)))
+        return ops.cast(product + bias, images.dtype)
 
 
 class VisionBlock(layers.Layer):

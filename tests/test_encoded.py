@@ -1,5 +1,7 @@
 """Inputs encoded once, rows that share them, and what is kept of the encoder's output."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from conftest import TOLERANCE
@@ -38,7 +40,7 @@ def test_an_encoded_input_gives_what_the_input_gives(lm, rng, kind):
         np.testing.assert_array_equal(got, generate(lm, inputs))
 
 
-@pytest.mark.parametrize("kind", ["projected", "shared"])
+@pytest.mark.parametrize("kind", [pytest.param("projected", marks=pytest.mark.once), "shared"])
 def test_several_prompts_share_an_encoded_row(lm, rng, kind):
     inputs = token_inputs(rng, (13, 7), (4, 4))
     prompts = token_inputs(rng, (1,) * 6, (9, 3, 4, 1, 12, 2))
@@ -77,6 +79,7 @@ def test_several_samples_of_a_row(rng):
     assert len({tuple(row) for row in ids[:3]}) == 3
 
 
+@pytest.mark.once
 def test_several_samples_of_a_text_are_a_list():
     lm = tiny_task()
     lm.compile(sampler="random")
@@ -88,13 +91,21 @@ def test_several_samples_of_a_text_are_a_list():
     assert texts[0].startswith("a") and texts[1].startswith("the cat")
 
 
-@pytest.mark.parametrize("num_kv_heads", [1, 2])
-def test_shared_memory_gives_the_projected_logits(rng, num_kv_heads):
-    lm = T5Gemma2Seq2SeqLM(tiny_backbone(SMALL_CONFIG))
+@pytest.mark.parametrize(
+    ("num_heads", "num_kv_heads", "adapter"),
+    [(4, 2, False), pytest.param(3, 1, True, marks=pytest.mark.once)],
+)
+def test_shared_memory_gives_the_projected_hidden_states(rng, num_heads, num_kv_heads, adapter):
+    (attention,) = SMALL_CONFIG.decoder.layers
+    attention = dataclasses.replace(attention, num_heads=num_heads, num_kv_heads=num_kv_heads)
+    decoder = dataclasses.replace(SMALL_CONFIG.decoder, layers=(attention,) * 2)
+    config = dataclasses.replace(SMALL_CONFIG, decoder=decoder)
+    lm = T5Gemma2Seq2SeqLM(tiny_backbone(config))
+    if adapter:
+        lm.enable_lora(rank=3, use_dora=True)
+        for variable in lm.trainable_variables:
+            variable.assign(variable + 0.3 * rng.standard_normal(variable.shape))
     lm.compile(sampler="greedy")
-    for variable in lm.backbone.variables:
-        if variable.name == "scale":
-            variable.assign(0.3 * rng.standard_normal(variable.shape))
     arrays = generation.pad_rows(generation.rows_of_arrays(token_inputs(rng, (13, 7), (4, 2))), 5)
     inputs = {name: ops.convert_to_tensor(value) for name, value in arrays.items()}
 

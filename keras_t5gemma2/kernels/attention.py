@@ -90,17 +90,6 @@ def choose(query, parts):
     return next(kernel for kernel in KERNELS.values() if kernel.suits(query, parts))
 
 
-def _is_small(query, parts):
-    """Whether all scores at once are the quickest way: those of a step, or of short inputs.
-
-    From 256 x 256 scores a head on, blocks are as fast on two cores and keep none of them.
-    """
-    length = query.shape[2]
-    if length is None or any(kv.keys.shape[2] is None for kv, _ in parts):
-        return False
-    return length <= 8 or length * sum(kv.keys.shape[2] for kv, _ in parts) <= 256 * 256
-
-
 class _Kernel(NamedTuple):
     attend: Any  # function of (query, positions, parts, scale, differentiable)
     suits: Any  # from (query, parts) to whether to choose it, if none above it is chosen
@@ -109,6 +98,6 @@ class _Kernel(NamedTuple):
 # The first that suits is chosen.
 KERNELS = {
     **{name: _Kernel(*kernel) for name, kernel in _BACKEND.ATTENTION.items()},
-    "reference": _Kernel(lambda *args: reference.attend(*args[:4]), _is_small),
+    "reference": _Kernel(lambda *args: reference.attend(*args[:4]), reference.suits),
     "blocked": _Kernel(blocked.attend, lambda *_: True),
 }

@@ -16,6 +16,17 @@ def attend(query, positions, parts, scale, drop=None):
     return ops.cast(sum(sums), query.dtype)
 
 
+def suits(query, parts):
+    """Whether all scores at once are the quickest way: those of a step, or of short inputs.
+
+    From 256 x 256 scores a head on, blocks are as fast on two cores and keep none of them.
+    """
+    length = query.shape[2]
+    if length is None or any(kv.keys.shape[2] is None for kv, _ in parts):
+        return False
+    return length <= 8 or length * sum(kv.keys.shape[2] for kv, _ in parts) <= 256 * 256
+
+
 def weighted_sums(queries, positions, parts, scale, factors=None, drop=None):
     """Per part, the sum of its values weighted by one softmax over the tokens of all parts.
 

@@ -7,6 +7,7 @@ tiles, each of some queries and of the keys of one part that these may see.
 
 import torch
 
+from keras_t5gemma2.kernels import reference
 from keras_t5gemma2.kernels.blocked import ranges
 from keras_t5gemma2.kernels.reference import for_each_row, seen
 
@@ -15,9 +16,9 @@ _FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
-def suits(query, _):
-    """Whether the kernel can take the call: it is for CPUs."""
-    return query.device.type == "cpu"
+def suits(query, parts):
+    """Whether the call is on a CPU, and not so small that float32 scores are as quick."""
+    return query.device.type == "cpu" and not reference.suits(query, parts)
 
 
 def attend(query, positions, parts, scale, differentiable):
