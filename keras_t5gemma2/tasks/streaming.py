@@ -178,11 +178,11 @@ class Writer:
     Example:
 
     >>> from keras_t5gemma2.preprocessing.sentencepiece_model import sentencepiece_model
-    >>> pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "▁", "h", "<0xC3>", "<0xA9>"]
+    >>> pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "▁", "h"]
     >>> proto = sentencepiece_model(
-    ...     pieces=pieces,
-    ...     scores=[0] * 8,
-    ...     types=[3, 3, 3, 2, 1, 1, 6, 6],
+    ...     pieces=[*pieces, *(f"<0x{byte:02X}>" for byte in range(256))],
+    ...     scores=[0] * 262,
+    ...     types=[3, 3, 3, 2, 1, 1] + [6] * 256,
     ...     bos_id=2,
     ...     eos_id=1,
     ...     pad_id=0,
@@ -190,7 +190,8 @@ class Writer:
     ... )
     >>> from keras_t5gemma2 import T5Gemma2Tokenizer
     >>> writer = Writer(T5Gemma2Tokenizer(proto))
-    >>> [writer.add(id) for id in (2, 5, 4, 6, 7, 5)], writer.finish()
+    >>> first, second = (6 + byte for byte in "é".encode())
+    >>> [writer.add(id) for id in (2, 5, 4, first, second, 5)], writer.finish()
     (['', 'h', ' ', '', '', 'éh'], '')
     """
 
