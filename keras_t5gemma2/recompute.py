@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_t5gemma2 import kernels
+
 
 def recomputed(layer, function, *tensors):
     """`function(*tensors)`, of whose intermediate values none is kept for the backward pass.
@@ -25,7 +27,7 @@ def recomputed(layer, function, *tensors):
     # A copy, since torch advances the state in place.
     constants += [(seed, ops.copy(ops.convert_to_tensor(seed))) for seed in seeds]
 
-    @keras.remat
+    @kernels.rematerialized
     def pure(*arguments):
         values = arguments[len(tensors) :]
         mapping = [*zip(weights, values, strict=True), *constants]

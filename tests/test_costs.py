@@ -11,6 +11,7 @@ from tiny_models import SMALL_CONFIG, tiny_backbone
 
 from keras_t5gemma2 import AttentionConfig, StackConfig, T5Gemma2Seq2SeqLM
 from keras_t5gemma2.kernels import KeyValues, Window, attend
+from keras_t5gemma2.stacks import Encoder
 from keras_t5gemma2.tasks import generation
 
 BACKEND = keras.config.backend()
@@ -117,3 +118,47 @@ def test_rows_of_one_input_are_encoded_once(rng):
     inputs |= {f"decoder_{name}": ids[:, :1] for name in ("token_ids", "padding_mask")}
     lm.generate(inputs, stop_token_ids=None, max_new_tokens=3, num_return_sequences=4)
     assert rows == [1]
+
+
+# What TensorFlow keeps does not show in its programs: `tools/benchmark_loss.py` measures it.
+@pytest.mark.parametrize("is_checkpointing", [] if BACKEND == "tensorflow" else [False, True])
+def test_checkpointing_keeps_one_hidden_state_of_a_block(is_checkpointing):
+    length, width = 96, 32
+
+    def kept(blocks):
+        attention = AttentionConfig(num_heads=4, num_kv_heads=1, head_dim=8, window=None)
+        encoder = Encoder(StackConfig(hidden_dim=width, mlp_dim=48, layers=(attention,) * blocks))
+        encoder.build((None, length, width))
+        encoder.gradient_checkpointing = is_checkpointing
+        return _kept_for_gradients(encoder, np.ones((2, length, width), "float32"))
+
+    of_a_block = (kept(6) - kept(2)) / 4 / (2 * length * width * 4)
+    assert of_a_block < 2 if is_checkpointing else of_a_block > 8
+
+
+def _kept_for_gradients(encoder, x):
+    """Bytes that a training step of the encoder holds, or on torch the forward pass for it."""
+    mask = np.ones(x.shape[:2], "int32")
+    if BACKEND == "jax":
+        import jax
+
+        def loss(x, values):
+            return encoder.stateless_call(values, [], x, mask, training=True)[0].sum()
+
+        values = [variable.value for variable in encoder.trainable_variables]
+        lowered = jax.jit(jax.grad(loss)).lower(x, values)
+        return lowered.compile().memory_analysis().temp_size_in_bytes
+    import torch
+
+    weights = {variable.value.untyped_storage().data_ptr() for variable in encoder.variables}
+    sizes = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            sizes[storage.data_ptr()] = storage.nbytes(), tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        encoder(torch.tensor(x, requires_grad=True), torch.tensor(mask), training=True)
+    return sum(size for size, _ in sizes.values())

@@ -24,6 +24,7 @@ __all__ = [
     "gelu",
     "linear_cross_entropy",
     "merge_heads",
+    "rematerialized",
     "rms_norm",
     "rotate",
     "split_heads",
@@ -137,6 +138,7 @@ else:
     _formulas = reference
 
 compiled = _backend.compiled
+rematerialized = _backend.rematerialized
 gelu = _formulas.gelu
 merge_heads = _formulas.merge_heads
 rms_norm = _formulas.rms_norm

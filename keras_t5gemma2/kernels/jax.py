@@ -33,6 +33,39 @@ def differentiable(forward, backward):
     return function
 
 
+def rematerialized(function):
+    """`function`, of whose intermediate values none is kept for its gradient.
+
+    Args:
+        function: from tensors to a tensor and a tree of what gets no gradient.
+    """
+    if jax.default_backend() != "cpu":
+        return jax.checkpoint(function)
+    # XLA for CPUs drops the barriers of `jax.checkpoint`, finds that the same is computed twice,
+    # and keeps it after all. Into a condition that it cannot decide it does not look.
+
+    @jax.custom_vjp
+    def again(*tensors):
+        return function(*tensors)
+
+    def forward(*tensors):
+        return function(*tensors), tensors
+
+    def backward(tensors, upstream):
+        def gradients(tensors, upstream):
+            return jax.vjp(function, *tensors, has_aux=True)[1](upstream)
+
+        def none(tensors, _):
+            return jax.tree.map(jnp.zeros_like, tensors)
+
+        upstream, _ = upstream
+        is_true = upstream.ravel()[0] * 0 != 1  # of infinities and NaN too
+        return lax.cond(is_true, gradients, none, tensors, upstream)
+
+    again.defvjp(forward, backward)
+    return again
+
+
 def compiled(function, task):
     """`function(carried, *others)` compiled, to be called again and again.
 

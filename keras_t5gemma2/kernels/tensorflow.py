@@ -1,5 +1,6 @@
 """What only TensorFlow can do: a loss that makes its gradient on the way."""
 
+import keras
 import tensorflow as tf
 
 ATTENTION = {}  # see `kernels.torch`
@@ -17,6 +18,11 @@ def differentiable(forward, backward):
         return call(*tensors)
 
     return function
+
+
+def rematerialized(function):
+    """See `kernels.jax.rematerialized`."""
+    return keras.remat(function)
 
 
 def compiled(function, task):

@@ -1,5 +1,6 @@
 """What only torch can do: write a cache in place, and a loss that makes its gradient on the way."""
 
+import keras
 import torch
 from keras.ops import convert_to_tensor
 from torch.nn import functional
@@ -108,6 +109,11 @@ class _Differentiable(torch.autograd.Function):
     def backward(ctx, upstream):
         *tensors, output, extra = ctx.saved_tensors
         return None, None, None, *ctx.backward_of(ctx.fixed, tensors, output, extra, upstream)
+
+
+def rematerialized(function):
+    """See `kernels.jax.rematerialized`."""
+    return keras.remat(function)
 
 
 def compiled(function, _):

@@ -46,7 +46,7 @@ class Generates:
     """
 
     _cross_attention_cache = "auto"
-    _programs = None  # compiled `generate_step`, by the cache
+    _generate_functions = None  # compiled `generate_step`, by the cache
 
     @property
     def cross_attention_cache(self):
@@ -64,14 +64,14 @@ class Generates:
     @property
     def generate_function(self):
         """The compiled `generate_step`, which `None` is put in the place of to compile anew."""
-        return (self._programs or {}).get(self.cross_attention_cache)
+        return (self._generate_functions or {}).get(self.cross_attention_cache)
 
     @generate_function.setter
     def generate_function(self, value):
         if value is None:
-            self._programs = {}
+            self._generate_functions = {}
         else:
-            self._programs[self.cross_attention_cache] = value
+            self._generate_functions[self.cross_attention_cache] = value
 
     def encode(self, inputs, cross_attention_cache=None):
         """The encoder's side of `generate`, computed once, for its argument `encoded`.
