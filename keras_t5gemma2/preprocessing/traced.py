@@ -76,13 +76,14 @@ def dataset_of(batches, example, read_ahead):
 
     Args:
         batches: function without arguments to an iterator over batches of numpy arrays.
-        example: one of the batches. The batch and the images axis of others may differ.
+        example: one of the batches. The batch axis of others may differ, and the one after it:
+            images, or tokens.
         read_ahead: bool. Whether the next batch is made while a step runs.
     """
     import tensorflow as tf
 
     def spec(array):
-        free = 2 if array.ndim > 2 else 1
+        free = min(2, array.ndim)
         return tf.TensorSpec((*[None] * free, *array.shape[free:]), array.dtype)
 
     signature = keras.tree.map_structure(spec, example)
