@@ -71,19 +71,19 @@ def numpy_call(function, arguments, outputs):
     return tensors
 
 
-def dataset_of(batches, example, read_ahead):
+def dataset_of(batches, example, read_ahead, lengths_differ):
     """A `tf.data.Dataset` for the training loop on TensorFlow.
 
     Args:
         batches: function without arguments to an iterator over batches of numpy arrays.
-        example: one of the batches. The batch axis of others may differ, and the one after it:
-            images, or tokens.
+        example: one of the batches. The batch and the images axis of others may differ.
         read_ahead: bool. Whether the next batch is made while a step runs.
+        lengths_differ: bool. Whether the number of tokens may differ, too.
     """
     import tensorflow as tf
 
     def spec(array):
-        free = min(2, array.ndim)
+        free = min(2, array.ndim) if array.ndim > 2 or lengths_differ else 1
         return tf.TensorSpec((*[None] * free, *array.shape[free:]), array.dtype)
 
     signature = keras.tree.map_structure(spec, example)

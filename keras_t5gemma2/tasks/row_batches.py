@@ -89,6 +89,7 @@ class Batches(data_adapters.data_adapter.DataAdapter):
     num_batches = None  # unknown
     batch_size = None
     can_be_read_ahead = True
+    lengths_differ = True
 
     def first(self):
         """A batch as all others are, for its structure."""
@@ -116,7 +117,9 @@ class Batches(data_adapters.data_adapter.DataAdapter):
         return data_adapter_utils.get_torch_dataloader(self.get_numpy_iterator())
 
     def get_tf_dataset(self):
-        return traced.dataset_of(self.get_numpy_iterator, self.first(), self.can_be_read_ahead)
+        return traced.dataset_of(
+            self.get_numpy_iterator, self.first(), self.can_be_read_ahead, self.lengths_differ
+        )
 
 
 class InMemoryBatches(Batches):
@@ -129,6 +132,8 @@ class InMemoryBatches(Batches):
         shuffle: bool.
         preparation: `Preparation`.
     """
+
+    lengths_differ = False  # one preprocessor, or one array
 
     def __init__(self, take, indices, batch_size, shuffle, preparation):
         self.take, self.indices, self.shuffle = take, indices, shuffle
