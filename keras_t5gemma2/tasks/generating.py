@@ -71,7 +71,8 @@ class Generates:
         if value is None:
             self._generate_functions = {}
         else:
-            self._generate_functions[self.cross_attention_cache] = value
+            others = self._generate_functions or {}
+            self._generate_functions = {**others, self.cross_attention_cache: value}
 
     def encode(self, inputs, cross_attention_cache=None):
         """The encoder's side of `generate`, computed once, for its argument `encoded`.
