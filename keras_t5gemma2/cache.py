@@ -2,7 +2,6 @@
 
 from typing import Any, NamedTuple
 
-import keras
 import numpy as np
 from keras import ops
 
@@ -93,8 +92,3 @@ def unfolded(cache):
         return ops.reshape(x, (batch, heads, *x.shape[-2:]))
 
     return cache._replace(past=tuple((unfold(k), unfold(v)) for k, v in cache.past))
-
-
-def repeated(cache, times):
-    """The cache with each row `times` times."""
-    return keras.tree.map_structure(lambda x: ops.repeat(x, times, axis=0), cache)
