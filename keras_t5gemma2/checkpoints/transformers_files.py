@@ -8,7 +8,7 @@ PROCESSOR_FILE, TOKENIZER_FILE = "processor_config.json", "tokenizer.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 
 # `tokenizer.json` first: it holds every added token, which a SentencePiece model may lack.
-_TOKENIZER_FILES = (TOKENIZER_FILE, "tokenizer.model")
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 # What the image converter does to every image. A checkpoint that wants another treatment cannot
 # be served; one that says nothing, or null, wants this one.
 _FIXED = {
@@ -164,7 +164,7 @@ def _processor_values(directory):
     """Everything about images; the newer file nests it, and wins over the older."""
     directory = pathlib.Path(directory)
     values = {}
-    for name in ("preprocessor_config.json", PROCESSOR_FILE):
+    for name in ("preprocessor_config.json", "processor_config.json"):
         if (directory / name).is_file():
             found = read_json(directory, name)
             values.update(found, **found.get("image_processor", {}))

@@ -16,7 +16,7 @@ def host_array(tensor):
         return _of_torch(tensor)
     if keras.config.backend() == "jax":
         return _of_jax(tensor)
-    return np.asarray(tensor)
+    return _of_tensorflow(tensor)
 
 
 def _of_torch(tensor):
@@ -35,3 +35,12 @@ def _of_jax(array):
         # An array keeps what it was copied to; this one is gone at once.
         array = jnp.copy(array)
     return np.asarray(array)
+
+
+def _of_tensorflow(tensor):
+    import tensorflow as tf
+
+    tensor = tf.convert_to_tensor(tensor)  # of a variable
+    if tensor.dtype != tf.bfloat16:
+        return np.asarray(memoryview(tensor))
+    return np.asarray(memoryview(tf.bitcast(tensor, tf.int16))).view(ml_dtypes.bfloat16)

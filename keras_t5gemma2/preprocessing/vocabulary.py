@@ -34,12 +34,12 @@ class Vocabulary:
 
     def __init__(self, proto):
         self.data, source = _read(proto)
-        self.is_json = _is_json(self.data)
+        self.is_json = is_json = _is_json(self.data)
         try:
-            self._tokenizer = (_from_json if self.is_json else _from_sentencepiece)(self.data)
+            self._tokenizer = (_from_json if is_json else _from_sentencepiece)(self.data)
             self.tokens = _tokens_by_id(self._tokenizer)
         except ValueError as error:
-            kind = "`tokenizer.json`" if self.is_json else "SentencePiece model"
+            kind = "`tokenizer.json`" if is_json else "SentencePiece model"
             raise ValueError(
                 "`proto` must be a SentencePiece model or a `tokenizer.json`. "
                 f"Received: {source}, which is no usable {kind}: {error}"
