@@ -4,6 +4,8 @@ import json
 import math
 import pathlib
 
+from keras_t5gemma2.preprocessing.tokenizer import MASK_TOKEN
+
 PROCESSOR_FILE, TOKENIZER_FILE = "processor_config.json", "tokenizer.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 
@@ -33,7 +35,6 @@ _IMAGE_TOKENS = {
     "eoi_token": "end_of_image_token",
     "image_token": "image_token",
 }
-_MASK = "<mask>"
 # What published files say for a text of any length.
 _NO_LIMIT = 10**30
 
@@ -133,7 +134,7 @@ def tokenizer_config(tokenizer, sees_images):
         "pad_token": tokenizer.pad_token,
         "unk_token": tokenizer.unk_token,
         # Without a null here, the reference's class would add it to the vocabulary.
-        "mask_token": _MASK if _MASK in tokenizer.get_vocabulary() else None,
+        "mask_token": MASK_TOKEN if MASK_TOKEN in tokenizer.get_vocabulary() else None,
     }
     image_tokens = {
         theirs: getattr(tokenizer, ours)

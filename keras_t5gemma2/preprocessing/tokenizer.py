@@ -22,6 +22,7 @@ IMAGE_TOKENS = {
     "end_of_image_token": "<end_of_image>",
     "image_token": "<image_soft_token>",
 }
+MASK_TOKEN = "<mask>"
 # Text like any other, to stay visible in what is generated.
 TURN_TOKENS = {"start_of_turn_token": "<start_of_turn>", "end_of_turn_token": "<end_of_turn>"}
 
@@ -199,12 +200,13 @@ class T5Gemma2Tokenizer(LoadsFromCheckpoints, SavesAtomically, keras_hub.tokeniz
     def to_tokenizer_json(self):
         """The bytes of a Hugging Face `tokenizer.json` that gives the same ids.
 
-        Where one asks for it, it puts `<bos>` before a text, as the published one does. A
-        vocabulary that was read from such a file is the same to the byte.
+        Where one asks for it, it puts `<bos>` before a text, as the published one does. From the
+        SentencePiece model of T5Gemma 2 it is the published file, to the byte; and a vocabulary
+        that was read from such a file comes back as it was.
         """
         vocabulary = self._loaded_vocabulary()
-        special_tokens = {*self.special_tokens, vocabulary.unk_token}
-        return vocabulary.to_json(self.start_token, special_tokens)
+        published = {MASK_TOKEN, *TURN_TOKENS.values(), vocabulary.unk_token}
+        return vocabulary.to_json(self.start_token, {*self.special_tokens, *published})
 
     def save_assets(self, dir_path):
         data = self._loaded_vocabulary().data

@@ -80,7 +80,7 @@ class Vocabulary:
         tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{start_token} $A",
-            pair=f"{start_token} $A {start_token} $B",
+            pair=f"{start_token} $A {start_token}:1 $B:1",
             special_tokens=[(start_token, self.token_to_id(start_token))],
         )
         if not self.is_json:
