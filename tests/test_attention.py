@@ -14,6 +14,7 @@ from keras_t5gemma2.kernels import KeyValues, Window, attention, blocked
 
 WINDOWS = [Window(), Window.causal(), Window.causal(6), Window.bidirectional(7)]
 OTHERS = [name for name in attention.KERNELS if name != "reference"]
+DIFFERENTIABLE = [name for name in OTHERS if name != "few"]
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +57,7 @@ def attend(kernel, tensors, positions, seen, window):
 ONCE = pytest.mark.once  # the same formulas, which elsewhere take long to compile
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
 @pytest.mark.parametrize(
     ("window", "num_kv_heads"),
     [
@@ -95,6 +96,21 @@ def test_half_precision(rng, name, dtype):
     np.testing.assert_allclose(
         got.swapaxes(1, 2)[there], want.swapaxes(1, 2)[there], **TOLERANCE[dtype]
     )
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("length", [1, 5])
+@pytest.mark.parametrize("window", WINDOWS, ids=str)
+def test_rows_that_share_a_memory(rng, name, length, window):
+    tensors, positions, seen, _ = random_call(rng, 3, length, others=11)
+    tensors[3:] = [tensor[1:] for tensor in tensors[3:]]  # both rows see that of the second
+    positions = ops.convert_to_tensor(np.arange(3, 3 + length) * [[1], [2]], dtype="int32")
+    got, want = (
+        ops.convert_to_numpy(attend(kernel, tensors, positions, seen[1:], window))
+        for kernel in (name, "reference")
+    )
+    np.testing.assert_allclose(got, want, **TOLERANCE["float32"])
 
 
 @pytest.mark.once

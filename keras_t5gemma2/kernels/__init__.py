@@ -122,7 +122,10 @@ def _sums_of_padded(hidden, table, labels, weights, soft_cap, limit, wanted):
     return _sums_over_chunks(hidden, table, labels, weights, soft_cap, size, wanted)
 
 
-if keras.config.backend() == "torch":
+# Whether loops are, as programs that copy what they cannot write in place.
+IS_COMPILED = keras.config.backend() != "torch"
+
+if not IS_COMPILED:
     from keras_t5gemma2.kernels import torch as _backend
 
     _sums = _backend.sums_over_chunks
@@ -141,6 +144,7 @@ compiled = _backend.compiled
 rematerialized = _backend.rematerialized
 gelu = _formulas.gelu
 merge_heads = _formulas.merge_heads
+product = _formulas.product
 rms_norm = _formulas.rms_norm
 rotate = _formulas.rotate
 split_heads = _formulas.split_heads

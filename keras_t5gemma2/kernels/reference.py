@@ -140,10 +140,15 @@ def put(buffer, values, slots, axis):
 
 
 def rms_norm(x, scale, epsilon):
-    """x / rms(x) * (1 + scale), in float32, rounded once."""
+    """x / rms(x) * (1 + scale), of a variable `scale`, in float32, rounded once."""
     x32 = ops.cast(x, "float32")
     inverse = ops.rsqrt(ops.mean(ops.square(x32), axis=-1, keepdims=True) + epsilon)
     return ops.cast(x32 * inverse * (1.0 + ops.cast(scale, "float32")), x.dtype)
+
+
+def product(x, kernel):
+    """(..., in) times a variable (in, out)."""
+    return ops.matmul(x, kernel)
 
 
 def split_heads(x, width):

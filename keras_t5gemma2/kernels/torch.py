@@ -2,7 +2,6 @@
 
 import keras
 import torch
-from keras.ops import convert_to_tensor
 from torch.nn import functional
 
 from keras_t5gemma2.kernels import reference, torch_flash
@@ -17,12 +16,18 @@ def write_slots(buffer, values, slots):
 
 def rms_norm(x, scale, epsilon):
     """See `kernels.reference.rms_norm`."""
-    weight = 1.0 + convert_to_tensor(scale).float()
-    return functional.rms_norm(x.float(), weight.shape, weight, epsilon).to(x.dtype)
+    scale = scale.value.float()
+    normed = functional.rms_norm(x.float(), scale.shape, eps=epsilon)
+    return torch.addcmul(normed, normed, scale).to(x.dtype)
+
+
+def product(x, kernel):
+    """See `kernels.reference`; as the others here, without what Keras does around each call."""
+    return x @ kernel.value
 
 
 def split_heads(x, width):
-    """See `kernels.reference`; as the others here, without what Keras does around each call."""
+    """See `kernels.reference`."""
     return x.reshape(x.shape[0], x.shape[1], -1, width).transpose(1, 2)
 
 
@@ -34,7 +39,7 @@ def merge_heads(x):
 def rotate(x, cos, sin):
     """See `kernels.reference`."""
     x32 = x.float()
-    return (x32 * cos + x32.roll(x.shape[-1] // 2, -1) * sin).to(x.dtype)
+    return torch.addcmul(x32 * cos, x32.roll(x.shape[-1] // 2, -1), sin).to(x.dtype)
 
 
 def gelu(x):
@@ -58,7 +63,7 @@ def weighted_sums(queries, positions, parts, scale, factors=None):
     ]
 
 
-def attend_few(query, positions, parts, scale, _):
+def attend_scores(query, positions, parts, scale, _):
     """See `kernels.attend`: for few queries, whose scores are small beside the keys."""
     sums = weighted_sums([query] * len(parts), positions, parts, scale)
     return sum(sums).to(query.dtype)
@@ -203,6 +208,7 @@ def _times_table(slopes, table):
 
 # Kernels of attention by name, the better ones first: see `kernels.attention`.
 ATTENTION = {
-    "few": (attend_few, lambda query, _: query.shape[2] <= 8 and not query.requires_grad),
+    "few": (torch_flash.attend_few, torch_flash.suits_few),
+    "scores": (attend_scores, lambda query, _: query.shape[2] <= 8 and not query.requires_grad),
     "flash": (torch_flash.attend, torch_flash.suits),
 }
