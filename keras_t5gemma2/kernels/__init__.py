@@ -142,6 +142,7 @@ else:
 
 compiled = _backend.compiled
 rematerialized = _backend.rematerialized
+by_pieces = _formulas.by_pieces
 gelu = _formulas.gelu
 merge_heads = _formulas.merge_heads
 product = _formulas.product

@@ -177,6 +177,16 @@ def gelu(x):
     return ops.cast(activations.gelu(ops.cast(x, "float32"), approximate=True), x.dtype)
 
 
+def by_pieces(function, x, size):
+    """`function` of tokens (B, T, D), each by itself, of `size` tokens at a time."""
+    length, width = x.shape[1:]
+    if length is None or length <= size or length % size:
+        return function(x)
+    pieces = ops.swapaxes(ops.reshape(x, (-1, length // size, size, width)), 0, 1)
+    y = ops.swapaxes(ops.map(function, pieces), 0, 1)
+    return ops.reshape(y, (-1, length, y.shape[-1]))
+
+
 def linear_cross_entropy(hidden, table, labels, weights, soft_cap=None):
     """The sums that `kernels.linear_cross_entropy` gives, from all logits at once."""
     logits = ops.matmul(hidden, ops.transpose(ops.cast(table, hidden.dtype)))
