@@ -13,7 +13,8 @@ from keras_t5gemma2 import kernels
 from keras_t5gemma2.kernels import KeyValues, Window, attention, blocked
 
 WINDOWS = [Window(), Window.causal(), Window.causal(6), Window.bidirectional(7)]
-OTHERS = [name for name in attention.KERNELS if name != "reference"]
+# One is for the shapes of its device, and has a test of its own.
+OTHERS = [name for name in attention.KERNELS if name not in ("reference", "splash")]
 DIFFERENTIABLE = [name for name in OTHERS if name != "few"]
 
 
@@ -96,6 +97,36 @@ def test_half_precision(rng, name, dtype):
     np.testing.assert_allclose(
         got.swapaxes(1, 2)[there], want.swapaxes(1, 2)[there], **TOLERANCE[dtype]
     )
+
+
+@pytest.mark.skipif(keras.config.backend() != "jax", reason="a kernel of JAX, here interpreted")
+@pytest.mark.parametrize(
+    ("window", "num_kv_heads"),
+    [
+        (Window.bidirectional(64), 1),
+        pytest.param(Window.bidirectional(9), 2, marks=pytest.mark.slow),
+        pytest.param(Window(), 1, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_splash_attention(rng, window, num_kv_heads):
+    length, width = 256, 128
+    shapes = [(4, length, width), *[(num_kv_heads, length, width)] * 2]
+    tensors = [ops.convert_to_tensor(rng.standard_normal((2, *s), "float32")) for s in shapes]
+    positions = np.tile(np.arange(length, dtype="int32"), (2, 1))
+    positions[0, -57:] = -1
+    positions[1, :9] = -1
+    slope = rng.standard_normal((2, *shapes[0]), "float32") * (positions >= 0)[:, None, :, None]
+    positions, slope = ops.convert_to_tensor(positions), ops.convert_to_tensor(slope)
+
+    def function(kernel):
+        return lambda *x: ops.sum(attend(kernel, x, positions, None, window) * slope)
+
+    want, wanted = value_and_gradients(function("reference"), tensors)
+    got, gradients = value_and_gradients(function("splash"), tensors)
+    assert got == pytest.approx(want, rel=1e-5, abs=1e-4)
+    for gradient, expected in zip(gradients, wanted, strict=True):
+        assert relative_error(gradient, expected) < 1e-5
 
 
 @pytest.mark.once

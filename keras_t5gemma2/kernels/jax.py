@@ -7,7 +7,23 @@ import jax.numpy as jnp
 import keras
 from jax import lax
 
-ATTENTION = {}  # see `kernels.torch`
+
+def _attend_on_tpu(*args):
+    return _splash().attend(*args)
+
+
+def _suits_tpu(query, parts):
+    return jax.default_backend() == "tpu" and _splash().can(query, parts)
+
+
+def _splash():
+    """Imported where it is used: that takes longer than to import the rest of the package."""
+    from keras_t5gemma2.kernels import jax_splash
+
+    return jax_splash
+
+
+ATTENTION = {"splash": (_attend_on_tpu, _suits_tpu)}  # see `kernels.torch`
 
 
 def differentiable(forward, backward):
