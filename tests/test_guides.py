@@ -34,6 +34,7 @@ def run(guide, directory, **shorter):
     return result.stdout
 
 
+@pytest.mark.once
 def test_generate(tmp_path):
     output = run("01_generate.py", tmp_path)
     assert "Spell 4268 in English. → four thousand, two hundred and sixty-eight" in output
