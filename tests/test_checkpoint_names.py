@@ -12,6 +12,7 @@ from keras_t5gemma2.checkpoints.names import (
     canonical_name,
     is_copy,
     is_vision_name,
+    published_name,
     rows,
 )
 from keras_t5gemma2.checkpoints.streaming import shapes_only
@@ -50,6 +51,7 @@ def test_layouts_are_invertible(layout):
     variable = layout.to_variable(array)
     assert layout.from_variable_shape(variable.shape) == shape
     assert np.shares_memory(variable, array)
+    np.testing.assert_array_equal(layout.from_variable(variable), array)
 
 
 def test_convolution_layout():
@@ -132,3 +134,11 @@ def test_vision_names():
     assert is_vision_name("model.encoder.vision_tower.post_layernorm.bias")
     assert is_vision_name("model.encoder.multi_modal_projector.mm_soft_emb_norm.weight")
     assert not is_vision_name("model.encoder.norm.weight")
+
+
+def test_published_names_are_read_as_what_they_are_written_for():
+    names = [row.name for row in rows(tiny_backbone_config())]
+    published = [published_name(name) for name in names]
+    assert [canonical_name(name) for name in published] == names
+    moved = {name for name in names if name not in published}
+    assert moved == {name for name in names if name.startswith("model.encoder.vision_tower.")}

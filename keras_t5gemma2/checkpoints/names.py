@@ -28,11 +28,19 @@ class Layout:
     def to_variable_shape(self, shape):
         return tuple(shape) if self.axes is None else tuple(shape[axis] for axis in self.axes)
 
+    def from_variable(self, array):
+        """A view of a variable's `array`, with axes as a file has them."""
+        return array if self.axes is None else array.transpose(self._file_axes(array.shape))
+
     def from_variable_shape(self, shape):
         """The shape in a file of a variable of shape `shape`."""
         if self.axes is None:
             return tuple(shape)
-        return tuple(shape[self.axes.index(axis)] for axis in range(len(shape)))
+        return tuple(shape[axis] for axis in self._file_axes(shape))
+
+    def _file_axes(self, shape):
+        """Where each axis of the file is in the variable's `shape`."""
+        return tuple(self.axes.index(axis) for axis in range(len(shape)))
 
 
 AS_IS = Layout()
@@ -107,10 +115,8 @@ _TIED = {
     "model.decoder.embed_tokens.eoi_embedding": "model.encoder.embed_tokens.eoi_embedding",
 }
 _TEXT_MODEL = ("model.encoder.text_model.", "model.encoder.")
-_OTHER_PREFIXES = (
-    _TEXT_MODEL,
-    ("model.encoder.vision_tower.vision_model.", "model.encoder.vision_tower."),
-)
+_PUBLISHED_TOWER = ("model.encoder.vision_tower.vision_model.", "model.encoder.vision_tower.")
+_OTHER_PREFIXES = (_TEXT_MODEL, _PUBLISHED_TOWER)
 # What an encoder that was saved without its model holds at the top.
 _ENCODER_PARTS = (
     *("text_model.", "vision_tower.", "multi_modal_projector."),
@@ -183,6 +189,18 @@ def _untied_name(name):
 def is_vision_name(name):
     """Whether a canonical name is one of the vision tower's or of the projector's."""
     return name.startswith(_VISION_PREFIXES)
+
+
+def published_name(name):
+    """What published files call a tensor of the table.
+
+    >>> published_name("model.encoder.vision_tower.post_layernorm.bias")
+    'model.encoder.vision_tower.vision_model.post_layernorm.bias'
+    >>> published_name("model.encoder.layers.3.mlp.up_proj.weight")
+    'model.encoder.layers.3.mlp.up_proj.weight'
+    """
+    published, table = _PUBLISHED_TOWER
+    return published + name.removeprefix(table) if name.startswith(table) else name
 
 
 def module_name(name):

@@ -25,6 +25,7 @@ _DTYPES = {
     **{"I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8},
     **{"U64": np.uint64, "U32": np.uint32, "U16": np.uint16, "U8": np.uint8, "BOOL": np.bool_},
 }
+_CODES = {np.dtype(dtype): code for code, dtype in _DTYPES.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +65,15 @@ class FileTensor:
         stop = self.start + self.num_bytes
         if stop > start:
             self.mapping.madvise(mmap.MADV_DONTNEED, start, stop - start)
+
+
+def type_code(dtype):
+    """What a header calls a numpy dtype.
+
+    >>> type_code(np.dtype("float32"))
+    'F32'
+    """
+    return _CODES[dtype]
 
 
 def read_safetensors(directory):

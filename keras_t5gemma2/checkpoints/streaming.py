@@ -21,7 +21,7 @@ from keras_t5gemma2.kernels.take_over import take_over
 _BYTES_PER_PIECE = 1 << 20
 # In memory of this size, pages of 2 MiB waste little.
 _BYTES_WORTH_HUGE_PAGES = 1 << 23
-# Loading less than this takes no time worth a progress bar.
+# Less than this takes no time worth a progress bar.
 _BYTES_WORTH_A_BAR = 100_000_000
 _BYTES_PER_UNIT = 1_000_000
 _NAMES_IN_A_MESSAGE = 10
@@ -182,7 +182,7 @@ def num_bytes(variable):
 
 
 def _fill(pairs):
-    progress = _progress(sum(num_bytes(variable) for variable, _ in pairs))
+    progress = progress_bar(sum(num_bytes(variable) for variable, _ in pairs))
     done = 0
     for variable, tensor in pairs:
         variable._initialize(take_over(_owned(tensor, np.dtype(variable.dtype))))
@@ -191,8 +191,8 @@ def _fill(pairs):
         progress(done)
 
 
-def _progress(total):
-    """A function that shows how many of `total` bytes have been read."""
+def progress_bar(total):
+    """A function that shows how many of `total` bytes have been read or written."""
     if total < _BYTES_WORTH_A_BAR or not keras.config.is_interactive_logging_enabled():
         return lambda done: None
     # Where a line cannot be overwritten, one is written every ten seconds.

@@ -4,6 +4,9 @@ import json
 import math
 import pathlib
 
+PROCESSOR_FILE, TOKENIZER_FILE = "processor_config.json", "tokenizer.json"
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+
 # `tokenizer.json` first: it holds every added token, which a SentencePiece model may lack.
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 # What the image converter does to every image. A checkpoint that wants another treatment cannot
@@ -24,6 +27,15 @@ _PAN_AND_SCAN = {
     "pan_and_scan_max_num_crops": "max_num_crops",
     "pan_and_scan_min_ratio_to_activate": "min_ratio_to_activate",
 }
+_TOKENS_PER_IMAGE = "image_seq_length"
+_IMAGE_TOKENS = {
+    "boi_token": "start_of_image_token",
+    "eoi_token": "end_of_image_token",
+    "image_token": "image_token",
+}
+_MASK = "<mask>"
+# What published files say for a text of any length.
+_NO_LIMIT = 10**30
 
 
 def read_json(directory, name):
@@ -80,12 +92,66 @@ def read_processor(directory):
             )
     found = {
         ours: values[theirs]
-        for theirs, ours in (("image_seq_length", "tokens_per_image"), *_PAN_AND_SCAN.items())
+        for theirs, ours in ((_TOKENS_PER_IMAGE, "tokens_per_image"), *_PAN_AND_SCAN.items())
         if values.get(theirs) is not None
     }
     if values.get("size") is not None:
         found["image_size"] = _height_and_width(directory, values["size"])
     return found
+
+
+def processor_config(converter, tokens_per_image):
+    """The `processor_config.json` that `read_processor` reads so, as a dict.
+
+    Args:
+        converter: `T5Gemma2ImageConverter`.
+        tokens_per_image: int.
+    """
+    height, width = converter.image_size
+    return {
+        "processor_class": "Gemma3Processor",
+        _TOKENS_PER_IMAGE: tokens_per_image,
+        "image_processor": {
+            "image_processor_type": "Gemma3ImageProcessor",
+            **_FIXED,
+            "size": {"height": height, "width": width},
+            **{theirs: getattr(converter, ours) for theirs, ours in _PAN_AND_SCAN.items()},
+        },
+    }
+
+
+def tokenizer_config(tokenizer, sees_images):
+    """The `tokenizer_config.json` of a `T5Gemma2Tokenizer`, as a dict.
+
+    Args:
+        tokenizer: `T5Gemma2Tokenizer`.
+        sees_images: bool. Whether there is a processor for images too.
+    """
+    tokens = {
+        "bos_token": tokenizer.start_token,
+        "eos_token": tokenizer.end_token,
+        "pad_token": tokenizer.pad_token,
+        "unk_token": tokenizer.unk_token,
+        # Without a null here, the reference's class would add it to the vocabulary.
+        "mask_token": _MASK if _MASK in tokenizer.get_vocabulary() else None,
+    }
+    image_tokens = {
+        theirs: getattr(tokenizer, ours)
+        for theirs, ours in _IMAGE_TOKENS.items()
+        if getattr(tokenizer, f"{ours}_id") is not None
+    }
+    return {
+        "tokenizer_class": "GemmaTokenizer",
+        **({"processor_class": "Gemma3Processor"} if sees_images else {}),
+        **tokens,
+        **image_tokens,
+        "extra_special_tokens": image_tokens,
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": _NO_LIMIT,
+        "padding_side": "right",
+    }
 
 
 def tokenizer_file(directory):

@@ -118,12 +118,28 @@ class Dense(PlainCall, layers.Dense):
 
     def merge(self):
         """Puts what the active adapters add into the kernel; `_adapt` then adds nothing."""
+        factors = self._factors()
+        if factors[1]:
+            self._kernel.assign(ops.cast(self.merged_kernel(), self._kernel.dtype))
+            self.merged = factors
+
+    def merged_kernel(self):
+        """(in, out) kernel that does what this one does with its active adapters.
+
+        In float32 where there are any: it is what `merge` rounds.
+        """
+        of_kernel, of_products = self._factors()
+        if not of_products:
+            return ops.convert_to_tensor(self._kernel)
+        return ops.cast(self._kernel, "float32") * of_kernel + self._sum(of_products)
+
+    def _factors(self):
+        """Per column: what the kernel itself is multiplied by, and each product A B."""
         if self.quantization_mode is not None:
             raise ValueError(
                 f"Adapters cannot be merged into the quantized kernel of {self.path}. Merge "
                 "before the model is quantized, or leave them beside the kernel."
             )
-        # Per column: what the kernel itself is multiplied by, and each product A B.
         of_kernel, of_products = 1.0, {}
         for name, weight in self.active.items():
             if (adapter := self.adapters.get(name)) is None:
@@ -133,11 +149,7 @@ class Dense(PlainCall, layers.Dense):
                 factor = ops.convert_to_tensor(adapter.magnitude) / self._column_norms(adapter)
                 of_kernel = of_kernel + weight * (factor - 1.0)
             of_products[name] = weight * adapter.scale * factor
-        if not of_products:
-            return
-        kernel = ops.cast(self._kernel, "float32") * of_kernel + self._sum(of_products)
-        self._kernel.assign(ops.cast(kernel, self._kernel.dtype))
-        self.merged = of_kernel, of_products
+        return of_kernel, of_products
 
     def unmerge(self):
         """Takes out of the kernel what `merge` put there."""

@@ -191,6 +191,21 @@ class T5Gemma2Tokenizer(LoadsFromCheckpoints, SavesAtomically, keras_hub.tokeniz
             raise ValueError(f"`token` must be in the vocabulary. Received: token='{token}'")
         return found
 
+    @property
+    def unk_token(self):
+        """The token for what no other token covers, or `None`."""
+        return self._loaded_vocabulary().unk_token
+
+    def to_tokenizer_json(self):
+        """The bytes of a Hugging Face `tokenizer.json` that gives the same ids.
+
+        Where one asks for it, it puts `<bos>` before a text, as the published one does. A
+        vocabulary that was read from such a file is the same to the byte.
+        """
+        vocabulary = self._loaded_vocabulary()
+        special_tokens = {*self.special_tokens, vocabulary.unk_token}
+        return vocabulary.to_json(self.start_token, special_tokens)
+
     def save_assets(self, dir_path):
         data = self._loaded_vocabulary().data
         with open(os.path.join(dir_path, VOCABULARY_FILE), "wb") as file:

@@ -9,7 +9,7 @@ import json
 import os
 import re
 
-from tokenizers import AddedToken, Tokenizer, decoders, normalizers
+from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE
 
 from keras_t5gemma2.preprocessing.sentencepiece_model import (
@@ -34,7 +34,7 @@ class Vocabulary:
 
     def __init__(self, proto):
         self.data, source = _read(proto)
-        is_json = _is_json(self.data)
+        self.is_json = is_json = _is_json(self.data)
         try:
             self._tokenizer = (_from_json if is_json else _from_sentencepiece)(self.data)
             self.tokens = _tokens_by_id(self._tokenizer)
@@ -63,6 +63,32 @@ class Vocabulary:
     def unk_token(self):
         """The token for what no other token covers, or None."""
         return self._tokenizer.model.unk_token
+
+    def to_json(self, start_token, special_tokens):
+        """The bytes of a `tokenizer.json` of this vocabulary, in the form of the published one.
+
+        One that was read from such a file comes back to the byte, unless it puts nothing before a
+        text.
+
+        Args:
+            start_token: string, which comes before each text where one is asked for.
+            special_tokens: collection of strings, the tokens that `skip_special_tokens` skips. A
+                `tokenizer.json` has its own.
+        """
+        if self.is_json and json.loads(self.data.decode("utf-8-sig")).get("post_processor"):
+            return self.data
+        tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{start_token} $A",
+            pair=f"{start_token} $A {start_token} $B",
+            special_tokens=[(start_token, self.token_to_id(start_token))],
+        )
+        if not self.is_json:
+            # It splits nothing, since no space is left by then; the published file has it.
+            tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+            added = tokenizer.get_added_tokens_decoder().values()
+            tokenizer.add_special_tokens([t for t in added if t.content in special_tokens])
+        return tokenizer.to_str(pretty=True).encode("utf-8")
 
     def encode(self, texts):
         """A list of ids for each text of a list."""

@@ -8,9 +8,10 @@ from keras_t5gemma2.backbone import T5Gemma2Backbone
 from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
 from keras_t5gemma2.registry import presets
 from keras_t5gemma2.saving import SavesAtomically
-from keras_t5gemma2.tasks.adapter_files import SavesAdapters, reading_adapter_files
+from keras_t5gemma2.tasks.adapter_files import reading_adapter_files
 from keras_t5gemma2.tasks.beam_search import BeamSearch
 from keras_t5gemma2.tasks.elements import Preparation, unpack
+from keras_t5gemma2.tasks.exporting import Exports
 from keras_t5gemma2.tasks.generating import Generates
 from keras_t5gemma2.tasks.precompute import with_features
 from keras_t5gemma2.tasks.row_batches import InMemoryBatches, batches_of, reading
@@ -22,7 +23,7 @@ from keras_t5gemma2.tasks.warmup import WarmsUp
 @keras.saving.register_keras_serializable(package="keras_t5gemma2")
 class T5Gemma2Seq2SeqLM(
     SavesAtomically,
-    SavesAdapters,
+    Exports,
     TrainsWithoutLogits,
     Generates,
     Streams,

@@ -1,0 +1,165 @@
+"""A task as a directory in the reference's format, laid out as the published ones."""
+
+import functools
+import json
+
+import keras
+import ml_dtypes  # noqa: F401  gives numpy the name "bfloat16"
+import numpy as np
+from keras import ops
+
+from keras_t5gemma2.checkpoints import peft
+from keras_t5gemma2.checkpoints.adapters import adapter_of
+from keras_t5gemma2.checkpoints.atomic import atomic_directory
+from keras_t5gemma2.checkpoints.names import published_name, rows
+from keras_t5gemma2.checkpoints.safetensors_file import INDEX_FILE, SINGLE_FILE
+from keras_t5gemma2.checkpoints.safetensors_writer import (
+    NewTensor,
+    parse_size,
+    write_safetensors,
+)
+from keras_t5gemma2.checkpoints.transformers_config_writer import (
+    PUBLISHED_IDS,
+    config_to_transformers,
+    generation_config,
+    with_tower,
+)
+from keras_t5gemma2.checkpoints.transformers_files import (
+    PROCESSOR_FILE,
+    TOKENIZER_CONFIG_FILE,
+    TOKENIZER_FILE,
+    processor_config,
+    tokenizer_config,
+)
+from keras_t5gemma2.kernels.host_array import host_array
+from keras_t5gemma2.lora import targets
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+_TABLE = "embedder/table/embeddings"
+_CONFIG_FILE, _GENERATION_FILE = "config.json", "generation_config.json"
+# Every file of the format: an old one that is not written again would be read with the new.
+_FILES = (
+    *(_CONFIG_FILE, _GENERATION_FILE, SINGLE_FILE, INDEX_FILE, "model-*-of-*.safetensors"),
+    *(TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, "tokenizer.model", "special_tokens_map.json"),
+    *(PROCESSOR_FILE, "preprocessor_config.json"),
+    *(f"adapters/*/{file}" for file in (peft.CONFIG_FILE, peft.WEIGHTS_FILE)),
+)
+
+
+def write_transformers(path, backbone, preprocessor, dtype, max_shard_size, adapters):
+    """Writes a directory that the reference loads.
+
+    Args:
+        path: path of the directory.
+        backbone: `T5Gemma2Backbone`.
+        preprocessor: `T5Gemma2Seq2SeqLMPreprocessor`, or `None` for weights alone.
+        dtype: "float32", "bfloat16", "float16", or `None` for what each weight has.
+        max_shard_size: int or string such as "5GB".
+        adapters: dict of `LoRAConfig` by name, of the adapters that are written in peft's format
+            beside the base weights; or `None` to write the weights with the active ones in them.
+
+    Raises:
+        ValueError: as for `T5Gemma2Seq2SeqLM.export_to_transformers`.
+    """
+    max_bytes = parse_size(max_shard_size)
+    tensors = new_tensors(backbone, dtype, is_merged=adapters is None)
+    ids = _token_ids(preprocessor)
+    stored = dtype or keras.backend.standardize_dtype(backbone.token_embedding.embeddings.dtype)
+    files = {
+        _CONFIG_FILE: config_to_transformers(backbone.config, stored, ids),
+        _GENERATION_FILE: generation_config(ids),
+    }
+    with atomic_directory(path, replaces=_FILES, written_last=_CONFIG_FILE) as directory:
+        write_safetensors(directory, tensors, max_bytes)
+        for name, config in (adapters or {}).items():
+            found = adapter_of(backbone, name, config)
+            peft.write_peft_adapter(directory / "adapters" / name, found, backbone)
+        if preprocessor is not None:
+            files |= _processor_files(preprocessor)
+            data = preprocessor.tokenizer.to_tokenizer_json()
+            (directory / TOKENIZER_FILE).write_bytes(data)
+        for name, values in files.items():
+            text = json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+            (directory / name).write_text(text, encoding="utf-8")
+
+
+def new_tensors(backbone, dtype=None, is_merged=True):
+    """What is written of a model's weights: a list of `NewTensor`, by published names.
+
+    Args:
+        backbone: `T5Gemma2Backbone`. Its variables need no values as long as none is read.
+        dtype: as for `write_transformers`.
+        is_merged: bool. Whether active adapters are in the weights.
+
+    Raises:
+        ValueError: `dtype` is none of those, or the model is quantized.
+    """
+    if dtype not in (None, *DTYPES):
+        raise ValueError(
+            f"`dtype` must be one of {', '.join(map(repr, DTYPES))}, or `None` for what each "
+            f"weight has. Received: dtype={dtype!r}"
+        )
+    _check_not_quantized(backbone)
+    variables = {variable.path: variable for variable in backbone.weights}
+    layers = targets.dense_layers(backbone) if is_merged else {}
+    table = variables[_TABLE]
+    tensors = []
+    for row in rows(with_tower(backbone.config)):
+        if row.path in variables:
+            variable = variables[row.path]
+            layer = layers.get(row.path.removesuffix("/kernel"))
+            values = variable if layer is None else layer.merged_kernel
+            shape, kind = tuple(variable.shape), variable.dtype
+        else:
+            shape, kind = _shape_without_tower(row.path, backbone.config), table.dtype
+            values = functools.partial(np.zeros, shape, "float32")
+        shape = row.layout.from_variable_shape(shape)
+        read = functools.partial(_read, values, row.layout)
+        tensors.append(NewTensor(published_name(row.name), shape, np.dtype(dtype or kind), read))
+    return tensors
+
+
+def _read(values, layout):
+    """The values of a variable, or what a function gives for it, as a file has them."""
+    values = values() if callable(values) else values
+    if not isinstance(values, np.ndarray):
+        values = host_array(ops.convert_to_tensor(values))
+    return layout.from_variable(values)
+
+
+def _shape_without_tower(path, config):
+    """Of a weight of the tower that stands for none."""
+    known = {
+        "vision/tower/patch_embedding/kernel": (1, 1, 3, 1),
+        "vision/tower/position_embedding": (1, 1),
+        "vision/projector/projection/kernel": (1, config.hidden_dim),
+    }
+    return known.get(path, (1,))
+
+
+def _check_not_quantized(backbone):
+    for layer in backbone._flatten_layers():
+        if mode := getattr(layer, "quantization_mode", None):
+            raise ValueError(
+                "A quantized model cannot be exported: the reference has no such weights. "
+                f"Received: {layer.path}, quantized to {mode!r}. Export before `quantize`"
+            )
+
+
+def _token_ids(preprocessor):
+    if preprocessor is None:
+        return PUBLISHED_IDS
+    names = {"pad": "pad", "eos": "end", "bos": "start", "start_of_image": "start_of_image"}
+    tokenizer = preprocessor.tokenizer
+    return {role: getattr(tokenizer, f"{name}_token_id") for role, name in names.items()}
+
+
+def _processor_files(preprocessor):
+    """What stands beside `tokenizer.json`: dicts by file name."""
+    converter = preprocessor.image_converter
+    sees_images = converter is not None
+    files = {TOKENIZER_CONFIG_FILE: tokenizer_config(preprocessor.tokenizer, sees_images)}
+    if sees_images:
+        files[PROCESSOR_FILE] = processor_config(converter, preprocessor.tokens_per_image)
+    return files

@@ -1,0 +1,247 @@
+"""Converts a T5Gemma 2 from one format to another.
+
+    python tools/convert.py hf://google/t5gemma-2-270m-270m t5gemma2 --to keras --dtype bfloat16
+    python tools/convert.py my_preset my_checkpoint --to transformers --shard-size 2GB
+    python tools/convert.py gemma-3-270m.gguf adapted --to transformers --dry-run
+
+The source is what `T5Gemma2Seq2SeqLM.from_preset` takes, or a Gemma 3, both of whose stacks then
+start from it. The target must not be there yet, and appears once it is whole: an interruption
+leaves nothing.
+"""
+
+import argparse
+import pathlib
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+from keras_t5gemma2 import T5Gemma2Backbone, T5Gemma2Seq2SeqLM
+from keras_t5gemma2.checkpoints import presets
+from keras_t5gemma2.checkpoints.atomic import atomic_directory
+from keras_t5gemma2.checkpoints.safetensors_file import read_safetensors
+from keras_t5gemma2.checkpoints.safetensors_writer import NewTensor, parse_size, shards_of
+from keras_t5gemma2.checkpoints.streaming import shapes_only
+from keras_t5gemma2.checkpoints.transformers_files import read_json
+from keras_t5gemma2.checkpoints.transformers_writer import DTYPES, new_tensors
+
+_GEMMA3 = ("gemma3", "gemma3_text")
+
+
+def main(arguments=None):
+    arguments = _parse(arguments)
+    if arguments.quiet:
+        keras.config.disable_interactive_logging()
+    try:
+        (_list_tensors if arguments.dry_run else _convert)(arguments)
+    except KeyboardInterrupt:
+        print(f"Interrupted: nothing has been written to {arguments.target}", file=sys.stderr)
+        return 130
+    except (ValueError, ImportError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _convert(arguments):
+    start = time.monotonic()
+    target = TARGETS[arguments.to]
+    if arguments.target.exists():
+        raise FileExistsError(
+            f"The target must not be there yet. Received: {arguments.target}. Remove it, or name "
+            "another"
+        )
+    _say(arguments, f"Reading {arguments.source}")
+    lm = _load(arguments, target)
+    _say(arguments, f"Writing {arguments.target} for {arguments.to}")
+    with atomic_directory(arguments.target) as directory:
+        target.write(lm, directory, arguments)
+    sizes = [path.stat().st_size for path in arguments.target.rglob("*") if path.is_file()]
+    seconds = time.monotonic() - start
+    _say(arguments, f"{len(sizes)} files, {sum(sizes) / 1e6:,.1f} MB, {seconds:.1f} s")
+
+
+def _list_tensors(arguments):
+    """Prints what would be written."""
+    target = TARGETS[arguments.to]
+    files = target.files(_backbone_to_list(arguments, target), arguments)
+    for file, tensors in files.items():
+        for tensor in tensors:
+            shape = "x".join(map(str, tensor.shape))
+            print(f"{file}  {tensor.name}  {tensor.dtype.name}  {shape}  {tensor.num_bytes:,} B")
+    tensors = [tensor for part in files.values() for tensor in part]
+    size = sum(tensor.num_bytes for tensor in tensors)
+    print(f"{len(tensors)} tensors in {len(files)} files, {size:,} B")
+
+
+# Sources ----------------------------------------------------------------------------------------
+
+
+def _load(arguments, target):
+    """The task, in the dtype that it is stored in where the target can still convert it."""
+    path = _gemma3(arguments.source)
+    dtype = None if target.converts_dtype else arguments.dtype
+    dtype = dtype or _stored_dtype(path or arguments.source)
+    options = {} if dtype is None else {"dtype": dtype}
+    if path is not None:
+        lm = T5Gemma2Seq2SeqLM.from_gemma3(path, **options)
+    else:
+        options["text_only"] = arguments.text_only
+        lm = T5Gemma2Seq2SeqLM.from_preset(arguments.source, **options)
+    if arguments.adapter is not None:
+        load = lm.load_peft_adapter if arguments.adapter.is_dir() else lm.load_adapter
+        load(arguments.adapter)
+    return lm
+
+
+def _backbone_to_list(arguments, target):
+    """The backbone, whose weights are read only where there is no other way to its sizes."""
+    if _gemma3(arguments.source) is not None:
+        return _load(arguments, target).backbone
+    dtype = arguments.dtype or _stored_dtype(arguments.source, load_weights=False)
+    options = {} if dtype is None else {"dtype": dtype}
+    return shapes_only(
+        lambda: T5Gemma2Backbone.from_preset(
+            arguments.source, load_weights=False, text_only=arguments.text_only, **options
+        )
+    )
+
+
+def _gemma3(source):
+    """The path of a source that is a Gemma 3, or `None`."""
+    if source.endswith(".gguf"):
+        return source
+    directory, _ = presets.locate(source, load_weights=False)
+    if directory is None or read_json(directory, "config.json").get("model_type") not in _GEMMA3:
+        return None
+    return str(presets.locate(source)[0])
+
+
+def _stored_dtype(source, load_weights=True):
+    """The dtype that a source's weights have; `None` for Keras's own, where it does not say."""
+    if source.endswith(".gguf"):
+        return None
+    directory, preset = presets.locate(source, load_weights)
+    if directory is None:
+        return _dtype_of_preset(preset)
+    if not load_weights and not any(directory.glob("*.safetensors")):
+        values = read_json(directory, "config.json")
+        found = {values.get("dtype", values.get("torch_dtype"))}
+    else:
+        found = {tensor.dtype.name for tensor in read_safetensors(directory).values()}
+    return found.pop() if len(found) == 1 and found <= set(DTYPES) else "float32"
+
+
+def _dtype_of_preset(preset):
+    """The policy of a preset directory, which keras-hub passes over."""
+    if not pathlib.Path(preset).is_dir():
+        return None
+    policy = read_json(preset, "config.json").get("config", {}).get("dtype")
+    return policy.get("config", {}).get("name") if isinstance(policy, dict) else policy
+
+
+# Targets ----------------------------------------------------------------------------------------
+
+
+class Target(NamedTuple):
+    """A format that is written.
+
+    Args:
+        about: string, for the help.
+        write: function of the task, a directory that is there and empty, and the arguments.
+        files: function of the backbone, whose variables may be without values, and the
+            arguments: a dict of lists of `NewTensor` by file name.
+        converts_dtype: bool. Whether it writes another dtype than the task has.
+    """
+
+    about: str
+    write: Callable
+    files: Callable
+    converts_dtype: bool = False
+
+
+def _write_transformers(lm, directory, arguments):
+    lm.export_to_transformers(
+        directory, arguments.dtype, arguments.shard_size, adapters=arguments.adapters
+    )
+
+
+def _transformers_files(backbone, arguments):
+    return shards_of(new_tensors(backbone, arguments.dtype), arguments.shard_size)
+
+
+def _write_keras(lm, directory, arguments):
+    lm.save_to_preset(directory, max_shard_size=arguments.shard_size / 1e9)
+
+
+def _keras_files(backbone, arguments):
+    tensors = [
+        NewTensor(variable.path, tuple(variable.shape), np.dtype(variable.dtype), None)
+        for variable in backbone.weights
+    ]
+    is_whole = sum(tensor.num_bytes for tensor in tensors) <= arguments.shard_size
+    return {"model.weights.h5" if is_whole else "model_*.weights.h5": tensors}
+
+
+TARGETS = {
+    "transformers": Target(
+        "a directory that the transformers library loads",
+        _write_transformers,
+        _transformers_files,
+        converts_dtype=True,
+    ),
+    "keras": Target("a preset directory of this package", _write_keras, _keras_files),
+}
+
+
+# The command line -------------------------------------------------------------------------------
+
+
+def _parse(arguments):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", help="preset, hf:// handle, directory, or GGUF file of a Gemma 3")
+    parser.add_argument("target", type=pathlib.Path, help="directory to write")
+    formats = "; ".join(f"{name}: {target.about}" for name, target in TARGETS.items())
+    parser.add_argument("--to", choices=TARGETS, default="transformers", help=formats)
+    parser.add_argument("--dtype", choices=DTYPES, help="by default that of the source")
+    parser.add_argument("--shard-size", type=_size, default="5GB", help="of a file, as in 2GB")
+    parser.add_argument("--text-only", action="store_true", help="leave the vision tower out")
+    parser.add_argument("--adapter", type=pathlib.Path, help="file, or directory of peft")
+    parser.add_argument(
+        "--adapters",
+        choices=("merge", "peft"),
+        default="merge",
+        help="for transformers: into the weights, or beside them in the format of peft",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="list the tensors, write nothing")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    return parser.parse_args(arguments)
+
+
+def _size(text):
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _say(arguments, text):
+    if not arguments.quiet:
+        print(text, flush=True)
+
+
+def _stop(number, frame):
+    """Ends by way of what `with` blocks clean up, as Ctrl-C does."""
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    for name in {"SIGTERM", "SIGHUP"} & set(dir(signal)):
+        signal.signal(getattr(signal, name), _stop)
+    sys.exit(main())
