@@ -7,6 +7,15 @@ from typing import NamedTuple
 
 import keras_hub
 
+from keras_t5gemma2.checkpoints import keras_hub_presets, transformers
+from keras_t5gemma2.checkpoints.downloads import (
+    download_from_hub,
+    download_from_kaggle,
+    small_files_from_kaggle,
+)
+from keras_t5gemma2.checkpoints.keras_hub_config import is_keras_hub
+from keras_t5gemma2.checkpoints.keras_hub_pairs import check_choice
+from keras_t5gemma2.checkpoints.keras_hub_tokenizer import TOKENIZER_ASSET, tokenizer_asset
 from keras_t5gemma2.checkpoints.transformers_config import config_from_transformers
 from keras_t5gemma2.checkpoints.transformers_files import (
     read_json,
@@ -15,31 +24,32 @@ from keras_t5gemma2.checkpoints.transformers_files import (
 )
 from keras_t5gemma2.registry import presets
 
-_HUB = "hf://"
+_HUB, _KAGGLE = "hf://", "kaggle://"
 # What a checkpoint has beside its weights: small files, all of them wanted.
 _SMALL_FILES = ("*.json", "tokenizer.model")
 _WEIGHTS = ("*.safetensors",)
 _KERAS_WEIGHTS = ("model.weights.h5", "model.weights.json", "model_*.weights.h5")
+_KERAS_FILES = ("*.json", "assets/tokenizer/*")
 
 
 def locate(preset, load_weights=True):
     """Where the files of a preset are.
 
     Args:
-        preset: string or path: a name of `presets`, `hf://organization/repository`, a directory
-            in the reference's format, or a preset directory of Keras. Anything else is left to
-            keras-hub, such as `kaggle://` handles.
+        preset: string or path: a name of `presets`, `hf://organization/repository`, a `kaggle://`
+            handle, a directory in the reference's format, or a preset directory of Keras.
+            Anything else is left to keras-hub.
         load_weights: bool. Whether the weights are needed too.
 
     Returns:
-        A `pathlib.Path` of a directory in the reference's format, downloaded if need be, and
-        `None`; or `None` and what keras-hub is to load.
+        A `pathlib.Path` of a directory that `load_backbone` and `load_layer` read, downloaded if
+        need be, and `None`: one in the reference's format, or a preset of keras-hub's own
+        T5Gemma 2. Or `None` and what keras-hub is to load.
 
     Raises:
         FileNotFoundError: there is no such directory, repository or `config.json`.
         PermissionError: the repository asks for a login, or for its terms to be accepted.
         ConnectionError: the hub cannot be reached, and the files are not in the local cache.
-        ValueError: the preset was written by keras-hub's own T5Gemma 2.
     """
     preset = str(preset)
     if preset in presets:
@@ -47,11 +57,19 @@ def locate(preset, load_weights=True):
         preset = row.get("directory") or row["hf_handle"]
     if preset.startswith(_HUB):
         repository = preset.removeprefix(_HUB)
-        config = _read(_download(repository, "config.json"))
-        if "model_type" not in config:
-            return None, _check_ours(preset, config)
-        patterns = _SMALL_FILES + (_WEIGHTS if load_weights else ())
-        return pathlib.Path(_download(repository, patterns)), None
+        config = _read(download_from_hub(repository, "config.json"))
+        if is_keras_hub(config):
+            patterns = _KERAS_FILES + (_KERAS_WEIGHTS if load_weights else ())
+        elif "model_type" in config:
+            patterns = _SMALL_FILES + (_WEIGHTS if load_weights else ())
+        else:
+            return None, preset
+        return pathlib.Path(download_from_hub(repository, patterns)), None
+    if preset.startswith(_KAGGLE):
+        handle = preset.removeprefix(_KAGGLE)
+        if not is_keras_hub(_read(download_from_kaggle(handle, "config.json"))):
+            return None, preset
+        return (download_from_kaggle if load_weights else small_files_from_kaggle)(handle), None
     if "://" in preset:
         return None, preset
     directory = pathlib.Path(preset).expanduser()
@@ -61,9 +79,37 @@ def locate(preset, load_weights=True):
             f"directory. Received: preset={preset!r}. The names are: {', '.join(presets)}"
         )
     config = read_json(directory, "config.json")
-    if "model_type" in config:
+    if "model_type" in config or is_keras_hub(config):
         return directory, None
-    return None, _check_ours(str(directory), config)
+    return None, str(directory)
+
+
+def load_backbone(directory, load_weights=True, text_only=False, embeddings=None, **kwargs):
+    """The backbone of a directory that `locate` gave.
+
+    Args:
+        directory: path of the directory.
+        load_weights: bool. If false, the weights are random.
+        text_only: bool. Leave out the vision tower.
+        embeddings: "encoder", "decoder", "mean" or `None`, for presets of keras-hub alone.
+        **kwargs: `dtype` and further arguments of the backbone.
+    """
+    if _is_keras_hub(directory):
+        check_choice(embeddings)
+        load = keras_hub_presets.load_backbone
+        return load(directory, load_weights, text_only, embeddings, **kwargs)
+    check_no_choice(embeddings, directory)
+    return transformers.load_backbone(directory, load_weights, text_only, **kwargs)
+
+
+def check_no_choice(embeddings, preset):
+    """Raises where `embeddings` is given for a preset that has one table."""
+    check_choice(embeddings)
+    if embeddings is not None:
+        raise ValueError(
+            "`embeddings` chooses between the two tables of a preset that keras-hub's own "
+            f"T5Gemma 2 wrote. Received: embeddings={embeddings!r} for {preset}, which is none"
+        )
 
 
 def load_text_only(cls, preset, load_weights=True, **kwargs):
@@ -77,7 +123,7 @@ def load_text_only(cls, preset, load_weights=True, **kwargs):
     """
     if preset.startswith(_HUB):
         patterns = ("config.json", *(_KERAS_WEIGHTS if load_weights else ()))
-        preset = _download(preset.removeprefix(_HUB), patterns)
+        preset = download_from_hub(preset.removeprefix(_HUB), patterns)
     elif "://" in preset:
         raise ValueError(
             "`text_only=True` needs a preset directory or an hf:// handle. "
@@ -107,7 +153,7 @@ def adapter_files(preset):
     """
     if preset.startswith(_HUB):
         files = ("task.json", "adapters/*.safetensors")
-        preset = _download(preset.removeprefix(_HUB), files)
+        preset = download_from_hub(preset.removeprefix(_HUB), files)
     path = pathlib.Path(preset, "task.json")
     adapters = _read(path)["config"].get("adapters") if path.is_file() else None
     if adapters is None:
@@ -117,7 +163,7 @@ def adapter_files(preset):
 
 
 def load_layer(cls, directory, **kwargs):
-    """The tokenizer, image converter or preprocessor of a directory in the reference's format.
+    """The tokenizer, image converter or preprocessor of a directory that `locate` gave.
 
     Args:
         cls: the class of the layer.
@@ -127,14 +173,18 @@ def load_layer(cls, directory, **kwargs):
     if issubclass(cls, keras_hub.tokenizers.Tokenizer):
         return cls(_tokenizer_file(directory), **kwargs)
     if issubclass(cls, keras_hub.layers.ImageConverter):
+        if _is_keras_hub(directory):
+            return keras_hub_presets.load_image_converter(cls, directory, **kwargs)
         return cls(**{**_image_options(directory)[0], **kwargs})
     return load_preprocessor(cls, directory, **kwargs)
 
 
 def load_preprocessor(cls, directory, text_only=False, **kwargs):
-    """The preprocessor of a directory in the reference's format; see `load_layer`."""
+    """The preprocessor of a directory that `locate` gave; see `load_layer`."""
     if "tokenizer" not in kwargs:
         kwargs["tokenizer"] = cls.tokenizer_cls(_tokenizer_file(directory))
+    if _is_keras_hub(directory):
+        return keras_hub_presets.load_preprocessor(cls, directory, text_only, **kwargs)
     if _vision(directory, text_only) is not None:
         options, tokens_per_image = _image_options(directory)
         kwargs = {"tokens_per_image": tokens_per_image, **kwargs}
@@ -145,9 +195,9 @@ def load_preprocessor(cls, directory, text_only=False, **kwargs):
 
 def load_task_preprocessor(cls, directory, text_only=False):
     """As `load_preprocessor`; `None` with a warning where there is no tokenizer."""
-    if tokenizer_file(directory) is None:
+    if _found_tokenizer(directory)[0] is None:
         warnings.warn(
-            f"There is no tokenizer.json or tokenizer.model in {directory}: the task has no "
+            f"There is no {_found_tokenizer(directory)[1]} in {directory}: the task has no "
             "preprocessor, and takes and gives token ids.",
             stacklevel=3,
         )
@@ -156,13 +206,23 @@ def load_task_preprocessor(cls, directory, text_only=False):
 
 
 def _tokenizer_file(directory):
-    path = tokenizer_file(directory)
+    path, names = _found_tokenizer(directory)
     if path is None:
         raise FileNotFoundError(
-            f"A tokenizer needs tokenizer.json or tokenizer.model. Received: {directory}, which "
-            "has neither."
+            f"A tokenizer needs {names}. Received: {directory}, which does not hold it."
         )
     return str(path)
+
+
+def _found_tokenizer(directory):
+    """The path of the tokenizer of a directory or `None`, and what it may be called."""
+    if _is_keras_hub(directory):
+        return tokenizer_asset(directory), str(TOKENIZER_ASSET)
+    return tokenizer_file(directory), "tokenizer.json or tokenizer.model"
+
+
+def _is_keras_hub(directory):
+    return is_keras_hub(read_json(directory, "config.json"))
 
 
 def _vision(directory, text_only=False):
@@ -184,60 +244,5 @@ def _image_options(directory):
     return options, wanted[1]
 
 
-def _check_ours(preset, config):
-    name = config.get("registered_name", "")
-    if name == "keras_hub>T5Gemma2Backbone":
-        raise ValueError(
-            "A preset must be one that this package saved, or a published checkpoint. Received: "
-            f"preset={preset!r}, which keras-hub's own T5Gemma 2 wrote. Load it with "
-            "keras_hub.models.T5Gemma2Seq2SeqLM.from_preset, or take the published weights: "
-            f"{', '.join(presets)}"
-        )
-    return preset
-
-
 def _read(path):
     return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-
-
-def _download(repository, what):
-    """The local path of one file of a repository, or of its directory for a tuple of patterns."""
-    import huggingface_hub
-    from huggingface_hub import errors
-
-    try:
-        if isinstance(what, str):
-            return huggingface_hub.hf_hub_download(repository, what)
-        return huggingface_hub.snapshot_download(repository, allow_patterns=list(what))
-    except errors.HFValidationError as error:
-        raise ValueError(
-            f"A handle must have the form hf://organization/repository. Received: hf://{repository}"
-        ) from error
-    except errors.GatedRepoError as error:
-        raise PermissionError(
-            f"The weights of hf://{repository} are shared under terms that must be accepted: sign "
-            f"in at https://huggingface.co/{repository} and accept them, then run `hf auth login` "
-            f"here, or set HF_TOKEN. {_login_state()}"
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise FileNotFoundError(
-            f"There is no repository hf://{repository}, or it is private. Check its name; for a "
-            f"private one run `hf auth login`, or set HF_TOKEN. {_login_state()}"
-        ) from error
-    except errors.RemoteEntryNotFoundError as error:
-        raise FileNotFoundError(
-            f"The repository hf://{repository} has no {what}: it is neither a Keras preset nor a "
-            "checkpoint."
-        ) from error
-    except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, ConnectionError) as error:
-        raise ConnectionError(
-            f"hf://{repository} cannot be downloaded: the hub is not reached, and the files are "
-            "not in the local cache. Check the network, and that HF_HUB_OFFLINE is not set; or "
-            f"download the repository elsewhere and give its directory. The hub said: {error}"
-        ) from error
-
-
-def _login_state():
-    import huggingface_hub
-
-    return "You are not logged in." if huggingface_hub.get_token() is None else "You are logged in."

@@ -153,12 +153,17 @@ def _parse_index(path):
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} must be JSON with a `weight_map` of file names") from error
     for name in names:
-        # A name with both separators is a path on one system or another.
-        if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\:"):
-            raise ValueError(
-                f"{path} must name shards by the plain names of files beside it. Received: {name!r}"
-            )
+        check_plain_name(path, name)
     return files
+
+
+def check_plain_name(path, name):
+    """Raises where an index at `path` names a shard by anything but the name of a file."""
+    # A name with either separator is a path on one system or another.
+    if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\:\0"):
+        raise ValueError(
+            f"{path} must name shards by the plain names of files beside it. Received: {name!r}"
+        )
 
 
 def _parse_header(path, text):

@@ -69,7 +69,7 @@ _OTHER_MODELS = {
 }
 # Far above any model there is: a larger size is a mistake, to be caught before memory runs out.
 _LARGEST_SIZE = 1 << 24
-_MOST_LAYERS = 10_000
+MOST_LAYERS = 10_000
 
 
 def config_from_transformers(values, text_only=False):
@@ -94,7 +94,7 @@ def config_from_transformers(values, text_only=False):
     >>> config.vocabulary_size, len(config.encoder.layers)
     (262208, 26)
     """
-    model = _Section("", values, _DEFAULTS)
+    model = Section("", values, _DEFAULTS)
     _check_model_type(model)
     model.must_be("is_encoder_decoder", True)
     model.must_be("tie_word_embeddings", True)
@@ -140,7 +140,7 @@ def _stack(section, model):
 
 
 def _layer_kinds(section):
-    count = section.size("num_hidden_layers", _MOST_LAYERS)
+    count = section.size("num_hidden_layers", MOST_LAYERS)
     kinds = section["layer_types"]
     if kinds is None:
         period = section.size("sliding_window_pattern")
@@ -193,7 +193,7 @@ def _rope_values(section, kind):
     if not set(nested) & {_SLIDING, _FULL}:
         # Scaling has always been that of the full layers, as long as there was one for all.
         nested = {_FULL: nested}
-    rope = _Section(f"{section.name}.rope_parameters", nested, {_SLIDING: None, _FULL: None})
+    rope = Section(f"{section.name}.rope_parameters", nested, {_SLIDING: None, _FULL: None})
     scaling = section.optional_object("rope_scaling") if kind == _FULL else {}
     return {**rope.optional_object(kind), **scaling}
 
@@ -210,7 +210,7 @@ def _vision(encoder, model):
         patch_size=section.size("patch_size"),
         hidden_dim=section.size("hidden_size"),
         mlp_dim=section.size("intermediate_size"),
-        num_layers=section.size("num_hidden_layers", _MOST_LAYERS),
+        num_layers=section.size("num_hidden_layers", MOST_LAYERS),
         num_heads=section.size("num_attention_heads"),
         tokens_per_image=encoder.size("mm_tokens_per_image"),
         norm_epsilon=section.positive("layer_norm_eps"),
@@ -219,7 +219,7 @@ def _vision(encoder, model):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Section:
+class Section:
     """One object of a `config.json`: its name in messages, its values, and its defaults."""
 
     name: str
@@ -240,7 +240,7 @@ class _Section:
         return self.subsection(key, {} if self[key] is None else self[key], defaults)
 
     def subsection(self, key, values, defaults):
-        return _Section(self._full(key), values, defaults)
+        return Section(self._full(key), values, defaults)
 
     def optional_object(self, key):
         """The dict under `key`, an empty one where there is none."""

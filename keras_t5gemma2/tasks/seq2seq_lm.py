@@ -71,15 +71,17 @@ class T5Gemma2Seq2SeqLM(
     # Loading ----------------------------------------------------------------------------------
 
     @classmethod
-    def from_preset(cls, preset, load_weights=True, text_only=False, **kwargs):
+    def from_preset(cls, preset, load_weights=True, text_only=False, embeddings=None, **kwargs):
         """The model of a preset or of a published checkpoint, with its preprocessor.
 
         Args:
             preset: a name of `keras_t5gemma2.presets`, `hf://organization/repository`, a local
                 directory in the reference's format, a preset directory, or any other handle
-                that keras-hub knows.
+                that keras-hub knows. A preset may also be one of keras-hub's own T5Gemma 2; its
+                preprocessor is replaced by one that prepares rows as the reference does.
             load_weights: bool. If false, the weights are random.
             text_only: bool. If true, the vision tower is neither built nor read.
+            embeddings: "encoder", "decoder", "mean" or `None`, as `T5Gemma2Backbone` has it.
             **kwargs: `dtype` of every part, by default Keras's global policy; `preprocessor`
                 and further arguments of the constructor.
 
@@ -88,9 +90,11 @@ class T5Gemma2Seq2SeqLM(
                 message says why and what to do.
             ValueError: a file is not what it should be; the message names the tensor or key.
         """
-        from keras_t5gemma2.checkpoints import presets, transformers
+        from keras_t5gemma2.checkpoints import presets
 
         directory, preset = presets.locate(preset, load_weights)
+        if directory is None:
+            presets.check_no_choice(embeddings, preset)
         if directory is None and not text_only:
             with reading_adapter_files(preset):
                 lm = super().from_preset(preset, load_weights, **kwargs)
@@ -101,7 +105,9 @@ class T5Gemma2Seq2SeqLM(
                 kwargs["preprocessor"] = presets.load_task_preprocessor(
                     cls.preprocessor_cls, directory, text_only
                 )
-            backbone = transformers.load_backbone(directory, load_weights, text_only, dtype)
+            backbone = presets.load_backbone(
+                directory, load_weights, text_only, embeddings, dtype=dtype
+            )
             return cls(backbone, **kwargs)
         if "preprocessor" not in kwargs:
             kwargs["preprocessor"] = cls.preprocessor_cls.from_preset(preset, image_converter=None)
