@@ -177,6 +177,21 @@ class T5Gemma2Backbone(SavesAtomically, RefusesKerasLoRA, keras_hub.models.Backb
             return presets.load_text_only(cls, preset, load_weights, **kwargs)
         return super().from_preset(preset, load_weights, **kwargs)
 
+    def save_to_keras_hub_preset(self, path, max_shard_size=10):
+        """Writes a preset that `keras_hub.models.T5Gemma2Backbone.from_preset` loads.
+
+        Args:
+            path: path of the directory. What is there stays as it is until all is written.
+            max_shard_size: int or float. The largest size of one file of weights, in GiB.
+
+        Raises:
+            ValueError: the model has sizes that keras-hub's cannot be given, adapters that are
+                not merged, or quantized weights.
+        """
+        from keras_t5gemma2.checkpoints import keras_hub_export
+
+        keras_hub_export.save(path, self, max_shard_size=max_shard_size)
+
 
 def _inputs(config):
     inputs = {

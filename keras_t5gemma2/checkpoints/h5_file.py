@@ -5,9 +5,12 @@ each of its arrays lies in one piece in the file, and is mapped into memory like
 safetensors file. Anything else is refused.
 """
 
+import itertools
 import json
 import mmap
 import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -21,6 +24,20 @@ INDEX_FILE = "model.weights.json"
 _MOST_OBJECTS = 1_000_000
 _MOST_LEVELS = 64
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+
+class Array(NamedTuple):
+    """An array to be written.
+
+    Args:
+        name: string, as `layers/dense/vars/0`.
+        num_bytes: int.
+        read: function without arguments that gives the values.
+    """
+
+    name: str
+    num_bytes: int
+    read: Callable[[], np.ndarray]
 
 
 def read_h5(directory):
@@ -80,6 +97,56 @@ def read_h5_file(path):
     except (OSError, RuntimeError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(_broken(path, f"the library says {str(error)[:200]!r}")) from error
     return {tensor.name: tensor for tensor in tensors}
+
+
+def write_h5(directory, arrays, max_shard_bytes=None):
+    """Writes `model.weights.h5`, or shards and `model.weights.json`; one array is read at a time.
+
+    Args:
+        directory: `pathlib.Path` of a directory.
+        arrays: list of `Array`. Those of one layer stand together, and come into one shard.
+        max_shard_bytes: int. Where all arrays together are larger, shards are written, of which
+            only one with a single larger layer is larger than this.
+    """
+    total = sum(array.num_bytes for array in arrays)
+    if max_shard_bytes is None or total <= max_shard_bytes:
+        _write_file(directory / SINGLE_FILE, arrays)
+        return
+    index = {}
+    for number, shard in enumerate(_shards(arrays, max_shard_bytes)):
+        name = f"model_{number:05}.weights.h5"
+        _write_file(directory / name, shard)
+        index.update({f"/{_layer(array)}": name for array in shard})
+    about = {"metadata": {"total_size": total}, "weight_map": index}
+    (directory / INDEX_FILE).write_text(json.dumps(about, indent=4), encoding="utf-8")
+
+
+def _shards(arrays, max_bytes):
+    """Lists of arrays that fit into one file each."""
+    shard, size = [], 0
+    for _, layer in itertools.groupby(arrays, _layer):
+        layer = list(layer)
+        num_bytes = sum(array.num_bytes for array in layer)
+        if shard and size + num_bytes > max_bytes:
+            yield shard
+            shard, size = [], 0
+        shard, size = shard + layer, size + num_bytes
+    yield shard
+
+
+def _layer(array):
+    return array.name.rpartition("/")[0]
+
+
+def _write_file(path, arrays):
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        for array in arrays:
+            values = array.read()
+            dataset = file.create_dataset(array.name, data=values)
+            if values.dtype == ml_dtypes.bfloat16:
+                dataset.attrs["dtype"] = "bfloat16"  # HDF5 has no name for it
 
 
 def _datasets(path, file):

@@ -130,6 +130,11 @@ def rows(config):
     return found
 
 
+def copies(name):
+    """All paths in the file of what the model has once, the path of a row first."""
+    return next((pair for pair in (TABLES, ENDS_OF_IMAGE) if name in pair), (name,))
+
+
 def is_vision_name(name):
     """Whether a path in the file is one of the vision tower's or of the projector's."""
     return name.startswith(_VISION)

@@ -34,7 +34,7 @@ class Vocabulary:
 
     def __init__(self, proto):
         self.data, source = _read(proto)
-        is_json = _is_json(self.data)
+        self.is_json = is_json = _is_json(self.data)
         try:
             self._tokenizer = (_from_json if is_json else _from_sentencepiece)(self.data)
             self.tokens = _tokens_by_id(self._tokenizer)

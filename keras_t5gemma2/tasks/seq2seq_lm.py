@@ -138,6 +138,25 @@ class T5Gemma2Seq2SeqLM(
             kwargs["preprocessor"] = cls.preprocessor_cls(tokenizer)
         return cls(gemma3.load_gemma3(path, dtype=dtype), **kwargs)
 
+    def save_to_keras_hub_preset(self, path, max_shard_size=10):
+        """Writes a preset that `keras_hub.models.T5Gemma2Seq2SeqLM.from_preset` loads.
+
+        Its tokenizer is written as a SentencePiece model, and its preprocessor is set to prepare
+        rows as this one does, as far as keras-hub's can.
+
+        Args:
+            path: path of the directory. What is there stays as it is until all is written.
+            max_shard_size: int or float. The largest size of one file of weights, in GiB.
+
+        Raises:
+            ValueError: the model has sizes that keras-hub's cannot be given, adapters that are
+                not merged, quantized weights, or a tokenizer that is no SentencePiece model and
+                cannot be made one exactly.
+        """
+        from keras_t5gemma2.checkpoints import keras_hub_export
+
+        keras_hub_export.save(path, self.backbone, self, max_shard_size)
+
     # Training ---------------------------------------------------------------------------------
 
     def compile(self, *args, **kwargs):
