@@ -172,9 +172,7 @@ class T5Gemma2Backbone(SavesAtomically, RefusesKerasLoRA, keras_hub.models.Backb
         if directory is not None:
             load = presets.load_backbone
             return load(directory, load_weights, text_only, embeddings, **kwargs)
-        presets.check_no_choice(embeddings, preset)
-        if text_only:
-            return presets.load_text_only(cls, preset, load_weights, **kwargs)
+        presets.check_only_keras(preset, text_only, embeddings)
         return super().from_preset(preset, load_weights, **kwargs)
 
     def save_to_keras_hub_preset(self, path, max_shard_size=10):

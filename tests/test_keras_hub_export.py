@@ -82,6 +82,7 @@ def test_keras_hub_loads_it_with_equal_outputs(lm, preset):
     np.testing.assert_allclose(logits_of_hub(hub), logits_of(lm), **CLOSE)
 
 
+@pytest.mark.once
 def test_keras_hub_loads_a_text_model_with_equal_outputs(tmp_path):
     lm = our_task(vision=False)
     lm.save_to_keras_hub_preset(tmp_path)

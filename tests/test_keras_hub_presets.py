@@ -71,7 +71,7 @@ def test_the_config_is_translated(vision_preset):
         return AttentionConfig(*heads, window, theta, factor, 11.0, norm_epsilon=1e-5)
 
     sliding, full = attention((6, 3, 8), 5, 11_000.0, 1.0), attention((6, 3, 8), None, 1e6, 4.0)
-    encoder = StackConfig(28, 44, (sliding, full, sliding), 1e-5)
+    encoder = StackConfig(28, 44, (sliding, full), 1e-5)
     sliding, full = attention((4, 1, 10), 5, 9_000.0, 1.0), attention((4, 1, 10), None, 1e6, 8.0)
     assert config == BackboneConfig(
         vocabulary_size=2560,
@@ -205,7 +205,7 @@ def changed(preset, directory, name="config.json", vision=(), **changes):
         ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping=50.0"),
         ({"decoder_hidden_dim": 29}, "decoder_hidden_dim=29"),
         ({"cross_attention_hidden_size": 29}, "cross_attention_hidden_size=29"),
-        ({"encoder_layer_types": ["full_attention"]}, "must be a list of 3"),
+        ({"encoder_layer_types": ["full_attention"]}, "must be a list of 2"),
         ({"sliding_window": None}, "sliding_window=None"),
         ({"global_rope_scaling_factor": None}, "global_rope_scaling_factor=None"),
         ({"vocabulary_size": 1 << 40}, "vocabulary_size=1099511627776"),
@@ -226,12 +226,12 @@ def test_weights_that_do_not_fit_the_config(vision_preset, tmp_path):
     directory = changed(vision_preset, tmp_path, encoder_intermediate_dim=45)
     with pytest.raises(ValueError, match=r"mlp/gate_proj/vars/0, .* shape \(28, 45\)"):
         T5Gemma2Backbone.from_preset(directory)
-    kinds = ["full_attention"] * 4
-    changed(vision_preset, tmp_path, encoder_num_layers=4, encoder_layer_types=kinds)
-    with pytest.raises(ValueError, match=r"Missing \(13\): layers/t5_gemma2_encoder_layer_3/mlp"):
+    kinds = ["full_attention"] * 3
+    changed(vision_preset, tmp_path, encoder_num_layers=3, encoder_layer_types=kinds)
+    with pytest.raises(ValueError, match=r"Missing \(13\): layers/t5_gemma2_encoder_layer_2/mlp"):
         T5Gemma2Backbone.from_preset(directory)
-    changed(vision_preset, tmp_path, encoder_num_layers=2, encoder_layer_types=kinds[:2])
-    with pytest.raises(ValueError, match=r"Unexpected \(13\): layers/t5_gemma2_encoder_layer_2"):
+    changed(vision_preset, tmp_path, encoder_num_layers=1, encoder_layer_types=kinds[:1])
+    with pytest.raises(ValueError, match=r"Unexpected \(13\): layers/t5_gemma2_encoder_layer_1"):
         T5Gemma2Backbone.from_preset(directory)
 
 

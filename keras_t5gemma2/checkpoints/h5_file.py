@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from keras_t5gemma2.checkpoints.safetensors_file import FileTensor, check_plain_name
+from keras_t5gemma2.checkpoints.streaming import StoredTensor, list_names
 
 SINGLE_FILE = "model.weights.h5"
 INDEX_FILE = "model.weights.json"
@@ -23,6 +24,7 @@ INDEX_FILE = "model.weights.json"
 # Far more than any model has: a file that goes on longer goes round in circles.
 _MOST_OBJECTS = 1_000_000
 _MOST_LEVELS = 64
+_FLOATS = ("float64", "float32", "float16", "bfloat16")
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
@@ -97,6 +99,49 @@ def read_h5_file(path):
     except (OSError, RuntimeError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(_broken(path, f"the library says {str(error)[:200]!r}")) from error
     return {tensor.name: tensor for tensor in tensors}
+
+
+def stored_tensors(directory, rows, found):
+    """`StoredTensor` by variable path, of exactly the arrays that a model has.
+
+    Args:
+        directory: what errors call the preset.
+        rows: list of (name of the array, path of the variable, layout).
+        found: dict by name of `FileTensor` or `StoredTensor`.
+
+    Raises:
+        ValueError: an array is missing or unexpected, or not of a float type.
+    """
+    check_names(directory, {name for name, _, _ in rows}, found)
+    return {
+        path: StoredTensor(name, array.shape, array.read, array.release, layout)
+        for name, path, layout in rows
+        for array in (checked_float(found[name]),)
+    }
+
+
+def check_names(directory, wanted, found):
+    """Raises where `found` are not the `wanted` names."""
+    problems = [
+        f"{kind} ({len(names)}): {list_names(sorted(names))}"
+        for kind, names in (("Missing", wanted - set(found)), ("Unexpected", set(found) - wanted))
+        if names
+    ]
+    if problems:
+        raise ValueError(
+            f"The weights in {directory} must be those of the model in its config.json. "
+            + ". ".join(problems)
+        )
+
+
+def checked_float(tensor):
+    """The tensor, a `FileTensor` of a float type, or else an error."""
+    if isinstance(tensor, FileTensor) and str(tensor.dtype) not in _FLOATS:
+        raise ValueError(
+            f"Weights must be of one of the types {', '.join(_FLOATS)}; a quantized preset cannot "
+            f"be read. Received: {tensor.name} of type {tensor.dtype} in {tensor.path}"
+        )
+    return tensor
 
 
 def write_h5(directory, arrays, max_shard_bytes=None):

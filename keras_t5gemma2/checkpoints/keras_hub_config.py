@@ -1,6 +1,7 @@
 """The config of keras-hub's own T5Gemma 2 as a `BackboneConfig`, and back."""
 
-from keras_t5gemma2.checkpoints.transformers_config import MOST_LAYERS, Section
+from keras_t5gemma2.checkpoints.limits import MOST_LAYERS
+from keras_t5gemma2.checkpoints.transformers_config import Section
 from keras_t5gemma2.config import AttentionConfig, BackboneConfig, StackConfig, VisionConfig
 
 BACKBONE_NAME = "keras_hub>T5Gemma2Backbone"

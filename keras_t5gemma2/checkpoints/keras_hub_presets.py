@@ -1,25 +1,30 @@
 """A model from a preset of keras-hub's own T5Gemma 2."""
 
-import dataclasses
 import pathlib
 
 import numpy as np
 
 from keras_t5gemma2.backbone import T5Gemma2Backbone
 from keras_t5gemma2.checkpoints import keras_hub_names
-from keras_t5gemma2.checkpoints.h5_file import read_h5
+from keras_t5gemma2.checkpoints.h5_file import (
+    check_names,
+    checked_float,
+    read_h5,
+    stored_tensors,
+)
 from keras_t5gemma2.checkpoints.keras_hub_config import (
     IMAGE_TOKEN_ID,
     config_from_keras_hub,
 )
 from keras_t5gemma2.checkpoints.keras_hub_pairs import one_of
-from keras_t5gemma2.checkpoints.keras_hub_tokenizer import tokenizer_asset
-from keras_t5gemma2.checkpoints.streaming import StoredTensor, build_with_weights, list_names
+from keras_t5gemma2.checkpoints.keras_hub_tokenizer import TOKENIZER_ASSET, tokenizer_asset
+from keras_t5gemma2.checkpoints.limits import check_size
+from keras_t5gemma2.checkpoints.streaming import StoredTensor, build_with_weights
 from keras_t5gemma2.checkpoints.transformers_files import read_json
 from keras_t5gemma2.preprocessing.tokenizer import IMAGE_TOKENS
 from keras_t5gemma2.preprocessing.vocabulary import Vocabulary
 
-_FLOATS = ("float64", "float32", "float16", "bfloat16")
+TOKENIZER_FILES = str(TOKENIZER_ASSET)
 # What keras-hub's preprocessor has where its preset says nothing.
 _DEFAULT_LENGTH = 512
 # How keras-hub writes the reference's treatment of levels. It resizes in other ways, with a crop
@@ -47,40 +52,32 @@ def load_backbone(
             unexpected, of a wrong shape or type; the two tables differ; a file is damaged.
     """
     config = _config(directory, text_only)
+    check_size(config, pathlib.Path(directory, "config.json"))
 
     def build():
         return T5Gemma2Backbone(config, dtype=dtype, **kwargs)
 
     if not load_weights:
         return build()
-    return build_with_weights(build, stored_tensors(directory, config, embeddings))
+    return build_with_weights(build, _tensors_by_path(directory, config, embeddings))
 
 
-def stored_tensors(directory, config, embeddings=None):
-    """The weights of a preset for a model: `StoredTensor` by variable path.
-
-    Args:
-        directory: path of the directory.
-        config: `BackboneConfig`. Without a vision part, the weights of one are passed over.
-        embeddings: as for `load_backbone`.
-    """
-    found = {name: _stored_tensor(tensor) for name, tensor in read_h5(directory).items()}
+def _tensors_by_path(directory, config, embeddings):
+    names = keras_hub_names
+    found = {name: checked_float(tensor) for name, tensor in read_h5(directory).items()}
     if config.vision is None:
-        names = keras_hub_names
         found = {name: tensor for name, tensor in found.items() if not names.is_vision_name(name)}
-    has_vector = keras_hub_names.ENDS_OF_IMAGE[0] in found
-    pairs = [keras_hub_names.TABLES, keras_hub_names.ENDS_OF_IMAGE][: 1 + has_vector]
-    rows = keras_hub_names.rows(config)
-    wanted = {row.name for row in rows} | {name for pair in pairs for name in pair}
-    if not has_vector and config.vision is None:
-        wanted.remove(keras_hub_names.ENDS_OF_IMAGE[0])
-    _check_names(directory, wanted, found)
-    for first, second in pairs:
-        found[first] = one_of(found[first], found[second], embeddings, directory)
+    rows = names.rows(config)
+    wanted = {copy for row in rows for copy in names.copies(row.name)}
+    has_vector = config.vision is not None or names.ENDS_OF_IMAGE[0] in found
     if not has_vector:
-        table = found[keras_hub_names.TABLES[0]]
-        found[keras_hub_names.ENDS_OF_IMAGE[0]] = _end_of_image(table, config)
-    return {row.path: dataclasses.replace(found[row.name], layout=row.layout) for row in rows}
+        wanted -= set(names.ENDS_OF_IMAGE)
+    check_names(directory, wanted, found)
+    for first, second in (names.TABLES, names.ENDS_OF_IMAGE)[: 1 + has_vector]:
+        found[first] = one_of(found[first], found.pop(second), embeddings, directory)
+    if not has_vector:
+        found[names.ENDS_OF_IMAGE[0]] = _end_of_image(found[names.TABLES[0]], config)
+    return stored_tensors(directory, rows, found)
 
 
 def load_preprocessor(cls, directory, text_only=False, **kwargs):
@@ -101,12 +98,30 @@ def load_preprocessor(cls, directory, text_only=False, **kwargs):
         key: _length(path, key, (values or {}).get(key))
         for key in ("encoder_sequence_length", "decoder_sequence_length")
     }
+    if "tokenizer" not in kwargs:
+        kwargs["tokenizer"] = load_tokenizer(cls.tokenizer_cls, directory)
     vision = _config(directory, text_only).vision
     if vision is not None:
         kwargs = {"tokens_per_image": vision.tokens_per_image, **kwargs}
         if "image_converter" not in kwargs:
             kwargs["image_converter"] = load_image_converter(cls.image_converter_cls, directory)
     return cls(**{**lengths, **kwargs})
+
+
+def load_tokenizer(cls, directory, **kwargs):
+    """The tokenizer of a preset directory."""
+    path = tokenizer_asset(directory)
+    if path is None:
+        raise FileNotFoundError(
+            f"A tokenizer of keras-hub needs {TOKENIZER_FILES}. Received: {directory}, which does "
+            "not hold it."
+        )
+    return cls(str(path), **kwargs)
+
+
+def has_tokenizer(directory):
+    """Whether a preset directory has a tokenizer."""
+    return tokenizer_asset(directory) is not None
 
 
 def load_image_converter(cls, directory, **kwargs):
@@ -148,28 +163,6 @@ def _image_token_id(directory, config):
             "Save the task, or load with `text_only=True`"
         )
     return IMAGE_TOKEN_ID if found is None else found
-
-
-def _stored_tensor(tensor):
-    if str(tensor.dtype) not in _FLOATS:
-        raise ValueError(
-            f"Weights must be of one of the types {', '.join(_FLOATS)}; a quantized preset cannot "
-            f"be read. Received: {tensor.name} of type {tensor.dtype} in {tensor.path}"
-        )
-    return StoredTensor(tensor.name, tensor.shape, tensor.read, tensor.release)
-
-
-def _check_names(directory, wanted, found):
-    problems = [
-        f"{kind} ({len(names)}): {list_names(sorted(names))}"
-        for kind, names in (("Missing", wanted - set(found)), ("Unexpected", set(found) - wanted))
-        if names
-    ]
-    if problems:
-        raise ValueError(
-            f"The weights in {directory} must be those of the model in its config.json. "
-            + ". ".join(problems)
-        )
 
 
 def _end_of_image(table, config):

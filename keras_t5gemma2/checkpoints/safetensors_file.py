@@ -150,7 +150,7 @@ def _parse_index(path):
     try:
         files = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
         names = list(files.values())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} must be JSON with a `weight_map` of file names") from error
     for name in names:
         check_plain_name(path, name)
@@ -169,7 +169,7 @@ def check_plain_name(path, name):
 def _parse_header(path, text):
     try:
         header = json.loads(text.decode("utf-8"), object_pairs_hook=_without_duplicates)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(_broken(path, f"its header is not JSON ({error})")) from error
     if not isinstance(header, dict):
         raise ValueError(_broken(path, f"its header is not an object but {str(header)[:80]}"))

@@ -6,6 +6,7 @@ A `config.json` may leave out what its class sets by default, so the defaults st
 import dataclasses
 import math
 
+from keras_t5gemma2.checkpoints.limits import LARGEST_SIZE, MOST_LAYERS
 from keras_t5gemma2.config import AttentionConfig, BackboneConfig, StackConfig, VisionConfig
 
 _SLIDING, _FULL = "sliding_attention", "full_attention"
@@ -67,9 +68,6 @@ _OTHER_MODELS = {
     "gemma3": "A Gemma 3 text model becomes one by `T5Gemma2Seq2SeqLM.from_gemma3`.",
     "gemma3_text": "A Gemma 3 text model becomes one by `T5Gemma2Seq2SeqLM.from_gemma3`.",
 }
-# Far above any model there is: a larger size is a mistake, to be caught before memory runs out.
-_LARGEST_SIZE = 1 << 24
-MOST_LAYERS = 10_000
 
 
 def config_from_transformers(values, text_only=False):
@@ -257,7 +255,7 @@ class Section:
     def must_be(self, key, value):
         self._checked(key, self[key] == value, f"be {value!r}")
 
-    def size(self, key, largest=_LARGEST_SIZE):
+    def size(self, key, largest=LARGEST_SIZE):
         value = self[key]
         is_size = type(value) is int and 1 <= value <= largest
         return self._checked(key, is_size, f"be an integer from 1 to {largest}")

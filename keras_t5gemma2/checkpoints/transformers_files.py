@@ -6,6 +6,8 @@ import pathlib
 
 # `tokenizer.json` first: it holds every added token, which a SentencePiece model may lack.
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
+# Far more than any config has.
+_MOST_BYTES = 100_000_000
 # What the image converter does to every image. A checkpoint that wants another treatment cannot
 # be served; one that says nothing, or null, wants this one.
 _FIXED = {
@@ -36,9 +38,13 @@ def read_json(directory, name):
     path = pathlib.Path(directory) / name
     if not path.is_file():
         raise FileNotFoundError(f"A checkpoint directory must hold {name}. Received: {path}")
+    if path.stat().st_size > _MOST_BYTES:
+        raise ValueError(
+            f"{path} must not be larger than {_MOST_BYTES} bytes. Received: {path.stat().st_size}"
+        )
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} must be JSON: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold an object. Received: {str(values)[:80]}")

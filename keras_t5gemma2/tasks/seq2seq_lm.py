@@ -94,25 +94,20 @@ class T5Gemma2Seq2SeqLM(
 
         directory, preset = presets.locate(preset, load_weights)
         if directory is None:
-            presets.check_no_choice(embeddings, preset)
-        if directory is None and not text_only:
+            presets.check_only_keras(preset, text_only, embeddings)
             with reading_adapter_files(preset):
                 lm = super().from_preset(preset, load_weights, **kwargs)
             return lm._load_preset_adapters(preset) if load_weights else lm
-        dtype = kwargs.pop("dtype", None)
-        if directory is not None:
-            if "preprocessor" not in kwargs:
-                kwargs["preprocessor"] = presets.load_task_preprocessor(
-                    cls.preprocessor_cls, directory, text_only
-                )
-            backbone = presets.load_backbone(
-                directory, load_weights, text_only, embeddings, dtype=dtype
-            )
-            return cls(backbone, **kwargs)
+        task, settings = presets.task_settings(cls, directory)
         if "preprocessor" not in kwargs:
-            kwargs["preprocessor"] = cls.preprocessor_cls.from_preset(preset, image_converter=None)
-        lm = cls(cls.backbone_cls.from_preset(preset, load_weights, True, dtype=dtype), **kwargs)
-        return lm._load_preset_adapters(preset) if load_weights else lm
+            kwargs["preprocessor"] = presets.load_task_preprocessor(
+                cls.preprocessor_cls, directory, text_only
+            )
+        backbone = presets.load_backbone(
+            directory, load_weights, text_only, embeddings, dtype=kwargs.pop("dtype", None)
+        )
+        lm = task(backbone, **{**settings, **kwargs})
+        return lm._load_preset_adapters(directory) if load_weights else lm
 
     @classmethod
     def from_gemma3(cls, path, dtype=None, **kwargs):
