@@ -15,7 +15,11 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
-from keras_t5gemma2.checkpoints.safetensors_file import FileTensor, check_plain_name
+from keras_t5gemma2.checkpoints.safetensors_file import (
+    FileTensor,
+    check_no_pickle,
+    check_plain_name,
+)
 from keras_t5gemma2.checkpoints.streaming import StoredTensor, list_names
 
 SINGLE_FILE = "model.weights.h5"
@@ -85,8 +89,10 @@ def read_h5_file(path):
 
     path = pathlib.Path(path)
     with path.open("rb") as file:
+        start = file.read(len(_SIGNATURE))
+        check_no_pickle(path, start)
         # HDF5 also finds what stands behind a block of something else.
-        if file.read(len(_SIGNATURE)) != _SIGNATURE:
+        if start != _SIGNATURE:
             raise ValueError(_broken(path, "it does not begin as one"))
         mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     try:

@@ -27,10 +27,10 @@ def one_of(encoder, decoder, embeddings, directory):
         embeddings: one of `CHOICES`; or `None`, where they must be equal.
         directory: what errors call the preset.
     """
-    if encoder.shape != decoder.shape:
+    if encoder.shape != decoder.shape or not encoder.shape:
         raise ValueError(
             f"The tensors {encoder.name} and {decoder.name} of {directory} must have the same "
-            f"shape. Received: {encoder.shape} and {decoder.shape}"
+            f"shape, and be no scalars. Received: {encoder.shape} and {decoder.shape}"
         )
     if embeddings == "mean":
         return dataclasses.replace(encoder, read=lambda: _mean(encoder, decoder))
