@@ -1,5 +1,6 @@
 """Damaged and hostile files: one clear error of ours, nothing run, nothing left behind."""
 
+import dataclasses
 import json
 import pathlib
 import pickle
@@ -15,10 +16,11 @@ from keras_hub_models import SPM, hub_task
 from reference_models import save_reference, tiny_reference
 from tasks import TOKENIZER, tiny_task
 from tiny import tiny_tokenizer_json
-from tiny_models import SMALL_CONFIG
+from tiny_models import SMALL_CONFIG, VISION
 
 import keras_t5gemma2
 from keras_t5gemma2 import T5Gemma2Backbone, T5Gemma2Seq2SeqLM
+from keras_t5gemma2.checkpoints import streaming
 from keras_t5gemma2.checkpoints.h5_file import read_h5
 
 pytestmark = pytest.mark.once
@@ -35,7 +37,7 @@ def originals(tmp_path_factory):
     tiny_tokenizer_json(found["reference"] / "tokenizer.json")
     processor = {"image_processor": {"size": {"height": 28, "width": 28}}, "image_seq_length": 4}
     (found["reference"] / "processor_config.json").write_text(json.dumps(processor))
-    tiny_task(config=SMALL_CONFIG).save_to_preset(found["own"])
+    tiny_task(config=dataclasses.replace(SMALL_CONFIG, vision=VISION)).save_to_preset(found["own"])
     hub_task(vision=False).save_to_preset(str(found["keras_hub"]))
     return found
 
@@ -212,7 +214,7 @@ _OWN = ("config", "config")
 @pytest.mark.parametrize(
     ("keys", "value", "message"),
     [
-        ((*_OWN, "vocabulary_size"), 10**12, "config.config.vocabulary_size` of .* 1000000000000"),
+        ((*_OWN, "vocabulary_size"), 10**12, "config.config.vocabulary_size` of .*=1000000000000"),
         ((*_OWN, "vocabulary_size"), "101", "vocabulary_size='101'"),
         ((*_OWN, "vocabulary_size"), True, "vocabulary_size=True"),
         ((*_OWN, "encoder", "hidden_dim"), 1 << 24, "same `hidden_dim`"),
@@ -250,8 +252,9 @@ def test_sizes_that_no_machine_holds(directory):
             T5Gemma2Backbone.from_preset(directory, load_weights=load_weights, text_only=True)
 
 
-def test_sizes_that_the_weights_do_not_have(own):
-    """Found before the room for the table, 1.9 GB, is taken."""
+def test_sizes_that_the_weights_do_not_have(own, monkeypatch):
+    """Found before the room for any weight is taken: 1.9 GB for the table."""
+    monkeypatch.setattr(streaming, "_fill", None)
     change_json(own / "config.json", (*_OWN, "vocabulary_size"), 1 << 24)
     with pytest.raises(ValueError, match=r"must have the shape \(16777216, 28\)"):
         load(own)
@@ -264,8 +267,14 @@ def test_configs_that_are_none(directory, text):
         load(directory)
 
 
-# What runs code, or reads elsewhere
+@pytest.mark.parametrize("name", ["keras_hub>BertBackbone", "keras>Lambda", None, {}, ["a"]])
+def test_presets_of_other_models(own, name):
+    change_json(own / "config.json", ("registered_name",), name)
+    with pytest.raises(ValueError, match=r"must be that of a T5Gemma 2.*registered_name="):
+        load(own)
 
+
+# What runs code, or reads elsewhere
 
 LAMBDA = {"module": "builtins", "class_name": "function", "config": "eval", "registered_name": "f"}
 
@@ -280,7 +289,12 @@ LAMBDA = {"module": "builtins", "class_name": "function", "config": "eval", "reg
         ("preprocessor.json", ("registered_name",), "keras_t5gemma2>T5Gemma2Backbone", "Preproc"),
         ("preprocessor.json", ("config", "encoder_sequence_length"), LAMBDA, "does not describe a"),
         ("preprocessor.json", ("config", "surprise"), LAMBDA, "does not describe a T5Gemma2Seq"),
-        ("task.json", ("config", "surprise"), LAMBDA, "does not describe a T5Gemma2Seq2SeqLM"),
+        (
+            "task.json",
+            ("config", "surprise"),
+            LAMBDA,
+            "must hold arguments of T5Gemma2Seq2SeqLM. Received: surprise",
+        ),
         ("task.json", ("config", "cross_attention_cache"), LAMBDA, "cross_attention_cache"),
         ("task.json", ("config", "adapters"), {"configs": {"../../x": {"rank": 2}}}, "adapters"),
         ("task.json", ("config", "adapters"), {"configs": {}, "active": "x"}, "'x'"),

@@ -27,7 +27,7 @@ INDEX_FILE = "model.weights.json"
 
 # Far more than any model has: a file that goes on longer goes round in circles.
 _MOST_OBJECTS = 1_000_000
-_MOST_LEVELS = 64
+_MOST_LEVELS = 32
 _FLOATS = ("float64", "float32", "float16", "bfloat16")
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 

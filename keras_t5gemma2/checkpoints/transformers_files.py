@@ -107,7 +107,13 @@ def _processor_values(directory):
     for name in ("preprocessor_config.json", "processor_config.json"):
         if (directory / name).is_file():
             found = read_json(directory, name)
-            values.update(found, **found.get("image_processor", {}))
+            nested = found.get("image_processor", {})
+            if not isinstance(nested, dict):
+                raise ValueError(
+                    f"`image_processor` of {directory / name} must be an object. "
+                    f"Received: image_processor={str(nested)[:80]}"
+                )
+            values.update(found, **nested)
     return values
 
 
