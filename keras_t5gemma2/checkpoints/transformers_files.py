@@ -9,6 +9,8 @@ TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 
 # `tokenizer.json` first: it holds every added token, which a SentencePiece model may lack.
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
+# Far more than any config has.
+_MOST_BYTES = 100_000_000
 # What the image converter does to every image. A checkpoint that wants another treatment cannot
 # be served; one that says nothing, or null, wants this one.
 _FIXED = {
@@ -48,9 +50,13 @@ def read_json(directory, name):
     path = pathlib.Path(directory) / name
     if not path.is_file():
         raise FileNotFoundError(f"A checkpoint directory must hold {name}. Received: {path}")
+    if path.stat().st_size > _MOST_BYTES:
+        raise ValueError(
+            f"{path} must not be larger than {_MOST_BYTES} bytes. Received: {path.stat().st_size}"
+        )
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} must be JSON: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold an object. Received: {str(values)[:80]}")
@@ -167,7 +173,13 @@ def _processor_values(directory):
     for name in ("preprocessor_config.json", "processor_config.json"):
         if (directory / name).is_file():
             found = read_json(directory, name)
-            values.update(found, **found.get("image_processor", {}))
+            nested = found.get("image_processor", {})
+            if not isinstance(nested, dict):
+                raise ValueError(
+                    f"`image_processor` of {directory / name} must be an object. "
+                    f"Received: image_processor={str(nested)[:80]}"
+                )
+            values.update(found, **nested)
     return values
 
 

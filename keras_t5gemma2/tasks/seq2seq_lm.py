@@ -72,15 +72,17 @@ class T5Gemma2Seq2SeqLM(
     # Loading ----------------------------------------------------------------------------------
 
     @classmethod
-    def from_preset(cls, preset, load_weights=True, text_only=False, **kwargs):
+    def from_preset(cls, preset, load_weights=True, text_only=False, embeddings=None, **kwargs):
         """The model of a preset or of a published checkpoint, with its preprocessor.
 
         Args:
             preset: a name of `keras_t5gemma2.presets`, `hf://organization/repository`, a local
                 directory in the reference's format, a preset directory, or any other handle
-                that keras-hub knows.
+                that keras-hub knows. A preset may also be one of keras-hub's own T5Gemma 2; its
+                preprocessor is replaced by one that prepares rows as the reference does.
             load_weights: bool. If false, the weights are random.
             text_only: bool. If true, the vision tower is neither built nor read.
+            embeddings: "encoder", "decoder", "mean" or `None`, as `T5Gemma2Backbone` has it.
             **kwargs: `dtype` of every part, by default Keras's global policy; `preprocessor`
                 and further arguments of the constructor.
 
@@ -89,25 +91,24 @@ class T5Gemma2Seq2SeqLM(
                 message says why and what to do.
             ValueError: a file is not what it should be; the message names the tensor or key.
         """
-        from keras_t5gemma2.checkpoints import presets, transformers
+        from keras_t5gemma2.checkpoints import presets
 
         directory, preset = presets.locate(preset, load_weights)
-        if directory is None and not text_only:
+        if directory is None:
+            presets.check_only_keras(preset, text_only, embeddings)
             with reading_adapter_files(preset):
                 lm = super().from_preset(preset, load_weights, **kwargs)
             return lm._load_preset_adapters(preset) if load_weights else lm
-        dtype = kwargs.pop("dtype", None)
-        if directory is not None:
-            if "preprocessor" not in kwargs:
-                kwargs["preprocessor"] = presets.load_task_preprocessor(
-                    cls.preprocessor_cls, directory, text_only
-                )
-            backbone = transformers.load_backbone(directory, load_weights, text_only, dtype)
-            return cls(backbone, **kwargs)
+        task, settings = presets.task_settings(cls, directory)
         if "preprocessor" not in kwargs:
-            kwargs["preprocessor"] = cls.preprocessor_cls.from_preset(preset, image_converter=None)
-        lm = cls(cls.backbone_cls.from_preset(preset, load_weights, True, dtype=dtype), **kwargs)
-        return lm._load_preset_adapters(preset) if load_weights else lm
+            kwargs["preprocessor"] = presets.load_task_preprocessor(
+                cls.preprocessor_cls, directory, text_only
+            )
+        backbone = presets.load_backbone(
+            directory, load_weights, text_only, embeddings, dtype=kwargs.pop("dtype", None)
+        )
+        lm = task(backbone, **{**settings, **kwargs})
+        return lm._load_preset_adapters(directory) if load_weights else lm
 
     @classmethod
     def from_gemma3(cls, path, dtype=None, **kwargs):
@@ -132,6 +133,25 @@ class T5Gemma2Seq2SeqLM(
             tokenizer = gemma3.load_gemma3_tokenizer(path)
             kwargs["preprocessor"] = cls.preprocessor_cls(tokenizer)
         return cls(gemma3.load_gemma3(path, dtype=dtype), **kwargs)
+
+    def save_to_keras_hub_preset(self, path, max_shard_size=10):
+        """Writes a preset that `keras_hub.models.T5Gemma2Seq2SeqLM.from_preset` loads.
+
+        Its tokenizer is written as a SentencePiece model, and its preprocessor is set to prepare
+        rows as this one does, as far as keras-hub's can.
+
+        Args:
+            path: path of the directory. What is there stays as it is until all is written.
+            max_shard_size: int or float. The largest size of one file of weights, in GiB.
+
+        Raises:
+            ValueError: the model has sizes that keras-hub's cannot be given, adapters that are
+                not merged, quantized weights, or a tokenizer that is no SentencePiece model and
+                cannot be made one exactly.
+        """
+        from keras_t5gemma2.checkpoints import keras_hub_export
+
+        keras_hub_export.save(path, self.backbone, self, max_shard_size)
 
     # Training ---------------------------------------------------------------------------------
 
