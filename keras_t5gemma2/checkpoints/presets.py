@@ -170,8 +170,19 @@ def _vision(directory, text_only=False):
 
 
 def _image_options(directory):
-    """Arguments of the image converter, and the tokens of an image."""
-    vision = _vision(directory)
+    return image_options(directory, _vision(directory))
+
+
+def image_options(directory, vision):
+    """Arguments of the image converter, and the tokens of an image.
+
+    Args:
+        directory: path of a directory, in which the files of an image processor may stand.
+        vision: `VisionConfig`, which such files must fit.
+
+    Raises:
+        ValueError: they do not fit, or want images treated in a way that the converter lacks.
+    """
     wanted = ((vision.image_size, vision.image_size), vision.tokens_per_image)
     options = {"image_size": wanted[0], "tokens_per_image": wanted[1], **read_processor(directory)}
     given = (tuple(options["image_size"]), options.pop("tokens_per_image"))

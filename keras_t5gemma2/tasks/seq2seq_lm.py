@@ -109,28 +109,42 @@ class T5Gemma2Seq2SeqLM(
         return lm._load_preset_adapters(preset) if load_weights else lm
 
     @classmethod
-    def from_gemma3(cls, path, dtype=None, **kwargs):
-        """A text model whose encoder and decoder both start from a Gemma 3, as in the paper.
+    def from_gemma3(cls, encoder, decoder=None, dtype=None, text_only=False, **kwargs):
+        """A model whose encoder and decoder start from Gemma 3, as in the paper.
 
-        With no token for the encoder to see, the decoder is that Gemma 3.
+        With no token for the encoder to see, the decoder is that Gemma 3. RoPE, windows and soft
+        caps stay as they are; a vision tower and its projector come along.
 
         Args:
-            path: path of a GGUF file (needs the extra `gguf`), or of a directory with a Gemma 3
-                text model in the reference's format.
+            encoder: path of a Gemma 3 model, of text or of text and images: a GGUF file (needs the
+                extra `gguf`), a directory in the reference's format, or a preset directory of
+                keras-hub's Gemma 3.
+            decoder: path of another such model of the same width and vocabulary, smaller or
+                larger, for the decoder. The embedding table and the tokenizer are this one's.
+                By default the encoder's model is also the decoder's.
             dtype: string or `keras.DTypePolicy` of every part.
+            text_only: bool. If true, a vision tower is neither built nor read.
             **kwargs: `preprocessor` and further arguments of the constructor.
 
         Raises:
             FileNotFoundError: there is no such file, or a part of it is missing.
             ImportError: the extra `gguf` is needed and not installed.
-            ValueError: it is no Gemma 3 text model, or a file is not what it should be.
+            ValueError: it is no Gemma 3 model, the two models do not fit together, or a file is
+                not what it should be.
         """
         from keras_t5gemma2.checkpoints import gemma3
 
         if "preprocessor" not in kwargs:
-            tokenizer = gemma3.load_gemma3_tokenizer(path)
-            kwargs["preprocessor"] = cls.preprocessor_cls(tokenizer)
-        return cls(gemma3.load_gemma3(path, dtype=dtype), **kwargs)
+            kwargs["preprocessor"] = gemma3.load_gemma3_preprocessor(
+                cls.preprocessor_cls, encoder, decoder, text_only
+            )
+        tokenizer = getattr(kwargs["preprocessor"], "tokenizer", None)
+        # Gemma 3 has its image token behind the vocabulary, where T5Gemma 2 has none.
+        image_token_id = getattr(tokenizer, "image_token_id", None)
+        backbone = gemma3.load_gemma3(
+            encoder, decoder, dtype, text_only, image_token_id=image_token_id
+        )
+        return cls(backbone, **kwargs)
 
     # Training ---------------------------------------------------------------------------------
 

@@ -1,0 +1,316 @@
+"""A Gemma 3 preset of keras-hub: its config and its tensors, in the words of Gemma 3's own files.
+
+The file of weights is read by the paths in it, one tensor at a time: keras-hub's own class would
+hold the whole model a second time.
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import h5py
+import ml_dtypes
+import numpy as np
+
+from keras_t5gemma2.checkpoints.streaming import StoredTensor
+from keras_t5gemma2.checkpoints.transformers_files import read_json
+
+BACKBONE = "keras_hub>Gemma3Backbone"
+_WHOLE, _SHARDED = "model.weights.h5", "model.weights.json"
+_TOKENIZER = "assets/tokenizer/vocabulary.spm"
+_SLIDING, _FULL = "sliding_attention", "full_attention"
+# What the class has built in: of its layers with a window, and of the others.
+_WAVELENGTHS = {_SLIDING: 10_000.0, _FULL: 1_000_000.0}
+_PERIOD = 6
+# What T5Gemma 2 has too, and a Gemma 3 can be without.
+_NEEDED = {
+    "use_query_key_norm": True,
+    "use_post_ffw_norm": True,
+    "use_post_attention_norm": True,
+    "is_embedding_model": False,
+}
+
+
+class _Place(NamedTuple):
+    """Where in the file a tensor is, and how it becomes one of Gemma 3's own layout."""
+
+    path: str
+    arrange: Callable = np.asarray
+
+
+def _transposed(kernel):
+    return kernel.T
+
+
+def _of_heads(kernel):
+    """(heads, in, width) to (heads x width, in)."""
+    return kernel.transpose(0, 2, 1).reshape(-1, kernel.shape[1])
+
+
+def _to_model(kernel):
+    """(heads, width, out) to (out, heads x width)."""
+    return kernel.reshape(-1, kernel.shape[2]).T
+
+
+def _of_patches(kernel):
+    """(height, width, in, out) to (out, in, height, width)."""
+    return kernel.transpose(3, 2, 0, 1)
+
+
+_MODEL = {
+    "embed_tokens.weight": _Place("reversible_embedding/vars/0"),
+    "norm.weight": _Place("rms_normalization/vars/0"),
+}
+_LAYER = {
+    "input_layernorm.weight": _Place("pre_attention_norm/vars/0"),
+    "self_attn.q_proj.weight": _Place("attention/query_dense/vars/0", _of_heads),
+    "self_attn.k_proj.weight": _Place("attention/key_dense/vars/0", _of_heads),
+    "self_attn.v_proj.weight": _Place("attention/value_dense/vars/0", _of_heads),
+    "self_attn.o_proj.weight": _Place("attention/output_dense/vars/0", _to_model),
+    "self_attn.q_norm.weight": _Place("attention/query_norm/vars/0"),
+    "self_attn.k_norm.weight": _Place("attention/key_norm/vars/0"),
+    "post_attention_layernorm.weight": _Place("post_attention_norm/vars/0"),
+    "pre_feedforward_layernorm.weight": _Place("pre_ffw_norm/vars/0"),
+    "mlp.gate_proj.weight": _Place("gating_ffw/vars/0", _transposed),
+    "mlp.up_proj.weight": _Place("gating_ffw_2/vars/0", _transposed),
+    "mlp.down_proj.weight": _Place("ffw_linear/vars/0", _transposed),
+    "post_feedforward_layernorm.weight": _Place("post_ffw_norm/vars/0"),
+}
+_TOWER = {
+    "embeddings.patch_embedding.weight": _Place(
+        "vision_embeddings/patch_embedding/vars/0", _of_patches
+    ),
+    "embeddings.patch_embedding.bias": _Place("vision_embeddings/patch_embedding/vars/1"),
+    "embeddings.position_embedding.weight": _Place("vision_embeddings/position_embedding/vars/0"),
+    "post_layernorm.weight": _Place("encoder_layer_norm/vars/0"),
+    "post_layernorm.bias": _Place("encoder_layer_norm/vars/1"),
+}
+_TOWER_LAYER = {
+    "layer_norm1": "layer_norm_1",
+    "self_attn.q_proj": "attn/query_proj",
+    "self_attn.k_proj": "attn/key_proj",
+    "self_attn.v_proj": "attn/value_proj",
+    "self_attn.out_proj": "attn/out_proj",
+    "layer_norm2": "layer_norm_2",
+    "mlp.fc1": "mlp_dense_1",
+    "mlp.fc2": "mlp_dense_2",
+}
+_PROJECTOR = {
+    "mm_soft_emb_norm.weight": _Place("vision_soft_embedding_norm/vars/0"),
+    # The one matrix that Gemma 3's own files keep as (in, out).
+    "mm_input_projection_weight": _Place("vision_input_projection/vars/0"),
+}
+
+
+def is_keras_preset(directory):
+    """Whether a directory holds a preset, of whatever model, and no checkpoint of the reference."""
+    path = pathlib.Path(directory) / "config.json"
+    return path.is_file() and "registered_name" in read_json(directory, "config.json")
+
+
+def read_gemma3_preset(directory):
+    """The model in a preset directory of `keras_hub.models.Gemma3Backbone` or `Gemma3CausalLM`.
+
+    Args:
+        directory: path of the directory.
+
+    Returns:
+        What `read_gemma3_directory` returns.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: it is a preset of another model, a Gemma 3 that T5Gemma 2 cannot start from,
+            or a file is not what it should be.
+    """
+    content = read_json(directory, "config.json")
+    name = content["registered_name"]
+    if name != BACKBONE:
+        raise ValueError(
+            f"A preset must be one of keras-hub's Gemma 3, {BACKBONE!r}. "
+            f"Received: registered_name={name!r} in {directory}"
+        )
+    config = content["config"]
+    for key, value in _NEEDED.items():
+        if config.get(key, value) != value:
+            raise ValueError(
+                f"The `{key}` of a Gemma 3 preset must be {value}, as T5Gemma 2 has it. "
+                f"Received: {key}={config[key]!r} in {directory}"
+            )
+    vision = config.get("vision_encoder")
+    values = {"text_config": _text_values(config), "vision_config": None}
+    if vision is not None:
+        values |= _vision_values(vision["config"])
+    places = _places(config["num_layers"], vision and vision["config"]["num_layers"])
+    return values, _tensors(pathlib.Path(directory), places)
+
+
+def sentencepiece_in_preset(directory):
+    """The path of a preset's tokenizer, `None` where there is none."""
+    path = pathlib.Path(directory) / _TOKENIZER
+    return path if path.is_file() else None
+
+
+def _text_values(config):
+    """What the `config.json` of the same text model says."""
+    has_window = config["use_sliding_window_attention"]
+    count = config["num_layers"]
+    kinds = [_SLIDING if has_window and (i + 1) % _PERIOD else _FULL for i in range(count)]
+    factors = {
+        _SLIDING: config["local_rope_scaling_factor"],
+        _FULL: config["global_rope_scaling_factor"],
+    }
+    heads, width = config["num_query_heads"], config["head_dim"]
+    is_by_width = config["query_head_dim_normalize"]
+    return {
+        "vocab_size": config["vocabulary_size"],
+        "hidden_size": config["hidden_dim"],
+        "intermediate_size": config["intermediate_dim"],
+        "num_hidden_layers": count,
+        "num_attention_heads": heads,
+        "num_key_value_heads": config["num_key_value_heads"],
+        "head_dim": width,
+        "query_pre_attn_scalar": width if is_by_width else config["hidden_dim"] / heads,
+        "rms_norm_eps": config["layer_norm_epsilon"],
+        "sliding_window": config["sliding_window_size"],
+        "layer_types": kinds,
+        "rope_parameters": {
+            kind: {"rope_type": "linear", "factor": factors[kind], "rope_theta": theta}
+            for kind, theta in _WAVELENGTHS.items()
+        },
+        "attn_logit_softcapping": config["attention_logit_soft_cap"],
+        "final_logit_softcapping": config["final_logit_soft_cap"],
+        "use_bidirectional_attention": config["use_bidirectional_attention"],
+        "attention_dropout": config["dropout"],
+    }
+
+
+def _vision_values(config):
+    side = config["image_size"] // config["patch_size"] // config["pool_size"]
+    return {
+        "vision_config": {
+            "hidden_size": config["hidden_dim"],
+            "intermediate_size": config["intermediate_dim"],
+            "num_hidden_layers": config["num_layers"],
+            "num_attention_heads": config["num_heads"],
+            "image_size": config["image_size"],
+            "patch_size": config["patch_size"],
+            "layer_norm_eps": config["layer_norm_epsilon"],
+            "vision_use_head": False,
+        },
+        "mm_tokens_per_image": side**2,
+    }
+
+
+def _places(num_layers, num_vision_layers):
+    """`_Place` by Gemma 3's names, of the whole model."""
+    found = _under("", "layers/", _MODEL)
+    for i in range(num_layers):
+        path = f"layers/gemma3_decoder_block{_suffix(i)}/"
+        found |= _under(f"layers.{i}.", path, _LAYER)
+    if num_vision_layers is None:
+        return found
+    encoder = "layers/gemma3_vision_encoder/layers/"
+    tower = f"{encoder}gemma3_vision_encoder_block/"
+    found |= _under("vision_tower.", tower, _TOWER)
+    for i in range(num_vision_layers):
+        path = f"{tower}resblocks/gemma3_vision_encoder_layer{_suffix(i)}/"
+        found |= _under(f"vision_tower.encoder.layers.{i}.", path, _vision_layer())
+    return found | _under("multi_modal_projector.", f"{encoder}gemma3_vision_output/", _PROJECTOR)
+
+
+@functools.cache
+def _vision_layer():
+    """Weight and bias of each part of a layer; those of norms are called so too."""
+    found = {}
+    for name, path in _TOWER_LAYER.items():
+        arrange = np.asarray if name.startswith("layer_norm") else _transposed
+        found[f"{name}.weight"] = _Place(f"{path}/vars/0", arrange)
+        found[f"{name}.bias"] = _Place(f"{path}/vars/1")
+    return found
+
+
+def _under(name_prefix, path_prefix, table):
+    return {
+        name_prefix + name: _Place(path_prefix + place.path, place.arrange)
+        for name, place in table.items()
+    }
+
+
+def _suffix(i):
+    """Keras numbers the layers of a class, all but the first."""
+    return f"_{i}" if i else ""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Dataset:
+    """An array in a file of weights."""
+
+    file: pathlib.Path
+    path: str
+    shape: tuple
+
+    def read(self):
+        with h5py.File(self.file, "r") as file:
+            dataset = file[self.path]
+            # Such values are numbers of two bytes in the file, with a note beside them.
+            is_bfloat16 = dataset.attrs.get("dtype") == "bfloat16"
+            return np.array(dataset, ml_dtypes.bfloat16 if is_bfloat16 else None)
+
+
+def _tensors(directory, places):
+    """`StoredTensor` by Gemma 3's names; what no row names keeps its path."""
+    found = {}
+    for file in _files(directory):
+        found |= _datasets(file)
+    by_path = {place.path: (name, place.arrange) for name, place in places.items()}
+    named = ((by_path.get(path, (path, np.asarray)), found[path]) for path in found)
+    return {name: _stored(dataset, arrange) for (name, arrange), dataset in named}
+
+
+def _stored(dataset, arrange):
+    # The shape alone, of an array that takes no memory.
+    shape = arrange(np.broadcast_to(np.float32(0), dataset.shape)).shape
+    return StoredTensor(dataset.path, shape, lambda: arrange(dataset.read()))
+
+
+def _files(directory):
+    if (directory / _WHOLE).is_file():
+        return [directory / _WHOLE]
+    if not (directory / _SHARDED).is_file():
+        raise FileNotFoundError(
+            f"A Gemma 3 preset must hold {_WHOLE} or {_SHARDED}. Received: {directory}"
+        )
+    shards = json.loads((directory / _SHARDED).read_text(encoding="utf-8"))["weight_map"].values()
+    names = {
+        name for of_one in shards for name in ([of_one] if isinstance(of_one, str) else of_one)
+    }
+    if outside := sorted(name for name in names if pathlib.Path(name).name != name):
+        raise ValueError(
+            f"The shards of {_SHARDED} must be files beside it. Received: {outside[0]!r} in "
+            f"{directory}"
+        )
+    return [directory / name for name in sorted(names)]
+
+
+def _datasets(file):
+    found = {}
+
+    def take(path, item):
+        if not isinstance(item, h5py.Dataset):
+            return
+        if item.external or item.dtype.kind not in "fV":
+            raise ValueError(
+                "Weights must be floats that the file itself holds; a quantized preset is loaded "
+                f"and saved as floats first. Received: {path} of type {item.dtype} in {file}"
+            )
+        found[path] = _Dataset(file, path, item.shape)
+
+    try:
+        with h5py.File(file, "r") as content:
+            content.visititems(take)
+    except OSError as error:
+        raise ValueError(f"{file} must be a whole file of weights (HDF5): {error}") from error
+    return found
