@@ -10,6 +10,7 @@ from keras_t5gemma2.config import (
 )
 from keras_t5gemma2.evaluation import EvaluateGeneration, evaluate_generation
 from keras_t5gemma2.kernels.compilation_cache import enable_compilation_cache
+from keras_t5gemma2.preprocessing.denoising_preprocessor import T5Gemma2DenoisingPreprocessor
 from keras_t5gemma2.preprocessing.image_converter import T5Gemma2ImageConverter
 from keras_t5gemma2.preprocessing.image_features import ImageFeatures
 from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
@@ -28,6 +29,7 @@ __all__ = [
     "ImageFeatures",
     "StackConfig",
     "T5Gemma2Backbone",
+    "T5Gemma2DenoisingPreprocessor",
     "T5Gemma2ImageConverter",
     "T5Gemma2Seq2SeqLM",
     "T5Gemma2Seq2SeqLMPreprocessor",
