@@ -12,6 +12,7 @@ from keras_t5gemma2.tasks.adapter_files import SavesAdapters, reading_adapter_fi
 from keras_t5gemma2.tasks.beam_search import BeamSearch
 from keras_t5gemma2.tasks.elements import Preparation, unpack
 from keras_t5gemma2.tasks.generating import Generates
+from keras_t5gemma2.tasks.infilling import Infills
 from keras_t5gemma2.tasks.precompute import with_features
 from keras_t5gemma2.tasks.row_batches import InMemoryBatches, batches_of, reading
 from keras_t5gemma2.tasks.streaming import Streams
@@ -25,6 +26,7 @@ class T5Gemma2Seq2SeqLM(
     SavesAdapters,
     TrainsWithoutLogits,
     Generates,
+    Infills,
     Streams,
     WarmsUp,
     keras_hub.models.Seq2SeqLM,
