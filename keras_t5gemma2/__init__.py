@@ -17,6 +17,7 @@ from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreproces
 from keras_t5gemma2.preprocessing.tokenizer import T5Gemma2Tokenizer
 from keras_t5gemma2.registry import presets
 from keras_t5gemma2.tasks.beam_search import BeamSearch
+from keras_t5gemma2.tasks.distillation import Distillation, TeacherSamples
 from keras_t5gemma2.tasks.seq2seq_lm import T5Gemma2Seq2SeqLM
 
 __version__ = "0.1.0"
@@ -25,6 +26,7 @@ __all__ = [
     "AttentionConfig",
     "BackboneConfig",
     "BeamSearch",
+    "Distillation",
     "EvaluateGeneration",
     "ImageFeatures",
     "StackConfig",
@@ -34,6 +36,7 @@ __all__ = [
     "T5Gemma2Seq2SeqLM",
     "T5Gemma2Seq2SeqLMPreprocessor",
     "T5Gemma2Tokenizer",
+    "TeacherSamples",
     "VisionConfig",
     "enable_compilation_cache",
     "evaluate_generation",

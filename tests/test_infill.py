@@ -22,11 +22,8 @@ def test_the_small_model_fills_gaps(lm):
         "2026-12-17 = French 17 <extra_0> 2026",
         "462 = Japanese <extra_0>",
     ]
-    options = {"max_new_tokens": 24}
-    filled = lm.infill(texts, **options)
+    filled = lm.infill(texts, max_new_tokens=24)
     assert filled == [["2", "1948"], ["décembre"], ["四百六十二"]]
-    assert lm.infill(texts[0], **options) == filled[0]
-    assert lm.infill({"encoder_text": texts[1:2]}, **options) == filled[1:2]
 
 
 class Answers:
@@ -93,8 +90,8 @@ def test_what_does_not_go_with_gaps_is_an_error(lm):
         T5Gemma2Seq2SeqLM(lm.backbone).infill("<extra_0>")
 
 
+@pytest.mark.once
 def test_with_an_image(lm):
     image = np.zeros((32, 32, 3), "uint8")
     prompt = {"encoder_text": "<start_of_image>Which <extra_0> is this?", "images": image}
-    filled = lm.infill(prompt, max_new_tokens=8)
-    assert len(filled) == 1
+    assert lm.infill(prompt, max_new_tokens=8) == lm.infill([prompt], max_new_tokens=8)[0]

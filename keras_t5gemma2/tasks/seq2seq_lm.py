@@ -10,6 +10,7 @@ from keras_t5gemma2.registry import presets
 from keras_t5gemma2.saving import SavesAtomically
 from keras_t5gemma2.tasks.adapter_files import SavesAdapters, reading_adapter_files
 from keras_t5gemma2.tasks.beam_search import BeamSearch
+from keras_t5gemma2.tasks.distillation import sample_rows
 from keras_t5gemma2.tasks.elements import Preparation, unpack
 from keras_t5gemma2.tasks.generating import Generates
 from keras_t5gemma2.tasks.infilling import Infills
@@ -167,6 +168,7 @@ class T5Gemma2Seq2SeqLM(
         validation_batch_size=None,
         class_weight=None,
         shuffle=True,
+        distillation=None,
         **kwargs,
     ):
         """Trains on raw text and images, or on what the preprocessor makes of them.
@@ -191,14 +193,16 @@ class T5Gemma2Seq2SeqLM(
             class_weight: dict from token ids to floats, times the loss of labels of this token.
             shuffle: bool. Whether rows in memory, or the batches of a `PyDataset`, come in a new
                 order in each epoch.
+            distillation: `Distillation`, to learn from a teacher; validation goes by labels.
             **kwargs: as `keras.Model.fit` has them.
 
         Raises:
             ValueError, TypeError: about a row or batch, which the message names.
         """
-        training = batches_of(
-            x, y, sample_weight, batch_size, shuffle, self._preparation(class_weight)
-        )
+        if distillation is not None:
+            self._check_distillation(distillation)
+        preparation = self._preparation(class_weight, distillation)
+        training = batches_of(x, y, sample_weight, batch_size, shuffle, preparation)
         validation = None
         size = validation_batch_size
         if validation_data is not None:
@@ -247,14 +251,46 @@ class T5Gemma2Seq2SeqLM(
         """
         return with_features(self, x, batch_size, verbose)
 
+    def sample_logits(self, x, num_samples=256, batch_size=8, seed=0):
+        """What a student learns from this model about rows, to be stored and used again.
+
+        For each token of the targets, tokens are drawn by their probabilities, without putting
+        back. The logits of a batch are never there all at once.
+
+        Args:
+            x: rows in memory as `fit` takes them, or arrays as the preprocessor makes them.
+            num_samples: int. Tokens to draw for each token.
+            batch_size: int. Rows at a time.
+            seed: int.
+
+        Returns:
+            `TeacherSamples`.
+        """
+        return sample_rows(
+            self,
+            batches_of(x, None, None, batch_size, False, self._preparation()),
+            num_samples,
+            seed,
+        )
+
     def preprocess_samples(self, x, y=None, sample_weight=None):
         """What `train_on_batch` and the like make of a batch; see `fit` for what it may be."""
         if y is None and sample_weight is None:
             x, y, sample_weight = unpack(x)
         return self._preparation()(x, y, sample_weight)
 
-    def _preparation(self, class_weight=None):
-        return Preparation(self.preprocessor, self.backbone.config.vision, class_weight)
+    def _preparation(self, class_weight=None, distillation=None):
+        vision = self.backbone.config.vision
+        return Preparation(self.preprocessor, vision, class_weight, distillation)
+
+    def _check_distillation(self, distillation):
+        distillation.check(self)
+        if self._needs_logits:
+            raise ValueError(
+                "`distillation` brings its own loss. Received: a task compiled with loss="
+                f'{self.loss!r} or metrics on logits. Compile it with loss="auto" and '
+                'weighted_metrics="auto"'
+            )
 
     def score(self, inputs):
         """How likely the model finds given targets.
