@@ -48,9 +48,8 @@ def read_gemma3_directory(directory):
     is_tied = values.get("tie_word_embeddings", True)
     text = {"tie_word_embeddings": is_tied, **(values.get("text_config") or {})}
     # A config may leave out what its class sets by default, a whole part even.
-    return {**values, "text_config": text, "vision_config": values.get("vision_config") or {}}, (
-        tensors
-    )
+    parts = {"text_config": text, "vision_config": values.get("vision_config") or {}}
+    return {**values, **parts}, tensors
 
 
 def _without_prefix(name):
