@@ -223,6 +223,8 @@ def test_errors(teacher):
     other = T5Gemma2Seq2SeqLM(small_task(config).backbone)
     with pytest.raises(ValueError, match=rf"{config.vocabulary_size} of the teacher"):
         student.fit(ROWS, distillation=Distillation(other))
+    with pytest.raises(ValueError, match="teacher of the same backbone"):
+        student.fit(ROWS, distillation=Distillation(student))
     with pytest.raises(TypeError, match="teacher='big'"):
         Distillation("big")
     with pytest.raises(ValueError, match=r"num_samples=0, label_weight=0\.5"):

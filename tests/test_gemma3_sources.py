@@ -242,7 +242,9 @@ def test_task_of_a_preset_has_its_tokenizer(tmp_path):
         ({"attention_logit_soft_cap": 50.0}, r"attn_logit_softcapping=50\.0"),
         ({"use_bidirectional_attention": True}, "use_bidirectional_attention=True"),
         ({"num_layers": 2}, r"Missing \(13\): layers\.1\.input_layernorm\.weight"),
-        ({"num_layers": 0}, "num_hidden_layers=0"),
+        ({"num_layers": 0}, "num_layers=0"),
+        ({"num_layers": 10**9}, "from 1 to 10000.*num_layers=1000000000"),
+        ({"head_dim": None}, "head_dim=None"),
     ],
 )
 def test_other_presets_are_an_error(changes, message, hub_preset, tmp_path):
@@ -256,6 +258,17 @@ def hub_preset(tmp_path_factory):
     path = tmp_path_factory.mktemp("hub")
     hub_backbone(num_layers=1).save_to_preset(path)
     return path
+
+
+@pytest.mark.once
+def test_config_of_an_older_release(hub_preset, tmp_path):
+    path = _changed(hub_preset, tmp_path, {})
+    content = json.loads((path / "config.json").read_text())
+    newer = ("is_embedding_model", "local_rope_scaling_factor", "use_bidirectional_attention")
+    for key in newer:
+        del content["config"][key]
+    (path / "config.json").write_text(json.dumps(content))
+    assert load_gemma3(path).config == load_gemma3(hub_preset).config
 
 
 @pytest.mark.once

@@ -25,6 +25,33 @@ _SLIDING, _FULL = "sliding_attention", "full_attention"
 # What the class has built in: of its layers with a window, and of the others.
 _WAVELENGTHS = {_SLIDING: 10_000.0, _FULL: 1_000_000.0}
 _PERIOD = 6
+# What the class does where a config, an older one say, has no such key.
+_DEFAULTS = {
+    "query_head_dim_normalize": True,
+    "use_query_key_norm": True,
+    "use_post_ffw_norm": False,
+    "use_post_attention_norm": False,
+    "attention_logit_soft_cap": None,
+    "final_logit_soft_cap": None,
+    "use_sliding_window_attention": False,
+    "sliding_window_size": 1024,
+    "local_rope_scaling_factor": 1.0,
+    "global_rope_scaling_factor": 1.0,
+    "vision_encoder": None,
+    "layer_norm_epsilon": 1e-6,
+    "use_bidirectional_attention": False,
+    "dropout": 0,
+    "is_embedding_model": False,
+}
+_VISION_DEFAULTS = {"pool_size": 14, "layer_norm_epsilon": 1e-6}
+_SIZES = ("hidden_dim", "intermediate_dim", "num_layers")
+_TEXT_SIZES = (
+    *(*_SIZES, "vocabulary_size", "head_dim"),
+    *("num_query_heads", "num_key_value_heads"),
+)
+_VISION_SIZES = (*_SIZES, "image_size", "patch_size", "pool_size", "num_heads")
+# Far above any model there is: a larger size is a mistake.
+_LARGEST_SIZE, _MOST_LAYERS = 1 << 24, 10_000
 # What T5Gemma 2 has too, and a Gemma 3 can be without.
 _NEEDED = {
     "use_query_key_norm": True,
@@ -132,18 +159,19 @@ def read_gemma3_preset(directory):
             f"A preset must be one of keras-hub's Gemma 3, {BACKBONE!r}. "
             f"Received: registered_name={name!r} in {directory}"
         )
-    config = content["config"]
+    config = _complete(directory, content.get("config"), _TEXT_SIZES, _DEFAULTS)
     for key, value in _NEEDED.items():
-        if config.get(key, value) != value:
+        if config[key] != value:
             raise ValueError(
                 f"The `{key}` of a Gemma 3 preset must be {value}, as T5Gemma 2 has it. "
                 f"Received: {key}={config[key]!r} in {directory}"
             )
-    vision = config.get("vision_encoder")
     values = {"text_config": _text_values(config), "vision_config": None}
+    vision = config["vision_encoder"]
     if vision is not None:
-        values |= _vision_values(vision["config"])
-    places = _places(config["num_layers"], vision and vision["config"]["num_layers"])
+        vision = _complete(directory, vision.get("config"), _VISION_SIZES, _VISION_DEFAULTS)
+        values |= _vision_values(vision)
+    places = _places(config["num_layers"], vision and vision["num_layers"])
     return values, _tensors(pathlib.Path(directory), places)
 
 
@@ -151,6 +179,20 @@ def sentencepiece_in_preset(directory):
     """The path of a preset's tokenizer, `None` where there is none."""
     path = pathlib.Path(directory) / _TOKENIZER
     return path if path.is_file() else None
+
+
+def _complete(directory, config, sizes, defaults):
+    """A config with all of its keys; the sizes must be there."""
+    config = {**defaults, **(config or {})}
+    for key in sizes:
+        value = config.get(key)
+        largest = _MOST_LAYERS if key == "num_layers" else _LARGEST_SIZE
+        if type(value) is not int or not 1 <= value <= largest:
+            raise ValueError(
+                f"The `{key}` of a Gemma 3 preset must be an integer from 1 to {largest}. "
+                f"Received: {key}={value!r} in {directory}"
+            )
+    return config
 
 
 def _text_values(config):

@@ -51,11 +51,12 @@ class T5Gemma2DenoisingPreprocessor(T5Gemma2Seq2SeqLMPreprocessor):
 
     Example:
 
-    >>> lm = T5Gemma2Seq2SeqLM.from_gemma3("gemma-3-270m.gguf")  # doctest: +SKIP
-    >>> lm.preprocessor = T5Gemma2DenoisingPreprocessor(  # doctest: +SKIP
-    ...     lm.preprocessor.tokenizer, encoder_sequence_length=512, decoder_sequence_length=512
+    >>> from keras_t5gemma2 import T5Gemma2Seq2SeqLM
+    >>> lm = T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+    >>> lm.preprocessor = T5Gemma2DenoisingPreprocessor(
+    ...     lm.preprocessor.tokenizer, encoder_sequence_length=24, decoder_sequence_length=24
     ... )
-    >>> lm.fit(["one text", "another text"])  # doctest: +SKIP
+    >>> history = lm.fit(["one text", "another text"], verbose=0)
     """
 
     # keras-hub looks for preprocessors by backbone, and is to find the ordinary one.

@@ -113,6 +113,12 @@ class Distillation:
             student: `T5Gemma2Seq2SeqLM`.
         """
         size = student.backbone.config.vocabulary_size
+        if getattr(self.teacher, "backbone", None) is student.backbone:
+            raise ValueError(
+                "A live teacher must be another model than the student, whose weights are in use "
+                "while it learns. Received: teacher of the same backbone. Give what its "
+                "`sample_logits` makes of the rows"
+            )
         if isinstance(self.teacher, TeacherSamples):
             largest = int(self.teacher.token_ids.max(initial=0))
             if largest >= size:
