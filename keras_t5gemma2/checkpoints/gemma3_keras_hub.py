@@ -5,16 +5,14 @@ hold the whole model a second time.
 """
 
 import dataclasses
-import functools
 import json
 import pathlib
-from collections.abc import Callable
-from typing import NamedTuple
 
 import h5py
 import ml_dtypes
 import numpy as np
 
+from keras_t5gemma2.checkpoints.gemma3_keras_hub_places import places
 from keras_t5gemma2.checkpoints.streaming import StoredTensor
 from keras_t5gemma2.checkpoints.transformers_files import read_json
 
@@ -61,77 +59,6 @@ _NEEDED = {
 }
 
 
-class _Place(NamedTuple):
-    """Where in the file a tensor is, and how it becomes one of Gemma 3's own layout."""
-
-    path: str
-    arrange: Callable = np.asarray
-
-
-def _transposed(kernel):
-    return kernel.T
-
-
-def _of_heads(kernel):
-    """(heads, in, width) to (heads x width, in)."""
-    return kernel.transpose(0, 2, 1).reshape(-1, kernel.shape[1])
-
-
-def _to_model(kernel):
-    """(heads, width, out) to (out, heads x width)."""
-    return kernel.reshape(-1, kernel.shape[2]).T
-
-
-def _of_patches(kernel):
-    """(height, width, in, out) to (out, in, height, width)."""
-    return kernel.transpose(3, 2, 0, 1)
-
-
-_MODEL = {
-    "embed_tokens.weight": _Place("reversible_embedding/vars/0"),
-    "norm.weight": _Place("rms_normalization/vars/0"),
-}
-_LAYER = {
-    "input_layernorm.weight": _Place("pre_attention_norm/vars/0"),
-    "self_attn.q_proj.weight": _Place("attention/query_dense/vars/0", _of_heads),
-    "self_attn.k_proj.weight": _Place("attention/key_dense/vars/0", _of_heads),
-    "self_attn.v_proj.weight": _Place("attention/value_dense/vars/0", _of_heads),
-    "self_attn.o_proj.weight": _Place("attention/output_dense/vars/0", _to_model),
-    "self_attn.q_norm.weight": _Place("attention/query_norm/vars/0"),
-    "self_attn.k_norm.weight": _Place("attention/key_norm/vars/0"),
-    "post_attention_layernorm.weight": _Place("post_attention_norm/vars/0"),
-    "pre_feedforward_layernorm.weight": _Place("pre_ffw_norm/vars/0"),
-    "mlp.gate_proj.weight": _Place("gating_ffw/vars/0", _transposed),
-    "mlp.up_proj.weight": _Place("gating_ffw_2/vars/0", _transposed),
-    "mlp.down_proj.weight": _Place("ffw_linear/vars/0", _transposed),
-    "post_feedforward_layernorm.weight": _Place("post_ffw_norm/vars/0"),
-}
-_TOWER = {
-    "embeddings.patch_embedding.weight": _Place(
-        "vision_embeddings/patch_embedding/vars/0", _of_patches
-    ),
-    "embeddings.patch_embedding.bias": _Place("vision_embeddings/patch_embedding/vars/1"),
-    "embeddings.position_embedding.weight": _Place("vision_embeddings/position_embedding/vars/0"),
-    "post_layernorm.weight": _Place("encoder_layer_norm/vars/0"),
-    "post_layernorm.bias": _Place("encoder_layer_norm/vars/1"),
-}
-_TOWER_LAYER = {
-    "layer_norm1": "layer_norm_1",
-    "self_attn.q_proj": "attn/query_proj",
-    "self_attn.k_proj": "attn/key_proj",
-    "self_attn.v_proj": "attn/value_proj",
-    "self_attn.out_proj": "attn/out_proj",
-    "layer_norm2": "layer_norm_2",
-    "mlp.fc1": "mlp_dense_1",
-    "mlp.fc2": "mlp_dense_2",
-}
-_PROJECTOR = {
-    "mm_soft_emb_norm.weight": _Place("vision_soft_embedding_norm/vars/0"),
-    # The one matrix that Gemma 3's own files keep as (in, out).
-    "mm_input_projection_weight": _Place("vision_input_projection/vars/0"),
-}
-
-
 def is_keras_preset(directory):
     """Whether a directory holds a preset, of whatever model, and no checkpoint of the reference."""
     path = pathlib.Path(directory) / "config.json"
@@ -171,8 +98,8 @@ def read_gemma3_preset(directory):
     if vision is not None:
         vision = _complete(directory, vision.get("config"), _VISION_SIZES, _VISION_DEFAULTS)
         values |= _vision_values(vision)
-    places = _places(config["num_layers"], vision and vision["num_layers"])
-    return values, _tensors(pathlib.Path(directory), places)
+    wanted = places(config["num_layers"], vision and vision["num_layers"])
+    return values, _tensors(pathlib.Path(directory), wanted)
 
 
 def sentencepiece_in_preset(directory):
@@ -246,46 +173,6 @@ def _vision_values(config):
     }
 
 
-def _places(num_layers, num_vision_layers):
-    """`_Place` by Gemma 3's names, of the whole model."""
-    found = _under("", "layers/", _MODEL)
-    for i in range(num_layers):
-        path = f"layers/gemma3_decoder_block{_suffix(i)}/"
-        found |= _under(f"layers.{i}.", path, _LAYER)
-    if num_vision_layers is None:
-        return found
-    encoder = "layers/gemma3_vision_encoder/layers/"
-    tower = f"{encoder}gemma3_vision_encoder_block/"
-    found |= _under("vision_tower.", tower, _TOWER)
-    for i in range(num_vision_layers):
-        path = f"{tower}resblocks/gemma3_vision_encoder_layer{_suffix(i)}/"
-        found |= _under(f"vision_tower.encoder.layers.{i}.", path, _vision_layer())
-    return found | _under("multi_modal_projector.", f"{encoder}gemma3_vision_output/", _PROJECTOR)
-
-
-@functools.cache
-def _vision_layer():
-    """Weight and bias of each part of a layer; those of norms are called so too."""
-    found = {}
-    for name, path in _TOWER_LAYER.items():
-        arrange = np.asarray if name.startswith("layer_norm") else _transposed
-        found[f"{name}.weight"] = _Place(f"{path}/vars/0", arrange)
-        found[f"{name}.bias"] = _Place(f"{path}/vars/1")
-    return found
-
-
-def _under(name_prefix, path_prefix, table):
-    return {
-        name_prefix + name: _Place(path_prefix + place.path, place.arrange)
-        for name, place in table.items()
-    }
-
-
-def _suffix(i):
-    """Keras numbers the layers of a class, all but the first."""
-    return f"_{i}" if i else ""
-
-
 @dataclasses.dataclass(frozen=True)
 class _Dataset:
     """An array in a file of weights."""
@@ -302,12 +189,12 @@ class _Dataset:
             return np.array(dataset, ml_dtypes.bfloat16 if is_bfloat16 else None)
 
 
-def _tensors(directory, places):
+def _tensors(directory, wanted):
     """`StoredTensor` by Gemma 3's names; what no row names keeps its path."""
     found = {}
     for file in _files(directory):
         found |= _datasets(file)
-    by_path = {place.path: (name, place.arrange) for name, place in places.items()}
+    by_path = {place.path: (name, place.arrange) for name, place in wanted.items()}
     named = ((by_path.get(path, (path, np.asarray)), found[path]) for path in found)
     return {name: _stored(dataset, arrange) for (name, arrange), dataset in named}
 
