@@ -64,8 +64,8 @@ _ALIASES = {"image_token_index": "image_token_id", "eoi_token_index": "eoi_token
 _OTHER_MODELS = {
     "t5gemma2_encoder": "It is an encoder alone: the decoder's weights are missing.",
     "t5gemma": "It is a T5Gemma of the first generation, another architecture.",
-    "gemma3": "A Gemma 3 text model becomes one by `T5Gemma2Seq2SeqLM.from_gemma3`.",
-    "gemma3_text": "A Gemma 3 text model becomes one by `T5Gemma2Seq2SeqLM.from_gemma3`.",
+    "gemma3": "A Gemma 3 model becomes one by `T5Gemma2Seq2SeqLM.from_gemma3`.",
+    "gemma3_text": "A Gemma 3 model becomes one by `T5Gemma2Seq2SeqLM.from_gemma3`.",
 }
 
 

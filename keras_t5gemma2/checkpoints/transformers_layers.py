@@ -27,7 +27,7 @@ def has_tokenizer(directory):
 
 def load_image_converter(cls, directory, **kwargs):
     """The image converter of a directory."""
-    return cls(**{**_image_options(directory)[0], **kwargs})
+    return cls(**{**image_options(directory, _vision(directory))[0], **kwargs})
 
 
 def load_preprocessor(cls, directory, text_only=False, **kwargs):
@@ -35,7 +35,7 @@ def load_preprocessor(cls, directory, text_only=False, **kwargs):
     if "tokenizer" not in kwargs:
         kwargs["tokenizer"] = load_tokenizer(cls.tokenizer_cls, directory)
     if _vision(directory, text_only) is not None:
-        options, tokens_per_image = _image_options(directory)
+        options, tokens_per_image = image_options(directory, _vision(directory))
         kwargs = {"tokens_per_image": tokens_per_image, **kwargs}
         if "image_converter" not in kwargs:
             kwargs["image_converter"] = cls.image_converter_cls(**options)
@@ -46,9 +46,16 @@ def _vision(directory, text_only=False):
     return config_from_transformers(read_json(directory, "config.json"), text_only).vision
 
 
-def _image_options(directory):
-    """Arguments of the image converter, and the tokens of an image."""
-    vision = _vision(directory)
+def image_options(directory, vision):
+    """Arguments of the image converter, and the tokens of an image.
+
+    Args:
+        directory: path of a directory, in which the files of an image processor may stand.
+        vision: `VisionConfig`, which such files must fit.
+
+    Raises:
+        ValueError: they do not fit, or want images treated in a way that the converter lacks.
+    """
     wanted = ((vision.image_size, vision.image_size), vision.tokens_per_image)
     options = {"image_size": wanted[0], "tokens_per_image": wanted[1], **read_processor(directory)}
     given = (tuple(options["image_size"]), options.pop("tokens_per_image"))
