@@ -4,20 +4,16 @@ The file of weights is read by the paths in it, one tensor at a time: keras-hub'
 hold the whole model a second time.
 """
 
-import dataclasses
-import json
 import pathlib
 
-import h5py
-import ml_dtypes
 import numpy as np
 
 from keras_t5gemma2.checkpoints.gemma3_keras_hub_places import places
+from keras_t5gemma2.checkpoints.h5_file import checked_float, read_h5
 from keras_t5gemma2.checkpoints.streaming import StoredTensor
 from keras_t5gemma2.checkpoints.transformers_files import read_json
 
 BACKBONE = "keras_hub>Gemma3Backbone"
-_WHOLE, _SHARDED = "model.weights.h5", "model.weights.json"
 _TOKENIZER = "assets/tokenizer/vocabulary.spm"
 _SLIDING, _FULL = "sliding_attention", "full_attention"
 # What the class has built in: of its layers with a window, and of the others.
@@ -173,73 +169,17 @@ def _vision_values(config):
     }
 
 
-@dataclasses.dataclass(frozen=True)
-class _Dataset:
-    """An array in a file of weights."""
-
-    file: pathlib.Path
-    path: str
-    shape: tuple
-
-    def read(self):
-        with h5py.File(self.file, "r") as file:
-            dataset = file[self.path]
-            # Such values are numbers of two bytes in the file, with a note beside them.
-            is_bfloat16 = dataset.attrs.get("dtype") == "bfloat16"
-            return np.array(dataset, ml_dtypes.bfloat16 if is_bfloat16 else None)
-
-
 def _tensors(directory, wanted):
     """`StoredTensor` by Gemma 3's names; what no row names keeps its path."""
-    found = {}
-    for file in _files(directory):
-        found |= _datasets(file)
     by_path = {place.path: (name, place.arrange) for name, place in wanted.items()}
-    named = ((by_path.get(path, (path, np.asarray)), found[path]) for path in found)
-    return {name: _stored(dataset, arrange) for (name, arrange), dataset in named}
-
-
-def _stored(dataset, arrange):
-    # The shape alone, of an array that takes no memory.
-    shape = arrange(np.broadcast_to(np.float32(0), dataset.shape)).shape
-    return StoredTensor(dataset.path, shape, lambda: arrange(dataset.read()))
-
-
-def _files(directory):
-    if (directory / _WHOLE).is_file():
-        return [directory / _WHOLE]
-    if not (directory / _SHARDED).is_file():
-        raise FileNotFoundError(
-            f"A Gemma 3 preset must hold {_WHOLE} or {_SHARDED}. Received: {directory}"
-        )
-    shards = json.loads((directory / _SHARDED).read_text(encoding="utf-8"))["weight_map"].values()
-    names = {
-        name for of_one in shards for name in ([of_one] if isinstance(of_one, str) else of_one)
-    }
-    if outside := sorted(name for name in names if pathlib.Path(name).name != name):
-        raise ValueError(
-            f"The shards of {_SHARDED} must be files beside it. Received: {outside[0]!r} in "
-            f"{directory}"
-        )
-    return [directory / name for name in sorted(names)]
-
-
-def _datasets(file):
     found = {}
-
-    def take(path, item):
-        if not isinstance(item, h5py.Dataset):
-            return
-        if item.external or item.dtype.kind not in "fV":
-            raise ValueError(
-                "Weights must be floats that the file itself holds; a quantized preset is loaded "
-                f"and saved as floats first. Received: {path} of type {item.dtype} in {file}"
-            )
-        found[path] = _Dataset(file, path, item.shape)
-
-    try:
-        with h5py.File(file, "r") as content:
-            content.visititems(take)
-    except OSError as error:
-        raise ValueError(f"{file} must be a whole file of weights (HDF5): {error}") from error
+    for path, tensor in read_h5(directory).items():
+        name, arrange = by_path.get(path, (path, np.asarray))
+        found[name] = _stored(checked_float(tensor), arrange)
     return found
+
+
+def _stored(tensor, arrange):
+    # The shape alone, of an array that takes no memory.
+    shape = arrange(np.broadcast_to(np.float32(0), tensor.shape)).shape
+    return StoredTensor(tensor.name, shape, lambda: arrange(tensor.read()), tensor.release)
