@@ -270,7 +270,7 @@ def test_handles_of_kaggle_and_of_the_hub(vision_preset, monkeypatch):
     T5Gemma2Backbone.from_preset(f"kaggle://{handle}")
     assert asked == [(handle, "config.json"), (handle, None)]
     assert T5Gemma2Tokenizer.from_preset(f"kaggle://{handle}")("one") == TOKENIZER("one")
-    assert (handle, "assets/tokenizer/vocabulary.spm") in asked and len(asked) == 7
+    assert (handle, "assets/tokenizer/vocabulary.spm") in asked and len(asked) == 10
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda _, name: vision_preset / name)
     monkeypatch.setattr(

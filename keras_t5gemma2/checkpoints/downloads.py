@@ -3,8 +3,11 @@
 import contextlib
 import pathlib
 
-# What keras-hub asks Kaggle for, one file at a time, where no weights are wanted.
-_KAGGLE_FILES = ("preprocessor.json", "image_converter.json", "assets/tokenizer/vocabulary.spm")
+# What a preset may have beside its weights.
+_KAGGLE_FILES = (
+    *("task.json", "preprocessor.json", "tokenizer.json", "image_converter.json"),
+    *("assets/tokenizer/vocabulary.spm", "assets/tokenizer/vocabulary.model"),
+)
 
 
 def download_from_hub(repository, what):

@@ -15,7 +15,11 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
-from keras_t5gemma2.checkpoints.safetensors_file import FileTensor, check_plain_name
+from keras_t5gemma2.checkpoints.safetensors_file import (
+    FileTensor,
+    check_no_pickle,
+    check_plain_name,
+)
 from keras_t5gemma2.checkpoints.streaming import StoredTensor, list_names
 
 SINGLE_FILE = "model.weights.h5"
@@ -23,7 +27,7 @@ INDEX_FILE = "model.weights.json"
 
 # Far more than any model has: a file that goes on longer goes round in circles.
 _MOST_OBJECTS = 1_000_000
-_MOST_LEVELS = 64
+_MOST_LEVELS = 32
 _FLOATS = ("float64", "float32", "float16", "bfloat16")
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
@@ -85,8 +89,10 @@ def read_h5_file(path):
 
     path = pathlib.Path(path)
     with path.open("rb") as file:
+        start = file.read(len(_SIGNATURE))
+        check_no_pickle(path, start)
         # HDF5 also finds what stands behind a block of something else.
-        if file.read(len(_SIGNATURE)) != _SIGNATURE:
+        if start != _SIGNATURE:
             raise ValueError(_broken(path, "it does not begin as one"))
         mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     try:

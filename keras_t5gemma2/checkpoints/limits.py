@@ -1,9 +1,19 @@
 """Sizes far above those of any model: a larger one is a mistake, caught before memory runs out."""
 
+import math
+
 LARGEST_SIZE = 1 << 24
 MOST_LAYERS = 1_000
 # The largest published model has 7.5e9.
 _MOST_PARAMETERS = 10**11
+
+
+def is_number(value):
+    """Whether a value of JSON is a finite number that a float can hold."""
+    try:
+        return type(value) in (int, float) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def check_size(config, origin):

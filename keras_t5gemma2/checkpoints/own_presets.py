@@ -7,7 +7,6 @@ hold any yet; a class is taken from it only where it has been registered as one 
 
 import dataclasses
 import inspect
-import math
 import pathlib
 import re
 import types
@@ -18,13 +17,12 @@ import keras_hub
 from keras_t5gemma2.backbone import T5Gemma2Backbone
 from keras_t5gemma2.checkpoints import names
 from keras_t5gemma2.checkpoints.h5_file import read_h5, stored_tensors
-from keras_t5gemma2.checkpoints.limits import LARGEST_SIZE, MOST_LAYERS, check_size
+from keras_t5gemma2.checkpoints.limits import LARGEST_SIZE, MOST_LAYERS, check_size, is_number
 from keras_t5gemma2.checkpoints.streaming import build_with_weights
 from keras_t5gemma2.checkpoints.transformers_files import read_json
 from keras_t5gemma2.config import AttentionConfig, BackboneConfig, StackConfig, VisionConfig
 from keras_t5gemma2.preprocessing.tokenizer import VOCABULARY_FILE
 
-_BACKBONE_NAME = "keras_t5gemma2>T5Gemma2Backbone"
 TOKENIZER_FILES = f"assets/tokenizer/{VOCABULARY_FILE}"
 # Configs inside of configs, by the class and the field that has them.
 _NESTED = {
@@ -37,16 +35,31 @@ _IDS = ("end_of_image_token_id", "image_token_id")
 _SECOND_VARIABLES = ("bias", "beta")
 
 
-def is_own(values):
+def is_own(directory, values):
     """Whether a parsed `config.json` is one that this module reads.
 
     Presets of a class that is derived from the package's, and of quantized weights, whose every
     layer has a dtype of its own, are left to Keras.
+
+    Args:
+        directory: what an error calls the preset.
+        values: dict, the parsed file.
+
+    Raises:
+        ValueError: it is the config of another model, or of none.
     """
+    name = values.get("registered_name")
+    found = keras.saving.get_registered_object(str(name))
+    if not (inspect.isclass(found) and issubclass(found, T5Gemma2Backbone)):
+        raise ValueError(
+            "`config.json` must be that of a T5Gemma 2: with a `model_type` as published, or with "
+            "the `registered_name` of a class of this package or of keras-hub. Received: "
+            f"{directory}, with registered_name={str(name)[:80]!r}"
+        )
     fields = values.get("config")
     dtype = fields.get("dtype") if isinstance(fields, dict) else None
-    is_plain = not isinstance(dtype, dict) or dtype.get("class_name") in ("DTypePolicy", None)
-    return values.get("registered_name") == _BACKBONE_NAME and is_plain
+    is_quantized = isinstance(dtype, dict) and dtype.get("class_name") == "DTypePolicyMap"
+    return found is T5Gemma2Backbone and not is_quantized
 
 
 def load_backbone(directory, load_weights=True, text_only=False, dtype=None, **kwargs):
@@ -162,9 +175,15 @@ def task_settings(cls, directory):
     found = keras.saving.get_registered_object(str(values.get("registered_name")))
     if not (inspect.isclass(found) and issubclass(found, cls)):
         return cls, {}
-    fields = _fields(path, values)
     elsewhere = ("backbone", "preprocessor", "adapters", "name")
-    return found, {key: value for key, value in fields.items() if key not in elsewhere}
+    fields = {k: v for k, v in _fields(path, values).items() if k not in elsewhere}
+    known = set(inspect.signature(found.__init__).parameters)
+    if unknown := sorted(set(fields) - known):
+        raise ValueError(
+            f"`config` of {path} must hold arguments of {found.__name__}. "
+            f"Received: {', '.join(unknown)}"
+        )
+    return found, fields
 
 
 def _fields(path, values):
@@ -231,7 +250,7 @@ def _value(path, config_class, field, name, value):
         is_sound = type(value) is int and least <= value <= largest
         rule = f"be an integer from {least} to {largest}"
     else:
-        is_sound = type(value) in (int, float) and math.isfinite(value) and value >= 0
+        is_sound = is_number(value) and value >= 0
         rule = "be a number, and not negative"
     if not is_sound:
         raise ValueError(f"`{name}` of {path} must {rule}. Received: {field.name}={value!r}")

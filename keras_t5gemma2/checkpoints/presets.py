@@ -203,4 +203,4 @@ def _reader_of(directory):
         return transformers_layers
     if is_keras_hub(values):
         return keras_hub_presets
-    return own_presets if own_presets.is_own(values) else None
+    return own_presets if own_presets.is_own(directory, values) else None

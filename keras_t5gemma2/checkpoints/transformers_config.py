@@ -4,9 +4,8 @@ A `config.json` may leave out what its class sets by default, so the defaults st
 """
 
 import dataclasses
-import math
 
-from keras_t5gemma2.checkpoints.limits import LARGEST_SIZE, MOST_LAYERS
+from keras_t5gemma2.checkpoints.limits import LARGEST_SIZE, MOST_LAYERS, is_number
 from keras_t5gemma2.config import AttentionConfig, BackboneConfig, StackConfig, VisionConfig
 
 _SLIDING, _FULL = "sliding_attention", "full_attention"
@@ -266,12 +265,12 @@ class Section:
 
     def positive(self, key, or_none=False):
         value = self[key]
-        is_sound = (value is None and or_none) or (_is_number(value) and value > 0)
+        is_sound = (value is None and or_none) or (is_number(value) and value > 0)
         return self._checked(key, is_sound, "be a positive number")
 
     def rate(self, key):
         value = self[key]
-        return self._checked(key, _is_number(value) and 0 <= value < 1, "be at least 0 and below 1")
+        return self._checked(key, is_number(value) and 0 <= value < 1, "be at least 0 and below 1")
 
     def error(self, key, rule):
         origin = "" if key in self.values else ", the default where the file says nothing"
@@ -286,7 +285,3 @@ class Section:
 
     def _full(self, key):
         return f"{self.name}.{key}" if self.name else key
-
-
-def _is_number(value):
-    return type(value) in (int, float) and math.isfinite(value)

@@ -4,6 +4,8 @@ import json
 import math
 import pathlib
 
+from keras_t5gemma2.checkpoints.limits import is_number
+
 # `tokenizer.json` first: it holds every added token, which a SentencePiece model may lack.
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 # Far more than any config has.
@@ -25,6 +27,14 @@ _PAN_AND_SCAN = {
     "pan_and_scan_min_crop_size": "min_crop_size",
     "pan_and_scan_max_num_crops": "max_num_crops",
     "pan_and_scan_min_ratio_to_activate": "min_ratio_to_activate",
+}
+_COUNT, _NUMBER, _BOOL = "a positive integer", "a positive number", "true or false"
+_RULES = {
+    "image_seq_length": _COUNT,
+    "do_pan_and_scan": _BOOL,
+    "pan_and_scan_min_crop_size": _COUNT,
+    "pan_and_scan_max_num_crops": _COUNT,
+    "pan_and_scan_min_ratio_to_activate": _NUMBER,
 }
 
 
@@ -89,6 +99,13 @@ def read_processor(directory):
         for theirs, ours in (("image_seq_length", "tokens_per_image"), *_PAN_AND_SCAN.items())
         if values.get(theirs) is not None
     }
+    for theirs, rule in _RULES.items():
+        value = values.get(theirs)
+        if value is not None and not _follows(value, rule):
+            raise ValueError(
+                f"`{theirs}` of the image processor in {directory} must be {rule}. "
+                f"Received: {theirs}={str(value)[:80]}"
+            )
     if values.get("size") is not None:
         found["image_size"] = _height_and_width(directory, values["size"])
     return found
@@ -107,8 +124,20 @@ def _processor_values(directory):
     for name in ("preprocessor_config.json", "processor_config.json"):
         if (directory / name).is_file():
             found = read_json(directory, name)
-            values.update(found, **found.get("image_processor", {}))
+            nested = found.get("image_processor", {})
+            if not isinstance(nested, dict):
+                raise ValueError(
+                    f"`image_processor` of {directory / name} must be an object. "
+                    f"Received: image_processor={str(nested)[:80]}"
+                )
+            values.update(found, **nested)
     return values
+
+
+def _follows(value, rule):
+    if rule == _BOOL:
+        return isinstance(value, bool)
+    return is_number(value) and value > 0 and (rule == _NUMBER or type(value) is int)
 
 
 def _is_close(value, wanted):
@@ -116,7 +145,7 @@ def _is_close(value, wanted):
     if isinstance(wanted, list):
         is_list = isinstance(value, list) and len(value) == len(wanted)
         return is_list and all(map(_is_close, value, wanted))
-    return isinstance(value, int | float) and math.isclose(value, wanted, rel_tol=1e-6)
+    return (is_number(value) or value is wanted) and math.isclose(value, wanted, rel_tol=1e-6)
 
 
 def _height_and_width(directory, size):
