@@ -35,7 +35,15 @@ def originals(tmp_path_factory):
     sizes = {"vocab_size": TOKENIZER.vocabulary_size()}
     save_reference(tiny_reference(text=sizes), found["reference"])
     tiny_tokenizer_json(found["reference"] / "tokenizer.json")
-    processor = {"image_processor": {"size": {"height": 28, "width": 28}}, "image_seq_length": 4}
+    images = {
+        "size": {"height": 28, "width": 28},
+        "image_mean": [0.5, 0.5, 0.5],
+        "do_pan_and_scan": True,
+        "pan_and_scan_min_crop_size": 20,
+        "pan_and_scan_max_num_crops": 2,
+        "pan_and_scan_min_ratio_to_activate": 1.5,
+    }
+    processor = {"image_processor": images, "image_seq_length": 4}
     (found["reference"] / "processor_config.json").write_text(json.dumps(processor))
     tiny_task(config=dataclasses.replace(SMALL_CONFIG, vision=VISION)).save_to_preset(found["own"])
     hub_task(vision=False).save_to_preset(str(found["keras_hub"]))
@@ -274,6 +282,26 @@ def test_presets_of_other_models(own, name):
         load(own)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("image_processor", 3, "`image_processor` of .* must be an object"),
+        ("image_seq_length", "x", "must be a positive integer. Received: image_seq_length=x"),
+        ("do_pan_and_scan", "yes", "must be true or false. Received: do_pan_and_scan=yes"),
+        ("pan_and_scan_max_num_crops", 0, "must be a positive integer"),
+        ("pan_and_scan_min_crop_size", [], "must be a positive integer"),
+        ("pan_and_scan_min_ratio_to_activate", "2", "must be a positive number"),
+        ("rescale_factor", 10**400, "`rescale_factor` of the image processor"),
+    ],
+)
+def test_image_processors_that_are_none(originals, tmp_path, key, value, message):
+    directory = pathlib.Path(shutil.copytree(originals["reference"], tmp_path / "reference"))
+    keys = ("image_processor",)[: key.startswith(("do", "pan", "rescale"))]
+    change_json(directory / "processor_config.json", (*keys, key), value)
+    with pytest.raises(ValueError, match=message):
+        load(directory)
+
+
 # What runs code, or reads elsewhere
 
 LAMBDA = {"module": "builtins", "class_name": "function", "config": "eval", "registered_name": "f"}
@@ -346,7 +374,7 @@ def test_a_sentencepiece_model_that_is_cut_off(originals, tmp_path):
 # Everything, at random
 
 
-SECONDS = 6  # for each format
+SECONDS = 4  # for each format
 EVIL = (None, True, -1, 0, 2**63, 10**400, 1e308, "", "../../x", "\0", [], {}, [[]], "x" * 10_000)
 
 

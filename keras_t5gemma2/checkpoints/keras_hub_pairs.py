@@ -1,8 +1,8 @@
 """One tensor out of two: keras-hub's model has two tables where T5Gemma 2 has one."""
 
-import dataclasses
-
 import numpy as np
+
+from keras_t5gemma2.checkpoints.streaming import StoredTensor
 
 # The values of `embeddings`: which of two tables that differ the model takes.
 CHOICES = ("encoder", "decoder", "mean")
@@ -20,10 +20,10 @@ def check_choice(embeddings):
 
 
 def one_of(encoder, decoder, embeddings, directory):
-    """The one `StoredTensor` of a pair.
+    """The one tensor of a pair.
 
     Args:
-        encoder, decoder: `StoredTensor`s.
+        encoder, decoder: tensors of a file, `FileTensor`s.
         embeddings: one of `CHOICES`; or `None`, where they must be equal.
         directory: what errors call the preset.
     """
@@ -33,7 +33,8 @@ def one_of(encoder, decoder, embeddings, directory):
             f"shape, and be no scalars. Received: {encoder.shape} and {decoder.shape}"
         )
     if embeddings == "mean":
-        return dataclasses.replace(encoder, read=lambda: _mean(encoder, decoder))
+        name = f"the mean of {encoder.name} and {decoder.name}"
+        return StoredTensor(name, encoder.shape, lambda: _mean(encoder, decoder))
     if embeddings is None:
         _check_equal(encoder, decoder, directory)
     return decoder if embeddings == "decoder" else encoder

@@ -4,6 +4,8 @@ import json
 import math
 import pathlib
 
+from keras_t5gemma2.checkpoints.limits import is_number
+
 PROCESSOR_FILE, TOKENIZER_FILE = "processor_config.json", "tokenizer.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 
@@ -38,6 +40,14 @@ _IMAGE_TOKENS = {
 _MASK = "<mask>"
 # What published files say for a text of any length.
 _NO_LIMIT = 10**30
+_COUNT, _NUMBER, _BOOL = "a positive integer", "a positive number", "true or false"
+_RULES = {
+    _TOKENS_PER_IMAGE: _COUNT,
+    "do_pan_and_scan": _BOOL,
+    "pan_and_scan_min_crop_size": _COUNT,
+    "pan_and_scan_max_num_crops": _COUNT,
+    "pan_and_scan_min_ratio_to_activate": _NUMBER,
+}
 
 
 def read_json(directory, name):
@@ -101,6 +111,13 @@ def read_processor(directory):
         for theirs, ours in ((_TOKENS_PER_IMAGE, "tokens_per_image"), *_PAN_AND_SCAN.items())
         if values.get(theirs) is not None
     }
+    for theirs, rule in _RULES.items():
+        value = values.get(theirs)
+        if value is not None and not _follows(value, rule):
+            raise ValueError(
+                f"`{theirs}` of the image processor in {directory} must be {rule}. "
+                f"Received: {theirs}={str(value)[:80]}"
+            )
     if values.get("size") is not None:
         found["image_size"] = _height_and_width(directory, values["size"])
     return found
@@ -183,12 +200,18 @@ def _processor_values(directory):
     return values
 
 
+def _follows(value, rule):
+    if rule == _BOOL:
+        return isinstance(value, bool)
+    return is_number(value) and value > 0 and (rule == _NUMBER or type(value) is int)
+
+
 def _is_close(value, wanted):
     """Whether two numbers, or lists of them, are equal but for rounding in a file."""
     if isinstance(wanted, list):
         is_list = isinstance(value, list) and len(value) == len(wanted)
         return is_list and all(map(_is_close, value, wanted))
-    return isinstance(value, int | float) and math.isclose(value, wanted, rel_tol=1e-6)
+    return (is_number(value) or value is wanted) and math.isclose(value, wanted, rel_tol=1e-6)
 
 
 def _height_and_width(directory, size):
