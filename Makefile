@@ -7,6 +7,8 @@ BACKENDS    ?= jax tensorflow torch
 # Installed before the package, so that it decides which build of PyTorch is used.
 TORCH       ?= torch==2.13.0
 PYTEST_ARGS ?=
+# Processes that run the tests of a backend; 0: none beside the first.
+WORKERS     ?= 2
 
 # What the demo runs: a script, or `-m module`.
 DEMO        := guides/01_generate.py
@@ -30,7 +32,7 @@ help:
 	@echo "make lint       lint and check the format"
 	@echo "make clean      remove caches and build output; make clean-all: the environments too"
 	@echo "Options: PYTHON=python3.12 BACKEND=torch BACKENDS='jax torch' PYTEST_ARGS='-x -k text'"
-	@echo "         TORCH='torch==2.13.0' MIN_FREE_GB=4"
+	@echo "         TORCH='torch==2.13.0' MIN_FREE_GB=4 WORKERS=0"
 
 demo: $(DEMO_ENV)/.ready-$(BACKEND)
 	@echo "== Demo on $(BACKEND): $(DEMO)"
@@ -97,12 +99,17 @@ define end_environment
 @echo "== $(@D) is ready"
 endef
 
+# A thread for each process: more of them wait for each other. The tests of a file share what they
+# compile, and stay together.
+ONE_THREAD  := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1
+IN_PARALLEL := -n $(WORKERS) --dist loadfile
+
 # All backends run, also after one has failed.
 define on_each_backend
 failed=; \
 for backend in $(BACKENDS); do \
     echo "== Tests on $$backend"; \
-    KERAS_BACKEND=$$backend $(TEST_ENV)/bin/python -m pytest $(1) || failed="$$failed $$backend"; \
+    KERAS_BACKEND=$$backend $(ONE_THREAD) $(TEST_ENV)/bin/python -m pytest $(IN_PARALLEL) $(1) || failed="$$failed $$backend"; \
 done; \
 if [ -n "$$failed" ]; then echo "== Tests failed on:$$failed" >&2; exit 1; fi; \
 echo "== Tests passed on: $(BACKENDS)"

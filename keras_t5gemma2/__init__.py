@@ -10,12 +10,14 @@ from keras_t5gemma2.config import (
 )
 from keras_t5gemma2.evaluation import EvaluateGeneration, evaluate_generation
 from keras_t5gemma2.kernels.compilation_cache import enable_compilation_cache
+from keras_t5gemma2.preprocessing.denoising_preprocessor import T5Gemma2DenoisingPreprocessor
 from keras_t5gemma2.preprocessing.image_converter import T5Gemma2ImageConverter
 from keras_t5gemma2.preprocessing.image_features import ImageFeatures
 from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
 from keras_t5gemma2.preprocessing.tokenizer import T5Gemma2Tokenizer
 from keras_t5gemma2.registry import presets
 from keras_t5gemma2.tasks.beam_search import BeamSearch
+from keras_t5gemma2.tasks.distillation import Distillation, TeacherSamples
 from keras_t5gemma2.tasks.seq2seq_lm import T5Gemma2Seq2SeqLM
 
 __version__ = "0.1.0"
@@ -24,14 +26,17 @@ __all__ = [
     "AttentionConfig",
     "BackboneConfig",
     "BeamSearch",
+    "Distillation",
     "EvaluateGeneration",
     "ImageFeatures",
     "StackConfig",
     "T5Gemma2Backbone",
+    "T5Gemma2DenoisingPreprocessor",
     "T5Gemma2ImageConverter",
     "T5Gemma2Seq2SeqLM",
     "T5Gemma2Seq2SeqLMPreprocessor",
     "T5Gemma2Tokenizer",
+    "TeacherSamples",
     "VisionConfig",
     "enable_compilation_cache",
     "evaluate_generation",

@@ -147,15 +147,18 @@ class T5Gemma2Backbone(SavesAtomically, RefusesKerasLoRA, keras_hub.models.Backb
         }
 
     @classmethod
-    def from_preset(cls, preset, load_weights=True, text_only=False, **kwargs):
+    def from_preset(cls, preset, load_weights=True, text_only=False, embeddings=None, **kwargs):
         """The backbone of a preset or of a published checkpoint.
 
         Args:
             preset: a name of `keras_t5gemma2.presets`, `hf://organization/repository`, a local
                 directory in the reference's format, a preset directory, or any other handle
-                that keras-hub knows.
+                that keras-hub knows. A preset may also be one of keras-hub's own T5Gemma 2.
             load_weights: bool. If false, the weights are random.
             text_only: bool. If true, the vision tower is neither built nor read.
+            embeddings: "encoder", "decoder" or "mean": which of its two embedding tables is
+                taken from a preset of keras-hub's own T5Gemma 2, or their mean. `None` takes the
+                one table that both are where nobody has trained them apart.
             **kwargs: `dtype`, `name`, `trainable`.
 
         Raises:
@@ -163,14 +166,29 @@ class T5Gemma2Backbone(SavesAtomically, RefusesKerasLoRA, keras_hub.models.Backb
                 message says why and what to do.
             ValueError: a file is not what it should be; the message names the tensor or key.
         """
-        from keras_t5gemma2.checkpoints import presets, transformers
+        from keras_t5gemma2.checkpoints import presets
 
         directory, preset = presets.locate(preset, load_weights)
         if directory is not None:
-            return transformers.load_backbone(directory, load_weights, text_only, **kwargs)
-        if text_only:
-            return presets.load_text_only(cls, preset, load_weights, **kwargs)
+            load = presets.load_backbone
+            return load(directory, load_weights, text_only, embeddings, **kwargs)
+        presets.check_only_keras(preset, text_only, embeddings)
         return super().from_preset(preset, load_weights, **kwargs)
+
+    def save_to_keras_hub_preset(self, path, max_shard_size=10):
+        """Writes a preset that `keras_hub.models.T5Gemma2Backbone.from_preset` loads.
+
+        Args:
+            path: path of the directory. What is there stays as it is until all is written.
+            max_shard_size: int or float. The largest size of one file of weights, in GiB.
+
+        Raises:
+            ValueError: the model has sizes that keras-hub's cannot be given, adapters that are
+                not merged, or quantized weights.
+        """
+        from keras_t5gemma2.checkpoints import keras_hub_export
+
+        keras_hub_export.save(path, self, max_shard_size=max_shard_size)
 
 
 def _inputs(config):

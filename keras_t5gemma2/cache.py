@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
+from keras_t5gemma2 import kernels
 from keras_t5gemma2.kernels import KeyValues
 from keras_t5gemma2.kernels.reference import put
 
@@ -72,8 +73,11 @@ def written(cache, index, positions):
 def folded(cache):
     """The cache as a loop carries it: batch and key heads are one axis, and none if one of both.
 
-    In this shape compilers write a token in place; in any other they copy whole buffers.
+    In this shape compilers write a token in place; in any other they copy whole buffers. Where
+    nothing is compiled, tokens are written in place anyway, and the cache is left as it is.
     """
+    if not kernels.IS_COMPILED:
+        return cache
 
     def fold(x):
         batch, heads, count, width = x.shape
@@ -85,6 +89,8 @@ def folded(cache):
 
 def unfolded(cache):
     """The inverse of `folded`."""
+    if not kernels.IS_COMPILED:
+        return cache
     batch = cache.padding.shape[0]
 
     def unfold(x):

@@ -13,6 +13,8 @@ from keras_t5gemma2.plain_call import PlainCall
 # Up to so many queries at a time read the shared memory; for more of them, a layer's keys and
 # values are made, used and forgotten.
 _FEW_QUERIES = 8
+# Of a long input, so many tokens are as wide as the MLP at the same time.
+_TOKENS_AT_A_TIME = 2048
 
 
 class Embedder(PlainCall, layers.Layer):
@@ -223,6 +225,11 @@ class GatedMLP(PlainCall, layers.Layer):
         self.built = True
 
     def call(self, x, training=False):
+        if training:  # what a gradient needs is kept anyway
+            return self._call(x, training)
+        return kernels.by_pieces(self._call, x, _TOKENS_AT_A_TIME)
+
+    def _call(self, x, training=False):
         return self.down(dropped(self.dropout, kernels.gelu(self.gate(x)) * self.up(x), training))
 
     _dense = Attention._dense

@@ -1,7 +1,9 @@
-"""Tiny random Gemma 3 models of the reference implementation, and GGUF files of them."""
+"""Tiny random Gemma 3 models of the reference implementation, and what is made of them."""
 
 import gguf
+import numpy as np
 import torch
+from reference_models import our_logits
 from transformers import (
     Gemma3Config,
     Gemma3ForCausalLM,
@@ -36,17 +38,38 @@ def tiny_gemma3(seed=0, **overrides):
     return _randomize(model, seed)
 
 
-def tiny_gemma3_with_vision():
-    """A random `Gemma3ForConditionalGeneration` of the same text part."""
+def tiny_gemma3_with_vision(seed=0, **overrides):
+    """The same as a `Gemma3ForConditionalGeneration`; the arguments are about its text part."""
     vision = {
         **{"hidden_size": 24, "intermediate_size": 36, "num_hidden_layers": 1},
         **{"num_attention_heads": 3, "image_size": 28, "patch_size": 7, "vision_use_head": False},
     }
     ids = {"boi_token_index": 5, "eoi_token_index": 6, "image_token_index": 7}
-    config = Gemma3Config(text_config=CONFIG, vision_config=vision, mm_tokens_per_image=4, **ids)
+    text = {**CONFIG, **overrides}
+    config = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4, **ids)
     with torch.random.fork_rng(devices=[]):
         model = Gemma3ForConditionalGeneration(config)
-    return _randomize(model, seed=0)
+    return _randomize(model, seed)
+
+
+def reference_logits(model, ids):
+    """Logits of the reference's model, (rows, length, vocabulary)."""
+    with torch.no_grad():
+        return model(torch.tensor(ids)).logits.numpy()
+
+
+def masked_encoder_logits(backbone, ids):
+    """Logits of (rows, length) decoder ids, over an encoder that nobody sees."""
+    nothing = np.zeros((len(ids), 1), "int32")
+    return our_logits(
+        backbone,
+        {
+            "encoder_token_ids": nothing,
+            "encoder_padding_mask": nothing,
+            "decoder_token_ids": ids,
+            "decoder_padding_mask": np.ones_like(ids),
+        },
+    )
 
 
 def write_gguf(path, model, kind="F32", metadata=None, tensors=None):

@@ -13,7 +13,9 @@ from keras_t5gemma2 import kernels
 from keras_t5gemma2.kernels import KeyValues, Window, attention, blocked
 
 WINDOWS = [Window(), Window.causal(), Window.causal(6), Window.bidirectional(7)]
-OTHERS = [name for name in attention.KERNELS if name != "reference"]
+# One is for the shapes of its device, and has a test of its own.
+OTHERS = [name for name in attention.KERNELS if name not in ("reference", "splash")]
+DIFFERENTIABLE = [name for name in OTHERS if name != "few"]
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +58,7 @@ def attend(kernel, tensors, positions, seen, window):
 ONCE = pytest.mark.once  # the same formulas, which elsewhere take long to compile
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
 @pytest.mark.parametrize(
     ("window", "num_kv_heads"),
     [
@@ -95,6 +97,51 @@ def test_half_precision(rng, name, dtype):
     np.testing.assert_allclose(
         got.swapaxes(1, 2)[there], want.swapaxes(1, 2)[there], **TOLERANCE[dtype]
     )
+
+
+@pytest.mark.skipif(keras.config.backend() != "jax", reason="a kernel of JAX, here interpreted")
+@pytest.mark.parametrize(
+    ("window", "num_kv_heads"),
+    [
+        (Window.bidirectional(64), 1),
+        pytest.param(Window.bidirectional(9), 2, marks=pytest.mark.slow),
+        pytest.param(Window(), 1, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_splash_attention(rng, window, num_kv_heads):
+    length, width = 256, 128
+    shapes = [(4, length, width), *[(num_kv_heads, length, width)] * 2]
+    tensors = [ops.convert_to_tensor(rng.standard_normal((2, *s), "float32")) for s in shapes]
+    positions = np.tile(np.arange(length, dtype="int32"), (2, 1))
+    positions[0, -57:] = -1
+    positions[1, :9] = -1
+    slope = rng.standard_normal((2, *shapes[0]), "float32") * (positions >= 0)[:, None, :, None]
+    positions, slope = ops.convert_to_tensor(positions), ops.convert_to_tensor(slope)
+
+    def function(kernel):
+        return lambda *x: ops.sum(attend(kernel, x, positions, None, window) * slope)
+
+    want, wanted = value_and_gradients(function("reference"), tensors)
+    got, gradients = value_and_gradients(function("splash"), tensors)
+    assert got == pytest.approx(want, rel=1e-5, abs=1e-4)
+    for gradient, expected in zip(gradients, wanted, strict=True):
+        assert relative_error(gradient, expected) < 1e-5
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("length", [1, 5])
+@pytest.mark.parametrize("window", WINDOWS, ids=str)
+def test_rows_that_share_a_memory(rng, name, length, window):
+    tensors, positions, seen, _ = random_call(rng, 3, length, others=11)
+    tensors[3:] = [tensor[1:] for tensor in tensors[3:]]  # both rows see that of the second
+    positions = ops.convert_to_tensor(np.arange(3, 3 + length) * [[1], [2]], dtype="int32")
+    got, want = (
+        ops.convert_to_numpy(attend(kernel, tensors, positions, seen[1:], window))
+        for kernel in (name, "reference")
+    )
+    np.testing.assert_allclose(got, want, **TOLERANCE["float32"])
 
 
 @pytest.mark.once

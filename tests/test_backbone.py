@@ -150,7 +150,13 @@ def test_the_embedding_is_one_variable(model):
     assert sum("end_of_image" in weight.path for weight in model.weights) == 1
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        *("bfloat16", "mixed_float16"),
+        *(pytest.param(d, marks=pytest.mark.once) for d in ("float16", "mixed_bfloat16")),
+    ],
+)
 def test_low_precision_is_finite_and_reaches_every_part(rng, dtype):
     model = tiny_backbone(dataclasses.replace(SMALL_CONFIG, vision=VISION), dtype=dtype)
     policy = keras.dtype_policies.get(dtype)
@@ -207,6 +213,7 @@ class Training(keras.Model):
         return {**self.model(inputs, training=True), "decoded": decoded}
 
 
+@pytest.mark.once
 def test_dropout_acts_in_training_only(rng):
     """Of hidden states in the encoder, of attention in the decoder."""
     encoder = dataclasses.replace(SMALL_CONFIG.encoder, dropout=0.4)
@@ -266,6 +273,7 @@ def test_variable_paths_are_pinned(model):
     assert sorted(weight.path for weight in model.weights) == sorted(expected)
 
 
+@pytest.mark.once
 def test_gradients_reach_every_variable(rng):
     """Images and end-of-image tokens included: all are used in training."""
     backbone = tiny_backbone(dataclasses.replace(SMALL_CONFIG, vision=VISION))

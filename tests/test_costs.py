@@ -75,6 +75,14 @@ def test_attention_makes_no_array_of_length_times_length(rng, window):
     assert largest(8192) <= max(2 * 8192 * 16, 2 * 256 * 1024)
 
 
+def test_no_array_is_as_long_as_the_input_and_as_wide_as_the_mlp():
+    from keras_t5gemma2.layers import GatedMLP
+
+    mlp = GatedMLP(StackConfig(hidden_dim=8, mlp_dim=256, layers=()))
+    mlp.build(None)
+    assert largest_array(lambda x: mlp(x), np.zeros((1, 8192, 8), "float32")) <= 2048 * 256
+
+
 def test_the_loop_of_generation_copies_no_cache():
     """A token is written into its slot, and no buffer of the cache is copied for it."""
     slots, width = 97, 24

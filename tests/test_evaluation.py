@@ -286,6 +286,7 @@ def test_a_model_needs_a_preprocessor():
 # In `fit`
 
 
+@pytest.mark.once
 def test_fit_logs_what_the_weights_of_each_epoch_generate(lm, tmp_path):
     """The weights are those of the moment, also where the backend keeps them elsewhere."""
     rows = {"encoder_text": TEXTS, "decoder_text": ["dog dog", "dog", "dog dog dog"]}

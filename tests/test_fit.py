@@ -57,6 +57,7 @@ def test_images_change_the_loss(lm):
     assert abs(with_image - with_other) > 1e-4
 
 
+@pytest.mark.once
 def test_rows_stay_together_in_batches(lm):
     """Batches of 2, 2 and 1 rows, with 1, 2 and 1 images at most: the same mean as one batch."""
     whole = lm.evaluate(ROWS, batch_size=5, verbose=0)[0]

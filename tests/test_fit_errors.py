@@ -107,6 +107,7 @@ class Batches(keras.utils.PyDataset):
         return rows if index == 0 else {**rows, "decoder_text": ["a", ""]}
 
 
+@pytest.mark.once
 def test_streams_name_the_batch_and_its_row(lm):
     message = "In batch 1: `decoder_text` must not be empty.*row 1: ''"
     for data in (Batches(), iter(list(Batches())), Rows()):
@@ -124,6 +125,7 @@ class Rows:
             yield {name: values[i] for name, values in rows.items()}
 
 
+@pytest.mark.once
 def test_files_are_named_when_they_are_read(lm):
     rows = with_row(3, images="no such file.png")
     with pytest.raises(ValueError, match="In row 3, image 0: .*no such file"):

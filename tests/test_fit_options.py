@@ -57,7 +57,9 @@ def split_like(lm, flat):
     return [part.reshape(w.shape) for part, w in zip(parts, lm.get_weights(), strict=True)]
 
 
-@pytest.mark.parametrize("dtype", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "dtype", ["mixed_float16", pytest.param("mixed_bfloat16", marks=pytest.mark.once)]
+)
 def test_mixed_precision(dtype):
     """Computed in half precision, kept in float32; losses scaled where float16 needs it."""
     lm = tiny_task(vision=False, dtype=dtype)
@@ -72,6 +74,7 @@ def test_mixed_precision(dtype):
         assert int(lm.optimizer.inner_optimizer.iterations) == 4
 
 
+@pytest.mark.once
 def test_gradients_are_clipped(lm):
     start = vector(lm)
     end, _ = weights_after(lm, keras.optimizers.SGD(1.0, global_clipnorm=1e-3), batch_size=4)
@@ -119,6 +122,7 @@ def test_training_goes_on_after_moving_averages(lm):
     assert losses[2] < losses[0]
 
 
+@pytest.mark.once
 def test_eager_steps_are_compiled_steps(lm):
     """Slow where each operation compiles: so with few rows and one step."""
     compiled, history = weights_after(lm, keras.optimizers.SGD(0.1), FIRST)
@@ -139,6 +143,7 @@ def loss_of(lm, rows=ROWS, **options):
     return lm.fit(rows, batch_size=4, shuffle=False, verbose=0, **options).history["loss"][0]
 
 
+@pytest.mark.once
 def test_class_weight_counts_per_label(lm):
     """What it does to a label is what a weight of this label does."""
     token_id = lm.preprocessor.tokenizer.tokenize("a")[0]
@@ -154,6 +159,7 @@ def test_class_weight_counts_per_label(lm):
     np.testing.assert_allclose(both, loss_of(lm, sample_weight=product), rtol=1e-5)
 
 
+@pytest.mark.once
 def test_weights_choose_labels(lm):
     """Only what has a weight is trained: another target in its place changes nothing."""
     weights = np.zeros((4, 13))
@@ -188,6 +194,7 @@ class Counting(keras.callbacks.Callback):
         self.steps[-1] += 1
 
 
+@pytest.mark.once
 def test_epochs_steps_and_sizes(lm):
     lm.compile(optimizer=keras.optimizers.SGD(0.0))
     counting = Counting()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from gemma3_real import PROMPTS, gemma3_gguf_path, prompt_ids, reference_gemma3
-from test_gemma3 import masked_encoder_logits
+from reference_gemma3 import masked_encoder_logits
 
 from keras_t5gemma2.checkpoints.gemma3 import load_gemma3, load_gemma3_tokenizer
 

@@ -41,7 +41,11 @@ def small_lm(sampler):
 # Against the forward pass
 
 
-@pytest.mark.parametrize("lengths", [(1, 1, 1), (1, 9, 4), (18, 2, 30)], ids=str)
+@pytest.mark.parametrize(
+    "lengths",
+    [(1, 9, 4), *(pytest.param(x, marks=pytest.mark.once) for x in [(1, 1, 1), (18, 2, 30)])],
+    ids=str,
+)
 def test_prefill_and_steps_are_the_whole_sequence(text_lm, rng, lengths):
     """Prompts of one token to six windows, in one batch, generated past another four windows."""
     inputs = token_inputs(rng, (13, 7, 21), lengths)
@@ -171,7 +175,7 @@ def test_samplers_by_name_and_as_objects(rng, sampler):
         assert (ids[row][mask[row]] >= 0).all() and (ids[row] < 101).all()
 
 
-@pytest.mark.parametrize("sampler", ["beam", "contrastive"])
+@pytest.mark.parametrize("sampler", ["beam", pytest.param("contrastive", marks=pytest.mark.once)])
 def test_samplers_of_several_beams_take_a_batch_of_one(rng, sampler):
     """Whose beams a backend may hold as views of one row."""
     inputs = token_inputs(rng, (13, 13), (4, 4))
@@ -183,6 +187,7 @@ def test_samplers_of_several_beams_take_a_batch_of_one(rng, sampler):
     assert one[0].tolist() == two[0].tolist() == two[1].tolist()
 
 
+@pytest.mark.once
 def test_contrastive_search_of_alpha_zero_is_greedy(text_lm, rng):
     """The largest probability wins where similarity does not count; prompts of two lengths."""
     inputs = token_inputs(rng, (13, 7), (2, 6))

@@ -91,6 +91,7 @@ def test_the_same_training_of_adapters_with_dropout(batch):
         assert relative_error(gradients[path], gradient) < 1e-5, path
 
 
+@pytest.mark.once
 def test_it_may_be_set_after_compiling(batch, monkeypatch):
     """And only training computes anything again."""
     lm = task(False)

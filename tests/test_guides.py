@@ -34,6 +34,7 @@ def run(guide, directory, **shorter):
     return result.stdout
 
 
+@pytest.mark.once
 def test_generate(tmp_path):
     output = run("01_generate.py", tmp_path)
     assert "Spell 4268 in English. → four thousand, two hundred and sixty-eight" in output
@@ -81,6 +82,31 @@ def row_of(output, name):
     (place,) = (i for i, line in enumerate(lines) if re.match(rf"{name} +\d", line))
     header = next(line for line in reversed(lines[:place]) if line.strip().startswith("rows"))
     return dict(zip(header.split(), map(float, lines[place].split()[1:]), strict=True))
+
+
+@pytest.mark.real
+@pytest.mark.once
+def test_a_few_steps_of_adapting_gemma3(tmp_path):
+    output = run(
+        "04_adapt_gemma3.py", tmp_path, **{"default=50": "default=2", "default=24": "default=2"}
+    )
+    assert all(0 < loss < 20 for loss, _ in adapted(output))
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_adapting_gemma3(tmp_path):
+    output = run("04_adapt_gemma3.py", tmp_path)
+    (loss, similar), (loss_after, similar_after) = adapted(output)
+    assert loss_after < 0.5 * loss
+    assert similar_after > similar + 20
+
+
+def adapted(output):
+    """Loss and chrF before and after."""
+    found = re.findall(r"(before|after): loss ([\d.]+) .* chrF ([\d.]+) on", output)
+    assert [name for name, *_ in found] == ["before", "after"]
+    return [(float(loss), float(similar)) for _, loss, similar in found]
 
 
 @pytest.mark.once

@@ -34,6 +34,7 @@ def features(lm):
     return lm.precompute(ROWS, batch_size=3, verbose=0)
 
 
+@pytest.mark.once
 def test_they_stand_for_the_images(lm, features):
     assert {**features, "images": None} == {**ROWS, "images": None}
     counts = [len(images) for images in features["images"]]
@@ -97,6 +98,7 @@ def test_they_can_be_pickled(features):
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(image)).values, image.values)
 
 
+@pytest.mark.once
 def test_half_precision_takes_two_bytes():
     lm = tiny_task(dtype="bfloat16")
     kept = lm.precompute({name: values[:1] for name, values in ROWS.items()}, verbose=0)

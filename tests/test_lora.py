@@ -72,6 +72,7 @@ def test_trained_switched_merged_and_unmerged():
     assert generated(lm) == tuned_text
 
 
+@pytest.mark.once
 def test_several_adapters_and_their_sum():
     lm = small_task()
     lm.enable_lora(rank=2, target=["query"], name="one")

@@ -184,6 +184,7 @@ def test_training_agrees_with_a_loss_on_logits(batch):
     assert seen[ours][2]["loss"] < seen[ours][0]["loss"]
 
 
+@pytest.mark.once
 def test_steps_get_hidden_states_and_calls_get_logits(lm, batch):
     widths = []
 
@@ -270,7 +271,9 @@ def float32_steps(batch):
     return [lm.train_on_batch(*batch, return_dict=True)["loss"] for _ in range(2)]
 
 
-@pytest.mark.parametrize("dtype", ["mixed_float16", "bfloat16"])
+@pytest.mark.parametrize(
+    "dtype", ["mixed_float16", pytest.param("bfloat16", marks=pytest.mark.once)]
+)
 def test_half_precision_trains(float32_steps, batch, dtype):
     """A step of the size that float32 takes; float16 under Keras's own scaling of the loss."""
     half = task(dtype, optimizer=keras.optimizers.SGD(0.01))

@@ -184,6 +184,7 @@ print("reproduced")
 """
 
 
+@pytest.mark.once
 def test_a_preset_gives_the_same_output_on_another_backend(tmp_path, rng):
     """Each backend's preset on the next one: all three are tried, one by one, by the test runs."""
     backends = ["jax", "tensorflow", "torch"]

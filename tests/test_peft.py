@@ -77,7 +77,8 @@ def our_logits(lm, x):
 
 
 @pytest.mark.parametrize(
-    "variant", ["plain", "dora", pytest.param("rslora", marks=pytest.mark.once)]
+    "variant",
+    ["plain", *(pytest.param(name, marks=pytest.mark.once) for name in ("dora", "rslora"))],
 )
 def test_ten_steps_from_an_adapter_of_peft_and_back(variant, tmp_path):
     """Loaded here, trained side by side, saved here, and loaded there."""

@@ -256,13 +256,6 @@ def test_what_is_no_preset(preset, error, message):
         T5Gemma2Seq2SeqLM.from_preset(preset)
 
 
-def test_a_preset_of_keras_hub_s_own_model(tmp_path):
-    config = {"registered_name": "keras_hub>T5Gemma2Backbone", "config": {}}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="keras_hub.models.T5Gemma2Seq2SeqLM.from_preset"):
-        T5Gemma2Seq2SeqLM.from_preset(tmp_path)
-
-
 def test_another_model_s_checkpoint(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "gemma3"}')
     with pytest.raises(ValueError, match="gemma3"):

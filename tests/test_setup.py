@@ -122,9 +122,9 @@ def test_tests_run_once_on_each_backend(project):
         "setup: -m venv .venv",
         f"{pip} torch==2.13.0",
         f"{pip} --editable .[jax,tensorflow,torch,tests]",
-        "jax: -m pytest -x -k text or image",
-        "tensorflow: -m pytest -x -k text or image",
-        "torch: -m pytest -x -k text or image",
+        "jax: -m pytest -n 2 --dist loadfile -x -k text or image",
+        "tensorflow: -m pytest -n 2 --dist loadfile -x -k text or image",
+        "torch: -m pytest -n 2 --dist loadfile -x -k text or image",
     ]
     for backend in ("jax", "tensorflow", "torch"):
         assert f"== Tests on {backend}" in printed
@@ -132,7 +132,7 @@ def test_tests_run_once_on_each_backend(project):
 
 def test_slow_tests_are_chosen_by_their_marker(project):
     make(project, "test-slow", BACKENDS="torch")
-    assert calls(project)[-1] == "torch: -m pytest -m slow"
+    assert calls(project)[-1] == "torch: -m pytest -n 2 --dist loadfile -m slow"
 
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])
@@ -217,9 +217,9 @@ def test_ci_runs_lint_and_tests(project):
     assert calls(project)[3:] == [
         "setup: -m ruff check .",
         "setup: -m ruff format --check .",
-        "jax: -m pytest",
-        "tensorflow: -m pytest",
-        "torch: -m pytest",
+        "jax: -m pytest -n 2 --dist loadfile",
+        "tensorflow: -m pytest -n 2 --dist loadfile",
+        "torch: -m pytest -n 2 --dist loadfile",
     ]
 
 

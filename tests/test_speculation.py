@@ -54,7 +54,9 @@ def reads(monkeypatch, lm):
 # The same text
 
 
-@pytest.mark.parametrize("name", ["near", "far", "lookup"])
+@pytest.mark.parametrize(
+    "name", ["near", *(pytest.param(name, marks=pytest.mark.once) for name in ("far", "lookup"))]
+)
 def test_the_tokens_are_those_of_the_greedy_sampler(lm, assistants, name, rng, reads):
     """Past several windows; a prompt of one token and one that is longer than a ring."""
     inputs = token_inputs(rng, (13, 21), (1, 11))
@@ -91,6 +93,7 @@ def test_a_row_ends_at_its_stop_token_and_its_length(lm, assistants, rng):
         np.testing.assert_array_equal(got["decoder_token_ids"], want["decoder_token_ids"])
 
 
+@pytest.mark.once
 def test_text(rng):
     lm = tiny_task(config=SMALL_CONFIG)
     inputs = {"encoder_text": ["the cat", "what is this"], "decoder_text": ["a dog", ""]}

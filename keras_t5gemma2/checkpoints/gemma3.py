@@ -1,22 +1,31 @@
-"""Gemma 3 text models, from which the paper starts T5Gemma 2, as models of this package.
+"""Gemma 3 models, from which the paper starts T5Gemma 2, as models of this package.
 
 A T5Gemma 2 layer is a Gemma 3 layer: the encoder takes its weights and looks both ways, and the
 decoder takes them too, as those of its merged attention. With every token of the encoder masked,
 the decoder is that Gemma 3 model.
 """
 
+import dataclasses
 import pathlib
+from typing import NamedTuple
 
 import numpy as np
 from keras import ops
 
 from keras_t5gemma2.backbone import T5Gemma2Backbone
+from keras_t5gemma2.checkpoints.gemma3_directory import read_gemma3_directory
 from keras_t5gemma2.checkpoints.gemma3_gguf import read_gemma3_gguf, sentencepiece_in_gguf
+from keras_t5gemma2.checkpoints.gemma3_keras_hub import (
+    is_keras_preset,
+    read_gemma3_preset,
+    sentencepiece_in_preset,
+)
 from keras_t5gemma2.checkpoints.names import rows
-from keras_t5gemma2.checkpoints.safetensors_file import read_safetensors
 from keras_t5gemma2.checkpoints.streaming import StoredTensor, build_with_weights, list_names
 from keras_t5gemma2.checkpoints.transformers_config import config_from_transformers
-from keras_t5gemma2.checkpoints.transformers_files import read_json, tokenizer_file
+from keras_t5gemma2.checkpoints.transformers_files import tokenizer_file
+from keras_t5gemma2.checkpoints.transformers_layers import image_options
+from keras_t5gemma2.config import BackboneConfig
 from keras_t5gemma2.preprocessing.tokenizer import T5Gemma2Tokenizer
 from keras_t5gemma2.preprocessing.vocabulary import t5gemma2_vocabulary
 
@@ -26,47 +35,86 @@ _OTHER_NAMES = {
     "pre_self_attn_layernorm": "input_layernorm",
     "post_self_attn_layernorm": "post_attention_layernorm",
 }
-# Of a text model, and of the text part of a model that sees images, in older and newer files.
-_PREFIXES = ("language_model.model.", "model.language_model.", "language_model.", "model.")
-_VISION_PREFIXES = ("vision_tower.", "multi_modal_projector.")
-_FLOATS = ("float64", "float32", "float16", "bfloat16")
+_VISION = ("vision_tower.", "multi_modal_projector.")
+# What T5Gemma 2 has too, and a Gemma 3 can have otherwise.
+_NEEDED = {
+    "use_bidirectional_attention": False,
+    "attn_logit_softcapping": None,
+    "tie_word_embeddings": True,
+}
 
 
-def load_gemma3(path, dtype=None, **kwargs):
-    """A backbone whose encoder and decoder both start from a Gemma 3 text model.
+def load_gemma3(encoder, decoder=None, dtype=None, text_only=False, image_token_id=None, **kwargs):
+    """A backbone whose encoder and decoder start from Gemma 3 models.
+
+    RoPE, windows and soft caps are those of the models. A vision tower and its projector come
+    from the encoder's.
 
     Args:
-        path: path of a GGUF file, or of a directory with `config.json` and safetensors. Of a
-            Gemma 3 that sees images only the text part is read.
+        encoder: path of a GGUF file; of a directory with `config.json` and safetensors; or of a
+            preset directory of keras-hub's Gemma 3.
+        decoder: such a path, of the same width and vocabulary. Its embedding table, which gives
+            the logits, is the one that both stacks have. By default the model of the encoder.
         dtype: string or `keras.DTypePolicy` of every part; `None` is Keras's global policy.
+        text_only: bool. If true, a vision tower is neither built nor read.
+        image_token_id: int. The id at whose places images stand; by default the encoder's.
         **kwargs: further arguments of `T5Gemma2Backbone`, such as `name`.
 
     Returns:
-        A `T5Gemma2Backbone` without a vision tower.
+        A `T5Gemma2Backbone`, with a vision tower if the encoder's model has one.
 
     Raises:
         FileNotFoundError: there is no such file or directory, or a part of it is missing.
-        ImportError: `path` is a GGUF file and the `gguf` package is not installed.
-        ValueError: it is no Gemma 3, or one whose attention T5Gemma 2 does not have; its logits
-            have a matrix of their own; a tensor is missing, unexpected or of a wrong shape; a
-            file is cut off.
+        ImportError: a path is that of a GGUF file and the `gguf` package is not installed.
+        ValueError: it is no Gemma 3, or one whose attention T5Gemma 2 does not have; the two do
+            not fit together; the logits have a matrix of their own; a tensor is missing,
+            unexpected or of a wrong shape; a file is cut off.
     """
-    path = _existing(path)
-    values, tensors = _read_directory(path) if path.is_dir() else read_gemma3_gguf(path)
-    config = _config(path, values)
+    first = _read(encoder, text_only)
+    second = first if decoder is None else _read(decoder, text_only=True)
+    config = _joined(first, second)
+    if image_token_id is not None:
+        config = dataclasses.replace(config, image_token_id=image_token_id)
+    for source in {id(source): source for source in (first, second)}.values():
+        _check_names(source)
+        _check_head(source)
     model = build_with_weights(
         lambda: T5Gemma2Backbone(config, dtype=dtype, **kwargs),
-        _tensors_by_path(path, config, tensors),
+        _tensors_by_path(config, first, second),
     )
     _set_end_of_image(model.embedder)
     return model
+
+
+def load_gemma3_preprocessor(cls, encoder, decoder=None, text_only=False):
+    """The preprocessor for what `load_gemma3` makes of the same paths.
+
+    Args:
+        cls: the class of the preprocessor.
+        encoder: as of `load_gemma3`; says how images are treated.
+        decoder: as of `load_gemma3`; has the vocabulary.
+        text_only: as of `load_gemma3`.
+
+    Raises:
+        FileNotFoundError, ImportError, ValueError: as `load_gemma3_tokenizer`, and about the
+            files of an image processor.
+    """
+    tokenizer = load_gemma3_tokenizer(encoder if decoder is None else decoder)
+    path = _existing(encoder)
+    vision = None if text_only or not path.is_dir() else _read(encoder, text_only).config.vision
+    if vision is None:
+        return cls(tokenizer)
+    options, tokens_per_image = image_options(path, vision)
+    converter = cls.image_converter_cls(**options)
+    return cls(tokenizer, converter, tokens_per_image=tokens_per_image)
 
 
 def load_gemma3_tokenizer(path):
     """The tokenizer of a Gemma 3 model, with the image token that T5Gemma 2 has.
 
     Args:
-        path: path of a GGUF file, or of a directory with `tokenizer.json` or `tokenizer.model`.
+        path: path of a GGUF file; of a directory with `tokenizer.json` or `tokenizer.model`; or
+            of a preset directory of keras-hub with a tokenizer.
 
     Returns:
         A `T5Gemma2Tokenizer`.
@@ -77,85 +125,151 @@ def load_gemma3_tokenizer(path):
         ValueError: it holds no tokenizer of Gemma 3's kind.
     """
     path = _existing(path)
-    proto = tokenizer_file(path) if path.is_dir() else sentencepiece_in_gguf(path)
+    if not path.is_dir():
+        proto = sentencepiece_in_gguf(path)
+    else:
+        find = sentencepiece_in_preset if is_keras_preset(path) else tokenizer_file
+        proto = find(path)
     if proto is None:
         raise FileNotFoundError(
-            "The directory of a Gemma 3 model must hold tokenizer.json or tokenizer.model. "
-            f"Received: {path}"
+            "The directory of a Gemma 3 model must hold tokenizer.json or tokenizer.model, or, as "
+            f"a preset, assets/tokenizer/vocabulary.spm. Received: {path}. Where there is none, "
+            "give `preprocessor=None` to work on token ids"
         )
     return T5Gemma2Tokenizer(t5gemma2_vocabulary(proto))
 
 
+class _Source(NamedTuple):
+    """A Gemma 3 model that has been opened: everything but the values of its tensors."""
+
+    path: pathlib.Path
+    config: BackboneConfig  # both stacks are this model
+    tensors: dict  # by Gemma 3's names without a prefix
+
+
+def _read(path, text_only):
+    path = _existing(path)
+    if not path.is_dir():
+        text, tensors = read_gemma3_gguf(path)
+        values = {"text_config": text, "vision_config": None}
+    else:
+        values, tensors = (
+            read_gemma3_preset(path) if is_keras_preset(path) else read_gemma3_directory(path)
+        )
+    if text_only or values["vision_config"] is None:
+        values = {**values, "vision_config": None}
+        tensors = {name: x for name, x in tensors.items() if not name.startswith(_VISION)}
+    return _Source(path, _config(path, values), tensors)
+
+
 def _existing(path):
-    path = pathlib.Path(path)
+    path = pathlib.Path(path).expanduser()
     if not path.exists():
         raise FileNotFoundError(
-            "`path` must be a GGUF file, or a directory with config.json and safetensors. "
-            f"Received: path={str(path)!r}, which does not exist"
+            "A Gemma 3 model must be the path of a GGUF file, of a directory with config.json and "
+            "safetensors, or of a preset directory of keras-hub. "
+            f"Received: {str(path)!r}, which does not exist"
         )
     return path
 
 
-def _read_directory(directory):
-    """The values of the text model in a `config.json`, and its tensors by name without prefix."""
-    values = read_json(directory, "config.json")
-    kind = values.get("model_type")
-    if kind not in ("gemma3_text", "gemma3"):
-        raise ValueError(
-            "The `model_type` of config.json must be 'gemma3_text' or 'gemma3'. "
-            f"Received: model_type={kind!r} in {directory}"
-        )
-    found = read_safetensors(directory)
-    for name, tensor in found.items():
-        if str(tensor.dtype) not in _FLOATS:
-            raise ValueError(
-                f"Weights must be of one of the types {', '.join(_FLOATS)}; a quantized checkpoint "
-                f"is read from a GGUF file. Received: {name} of type {tensor.dtype} in {directory}"
-            )
-    tensors = {_without_prefix(name): tensor for name, tensor in found.items()}
-    if kind == "gemma3":
-        is_tied = values.get("tie_word_embeddings", True)
-        values = {"tie_word_embeddings": is_tied, **(values.get("text_config") or {})}
-        for name in [name for name in tensors if name.startswith(_VISION_PREFIXES)]:
-            del tensors[name]
-    return values, tensors
-
-
-def _without_prefix(name):
-    prefix = next((prefix for prefix in _PREFIXES if name.startswith(prefix)), "")
-    return name.removeprefix(prefix)
-
-
 def _config(path, values):
     """The `BackboneConfig` of a model whose stacks are both the Gemma 3 of a `config.json`."""
-    needed = {
-        "use_bidirectional_attention": False,
-        "attn_logit_softcapping": None,
-        "tie_word_embeddings": True,
-    }
-    for key, value in needed.items():
-        if values.get(key, value) != value:
+    text, vision = values["text_config"], values["vision_config"]
+    for key, value in _NEEDED.items():
+        if text.get(key, value) != value:
             raise ValueError(
                 f"The `{key}` of a Gemma 3 model must be {value}, as T5Gemma 2 has it. "
-                f"Received: {key}={values[key]!r} in {path}"
+                f"Received: {key}={text[key]!r} in {path}"
             )
-    parts = {"encoder": {"text_config": values}, "decoder": values}
-    dropout = {"attention_dropout": values.get("attention_dropout", 0.0)}
-    return config_from_transformers({"model_type": "t5gemma2", **parts, **dropout}, text_only=True)
+    kept = ("mm_tokens_per_image", "eoi_token_index", "eoi_token_id")
+    encoder = {key: values[key] for key in kept if key in values}
+    ids = ("image_token_index", "image_token_id")
+    whole = {
+        "model_type": "t5gemma2",
+        "encoder": {**encoder, "text_config": text, "vision_config": vision},
+        "decoder": text,
+        "attention_dropout": text.get("attention_dropout", 0.0),
+        **{key: values[key] for key in ids if key in values},
+    }
+    return config_from_transformers(whole, text_only=vision is None)
 
 
-def _tensors_by_path(path, config, tensors):
-    """`StoredTensor` by variable path, each of Gemma 3's for both stacks."""
-    names = {row: _gemma3_name(row.name) for row in rows(config)}
-    end_of_image = next(row for row in names if row.path == "embedder/end_of_image")
-    del names[end_of_image]
-    _check_names(path, set(names.values()), tensors)
-    _check_head(path, tensors)
-    shape = (config.hidden_dim,)
-    # A vector that Gemma 3 does not have, set once there is a table to take it from.
-    vector = StoredTensor("end of image", shape, lambda: np.zeros(shape, "float32"))
-    found = {row.path: _with_layout(tensors[name], row.layout) for row, name in names.items()}
-    return {**found, end_of_image.path: vector}
+def _joined(encoder, decoder):
+    """The `BackboneConfig` of the encoder of one model and the decoder of another."""
+    pairs = {
+        name: (getattr(encoder.config, name), getattr(decoder.config, name))
+        for name in ("hidden_dim", "vocabulary_size")
+    }
+    if any(one != other for one, other in pairs.values()):
+        sizes = "; ".join(
+            f"{stack}: {', '.join(f'{name}={pair[i]}' for name, pair in pairs.items())} ({path})"
+            for i, (stack, path) in enumerate(
+                (("encoder", encoder.path), ("decoder", decoder.path))
+            )
+        )
+        raise ValueError(
+            "The Gemma 3 models of encoder and decoder must have the same width and vocabulary, "
+            "since the decoder's layers read the encoder's output and both have one embedding "
+            "table; layers, heads, MLPs, windows and RoPE may differ. "
+            f"Received: {sizes}"
+        )
+    return dataclasses.replace(
+        encoder.config,
+        decoder=decoder.config.decoder,
+        final_logit_soft_cap=decoder.config.final_logit_soft_cap,
+    )
+
+
+def _check_names(source):
+    """Each model must be whole, whichever of its parts are taken."""
+    wanted = {_gemma3_name(row.name) for row in rows(source.config) if not _is_end_of_image(row)}
+    missing = sorted(wanted - set(source.tensors))
+    unexpected = set(source.tensors) - wanted - {_HEAD}
+    unexpected = sorted(source.tensors[name].name for name in unexpected)
+    problems = [
+        f"{kind} ({len(names)}): {list_names(names)}"
+        for kind, names in (("Missing", missing), ("Unexpected", unexpected))
+        if names
+    ]
+    if problems:
+        raise ValueError(
+            f"The tensors in {source.path} must be those of a Gemma 3 model of its sizes. "
+            + ". ".join(problems)
+        )
+
+
+def _check_head(source):
+    """A matrix for the logits may be there, as a copy of the embedding table."""
+    head, table = source.tensors.get(_HEAD), source.tensors[_TABLE]
+    if head is not None and not np.array_equal(head.read(), table.read()):
+        raise ValueError(
+            "The embedding table gives T5Gemma 2's logits too, so that a matrix of their own must "
+            f"be a copy of it. Received: {head.name}, which differs from {table.name}, in "
+            f"{source.path}"
+        )
+
+
+def _tensors_by_path(config, encoder, decoder):
+    """`StoredTensor` by variable path."""
+    found = {}
+    for row in rows(config):
+        if _is_end_of_image(row):
+            found[row.path] = _not_yet((config.hidden_dim,))
+        else:
+            is_decoders = row.path.startswith(("decoder/", "embedder/"))
+            tensor = (decoder if is_decoders else encoder).tensors[_gemma3_name(row.name)]
+            found[row.path] = _with_layout(tensor, row.layout)
+    return found
+
+
+def _is_end_of_image(row):
+    return row.path == "embedder/end_of_image"
+
+
+def _not_yet(shape):
+    """A vector that Gemma 3 does not have, set once there is a table to take it from."""
+    return StoredTensor("end of image", shape, lambda: np.zeros(shape, "float32"))
 
 
 def _gemma3_name(name):
@@ -164,31 +278,6 @@ def _gemma3_name(name):
     for ours, theirs in _OTHER_NAMES.items():
         name = name.replace(ours, theirs)
     return name
-
-
-def _check_names(path, wanted, tensors):
-    missing = sorted(wanted - set(tensors))
-    unexpected = sorted(tensors[name].name for name in set(tensors) - wanted - {_HEAD})
-    problems = [
-        f"{kind} ({len(names)}): {list_names(names)}"
-        for kind, names in (("Missing", missing), ("Unexpected", unexpected))
-        if names
-    ]
-    if problems:
-        raise ValueError(
-            f"The tensors in {path} must be those of a Gemma 3 model of its sizes. "
-            + ". ".join(problems)
-        )
-
-
-def _check_head(path, tensors):
-    """A matrix for the logits may be there, as a copy of the embedding table."""
-    head, table = tensors.get(_HEAD), tensors[_TABLE]
-    if head is not None and not np.array_equal(head.read(), table.read()):
-        raise ValueError(
-            "The embedding table gives T5Gemma 2's logits too, so that a matrix of their own must "
-            f"be a copy of it. Received: {head.name}, which differs from {table.name}, in {path}"
-        )
 
 
 def _with_layout(tensor, layout):

@@ -1,45 +1,57 @@
-"""From the name of a preset to the files behind it, and from a published checkpoint to objects."""
+"""From the name of a preset to the files behind it, and from the files to objects."""
 
-import json
 import pathlib
 import warnings
 from typing import NamedTuple
 
 import keras_hub
 
-from keras_t5gemma2.checkpoints.transformers_config import config_from_transformers
-from keras_t5gemma2.checkpoints.transformers_files import (
-    read_json,
-    read_processor,
-    tokenizer_file,
+from keras_t5gemma2.checkpoints import (
+    keras_hub_presets,
+    own_presets,
+    transformers,
+    transformers_layers,
 )
+from keras_t5gemma2.checkpoints.downloads import (
+    download_from_hub,
+    download_from_kaggle,
+    small_files_from_kaggle,
+)
+from keras_t5gemma2.checkpoints.keras_hub_config import is_keras_hub
+from keras_t5gemma2.checkpoints.keras_hub_pairs import check_choice
+from keras_t5gemma2.checkpoints.transformers_files import read_json
+from keras_t5gemma2.lora.config import LoRAConfig, check_adapter_name
 from keras_t5gemma2.registry import presets
 
-_HUB = "hf://"
+_HUB, _KAGGLE = "hf://", "kaggle://"
 # What a checkpoint has beside its weights: small files, all of them wanted.
 _SMALL_FILES = ("*.json", "tokenizer.model")
 _WEIGHTS = ("*.safetensors",)
-_KERAS_WEIGHTS = ("model.weights.h5", "model.weights.json", "model_*.weights.h5")
+_KERAS_FILES = ("*.json", "assets/tokenizer/*")
+_KERAS_WEIGHTS = (
+    *("model.weights.h5", "model.weights.json", "model_*.weights.h5"),
+    "adapters/*.safetensors",
+)
 
 
 def locate(preset, load_weights=True):
     """Where the files of a preset are.
 
     Args:
-        preset: string or path: a name of `presets`, `hf://organization/repository`, a directory
-            in the reference's format, or a preset directory of Keras. Anything else is left to
-            keras-hub, such as `kaggle://` handles.
+        preset: string or path: a name of `presets`, `hf://organization/repository`, a `kaggle://`
+            handle, a directory in the reference's format, or a preset directory of Keras.
+            Anything else is left to keras-hub.
         load_weights: bool. Whether the weights are needed too.
 
     Returns:
-        A `pathlib.Path` of a directory in the reference's format, downloaded if need be, and
-        `None`; or `None` and what keras-hub is to load.
+        A `pathlib.Path` of a directory that `load_backbone` and `load_layer` read, downloaded if
+        need be, and `None`; or `None` and what keras-hub is to load.
 
     Raises:
         FileNotFoundError: there is no such directory, repository or `config.json`.
         PermissionError: the repository asks for a login, or for its terms to be accepted.
         ConnectionError: the hub cannot be reached, and the files are not in the local cache.
-        ValueError: the preset was written by keras-hub's own T5Gemma 2.
+        ValueError: `config.json` is none.
     """
     preset = str(preset)
     if preset in presets:
@@ -47,11 +59,19 @@ def locate(preset, load_weights=True):
         preset = row.get("directory") or row["hf_handle"]
     if preset.startswith(_HUB):
         repository = preset.removeprefix(_HUB)
-        config = _read(_download(repository, "config.json"))
-        if "model_type" not in config:
-            return None, _check_ours(preset, config)
-        patterns = _SMALL_FILES + (_WEIGHTS if load_weights else ())
-        return pathlib.Path(_download(repository, patterns)), None
+        reader = _reader_of(pathlib.Path(download_from_hub(repository, "config.json")).parent)
+        if reader is None:
+            return None, preset
+        small, large = (_KERAS_FILES, _KERAS_WEIGHTS)
+        if reader is transformers_layers:
+            small, large = (_SMALL_FILES, _WEIGHTS)
+        patterns = small + (large if load_weights else ())
+        return pathlib.Path(download_from_hub(repository, patterns)), None
+    if preset.startswith(_KAGGLE):
+        handle = preset.removeprefix(_KAGGLE)
+        if _reader_of(download_from_kaggle(handle, "config.json").parent) is None:
+            return None, preset
+        return (download_from_kaggle if load_weights else small_files_from_kaggle)(handle), None
     if "://" in preset:
         return None, preset
     directory = pathlib.Path(preset).expanduser()
@@ -60,36 +80,82 @@ def locate(preset, load_weights=True):
             "A preset must be a name, a handle such as hf://organization/repository, or a "
             f"directory. Received: preset={preset!r}. The names are: {', '.join(presets)}"
         )
-    config = read_json(directory, "config.json")
-    if "model_type" in config:
-        return directory, None
-    return None, _check_ours(str(directory), config)
+    return (None, str(directory)) if _reader_of(directory) is None else (directory, None)
 
 
-def load_text_only(cls, preset, load_weights=True, **kwargs):
-    """The backbone of a preset of ours, its vision tower left out.
+def load_backbone(directory, load_weights=True, text_only=False, embeddings=None, **kwargs):
+    """The backbone of a directory that `locate` gave.
 
     Args:
-        cls: the class of the backbone.
-        preset: string: a preset directory, or the `hf://` handle of one.
+        directory: path of the directory.
         load_weights: bool. If false, the weights are random.
-        **kwargs: arguments of the constructor.
+        text_only: bool. Leave out the vision tower.
+        embeddings: "encoder", "decoder", "mean" or `None`, for presets of keras-hub alone.
+        **kwargs: `dtype` and further arguments of the backbone.
     """
-    if preset.startswith(_HUB):
-        patterns = ("config.json", *(_KERAS_WEIGHTS if load_weights else ()))
-        preset = _download(preset.removeprefix(_HUB), patterns)
-    elif "://" in preset:
+    check_choice(embeddings)
+    reader = _reader_of(directory)
+    if reader is keras_hub_presets:
+        load = keras_hub_presets.load_backbone
+        return load(directory, load_weights, text_only, embeddings, **kwargs)
+    check_no_choice(embeddings, directory)
+    module = transformers if reader is transformers_layers else reader
+    return module.load_backbone(directory, load_weights, text_only, **kwargs)
+
+
+def check_no_choice(embeddings, preset):
+    """Raises where `embeddings` is given for a preset that has one table."""
+    if embeddings is not None:
         raise ValueError(
-            "`text_only=True` needs a preset directory or an hf:// handle. "
-            f"Received: preset={preset!r}"
+            "`embeddings` chooses between the two tables of a preset that keras-hub's own "
+            f"T5Gemma 2 wrote. Received: embeddings={embeddings!r} for {preset}, which is none"
         )
-    config = read_json(preset, "config.json")["config"]["config"]
-    backbone = cls({**config, "vision": None}, **kwargs)
-    if load_weights:
-        whole, sharded = (pathlib.Path(preset) / name for name in _KERAS_WEIGHTS[:2])
-        # What the file holds for the vision tower, nobody asks for.
-        backbone.load_weights(str(whole if whole.exists() else sharded))
-    return backbone
+
+
+def check_only_keras(preset, text_only, embeddings):
+    """Raises where something is asked of a preset that keras-hub is to load, which it cannot do."""
+    check_no_choice(embeddings, preset)
+    if text_only:
+        raise ValueError(
+            "`text_only=True` needs a preset of unquantized weights: a directory, or an hf:// or "
+            f"kaggle:// handle. Received: preset={preset!r}"
+        )
+
+
+def load_layer(cls, directory, **kwargs):
+    """The tokenizer, image converter or preprocessor of a directory that `locate` gave.
+
+    Args:
+        cls: the class of the layer.
+        directory: path of the directory.
+        **kwargs: arguments of the constructor, instead of those of the checkpoint.
+    """
+    reader = _reader_of(directory)
+    if issubclass(cls, keras_hub.tokenizers.Tokenizer):
+        return reader.load_tokenizer(cls, directory, **kwargs)
+    if issubclass(cls, keras_hub.layers.ImageConverter):
+        return reader.load_image_converter(cls, directory, **kwargs)
+    return reader.load_preprocessor(cls, directory, **kwargs)
+
+
+def load_task_preprocessor(cls, directory, text_only=False):
+    """The preprocessor of a directory; `None` with a warning where there is no tokenizer."""
+    reader = _reader_of(directory)
+    if not reader.has_tokenizer(directory):
+        warnings.warn(
+            f"There is no {reader.TOKENIZER_FILES} in {directory}: the task has no preprocessor, "
+            "and takes and gives token ids.",
+            stacklevel=3,
+        )
+        return None
+    return reader.load_preprocessor(cls, directory, text_only)
+
+
+def task_settings(cls, directory):
+    """The class of the task in a directory, and the arguments it was saved with."""
+    if _reader_of(directory) is own_presets:
+        return own_presets.task_settings(cls, directory)
+    return cls, {}
 
 
 class AdapterFiles(NamedTuple):
@@ -103,141 +169,38 @@ def adapter_files(preset):
     """The `AdapterFiles` of a preset of ours, or `None`.
 
     Args:
-        preset: string: a preset directory, or the `hf://` handle of one.
+        preset: path or string: a preset directory, or the `hf://` handle of one.
     """
+    preset = str(preset)
     if preset.startswith(_HUB):
         files = ("task.json", "adapters/*.safetensors")
-        preset = _download(preset.removeprefix(_HUB), files)
+        preset = download_from_hub(preset.removeprefix(_HUB), files)
     path = pathlib.Path(preset, "task.json")
-    adapters = _read(path)["config"].get("adapters") if path.is_file() else None
+    fields = read_json(path.parent, path.name).get("config") if path.is_file() else None
+    adapters = fields.get("adapters") if isinstance(fields, dict) else None
     if adapters is None:
         return None
-    paths = {name: path.parent / "adapters" / f"{name}.safetensors" for name in adapters["configs"]}
-    return AdapterFiles(paths, adapters["active"])
-
-
-def load_layer(cls, directory, **kwargs):
-    """The tokenizer, image converter or preprocessor of a directory in the reference's format.
-
-    Args:
-        cls: the class of the layer.
-        directory: path of the directory.
-        **kwargs: arguments of the constructor, instead of those of the checkpoint.
-    """
-    if issubclass(cls, keras_hub.tokenizers.Tokenizer):
-        return cls(_tokenizer_file(directory), **kwargs)
-    if issubclass(cls, keras_hub.layers.ImageConverter):
-        return cls(**{**_image_options(directory)[0], **kwargs})
-    return load_preprocessor(cls, directory, **kwargs)
-
-
-def load_preprocessor(cls, directory, text_only=False, **kwargs):
-    """The preprocessor of a directory in the reference's format; see `load_layer`."""
-    if "tokenizer" not in kwargs:
-        kwargs["tokenizer"] = cls.tokenizer_cls(_tokenizer_file(directory))
-    if _vision(directory, text_only) is not None:
-        options, tokens_per_image = _image_options(directory)
-        kwargs = {"tokens_per_image": tokens_per_image, **kwargs}
-        if "image_converter" not in kwargs:
-            kwargs["image_converter"] = cls.image_converter_cls(**options)
-    return cls(**kwargs)
-
-
-def load_task_preprocessor(cls, directory, text_only=False):
-    """As `load_preprocessor`; `None` with a warning where there is no tokenizer."""
-    if tokenizer_file(directory) is None:
-        warnings.warn(
-            f"There is no tokenizer.json or tokenizer.model in {directory}: the task has no "
-            "preprocessor, and takes and gives token ids.",
-            stacklevel=3,
-        )
-        return None
-    return load_preprocessor(cls, directory, text_only)
-
-
-def _tokenizer_file(directory):
-    path = tokenizer_file(directory)
-    if path is None:
-        raise FileNotFoundError(
-            f"A tokenizer needs tokenizer.json or tokenizer.model. Received: {directory}, which "
-            "has neither."
-        )
-    return str(path)
-
-
-def _vision(directory, text_only=False):
-    return config_from_transformers(read_json(directory, "config.json"), text_only).vision
-
-
-def _image_options(directory):
-    """Arguments of the image converter, and the tokens of an image."""
-    vision = _vision(directory)
-    wanted = ((vision.image_size, vision.image_size), vision.tokens_per_image)
-    options = {"image_size": wanted[0], "tokens_per_image": wanted[1], **read_processor(directory)}
-    given = (tuple(options["image_size"]), options.pop("tokens_per_image"))
-    if given != wanted:
-        raise ValueError(
-            f"The image processor of {directory} must fit its vision tower, which takes images "
-            f"of size {wanted[0]} and gives {wanted[1]} tokens for each. Received: "
-            f"size={given[0]}, image_seq_length={given[1]}"
-        )
-    return options, wanted[1]
-
-
-def _check_ours(preset, config):
-    name = config.get("registered_name", "")
-    if name == "keras_hub>T5Gemma2Backbone":
-        raise ValueError(
-            "A preset must be one that this package saved, or a published checkpoint. Received: "
-            f"preset={preset!r}, which keras-hub's own T5Gemma 2 wrote. Load it with "
-            "keras_hub.models.T5Gemma2Seq2SeqLM.from_preset, or take the published weights: "
-            f"{', '.join(presets)}"
-        )
-    return preset
-
-
-def _read(path):
-    return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-
-
-def _download(repository, what):
-    """The local path of one file of a repository, or of its directory for a tuple of patterns."""
-    import huggingface_hub
-    from huggingface_hub import errors
-
     try:
-        if isinstance(what, str):
-            return huggingface_hub.hf_hub_download(repository, what)
-        return huggingface_hub.snapshot_download(repository, allow_patterns=list(what))
-    except errors.HFValidationError as error:
-        raise ValueError(
-            f"A handle must have the form hf://organization/repository. Received: hf://{repository}"
-        ) from error
-    except errors.GatedRepoError as error:
-        raise PermissionError(
-            f"The weights of hf://{repository} are shared under terms that must be accepted: sign "
-            f"in at https://huggingface.co/{repository} and accept them, then run `hf auth login` "
-            f"here, or set HF_TOKEN. {_login_state()}"
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise FileNotFoundError(
-            f"There is no repository hf://{repository}, or it is private. Check its name; for a "
-            f"private one run `hf auth login`, or set HF_TOKEN. {_login_state()}"
-        ) from error
-    except errors.RemoteEntryNotFoundError as error:
-        raise FileNotFoundError(
-            f"The repository hf://{repository} has no {what}: it is neither a Keras preset nor a "
-            "checkpoint."
-        ) from error
-    except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, ConnectionError) as error:
-        raise ConnectionError(
-            f"hf://{repository} cannot be downloaded: the hub is not reached, and the files are "
-            "not in the local cache. Check the network, and that HF_HUB_OFFLINE is not set; or "
-            f"download the repository elsewhere and give its directory. The hub said: {error}"
-        ) from error
+        for name, config in adapters["configs"].items():
+            check_adapter_name(name)
+            LoRAConfig(**config)
+        active = adapters["active"]
+        is_known = active is None or set([active] if isinstance(active, str) else active) <= set(
+            adapters["configs"]
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"`adapters` of {path} must describe adapters: {error}") from error
+    if not is_known:
+        raise ValueError(f"{path} must have only its own adapters active. Received: {active!r}")
+    paths = {name: path.parent / "adapters" / f"{name}.safetensors" for name in adapters["configs"]}
+    return AdapterFiles(paths, active)
 
 
-def _login_state():
-    import huggingface_hub
-
-    return "You are not logged in." if huggingface_hub.get_token() is None else "You are logged in."
+def _reader_of(directory):
+    """The module that reads the presets of a directory, or `None` where keras-hub is to do it."""
+    values = read_json(directory, "config.json")
+    if "model_type" in values:
+        return transformers_layers
+    if is_keras_hub(values):
+        return keras_hub_presets
+    return own_presets if own_presets.is_own(directory, values) else None

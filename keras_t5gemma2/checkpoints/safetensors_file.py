@@ -19,6 +19,7 @@ INDEX_FILE = "model.safetensors.index.json"
 
 # The limit of the safetensors library. A longer header is none.
 _MAX_HEADER_BYTES = 100_000_000
+_PICKLE_PROTOCOLS = (b"\2", b"\3", b"\4", b"\5")
 _DTYPES = {
     **{"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16},
     **{"F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2},
@@ -123,6 +124,7 @@ def read_safetensors_file(path):
         raise ValueError(_broken(path, f"it has {size} bytes, and the length of a header takes 8"))
     with path.open("rb") as file:
         mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    check_no_pickle(path, mapping[:8])
     length = int.from_bytes(mapping[:8], "little")
     if length > min(size - 8, _MAX_HEADER_BYTES):
         problem = f"its header is said to have {length} bytes and the file has {size}"
@@ -160,21 +162,40 @@ def _parse_index(path):
     try:
         files = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
         names = list(files.values())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} must be JSON with a `weight_map` of file names") from error
     for name in names:
-        # A name with both separators is a path on one system or another.
-        if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\:"):
-            raise ValueError(
-                f"{path} must name shards by the plain names of files beside it. Received: {name!r}"
-            )
+        check_plain_name(path, name)
     return files
+
+
+def check_plain_name(path, name):
+    """Raises where an index at `path` names a shard by anything but the name of a file."""
+    # A name with either separator is a path on one system or another.
+    if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\:\0"):
+        raise ValueError(
+            f"{path} must name shards by the plain names of files beside it. Received: {name!r}"
+        )
+
+
+def check_no_pickle(path, start):
+    """Raises where a file of weights begins as something that can run code when it is opened."""
+    kind = None
+    if start[:1] == b"\x80" and start[1:2] in _PICKLE_PROTOCOLS:
+        kind = "a pickle"
+    elif start.startswith(b"PK\x03\x04"):
+        kind = "an archive of pickles, or another,"
+    if kind is not None:
+        raise ValueError(
+            f"{path} is in truth {kind} which is never opened: it could run code. Ask for the "
+            "weights in the format of the file's name"
+        )
 
 
 def _parse_header(path, text):
     try:
         header = json.loads(text.decode("utf-8"), object_pairs_hook=_without_duplicates)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(_broken(path, f"its header is not JSON ({error})")) from error
     if not isinstance(header, dict):
         raise ValueError(_broken(path, f"its header is not an object but {str(header)[:80]}"))

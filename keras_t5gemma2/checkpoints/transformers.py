@@ -3,6 +3,7 @@
 import numpy as np
 
 from keras_t5gemma2.backbone import T5Gemma2Backbone
+from keras_t5gemma2.checkpoints.limits import check_size
 from keras_t5gemma2.checkpoints.names import canonical_name, is_copy, is_vision_name, rows
 from keras_t5gemma2.checkpoints.safetensors_file import read_safetensors
 from keras_t5gemma2.checkpoints.streaming import StoredTensor, build_with_weights, list_names
@@ -44,6 +45,7 @@ def load_backbone(directory, load_weights=True, text_only=False, dtype=None, **k
     ['layer_0', 'layer_1']
     """
     config = config_from_transformers(read_json(directory, "config.json"), text_only)
+    check_size(config, f"{directory}/config.json")
 
     def build():
         return T5Gemma2Backbone(config, dtype=dtype, **kwargs)

@@ -4,8 +4,8 @@ A `config.json` may leave out what its class sets by default, so the defaults st
 """
 
 import dataclasses
-import math
 
+from keras_t5gemma2.checkpoints.limits import LARGEST_SIZE, MOST_LAYERS, is_number
 from keras_t5gemma2.config import AttentionConfig, BackboneConfig, StackConfig, VisionConfig
 
 _SLIDING, _FULL = "sliding_attention", "full_attention"
@@ -64,12 +64,9 @@ _ALIASES = {"image_token_index": "image_token_id", "eoi_token_index": "eoi_token
 _OTHER_MODELS = {
     "t5gemma2_encoder": "It is an encoder alone: the decoder's weights are missing.",
     "t5gemma": "It is a T5Gemma of the first generation, another architecture.",
-    "gemma3": "A Gemma 3 text model becomes one by `T5Gemma2Seq2SeqLM.from_gemma3`.",
-    "gemma3_text": "A Gemma 3 text model becomes one by `T5Gemma2Seq2SeqLM.from_gemma3`.",
+    "gemma3": "A Gemma 3 model becomes one by `T5Gemma2Seq2SeqLM.from_gemma3`.",
+    "gemma3_text": "A Gemma 3 model becomes one by `T5Gemma2Seq2SeqLM.from_gemma3`.",
 }
-# Far above any model there is: a larger size is a mistake, to be caught before memory runs out.
-_LARGEST_SIZE = 1 << 24
-_MOST_LAYERS = 10_000
 
 
 def config_from_transformers(values, text_only=False):
@@ -94,7 +91,7 @@ def config_from_transformers(values, text_only=False):
     >>> config.vocabulary_size, len(config.encoder.layers)
     (262208, 26)
     """
-    model = _Section("", values, _DEFAULTS)
+    model = Section("", values, _DEFAULTS)
     _check_model_type(model)
     model.must_be("is_encoder_decoder", True)
     model.must_be("tie_word_embeddings", True)
@@ -140,7 +137,7 @@ def _stack(section, model):
 
 
 def _layer_kinds(section):
-    count = section.size("num_hidden_layers", _MOST_LAYERS)
+    count = section.size("num_hidden_layers", MOST_LAYERS)
     kinds = section["layer_types"]
     if kinds is None:
         period = section.size("sliding_window_pattern")
@@ -193,7 +190,7 @@ def _rope_values(section, kind):
     if not set(nested) & {_SLIDING, _FULL}:
         # Scaling has always been that of the full layers, as long as there was one for all.
         nested = {_FULL: nested}
-    rope = _Section(f"{section.name}.rope_parameters", nested, {_SLIDING: None, _FULL: None})
+    rope = Section(f"{section.name}.rope_parameters", nested, {_SLIDING: None, _FULL: None})
     scaling = section.optional_object("rope_scaling") if kind == _FULL else {}
     return {**rope.optional_object(kind), **scaling}
 
@@ -213,7 +210,7 @@ def _vision(encoder, model):
         patch_size=section.size("patch_size"),
         hidden_dim=section.size("hidden_size"),
         mlp_dim=section.size("intermediate_size"),
-        num_layers=section.size("num_hidden_layers", _MOST_LAYERS),
+        num_layers=section.size("num_hidden_layers", MOST_LAYERS),
         num_heads=section.size("num_attention_heads"),
         tokens_per_image=encoder.size("mm_tokens_per_image"),
         norm_epsilon=section.positive("layer_norm_eps"),
@@ -222,7 +219,7 @@ def _vision(encoder, model):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Section:
+class Section:
     """One object of a `config.json`: its name in messages, its values, and its defaults."""
 
     name: str
@@ -243,7 +240,7 @@ class _Section:
         return self.subsection(key, {} if self[key] is None else self[key], defaults)
 
     def subsection(self, key, values, defaults):
-        return _Section(self._full(key), values, defaults)
+        return Section(self._full(key), values, defaults)
 
     def optional_object(self, key):
         """The dict under `key`, an empty one where there is none."""
@@ -260,7 +257,7 @@ class _Section:
     def must_be(self, key, value):
         self._checked(key, self[key] == value, f"be {value!r}")
 
-    def size(self, key, largest=_LARGEST_SIZE):
+    def size(self, key, largest=LARGEST_SIZE):
         value = self[key]
         is_size = type(value) is int and 1 <= value <= largest
         return self._checked(key, is_size, f"be an integer from 1 to {largest}")
@@ -271,12 +268,12 @@ class _Section:
 
     def positive(self, key, or_none=False):
         value = self[key]
-        is_sound = (value is None and or_none) or (_is_number(value) and value > 0)
+        is_sound = (value is None and or_none) or (is_number(value) and value > 0)
         return self._checked(key, is_sound, "be a positive number")
 
     def rate(self, key):
         value = self[key]
-        return self._checked(key, _is_number(value) and 0 <= value < 1, "be at least 0 and below 1")
+        return self._checked(key, is_number(value) and 0 <= value < 1, "be at least 0 and below 1")
 
     def error(self, key, rule):
         origin = "" if key in self.values else ", the default where the file says nothing"
@@ -291,7 +288,3 @@ class _Section:
 
     def _full(self, key):
         return f"{self.name}.{key}" if self.name else key
-
-
-def _is_number(value):
-    return type(value) in (int, float) and math.isfinite(value)

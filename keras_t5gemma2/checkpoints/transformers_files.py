@@ -4,6 +4,7 @@ import json
 import math
 import pathlib
 
+from keras_t5gemma2.checkpoints.limits import is_number
 from keras_t5gemma2.preprocessing.tokenizer import MASK_TOKEN
 
 PROCESSOR_FILE, TOKENIZER_FILE = "processor_config.json", "tokenizer.json"
@@ -11,6 +12,8 @@ TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 
 # `tokenizer.json` first: it holds every added token, which a SentencePiece model may lack.
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
+# Far more than any config has.
+_MOST_BYTES = 100_000_000
 # What the image converter does to every image. A checkpoint that wants another treatment cannot
 # be served; one that says nothing, or null, wants this one.
 _FIXED = {
@@ -37,6 +40,14 @@ _IMAGE_TOKENS = {
 }
 # What published files say for a text of any length.
 _NO_LIMIT = 10**30
+_COUNT, _NUMBER, _BOOL = "a positive integer", "a positive number", "true or false"
+_RULES = {
+    _TOKENS_PER_IMAGE: _COUNT,
+    "do_pan_and_scan": _BOOL,
+    "pan_and_scan_min_crop_size": _COUNT,
+    "pan_and_scan_max_num_crops": _COUNT,
+    "pan_and_scan_min_ratio_to_activate": _NUMBER,
+}
 
 
 def read_json(directory, name):
@@ -49,9 +60,13 @@ def read_json(directory, name):
     path = pathlib.Path(directory) / name
     if not path.is_file():
         raise FileNotFoundError(f"A checkpoint directory must hold {name}. Received: {path}")
+    if path.stat().st_size > _MOST_BYTES:
+        raise ValueError(
+            f"{path} must not be larger than {_MOST_BYTES} bytes. Received: {path.stat().st_size}"
+        )
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} must be JSON: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold an object. Received: {str(values)[:80]}")
@@ -96,6 +111,13 @@ def read_processor(directory):
         for theirs, ours in ((_TOKENS_PER_IMAGE, "tokens_per_image"), *_PAN_AND_SCAN.items())
         if values.get(theirs) is not None
     }
+    for theirs, rule in _RULES.items():
+        value = values.get(theirs)
+        if value is not None and not _follows(value, rule):
+            raise ValueError(
+                f"`{theirs}` of the image processor in {directory} must be {rule}. "
+                f"Received: {theirs}={str(value)[:80]}"
+            )
     if values.get("size") is not None:
         found["image_size"] = _height_and_width(directory, values["size"])
     return found
@@ -168,8 +190,20 @@ def _processor_values(directory):
     for name in ("preprocessor_config.json", "processor_config.json"):
         if (directory / name).is_file():
             found = read_json(directory, name)
-            values.update(found, **found.get("image_processor", {}))
+            nested = found.get("image_processor", {})
+            if not isinstance(nested, dict):
+                raise ValueError(
+                    f"`image_processor` of {directory / name} must be an object. "
+                    f"Received: image_processor={str(nested)[:80]}"
+                )
+            values.update(found, **nested)
     return values
+
+
+def _follows(value, rule):
+    if rule == _BOOL:
+        return isinstance(value, bool)
+    return is_number(value) and value > 0 and (rule == _NUMBER or type(value) is int)
 
 
 def _is_close(value, wanted):
@@ -177,7 +211,7 @@ def _is_close(value, wanted):
     if isinstance(wanted, list):
         is_list = isinstance(value, list) and len(value) == len(wanted)
         return is_list and all(map(_is_close, value, wanted))
-    return isinstance(value, int | float) and math.isclose(value, wanted, rel_tol=1e-6)
+    return (is_number(value) or value is wanted) and math.isclose(value, wanted, rel_tol=1e-6)
 
 
 def _height_and_width(directory, size):

@@ -16,6 +16,7 @@ from keras_t5gemma2.kernels.attention import KeyValues, Window, attend, use
 
 __all__ = [
     "KeyValues",
+    "SoftTargets",
     "TokenSums",
     "Window",
     "attend",
@@ -62,8 +63,18 @@ class TokenSums(NamedTuple):
     weight: Any  # 1
 
 
+class SoftTargets(NamedTuple):
+    """A distribution over a few ids for each token, which stands in the label's place.
+
+    An id may come twice: its shares add up. Neither gets a gradient.
+    """
+
+    ids: Any  # (..., few) int32
+    shares: Any  # (..., few) float32, which add up to 1
+
+
 def linear_cross_entropy(
-    hidden, table, labels, weights, soft_cap=None, training=True, chunk_size=None
+    hidden, table, labels, weights, soft_cap=None, training=True, chunk_size=None, targets=None
 ):
     """The loss of the logits `hidden` times `table`, which are never formed all at once.
 
@@ -80,6 +91,8 @@ def linear_cross_entropy(
         soft_cap: float or `None`. Logits are bent to `soft_cap * tanh(logits / soft_cap)`.
         training: bool. Whether a gradient will be asked for.
         chunk_size: int. Tokens per chunk; by default those whose logits take 160 MiB.
+        targets: `SoftTargets` of the tokens, or `None`. The loss is that of these distributions;
+            what is correct, the labels still say.
 
     Returns:
         `TokenSums`.
@@ -89,17 +102,18 @@ def linear_cross_entropy(
     hidden = ops.reshape(hidden, (-1, table.shape[1]))
     labels, weights = _labels_and_weights(labels, weights)
     limit = chunk_size or max(1, _CHUNK_BYTES // (4 * table.shape[0]))
-    loss, correct = _sums(
-        hidden, table, labels, weights, soft_cap, limit, (training, training and is_trainable)
-    )
+    targets = () if targets is None else _flat(targets)
+    wanted = (training, training and is_trainable)
+    loss, correct = _sums(hidden, table, labels, weights, targets, soft_cap, limit, wanted)
     return TokenSums(loss, correct, ops.sum(weights))
 
 
-def cross_entropy(logits, labels, weights):
+def cross_entropy(logits, labels, weights, targets=None):
     """The same of logits (..., V) that are there already: `TokenSums`."""
     logits = ops.reshape(logits, (-1, logits.shape[-1]))
     labels, weights = _labels_and_weights(labels, weights)
-    loss, correct = reference.cross_entropy(logits, labels, weights)
+    targets = () if targets is None else _flat(targets)
+    loss, correct = reference.cross_entropy(logits, labels, weights, targets)
     return TokenSums(loss, correct, ops.sum(weights))
 
 
@@ -110,7 +124,13 @@ def _labels_and_weights(labels, weights):
     return ops.where(ops.equal(weights, 0.0), 0, labels), weights
 
 
-def _sums_of_padded(hidden, table, labels, weights, soft_cap, limit, wanted):
+def _flat(targets):
+    """`SoftTargets` of (N, few)."""
+    ids, shares = (ops.reshape(x, (-1, x.shape[-1])) for x in targets)
+    return SoftTargets(ops.cast(ids, "int32"), ops.cast(shares, "float32"))
+
+
+def _sums_of_padded(hidden, table, labels, weights, targets, soft_cap, limit, wanted):
     """The sums over chunks of one size: tokens without weight fill the last one up."""
     count = ops.shape(hidden)[0]
     chunks = (count + limit - 1) // limit
@@ -119,10 +139,14 @@ def _sums_of_padded(hidden, table, labels, weights, soft_cap, limit, wanted):
     missing = chunks * size - count
     hidden = ops.pad(hidden, [(0, missing), (0, 0)])
     labels, weights = (ops.pad(x, [(0, missing)]) for x in (labels, weights))
-    return _sums_over_chunks(hidden, table, labels, weights, soft_cap, size, wanted)
+    targets = tuple(ops.pad(x, [(0, missing), (0, 0)]) for x in targets)
+    return _sums_over_chunks(hidden, table, labels, weights, targets, soft_cap, size, wanted)
 
 
-if keras.config.backend() == "torch":
+# Whether loops are, as programs that copy what they cannot write in place.
+IS_COMPILED = keras.config.backend() != "torch"
+
+if not IS_COMPILED:
     from keras_t5gemma2.kernels import torch as _backend
 
     _sums = _backend.sums_over_chunks
@@ -139,8 +163,10 @@ else:
 
 compiled = _backend.compiled
 rematerialized = _backend.rematerialized
+by_pieces = _formulas.by_pieces
 gelu = _formulas.gelu
 merge_heads = _formulas.merge_heads
+product = _formulas.product
 rms_norm = _formulas.rms_norm
 rotate = _formulas.rotate
 split_heads = _formulas.split_heads

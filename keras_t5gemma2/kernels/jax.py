@@ -7,7 +7,23 @@ import jax.numpy as jnp
 import keras
 from jax import lax
 
-ATTENTION = {}  # see `kernels.torch`
+
+def _attend_on_tpu(*args):
+    return _splash().attend(*args)
+
+
+def _suits_tpu(query, parts):
+    return jax.default_backend() == "tpu" and _splash().can(query, parts)
+
+
+def _splash():
+    """Imported where it is used: that takes longer than to import the rest of the package."""
+    from keras_t5gemma2.kernels import jax_splash
+
+    return jax_splash
+
+
+ATTENTION = {"splash": (_attend_on_tpu, _suits_tpu)}  # see `kernels.torch`
 
 
 def differentiable(forward, backward):
@@ -102,31 +118,33 @@ def compiled(function, task):
     return call
 
 
-def sums_over_chunks(hidden, table, labels, weights, soft_cap, size, _):
+def sums_over_chunks(hidden, table, labels, weights, targets, soft_cap, size, _):
     """See `kernels.linear_cross_entropy`: the loss and the correct tokens, summed.
 
     Args:
         hidden: (chunks * size, D) array.
         table: (V, D) array.
         labels, weights: (chunks * size,) arrays.
+        targets: `kernels.SoftTargets` of (chunks * size, few) arrays, or nothing.
         soft_cap: float or `None`.
         size: int. Tokens whose logits are formed at once.
         _: JAX knows itself which gradients are wanted.
     """
-    return _sums(hidden, table, labels, weights, soft_cap, size)
+    return _sums(hidden, table, labels, weights, tuple(targets), soft_cap, size)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _sums(hidden, table, labels, weights, soft_cap, size):
-    sums, _, _ = _scan(hidden, table, labels, weights, soft_cap, size)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def _sums(hidden, table, labels, weights, targets, soft_cap, size):
+    sums, _, _ = _scan(hidden, table, labels, weights, targets, soft_cap, size)
     return sums
 
 
-def _forward(hidden, table, labels, weights, soft_cap, size):
+def _forward(hidden, table, labels, weights, targets, soft_cap, size):
     """The gradients of what is differentiated, and of nothing else: a frozen table costs none."""
     wanted = (hidden.perturbed, table.perturbed)
     values = [argument.value for argument in (hidden, table, labels, weights)]
-    sums, of_hidden, of_table = _scan(*values, soft_cap, size, wanted)
+    targets = tuple(argument.value for argument in targets)
+    sums, of_hidden, of_table = _scan(*values, targets, soft_cap, size, wanted)
     # Arrays of no size, which carry the dtypes of the arguments.
     dtypes = [jnp.zeros((0,), value.dtype) for value in values[:2]]
     return sums, (of_hidden, of_table, dtypes)
@@ -138,20 +156,20 @@ def _backward(soft_cap, size, kept, upstream):
         None if gradient is None else (gradient * upstream[0]).astype(like.dtype)
         for gradient, like in zip(gradients, dtypes, strict=True)
     ]
-    return (*scaled, None, None)
+    return (*scaled, None, None, None)
 
 
 _sums.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
-def _scan(hidden, table, labels, weights, soft_cap, size, wanted=(False, False)):
+def _scan(hidden, table, labels, weights, targets, soft_cap, size, wanted=(False, False)):
     """Loss and correct tokens summed, and the float32 gradients of the loss that are wanted."""
-    chunks = [x.reshape(-1, size, *x.shape[1:]) for x in (hidden, labels, weights)]
+    chunks = [x.reshape(-1, size, *x.shape[1:]) for x in (hidden, labels, weights, *targets)]
     cast = table.astype(hidden.dtype)
 
     def body(carry, chunk):
         sums, of_table = carry
-        fresh, slopes = _chunk(*chunk, cast, soft_cap)
+        fresh, slopes = _chunk(*chunk[:3], chunk[3:], cast, soft_cap)
         of_hidden = _times_table(slopes, cast) * chunk[2][:, None] if wanted[0] else None
         if wanted[1]:
             weighted = chunk[0].astype("float32") * chunk[2][:, None]
@@ -164,7 +182,7 @@ def _scan(hidden, table, labels, weights, soft_cap, size, wanted=(False, False))
     return sums, of_hidden.reshape(hidden.shape) if wanted[0] else None, of_table
 
 
-def _chunk(hidden, labels, weights, table, soft_cap):
+def _chunk(hidden, labels, weights, targets, table, soft_cap):
     """The two sums of one chunk, and the slopes (size, V) of its unweighted losses."""
     logits = jnp.matmul(hidden, table.T, preferred_element_type="float32")
     if soft_cap is not None:
@@ -173,12 +191,16 @@ def _chunk(hidden, labels, weights, table, soft_cap):
     top = logits.max(axis=-1, keepdims=True)
     exponentials = jnp.exp(logits - top)
     total = exponentials.sum(axis=-1, keepdims=True)
-    of_labels = jnp.take_along_axis(logits, labels[:, None], axis=-1)
-    losses = (jnp.log(total) + top - of_labels)[:, 0]
+    ids, shares = targets or (labels[:, None], 1.0)
+    of_targets = (shares * jnp.take_along_axis(logits, ids, axis=-1)).sum(axis=-1)
+    losses = (jnp.log(total) + top)[:, 0] - of_targets
     is_correct = jnp.argmax(logits, axis=-1) == labels
 
-    is_label = jnp.arange(table.shape[0]) == labels[:, None]
-    slopes = exponentials / total - is_label
+    if targets:
+        each = jnp.arange(len(ids))[:, None]
+        slopes = (exponentials / total).at[each, ids].add(-shares)
+    else:
+        slopes = exponentials / total - (jnp.arange(table.shape[0]) == ids)
     if soft_cap is not None:
         slopes *= 1.0 - bent**2
     return ((weights * losses).sum(), (weights * is_correct).sum()), slopes

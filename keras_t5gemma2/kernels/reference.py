@@ -140,10 +140,15 @@ def put(buffer, values, slots, axis):
 
 
 def rms_norm(x, scale, epsilon):
-    """x / rms(x) * (1 + scale), in float32, rounded once."""
+    """x / rms(x) * (1 + scale), of a variable `scale`, in float32, rounded once."""
     x32 = ops.cast(x, "float32")
     inverse = ops.rsqrt(ops.mean(ops.square(x32), axis=-1, keepdims=True) + epsilon)
     return ops.cast(x32 * inverse * (1.0 + ops.cast(scale, "float32")), x.dtype)
+
+
+def product(x, kernel):
+    """(..., in) times a variable (in, out)."""
+    return ops.matmul(x, kernel)
 
 
 def split_heads(x, width):
@@ -172,19 +177,33 @@ def gelu(x):
     return ops.cast(activations.gelu(ops.cast(x, "float32"), approximate=True), x.dtype)
 
 
-def linear_cross_entropy(hidden, table, labels, weights, soft_cap=None):
+def by_pieces(function, x, size):
+    """`function` of tokens (B, T, D), each by itself, of `size` tokens at a time."""
+    length, width = x.shape[1:]
+    if length is None or length <= size or length % size:
+        return function(x)
+    pieces = ops.swapaxes(ops.reshape(x, (-1, length // size, size, width)), 0, 1)
+    y = ops.swapaxes(ops.map(function, pieces), 0, 1)
+    return ops.reshape(y, (-1, length, y.shape[-1]))
+
+
+def linear_cross_entropy(hidden, table, labels, weights, soft_cap=None, targets=()):
     """The sums that `kernels.linear_cross_entropy` gives, from all logits at once."""
     logits = ops.matmul(hidden, ops.transpose(ops.cast(table, hidden.dtype)))
     logits = ops.cast(logits, "float32")
     if soft_cap is not None:
         logits = soft_cap * ops.tanh(logits / soft_cap)
-    return cross_entropy(logits, labels, weights)
+    return cross_entropy(logits, labels, weights, targets)
 
 
-def cross_entropy(logits, labels, weights):
-    """The sums that `kernels.cross_entropy` gives, of logits (..., V) and labels (...)."""
+def cross_entropy(logits, labels, weights, targets=()):
+    """The sums that `kernels.cross_entropy` gives, of logits (..., V) and labels (...).
+
+    `targets` are `SoftTargets`, or nothing: then all of the target is the label.
+    """
     logits = ops.cast(logits, "float32")
-    of_labels = ops.take_along_axis(logits, ops.expand_dims(labels, -1), axis=-1)
-    losses = ops.logsumexp(logits, axis=-1) - ops.squeeze(of_labels, -1)
+    ids, shares = targets or (ops.expand_dims(labels, -1), 1.0)
+    wanted = ops.sum(shares * ops.take_along_axis(logits, ids, axis=-1), axis=-1)
+    losses = ops.logsumexp(logits, axis=-1) - wanted
     is_correct = ops.cast(ops.equal(ops.argmax(logits, axis=-1), labels), "float32")
     return ops.sum(weights * losses), ops.sum(weights * is_correct)

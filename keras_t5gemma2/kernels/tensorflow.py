@@ -31,23 +31,25 @@ def compiled(function, task):
     return function if task.run_eagerly else tf.function(function, jit_compile=True)
 
 
-def sums_over_chunks(hidden, table, labels, weights, soft_cap, size, wanted):
+def sums_over_chunks(hidden, table, labels, weights, targets, soft_cap, size, wanted):
     """See `kernels.linear_cross_entropy`: the loss and the correct tokens, summed.
 
     Args:
         hidden: (chunks * size, D) tensor.
         table: (V, D) tensor.
         labels, weights: (chunks * size,) tensors.
+        targets: `kernels.SoftTargets` of (chunks * size, few) tensors, or nothing.
         soft_cap: float or `None`.
         size: int or scalar tensor. Tokens whose logits are formed at once.
         wanted: two bools, whether to make the gradients of `hidden` and of `table`.
     """
+    rows = labels, weights, targets, soft_cap, size, wanted
     if not any(wanted):
-        return _loop(hidden, table, labels, weights, soft_cap, size, wanted)[:2]
+        return _loop(hidden, table, *rows)[:2]
 
     @tf.custom_gradient
     def sums(hidden, table):
-        loss, correct, *gradients = _loop(hidden, table, labels, weights, soft_cap, size, wanted)
+        loss, correct, *gradients = _loop(hidden, table, *rows)
 
         def backward(upstream, _):
             return [
@@ -62,23 +64,29 @@ def sums_over_chunks(hidden, table, labels, weights, soft_cap, size, wanted):
     return sums(hidden, table)
 
 
-def _loop(hidden, table, labels, weights, soft_cap, size, wanted):
+def _loop(hidden, table, labels, weights, targets, soft_cap, size, wanted):
     """Loss and correct tokens summed, and the float32 gradients that are wanted."""
     count = tf.shape(hidden)[0] // size
     width, cast = hidden.shape[1], tf.cast(table, hidden.dtype)
     hidden = tf.reshape(hidden, (count, size, width))
     labels, weights = (tf.reshape(x, (count, size)) for x in (labels, weights))
+    # A label is all of its token's target.
+    ids, shares = targets or (labels, tf.ones_like(weights))
+    few = ids.shape[1] if targets else 1
+    ids, shares = (tf.reshape(x, (count, size, few)) for x in (ids, shares))
 
     def body(i, loss, correct, of_hidden, of_table):
-        fresh, slopes, of_label = _chunk(hidden[i], labels[i], weights[i], cast, soft_cap)
+        rows = hidden[i], labels[i], weights[i], ids[i], shares[i]
+        fresh, slopes, of_targets = _chunk(*rows, cast, soft_cap)
         by_token = weights[i][:, None]
         if is_whole:
-            places = tf.stack([tf.range(size), labels[i]], axis=1)
-            slopes = tf.tensor_scatter_nd_add(slopes, places, of_label)
+            each = tf.repeat(tf.range(size), few)
+            places = tf.stack([each, tf.reshape(ids[i], [-1])], axis=1)
+            slopes = tf.tensor_scatter_nd_add(slopes, places, tf.reshape(of_targets, [-1]))
         if wanted[0]:
             product = _times_table(slopes, cast)
             if not is_whole:
-                product += of_label[:, None] * tf.gather(cast, labels[i])
+                product += of_targets * tf.gather(cast, labels[i])
             of_hidden = of_hidden.write(i, product * by_token)
         if wanted[1]:
             weighted = tf.cast(hidden[i], "float32") * by_token
@@ -87,8 +95,8 @@ def _loop(hidden, table, labels, weights, soft_cap, size, wanted):
 
     # Adding the labels' part to the slopes makes a second array of their size, adding it to the
     # product none. But products of half precision are rounded, and here nearly cancel; and the
-    # gradient of a table is larger than any chunk.
-    is_whole = wanted[1] or cast.dtype != tf.float32
+    # gradient of a table is larger than any chunk. Of many targets the rows are large too.
+    is_whole = wanted[1] or cast.dtype != tf.float32 or bool(targets)
     of_hidden = tf.TensorArray("float32", count if wanted[0] else 0, element_shape=(None, width))
     of_table = tf.zeros(tf.shape(table) if wanted[1] else ())
     _, loss, correct, of_hidden, of_table = tf.while_loop(
@@ -102,31 +110,31 @@ def _loop(hidden, table, labels, weights, soft_cap, size, wanted):
     return loss, correct, of_hidden, of_table
 
 
-def _chunk(hidden, labels, weights, table, soft_cap):
+def _chunk(hidden, labels, weights, ids, shares, table, soft_cap):
     """The two sums of one chunk, and the slopes of its unweighted losses in two parts.
 
-    The first is (size, V), the second (size,): what the slope of each label has besides.
+    The first is (size, V), the second (size, few): what the slopes of the targets have besides.
     """
     logits = tf.cast(tf.matmul(hidden, table, transpose_b=True), "float32")
     if soft_cap is not None:
         bent = tf.tanh(logits / soft_cap)
         logits = soft_cap * bent
-    of_labels = tf.gather(logits, labels, batch_dims=1)
+    of_targets = tf.reduce_sum(shares * tf.gather(logits, ids, batch_dims=1), axis=-1)
     is_correct = tf.cast(tf.argmax(logits, axis=-1, output_type="int32") == labels, "float32")
 
     # TensorFlow works in place where nobody else will read an array: from here on this is the one
     # of its size. Its own kernels of cross-entropy make a second one or are several times slower.
-    with tf.control_dependencies([of_labels, is_correct]):
+    with tf.control_dependencies([of_targets, is_correct]):
         top = tf.reduce_max(logits, axis=-1, keepdims=True)
         exponentials = tf.exp(logits - top)
     total = tf.reduce_sum(exponentials, axis=-1, keepdims=True)
-    losses = (tf.math.log(total) + top)[:, 0] - of_labels
-    slopes, of_label = exponentials / total, -tf.ones_like(of_labels)
+    losses = (tf.math.log(total) + top)[:, 0] - of_targets
+    slopes, besides = exponentials / total, -shares
     if soft_cap is not None:
         bend = 1.0 - bent**2
-        slopes, of_label = slopes * bend, of_label * tf.gather(bend, labels, batch_dims=1)
+        slopes, besides = slopes * bend, besides * tf.gather(bend, ids, batch_dims=1)
     sums = tf.reduce_sum(weights * losses), tf.reduce_sum(weights * is_correct)
-    return sums, slopes, of_label
+    return sums, slopes, besides
 
 
 def _times_table(slopes, table):

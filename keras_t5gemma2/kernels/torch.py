@@ -2,7 +2,6 @@
 
 import keras
 import torch
-from keras.ops import convert_to_tensor
 from torch.nn import functional
 
 from keras_t5gemma2.kernels import reference, torch_flash
@@ -17,12 +16,18 @@ def write_slots(buffer, values, slots):
 
 def rms_norm(x, scale, epsilon):
     """See `kernels.reference.rms_norm`."""
-    weight = 1.0 + convert_to_tensor(scale).float()
-    return functional.rms_norm(x.float(), weight.shape, weight, epsilon).to(x.dtype)
+    scale = scale.value.float()
+    normed = functional.rms_norm(x.float(), scale.shape, eps=epsilon)
+    return torch.addcmul(normed, normed, scale).to(x.dtype)
+
+
+def product(x, kernel):
+    """See `kernels.reference`; as the others here, without what Keras does around each call."""
+    return x @ kernel.value
 
 
 def split_heads(x, width):
-    """See `kernels.reference`; as the others here, without what Keras does around each call."""
+    """See `kernels.reference`."""
     return x.reshape(x.shape[0], x.shape[1], -1, width).transpose(1, 2)
 
 
@@ -34,12 +39,19 @@ def merge_heads(x):
 def rotate(x, cos, sin):
     """See `kernels.reference`."""
     x32 = x.float()
-    return (x32 * cos + x32.roll(x.shape[-1] // 2, -1) * sin).to(x.dtype)
+    return torch.addcmul(x32 * cos, x32.roll(x.shape[-1] // 2, -1), sin).to(x.dtype)
 
 
 def gelu(x):
     """See `kernels.reference`."""
     return functional.gelu(x.float(), approximate="tanh").to(x.dtype)
+
+
+def by_pieces(function, x, size):
+    """See `kernels.reference`."""
+    if x.shape[1] <= size:
+        return function(x)
+    return torch.cat([function(piece) for piece in x.split(size, dim=1)], dim=1)
 
 
 def weighted_sums(queries, positions, parts, scale, factors=None):
@@ -58,7 +70,7 @@ def weighted_sums(queries, positions, parts, scale, factors=None):
     ]
 
 
-def attend_few(query, positions, parts, scale, _):
+def attend_scores(query, positions, parts, scale, _):
     """See `kernels.attend`: for few queries, whose scores are small beside the keys."""
     sums = weighted_sums([query] * len(parts), positions, parts, scale)
     return sum(sums).to(query.dtype)
@@ -121,26 +133,30 @@ def compiled(function, _):
     return torch.no_grad()(function)
 
 
-def sums_over_chunks(hidden, table, labels, weights, soft_cap, size, _):
+def sums_over_chunks(hidden, table, labels, weights, targets, soft_cap, size, _):
     """See `kernels.linear_cross_entropy`: the loss and the correct tokens, summed.
 
     Args:
         hidden: (N, D) tensor.
         table: (V, D) tensor.
         labels, weights: (N,) tensors.
+        targets: `kernels.SoftTargets` of (N, few) tensors, or nothing.
         soft_cap: float or `None`.
         size: int. Tokens whose logits are formed at once.
         _: torch knows itself which gradients are wanted.
     """
     is_recording = torch.is_grad_enabled()
-    return _Sums.apply(hidden, table, labels.long(), weights, soft_cap, size, is_recording)
+    ids, shares = targets or (None, None)
+    ids = None if ids is None else ids.long()
+    labels = labels.long()
+    return _Sums.apply(hidden, table, labels, weights, ids, shares, soft_cap, size, is_recording)
 
 
 class _Sums(torch.autograd.Function):
     """The gradients of what is differentiated, and of nothing else: a frozen table costs none."""
 
     @staticmethod
-    def forward(ctx, hidden, table, labels, weights, soft_cap, size, is_recording):
+    def forward(ctx, hidden, table, labels, weights, ids, shares, soft_cap, size, is_recording):
         wanted = [is_recording and needed for needed in ctx.needs_input_grad[:2]]
         ctx.dtypes = hidden.dtype, table.dtype
         cast = table.to(hidden.dtype)
@@ -150,7 +166,9 @@ class _Sums(torch.autograd.Function):
 
         for start in range(0, hidden.shape[0], size):
             chunk = slice(start, start + size)
-            fresh, slopes = _chunk(hidden[chunk], labels[chunk], weights[chunk], cast, soft_cap)
+            targets = () if ids is None else (ids[chunk], shares[chunk])
+            rows = hidden[chunk], labels[chunk], weights[chunk], targets
+            fresh, slopes = _chunk(*rows, cast, soft_cap)
             loss, correct = loss + fresh[0], correct + fresh[1]
             by_token = weights[chunk, None]
             if wanted[0]:
@@ -168,25 +186,26 @@ class _Sums(torch.autograd.Function):
         if of_table is not None:
             # In place: it is as large as the table.
             of_table = of_table.mul_(upstream).to(ctx.dtypes[1])
-        return of_hidden, of_table, None, None, None, None, None
+        return of_hidden, of_table, *([None] * 7)
 
 
-def _chunk(hidden, labels, weights, table, soft_cap):
+def _chunk(hidden, labels, weights, targets, table, soft_cap):
     """The two sums of one chunk, and the slopes (size, V) of its unweighted losses."""
     logits = (hidden @ table.T).float()
     if soft_cap is not None:
         bent = (logits / soft_cap).tanh_()
         torch.mul(bent, soft_cap, out=logits)
-    of_labels = logits.gather(1, labels[:, None])
+    ids, shares = targets or (labels[:, None], weights.new_ones(len(labels), 1))
+    of_targets = (shares * logits.gather(1, ids)).sum(dim=1)
     top, highest = logits.max(dim=1, keepdim=True)
 
     # From here on in place: this is the one array of its size.
     exponentials = logits.sub_(top).exp_()
     total = exponentials.sum(dim=1, keepdim=True)
-    losses = (total.log() + top - of_labels)[:, 0]
+    losses = (total.log() + top)[:, 0] - of_targets
     is_correct = (highest[:, 0] == labels).float()
     slopes = exponentials.div_(total)
-    slopes[torch.arange(len(labels), device=labels.device), labels] -= 1.0
+    slopes.scatter_add_(1, ids, -shares)
     if soft_cap is not None:
         slopes.mul_(bent.square_().neg_().add_(1.0))
     return ((weights * losses).sum(), (weights * is_correct).sum()), slopes
@@ -203,6 +222,7 @@ def _times_table(slopes, table):
 
 # Kernels of attention by name, the better ones first: see `kernels.attention`.
 ATTENTION = {
-    "few": (attend_few, lambda query, _: query.shape[2] <= 8 and not query.requires_grad),
+    "few": (torch_flash.attend_few, torch_flash.suits_few),
+    "scores": (attend_scores, lambda query, _: query.shape[2] <= 8 and not query.requires_grad),
     "flash": (torch_flash.attend, torch_flash.suits),
 }

@@ -5,6 +5,8 @@ dtype of its arguments with float32 sums. It knows no window and no second part:
 tiles, each of some queries and of the keys of one part that these may see.
 """
 
+import functools
+
 import torch
 
 from keras_t5gemma2.kernels import reference
@@ -19,6 +21,65 @@ _FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 def suits(query, parts):
     """Whether the call is on a CPU, and not so small that float32 scores are as quick."""
     return query.device.type == "cpu" and not reference.suits(query, parts)
+
+
+def suits_few(query, _):
+    """Whether these are the queries of a step of decoding, on a CPU."""
+    return query.device.type == "cpu" and query.shape[2] <= 8 and not query.requires_grad
+
+
+def attend_few(query, positions, parts, scale, _):
+    """See `kernels.attend`: each part read whole, in as few operations as can be."""
+    batch, num_heads, length, width = query.shape
+    kv_heads = parts[0][0].keys.shape[1]
+    tile = query.reshape(batch, kv_heads, -1, width)
+    results, sees = [], []
+    for kv, window in parts:
+        times, groups = batch // kv.keys.shape[0], num_heads // kv_heads
+        bias, sees_any = _hidden(
+            positions, kv.positions, window, (batch, length, groups, times), query.dtype
+        )
+        results.append(_read(tile, kv, bias, scale, times))
+        sees.append(sees_any)
+    log_sums = torch.stack([log_sum for _, log_sum in results])
+    # A query that sees nothing in any part gets zeros; in one part, that part's share is zero.
+    shares = log_sums.softmax(dim=0) * functools.reduce(torch.maximum, sees)
+    outputs = torch.stack([output for output, _ in results])
+    mixed = (outputs * shares[..., None]).sum(dim=0)
+    return mixed.to(query.dtype).view(query.shape)
+
+
+def _read(tile, keys_values, bias, scale, times):
+    """Output and log-sum-exp of one part for the rows of a tile (B, K, G * T, H)."""
+    if times == 1:
+        return _FLASH(tile, keys_values.keys, keys_values.values, attn_mask=bias, scale=scale)
+    # R rows of the batch that share a row of keys are more rows of one product.
+    batch, kv_heads, rows, width = tile.shape
+    tile = tile.view(-1, times, kv_heads, rows, width).transpose(1, 2)
+    tile = tile.reshape(-1, kv_heads, times * rows, width)
+    output, log_sum = _read(tile, keys_values, bias, scale, 1)
+    shape = (-1, kv_heads, times, rows)
+    output = output.reshape(*shape, width).transpose(1, 2).reshape(batch, kv_heads, rows, width)
+    return output, log_sum.reshape(shape).transpose(1, 2).reshape(batch, kv_heads, rows)
+
+
+# The layers of a step ask the same, with the same tensors, one after the other.
+@functools.lru_cache(maxsize=8)
+def _hidden(positions, key_positions, window, sizes, dtype):
+    """The bias that hides tokens from the rows of a tile, and per row 1, or 0 if it sees none."""
+    batch, length, groups, times = sizes
+    if key_positions is None:
+        return None, torch.ones((batch, 1, 1))
+    if window.left is None and window.right is None:
+        is_seen = (key_positions >= 0)[:, None]
+        sees = is_seen.any(dim=-1, keepdim=True).repeat_interleave(times, dim=0)
+    else:
+        is_seen = seen(positions, key_positions.repeat_interleave(times, dim=0), window)
+        sees = is_seen.any(dim=-1)[:, None].repeat(1, 1, groups)
+        is_seen = is_seen.view(-1, times, 1, length, is_seen.shape[-1])
+        is_seen = is_seen.expand(-1, -1, groups, -1, -1).flatten(1, 3)
+    bias = torch.zeros(is_seen.shape, dtype=dtype)
+    return bias.masked_fill_(~is_seen, torch.finfo(dtype).min)[:, None], sees.float()
 
 
 def attend(query, positions, parts, scale, differentiable):

@@ -5,6 +5,7 @@ from typing import Any
 
 from keras import initializers, layers, ops
 
+from keras_t5gemma2 import kernels
 from keras_t5gemma2.plain_call import PlainCall
 
 _REFUSAL = (
@@ -59,7 +60,9 @@ class Dense(PlainCall, layers.Dense):
         self._refusal = None  # why the last such file was not read
 
     def call(self, x, training=None):
-        return self._adapt(x, super().call(x), training)
+        y = kernels.product(x, self._kernel)
+        y = y if self.bias is None else y + self.bias
+        return self._adapt(x, y, training)
 
     def quantized_call(self, x, training=None):
         return self._adapt(x, super().quantized_call(x, training=training), training)

@@ -19,13 +19,15 @@ class Preparation:
         preprocessor: `T5Gemma2Seq2SeqLMPreprocessor`, or `None` where everything is arrays.
         vision: `VisionConfig`, or `None`.
         class_weight: dict from token ids to what the weights of such labels are times, or `None`.
+        distillation: `Distillation`, whose targets come in the place of labels, or `None`.
     """
 
     preprocessor: Any
     vision: Any
     class_weight: dict | None = None
+    distillation: Any = None
 
-    def __call__(self, x, y=None, sample_weight=None):
+    def __call__(self, x, y=None, sample_weight=None, indices=None):
         """`x` as a dict of arrays, or (x, labels), or (x, labels, weights)."""
         if are_arrays(x):
             x = {name: to_numpy(value) for name, value in x.items()}
@@ -36,7 +38,10 @@ class Preparation:
             x, y, sample_weight = self.preprocessor.call(parse_rows(x)[0], y, sample_weight)
         if self.vision is not None:
             x = {**x, **self._images(x)}
-        return keras.utils.pack_x_y_sample_weight(x, y, self._weights(y, sample_weight))
+        weights = self._weights(y, sample_weight)
+        if self.distillation is not None:
+            y = self.distillation.targets(x, y, indices)
+        return keras.utils.pack_x_y_sample_weight(x, y, weights)
 
     def check(self, rows):
         """Raises what is wrong with raw rows, as far as it shows without reading a file."""

@@ -147,12 +147,15 @@ class InMemoryBatches(Batches):
         return math.ceil(len(self.indices) / self.batch_size)
 
     def first(self):
-        return self.preparation(*self.take(self.indices[: self.batch_size]))
+        return self._prepare(self.indices[: self.batch_size])
 
     def __iter__(self):
         order = np.random.permutation(self.indices) if self.shuffle else self.indices
         for start in range(0, len(order), self.batch_size):
-            yield self.preparation(*self.take(order[start : start + self.batch_size]))
+            yield self._prepare(order[start : start + self.batch_size])
+
+    def _prepare(self, indices):
+        return self.preparation(*self.take(indices), indices=indices)
 
     def split(self, validation_split, validation_batch_size, preparation):
         """The same without its last rows, and the batches of those."""

@@ -10,9 +10,11 @@ from keras_t5gemma2.registry import presets
 from keras_t5gemma2.saving import SavesAtomically
 from keras_t5gemma2.tasks.adapter_files import reading_adapter_files
 from keras_t5gemma2.tasks.beam_search import BeamSearch
+from keras_t5gemma2.tasks.distillation import sample_rows
 from keras_t5gemma2.tasks.elements import Preparation, unpack
 from keras_t5gemma2.tasks.exporting import Exports
 from keras_t5gemma2.tasks.generating import Generates
+from keras_t5gemma2.tasks.infilling import Infills
 from keras_t5gemma2.tasks.precompute import with_features
 from keras_t5gemma2.tasks.row_batches import InMemoryBatches, batches_of, reading
 from keras_t5gemma2.tasks.streaming import Streams
@@ -26,6 +28,7 @@ class T5Gemma2Seq2SeqLM(
     Exports,
     TrainsWithoutLogits,
     Generates,
+    Infills,
     Streams,
     WarmsUp,
     keras_hub.models.Seq2SeqLM,
@@ -72,15 +75,17 @@ class T5Gemma2Seq2SeqLM(
     # Loading ----------------------------------------------------------------------------------
 
     @classmethod
-    def from_preset(cls, preset, load_weights=True, text_only=False, **kwargs):
+    def from_preset(cls, preset, load_weights=True, text_only=False, embeddings=None, **kwargs):
         """The model of a preset or of a published checkpoint, with its preprocessor.
 
         Args:
             preset: a name of `keras_t5gemma2.presets`, `hf://organization/repository`, a local
                 directory in the reference's format, a preset directory, or any other handle
-                that keras-hub knows.
+                that keras-hub knows. A preset may also be one of keras-hub's own T5Gemma 2; its
+                preprocessor is replaced by one that prepares rows as the reference does.
             load_weights: bool. If false, the weights are random.
             text_only: bool. If true, the vision tower is neither built nor read.
+            embeddings: "encoder", "decoder", "mean" or `None`, as `T5Gemma2Backbone` has it.
             **kwargs: `dtype` of every part, by default Keras's global policy; `preprocessor`
                 and further arguments of the constructor.
 
@@ -89,49 +94,81 @@ class T5Gemma2Seq2SeqLM(
                 message says why and what to do.
             ValueError: a file is not what it should be; the message names the tensor or key.
         """
-        from keras_t5gemma2.checkpoints import presets, transformers
+        from keras_t5gemma2.checkpoints import presets
 
         directory, preset = presets.locate(preset, load_weights)
-        if directory is None and not text_only:
+        if directory is None:
+            presets.check_only_keras(preset, text_only, embeddings)
             with reading_adapter_files(preset):
                 lm = super().from_preset(preset, load_weights, **kwargs)
             return lm._load_preset_adapters(preset) if load_weights else lm
-        dtype = kwargs.pop("dtype", None)
-        if directory is not None:
-            if "preprocessor" not in kwargs:
-                kwargs["preprocessor"] = presets.load_task_preprocessor(
-                    cls.preprocessor_cls, directory, text_only
-                )
-            backbone = transformers.load_backbone(directory, load_weights, text_only, dtype)
-            return cls(backbone, **kwargs)
+        task, settings = presets.task_settings(cls, directory)
         if "preprocessor" not in kwargs:
-            kwargs["preprocessor"] = cls.preprocessor_cls.from_preset(preset, image_converter=None)
-        lm = cls(cls.backbone_cls.from_preset(preset, load_weights, True, dtype=dtype), **kwargs)
-        return lm._load_preset_adapters(preset) if load_weights else lm
+            kwargs["preprocessor"] = presets.load_task_preprocessor(
+                cls.preprocessor_cls, directory, text_only
+            )
+        backbone = presets.load_backbone(
+            directory, load_weights, text_only, embeddings, dtype=kwargs.pop("dtype", None)
+        )
+        lm = task(backbone, **{**settings, **kwargs})
+        return lm._load_preset_adapters(directory) if load_weights else lm
 
     @classmethod
-    def from_gemma3(cls, path, dtype=None, **kwargs):
-        """A text model whose encoder and decoder both start from a Gemma 3, as in the paper.
+    def from_gemma3(cls, encoder, decoder=None, dtype=None, text_only=False, **kwargs):
+        """A model whose encoder and decoder start from Gemma 3, as in the paper.
 
-        With no token for the encoder to see, the decoder is that Gemma 3.
+        With no token for the encoder to see, the decoder is that Gemma 3. RoPE, windows and soft
+        caps stay as they are; a vision tower and its projector come along.
 
         Args:
-            path: path of a GGUF file (needs the extra `gguf`), or of a directory with a Gemma 3
-                text model in the reference's format.
+            encoder: path of a Gemma 3 model, of text or of text and images: a GGUF file (needs the
+                extra `gguf`), a directory in the reference's format, or a preset directory of
+                keras-hub's Gemma 3.
+            decoder: path of another such model of the same width and vocabulary, smaller or
+                larger, for the decoder. The embedding table and the tokenizer are this one's.
+                By default the encoder's model is also the decoder's.
             dtype: string or `keras.DTypePolicy` of every part.
+            text_only: bool. If true, a vision tower is neither built nor read.
             **kwargs: `preprocessor` and further arguments of the constructor.
 
         Raises:
             FileNotFoundError: there is no such file, or a part of it is missing.
             ImportError: the extra `gguf` is needed and not installed.
-            ValueError: it is no Gemma 3 text model, or a file is not what it should be.
+            ValueError: it is no Gemma 3 model, the two models do not fit together, or a file is
+                not what it should be.
         """
         from keras_t5gemma2.checkpoints import gemma3
 
         if "preprocessor" not in kwargs:
-            tokenizer = gemma3.load_gemma3_tokenizer(path)
-            kwargs["preprocessor"] = cls.preprocessor_cls(tokenizer)
-        return cls(gemma3.load_gemma3(path, dtype=dtype), **kwargs)
+            kwargs["preprocessor"] = gemma3.load_gemma3_preprocessor(
+                cls.preprocessor_cls, encoder, decoder, text_only
+            )
+        tokenizer = getattr(kwargs["preprocessor"], "tokenizer", None)
+        # Gemma 3 has its image token behind the vocabulary, where T5Gemma 2 has none.
+        image_token_id = getattr(tokenizer, "image_token_id", None)
+        backbone = gemma3.load_gemma3(
+            encoder, decoder, dtype, text_only, image_token_id=image_token_id
+        )
+        return cls(backbone, **kwargs)
+
+    def save_to_keras_hub_preset(self, path, max_shard_size=10):
+        """Writes a preset that `keras_hub.models.T5Gemma2Seq2SeqLM.from_preset` loads.
+
+        Its tokenizer is written as a SentencePiece model, and its preprocessor is set to prepare
+        rows as this one does, as far as keras-hub's can.
+
+        Args:
+            path: path of the directory. What is there stays as it is until all is written.
+            max_shard_size: int or float. The largest size of one file of weights, in GiB.
+
+        Raises:
+            ValueError: the model has sizes that keras-hub's cannot be given, adapters that are
+                not merged, quantized weights, or a tokenizer that is no SentencePiece model and
+                cannot be made one exactly.
+        """
+        from keras_t5gemma2.checkpoints import keras_hub_export
+
+        keras_hub_export.save(path, self.backbone, self, max_shard_size)
 
     # Training ---------------------------------------------------------------------------------
 
@@ -152,6 +189,7 @@ class T5Gemma2Seq2SeqLM(
         validation_batch_size=None,
         class_weight=None,
         shuffle=True,
+        distillation=None,
         **kwargs,
     ):
         """Trains on raw text and images, or on what the preprocessor makes of them.
@@ -176,14 +214,16 @@ class T5Gemma2Seq2SeqLM(
             class_weight: dict from token ids to floats, times the loss of labels of this token.
             shuffle: bool. Whether rows in memory, or the batches of a `PyDataset`, come in a new
                 order in each epoch.
+            distillation: `Distillation`, to learn from a teacher; validation goes by labels.
             **kwargs: as `keras.Model.fit` has them.
 
         Raises:
             ValueError, TypeError: about a row or batch, which the message names.
         """
-        training = batches_of(
-            x, y, sample_weight, batch_size, shuffle, self._preparation(class_weight)
-        )
+        if distillation is not None:
+            self._check_distillation(distillation)
+        preparation = self._preparation(class_weight, distillation)
+        training = batches_of(x, y, sample_weight, batch_size, shuffle, preparation)
         validation = None
         size = validation_batch_size
         if validation_data is not None:
@@ -232,14 +272,46 @@ class T5Gemma2Seq2SeqLM(
         """
         return with_features(self, x, batch_size, verbose)
 
+    def sample_logits(self, x, num_samples=256, batch_size=8, seed=0):
+        """What a student learns from this model about rows, to be stored and used again.
+
+        For each token of the targets, tokens are drawn by their probabilities, without putting
+        back. The logits of a batch are never there all at once.
+
+        Args:
+            x: rows in memory as `fit` takes them, or arrays as the preprocessor makes them.
+            num_samples: int. Tokens to draw for each token.
+            batch_size: int. Rows at a time.
+            seed: int.
+
+        Returns:
+            `TeacherSamples`.
+        """
+        return sample_rows(
+            self,
+            batches_of(x, None, None, batch_size, False, self._preparation()),
+            num_samples,
+            seed,
+        )
+
     def preprocess_samples(self, x, y=None, sample_weight=None):
         """What `train_on_batch` and the like make of a batch; see `fit` for what it may be."""
         if y is None and sample_weight is None:
             x, y, sample_weight = unpack(x)
         return self._preparation()(x, y, sample_weight)
 
-    def _preparation(self, class_weight=None):
-        return Preparation(self.preprocessor, self.backbone.config.vision, class_weight)
+    def _preparation(self, class_weight=None, distillation=None):
+        vision = self.backbone.config.vision
+        return Preparation(self.preprocessor, vision, class_weight, distillation)
+
+    def _check_distillation(self, distillation):
+        distillation.check(self)
+        if self._needs_logits:
+            raise ValueError(
+                "`distillation` brings its own loss. Received: a task compiled with loss="
+                f'{self.loss!r} or metrics on logits. Compile it with loss="auto" and '
+                'weighted_metrics="auto"'
+            )
 
     def score(self, inputs):
         """How likely the model finds given targets.

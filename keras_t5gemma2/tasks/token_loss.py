@@ -7,6 +7,7 @@ import keras_hub
 from keras import ops
 
 from keras_t5gemma2 import kernels
+from keras_t5gemma2.tasks.distillation import split_targets
 
 
 class TrainsWithoutLogits:
@@ -88,17 +89,22 @@ class TrainsWithoutLogits:
             self._gives_hidden = False
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """The loss of logits `y_pred`, as `compile` says; in a step, of hidden states."""
+        """The loss of logits `y_pred`, as `compile` says; in a step, of hidden states.
+
+        `y` are labels, or what `Distillation.targets` makes of them.
+        """
         if self._token_loss is None:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
-        weights = token_weights(y, sample_weight)
+        labels, targets = split_targets(y)
+        weights = token_weights(labels, sample_weight)
         if self._gives_hidden:
             table = self.backbone.token_embedding
             sums = kernels.linear_cross_entropy(
-                y_pred, table.embeddings, y, weights, table.logit_soft_cap, training
+                *(y_pred, table.embeddings, labels, weights, table.logit_soft_cap, training),
+                targets=targets,
             )
         else:
-            sums = kernels.cross_entropy(y_pred, y, weights)
+            sums = kernels.cross_entropy(y_pred, labels, weights, targets)
         extra = sum(self._aggregate_additional_loss(loss) for loss in self.losses)
         return self._token_loss.update(sums, extra)
 

@@ -1,0 +1,45 @@
+"""Sizes far above those of any model: a larger one is a mistake, caught before memory runs out."""
+
+import math
+
+LARGEST_SIZE = 1 << 24
+MOST_LAYERS = 1_000
+# The largest published model has 7.5e9.
+_MOST_PARAMETERS = 10**11
+
+
+def is_number(value):
+    """Whether a value of JSON is a finite number that a float can hold."""
+    try:
+        return type(value) in (int, float) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def check_size(config, origin):
+    """Raises where a model would be larger than any machine holds.
+
+    Args:
+        config: `BackboneConfig`.
+        origin: what the error calls the file that it comes from.
+    """
+    count = num_parameters(config)
+    if count > _MOST_PARAMETERS:
+        raise ValueError(
+            f"A model must not have more than {_MOST_PARAMETERS:.0e} parameters. Received: "
+            f"{origin}, which describes {count:.1e}"
+        )
+
+
+def num_parameters(config):
+    """About how many parameters a model has: all matrices, without norms and biases."""
+    count = config.vocabulary_size * config.hidden_dim
+    for stack in (config.encoder, config.decoder):
+        for layer in stack.layers:
+            heads = 2 * layer.num_heads + 2 * layer.num_kv_heads
+            count += stack.hidden_dim * (heads * layer.head_dim + 3 * stack.mlp_dim)
+    if (vision := config.vision) is not None:
+        layer = 4 * vision.hidden_dim + 2 * vision.mlp_dim
+        around = vision.patches_per_side**2 + 3 * vision.patch_size**2 + config.hidden_dim
+        count += vision.hidden_dim * (vision.num_layers * layer + around)
+    return count

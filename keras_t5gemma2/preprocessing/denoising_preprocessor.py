@@ -1,0 +1,207 @@
+"""Plain text and images as training data: gaps for the model to fill, made anew in each epoch."""
+
+import itertools
+
+import keras
+import numpy as np
+
+from keras_t5gemma2.preprocessing.denoising import (
+    DENOISERS,
+    Denoiser,
+    check_denoisers,
+    denoise,
+)
+from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
+from keras_t5gemma2.preprocessing.rows import parse_rows
+from keras_t5gemma2.preprocessing.sentinels import FIRST_SENTINEL, sentinels
+
+
+@keras.saving.register_keras_serializable(package="keras_t5gemma2")
+class T5Gemma2DenoisingPreprocessor(T5Gemma2Seq2SeqLMPreprocessor):
+    """The training data of T5Gemma 2's own objective, from plain text.
+
+    In training each text gets gaps: the encoder reads it with a sentinel in the place of each gap,
+    the decoder shall write each sentinel and what stood there. How long and how many the gaps are,
+    one of five denoisers says, drawn anew whenever a text is read; half of the time it is
+    prefix-LM, one gap up to the end. A text with images always is: all up to its last image is
+    read, and what follows is to be written.
+
+    As the `preprocessor` of a task it makes `fit` and `evaluate` take plain text; `generate` and
+    `infill` work as ever.
+
+    Args:
+        tokenizer: `T5Gemma2Tokenizer`.
+        image_converter: as of `T5Gemma2Seq2SeqLMPreprocessor`.
+        encoder_sequence_length: int, tokens. Of a longer text a part is drawn that fits.
+        decoder_sequence_length: int, tokens; the same.
+        tokens_per_image: as of `T5Gemma2Seq2SeqLMPreprocessor`.
+        truncate: bool. If false, a text longer than `encoder_sequence_length` is an error.
+        denoisers: list of (rate, mean span, weight), as `Denoiser` has them; by default those of
+            the paper.
+        first_sentinel: string. The token that marks the first gap; those of the others count
+            down from its number. A text never gets more gaps than there are such tokens.
+        seed: int. The same seed and the same calls, in the same order, make the same gaps.
+
+    Call arguments:
+        x: texts, as `T5Gemma2Seq2SeqLMPreprocessor` takes them, without `decoder_text`.
+
+    Raises:
+        ValueError: about a row, which the message names: it has a `decoder_text`, is empty, holds
+            a sentinel, or nothing follows its last image.
+
+    Example:
+
+    >>> from keras_t5gemma2 import T5Gemma2Seq2SeqLM
+    >>> lm = T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+    >>> lm.preprocessor = T5Gemma2DenoisingPreprocessor(
+    ...     lm.preprocessor.tokenizer, encoder_sequence_length=24, decoder_sequence_length=24
+    ... )
+    >>> history = lm.fit(["one text", "another text"], verbose=0)
+    """
+
+    # keras-hub looks for preprocessors by backbone, and is to find the ordinary one.
+    backbone_cls = None
+
+    def __init__(
+        self,
+        tokenizer,
+        image_converter=None,
+        encoder_sequence_length=1024,
+        decoder_sequence_length=1024,
+        tokens_per_image=256,
+        truncate=True,
+        denoisers=DENOISERS,
+        first_sentinel=FIRST_SENTINEL,
+        seed=0,
+        **kwargs,
+    ):
+        super().__init__(
+            tokenizer,
+            image_converter,
+            encoder_sequence_length,
+            decoder_sequence_length,
+            tokens_per_image,
+            truncate,
+            **kwargs,
+        )
+        self.denoisers = tuple(Denoiser(*denoiser) for denoiser in denoisers)
+        self.first_sentinel = first_sentinel
+        self.seed = seed
+        self._calls = itertools.count()
+        check_denoisers(self.denoisers)
+
+    @property
+    def sentinels(self):
+        """The tokens of the gaps, in order."""
+        return sentinels(self.tokenizer, self.first_sentinel)
+
+    def encode_rows(
+        self, x, training=False, encoder_sequence_length=None, decoder_sequence_length=None
+    ):
+        lengths = self._lengths(encoder_sequence_length, decoder_sequence_length)
+        if not training:
+            return super().encode_rows(x, False, *lengths)
+        rows, is_single = parse_rows(x)
+        self._check_rows(rows, lengths)
+        # Where there are no images, the ids are put in afterwards.
+        filled = [self._prefix_row(row) if row.images else self._empty_row(row) for row in rows]
+        encoded, _ = super().encode_rows(filled, True, *lengths)
+        sentinel_ids = [self.tokenizer.token_to_id(token) for token in self.sentinels]
+        _check_room_for_sentinels(rows, encoded.encoder_ids, sentinel_ids[0], lengths[0])
+        call = next(self._calls)
+        for i, ids in self._token_ids(rows):
+            seed = self.seed, call, i
+            pair = self._denoised(ids, sentinel_ids, lengths, seed, rows[i].number)
+            encoded.encoder_ids[i], encoded.decoder_ids[i] = pair
+        return encoded, is_single
+
+    def check_rows(self, x, training=True):
+        if not training:
+            super().check_rows(x, training=False)
+            return
+        rows, _ = parse_rows(x)
+        self._check_rows(rows, self._lengths())
+        if with_images := [self._prefix_row(row) for row in rows if row.images]:
+            super().check_rows(with_images)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "denoisers": [list(denoiser) for denoiser in self.denoisers],
+            "first_sentinel": self.first_sentinel,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_preset(cls, preset, **kwargs):
+        """As of `T5Gemma2Seq2SeqLMPreprocessor`; the arguments of this class may be given too."""
+        found = T5Gemma2Seq2SeqLMPreprocessor.from_preset(preset)
+        config = found.get_config() if isinstance(found, cls) else _shared(found)
+        parts = {"tokenizer": found.tokenizer, "image_converter": found.image_converter}
+        return cls(**{**config, **parts, **kwargs})
+
+    def _check_rows(self, rows, lengths):
+        for row in rows:
+            if row.decoder_text is not None:
+                raise ValueError(
+                    "`decoder_text` must be left out: what the decoder shall write is cut out of "
+                    f"`encoder_text`. Received one in row {row.number}"
+                )
+            if not (row.encoder_text or "").strip():
+                raise ValueError(
+                    "`encoder_text` must not be empty: gaps are cut into it. "
+                    f"Received in row {row.number}: {row.encoder_text!r}"
+                )
+        texts = [row for row in rows if not row.images]
+        self._encoder().check(texts, False, *lengths)
+
+    def _prefix_row(self, row):
+        """What follows the last image becomes the target, marked as every gap is."""
+        marker = self.tokenizer.start_of_image_token
+        before, found, after = row.encoder_text.rpartition(marker or "\0")
+        if not (found and after.strip()):
+            raise ValueError(
+                f"In a text with images there must be a {marker!r} for each image, and text after "
+                f"the last one, which is to be written. Received in row {row.number}: "
+                f"{row.encoder_text[-80:]!r}"
+            )
+        first = self.first_sentinel
+        return row._replace(encoder_text=before + found + first, decoder_text=first + after)
+
+    def _empty_row(self, row):
+        return row._replace(encoder_text="", decoder_text=self.tokenizer.end_token)
+
+    def _token_ids(self, rows):
+        """(index, ids) of the rows without images."""
+        indices = [i for i, row in enumerate(rows) if not row.images]
+        return zip(
+            indices, self.tokenizer.tokenize([rows[i].encoder_text for i in indices]), strict=True
+        )
+
+    def _denoised(self, ids, sentinel_ids, lengths, seed, number):
+        start, end = self.tokenizer.start_token_id, self.tokenizer.end_token_id
+        # Beside the gaps: the start token, and in labels the end token.
+        limits = [length - 1 for length in lengths]
+        try:
+            found = denoise(ids, sentinel_ids, seed, self.denoisers, *limits)
+        except ValueError as error:
+            raise ValueError(f"In row {number}: {error}") from error
+        return (
+            np.array([start, *found.inputs], "int32"),
+            np.array([start, *found.targets, end], "int32"),
+        )
+
+
+def _shared(preprocessor):
+    names = ("encoder_sequence_length", "decoder_sequence_length", "tokens_per_image", "truncate")
+    return {name: getattr(preprocessor, name) for name in names}
+
+
+def _check_room_for_sentinels(rows, encoder_ids, sentinel_id, limit):
+    for row, ids in zip(rows, encoder_ids, strict=True):
+        if row.images and ids[-1] != sentinel_id:
+            raise ValueError(
+                "A text must not be cut before the end of its last image, where the gap is. "
+                f"Received in row {row.number}: more than encoder_sequence_length={limit} "
+                "tokens. Give a larger length, fewer images or less text before them"
+            )
