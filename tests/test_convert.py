@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 
+import h5py
 import keras
 import pytest
 from reference_gemma3 import tiny_gemma3, write_gguf
@@ -60,6 +61,19 @@ def test_there_and_back(checkpoint, tmp_path):
     assert stored(tmp_path / "again") == stored(checkpoint)
     for name in ("config.json", "tokenizer.json", "processor_config.json"):
         assert (tmp_path / "again" / name).read_bytes() == (checkpoint / name).read_bytes()
+
+
+def test_keras_hub_there_and_back(checkpoint, tmp_path, capsys):
+    options = (checkpoint, tmp_path / "preset", "--to", "keras-hub")
+    assert convert.main([*map(str, options), "--dry-run"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    run(*options)
+    with h5py.File(tmp_path / "preset" / "model.weights.h5") as file:
+        found = []
+        file.visititems(lambda name, value: found.append(name) if hasattr(value, "shape") else None)
+    assert sorted(line.split("  ")[1] for line in listed[:-1]) == sorted(found)
+    run(tmp_path / "preset", tmp_path / "again")
+    assert stored(tmp_path / "again") == stored(checkpoint)
 
 
 def test_dtype_of_a_preset(checkpoint, tmp_path):

@@ -21,8 +21,9 @@ import keras
 import numpy as np
 
 from keras_t5gemma2 import T5Gemma2Backbone, T5Gemma2Seq2SeqLM
-from keras_t5gemma2.checkpoints import presets
+from keras_t5gemma2.checkpoints import keras_hub_names, presets
 from keras_t5gemma2.checkpoints.atomic import atomic_directory
+from keras_t5gemma2.checkpoints.gemma3_keras_hub import BACKBONE
 from keras_t5gemma2.checkpoints.safetensors_file import read_safetensors
 from keras_t5gemma2.checkpoints.safetensors_writer import NewTensor, parse_size, shards_of
 from keras_t5gemma2.checkpoints.streaming import shapes_only
@@ -86,11 +87,11 @@ def _load(arguments, target):
     path = _gemma3(arguments.source)
     dtype = None if target.converts_dtype else arguments.dtype
     dtype = dtype or _stored_dtype(path or arguments.source)
-    options = {} if dtype is None else {"dtype": dtype}
+    options = {"text_only": arguments.text_only} | ({} if dtype is None else {"dtype": dtype})
     if path is not None:
-        lm = T5Gemma2Seq2SeqLM.from_gemma3(path, **options)
+        lm = T5Gemma2Seq2SeqLM.from_gemma3(path, arguments.decoder, **options)
     else:
-        options["text_only"] = arguments.text_only
+        options["embeddings"] = arguments.embeddings
         lm = T5Gemma2Seq2SeqLM.from_preset(arguments.source, **options)
     if arguments.adapter is not None:
         load = lm.load_peft_adapter if arguments.adapter.is_dir() else lm.load_adapter
@@ -115,33 +116,34 @@ def _gemma3(source):
     """The path of a source that is a Gemma 3, or `None`."""
     if source.endswith(".gguf"):
         return source
-    directory, _ = presets.locate(source, load_weights=False)
-    if directory is None or read_json(directory, "config.json").get("model_type") not in _GEMMA3:
+    path = pathlib.Path(source).expanduser()
+    directory = path if path.is_dir() else presets.locate(source, load_weights=False)[0]
+    if directory is None:
         return None
-    return str(presets.locate(source)[0])
+    values = read_json(directory, "config.json")
+    if values.get("model_type") not in _GEMMA3 and values.get("registered_name") != BACKBONE:
+        return None
+    return str(path if path.is_dir() else presets.locate(source)[0])
 
 
 def _stored_dtype(source, load_weights=True):
     """The dtype that a source's weights have; `None` for Keras's own, where it does not say."""
     if source.endswith(".gguf"):
         return None
-    directory, preset = presets.locate(source, load_weights)
+    path = pathlib.Path(source).expanduser()
+    directory = path if path.is_dir() else presets.locate(source, load_weights)[0]
     if directory is None:
-        return _dtype_of_preset(preset)
+        return None
+    values = read_json(directory, "config.json")
+    if "model_type" not in values:
+        # The policy of a preset.
+        policy = values.get("config", {}).get("dtype")
+        return policy.get("config", {}).get("name") if isinstance(policy, dict) else policy
     if not load_weights and not any(directory.glob("*.safetensors")):
-        values = read_json(directory, "config.json")
         found = {values.get("dtype", values.get("torch_dtype"))}
     else:
         found = {tensor.dtype.name for tensor in read_safetensors(directory).values()}
     return found.pop() if len(found) == 1 and found <= set(DTYPES) else "float32"
-
-
-def _dtype_of_preset(preset):
-    """The policy of a preset directory, which keras-hub passes over."""
-    if not pathlib.Path(preset).is_dir():
-        return None
-    policy = read_json(preset, "config.json").get("config", {}).get("dtype")
-    return policy.get("config", {}).get("name") if isinstance(policy, dict) else policy
 
 
 # Targets ----------------------------------------------------------------------------------------
@@ -174,6 +176,25 @@ def _transformers_files(backbone, arguments):
     return shards_of(new_tensors(backbone, arguments.dtype), arguments.shard_size)
 
 
+def _write_keras_hub(lm, directory, arguments):
+    if lm.active_adapter is not None:
+        lm.merge_adapter()
+    lm.save_to_keras_hub_preset(directory, max_shard_size=arguments.shard_size / (1 << 30))
+
+
+def _keras_hub_files(backbone, arguments):
+    variables = {variable.path: variable for variable in backbone.weights}
+    found = []
+    for row in keras_hub_names.rows(backbone.config):
+        if backbone.config.vision is None and row.name == keras_hub_names.ENDS_OF_IMAGE[0]:
+            continue  # it has none without a tower
+        variable = variables[row.path]
+        shape = row.layout.from_variable_shape(tuple(variable.shape))
+        for name in keras_hub_names.copies(row.name):
+            found.append(NewTensor(name, shape, np.dtype(variable.dtype), None))
+    return _keras_file(found, arguments)
+
+
 def _write_keras(lm, directory, arguments):
     lm.save_to_preset(directory, max_shard_size=arguments.shard_size / 1e9)
 
@@ -183,6 +204,10 @@ def _keras_files(backbone, arguments):
         NewTensor(variable.path, tuple(variable.shape), np.dtype(variable.dtype), None)
         for variable in backbone.weights
     ]
+    return _keras_file(tensors, arguments)
+
+
+def _keras_file(tensors, arguments):
     is_whole = sum(tensor.num_bytes for tensor in tensors) <= arguments.shard_size
     return {"model.weights.h5" if is_whole else "model_*.weights.h5": tensors}
 
@@ -195,6 +220,9 @@ TARGETS = {
         converts_dtype=True,
     ),
     "keras": Target("a preset directory of this package", _write_keras, _keras_files),
+    "keras-hub": Target(
+        "a preset directory of keras-hub's own T5Gemma 2", _write_keras_hub, _keras_hub_files
+    ),
 }
 
 
@@ -212,6 +240,12 @@ def _parse(arguments):
     parser.add_argument("--dtype", choices=DTYPES, help="by default that of the source")
     parser.add_argument("--shard-size", type=_size, default="5GB", help="of a file, as in 2GB")
     parser.add_argument("--text-only", action="store_true", help="leave the vision tower out")
+    parser.add_argument("--decoder", help="Gemma 3 for the decoder, where it is another one")
+    parser.add_argument(
+        "--embeddings",
+        choices=("encoder", "decoder", "mean"),
+        help="which of the two tables of a preset of keras-hub, where they differ",
+    )
     parser.add_argument("--adapter", type=pathlib.Path, help="file, or directory of peft")
     parser.add_argument(
         "--adapters",
