@@ -9,9 +9,11 @@
 #     pip install ".[torch,gemma3,evaluation]" babel
 #     KERAS_BACKEND=torch python guides/04_adapt_gemma3.py
 #
-# `--steps` says how long it learns. The paper took some two trillion tokens; these are a few
-# thousand, of one narrow task. The weights are used under the Gemma Terms of Use,
-# https://ai.google.dev/gemma/terms.
+# It takes about six minutes of one CPU core, most of them for 50 training steps; `--steps` says how
+# many. The paper took some two trillion tokens; these are a few thousand, of one narrow task. With
+# them the form of a date is learned, but a day or a year is often misread: exact match went from 0
+# to 33 %, chrF from 3 to 65 when this was written. The weights are used under the Gemma Terms of
+# Use, https://ai.google.dev/gemma/terms.
 
 # %%
 import argparse
