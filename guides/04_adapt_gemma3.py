@@ -9,9 +9,11 @@
 #     pip install ".[torch,gemma3,evaluation]" babel
 #     KERAS_BACKEND=torch python guides/04_adapt_gemma3.py
 #
-# `--steps` says how long it learns. The paper took some two trillion tokens; these are a few
-# thousand, of one narrow task. The weights are used under the Gemma Terms of Use,
-# https://ai.google.dev/gemma/terms.
+# It takes 4 GB of memory and about six minutes of one CPU core, most of them for 50 training steps;
+# `--steps` says how many. The paper took some two trillion tokens; these are a few thousand, of one
+# narrow task. With them the form of a date is learned, but a day or a year is often misread: exact
+# match went from 0 to 33 %, chrF from 3 to 65 when this was written. The weights are used under the
+# Gemma Terms of Use, https://ai.google.dev/gemma/terms.
 
 # %%
 import argparse
@@ -63,7 +65,8 @@ print(training["encoder_text"][0], "→", training["decoder_text"][0])
 # ## Both stacks from Gemma 3
 #
 # The package holds a GGUF file in parts, which are put together once. The lengths are those of the
-# data, so that no time goes into padding.
+# data, so that no time goes into padding. Nothing is trained yet: plain SGD keeps no numbers for
+# each weight, as Adam, the default, would.
 
 # %%
 path = pathlib.Path.home() / ".cache" / "keras_t5gemma2" / gemma3.MODEL_NAME
@@ -74,7 +77,7 @@ if not path.exists():
 lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_gemma3(path)
 lm.preprocessor.encoder_sequence_length = 20
 lm.preprocessor.decoder_sequence_length = 16
-lm.compile(sampler="greedy")
+lm.compile(optimizer="sgd", sampler="greedy")
 print(f"{lm.backbone.count_params():,} parameters on {keras.backend.backend()}")
 
 
