@@ -6,12 +6,12 @@ probabilities, which are scaled to add up to 1 over them; the loss is the cross-
 
 import functools
 import itertools
-import pathlib
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_t5gemma2.checkpoints.atomic import atomic_file
 from keras_t5gemma2.tasks.programs import program
 
 # The teacher's logits of one chunk of tokens, in float32; noise and their sum are as large.
@@ -50,14 +50,10 @@ class TeacherSamples:
         return self.token_ids[tokens], self.probabilities[tokens]
 
     def save(self, path):
-        """Writes them to a file of numpy's, `.npz`."""
-        path = pathlib.Path(path)
-        np.savez(
-            path,
-            token_ids=self.token_ids,
-            probabilities=self.probabilities,
-            lengths=self.lengths,
-        )
+        """Writes them to a file of numpy's, `.npz`, which is there once it is whole."""
+        arrays = {"token_ids": self.token_ids, "probabilities": self.probabilities}
+        with atomic_file(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **arrays, lengths=self.lengths)
 
     @classmethod
     def load(cls, path):
