@@ -34,6 +34,9 @@ EQUAL = {
 }
 
 
+SIDES = ("encoder", "decoder")
+
+
 def batch(rows, index):
     return {name: values[2 * index : 2 * index + 2] for name, values in rows.items()}
 
@@ -98,6 +101,25 @@ def test_py_datasets(lm, losses):
     check(lm, lambda: Batches(lambda i: batch(MIXED, i), workers=2), losses["mixed"])
     done = Batches(lambda i: lm.preprocessor(batch(MIXED, i)))
     check_evaluate(lm, done, losses["mixed"])
+
+
+def test_batches_of_other_lengths(lm, losses):
+    """The second batch cut to its tokens: what is cut off is padding, so the loss is the same."""
+
+    def cut(index):
+        x, y, weights = lm.preprocessor(batch(MIXED, index))
+        if index == 0:
+            return x, y, weights
+        lengths = {side: int(np.sum(x[f"{side}_padding_mask"], 1).max()) for side in SIDES}
+        x = {
+            name: value[:, : lengths[name.partition("_")[0]]] if name.startswith(SIDES) else value
+            for name, value in x.items()
+        }
+        end = lengths["decoder"]
+        return x, y[:, :end], weights[:, :end]
+
+    assert cut(1)[1].shape[1] < cut(0)[1].shape[1]
+    check(lm, lambda: Batches(cut), losses["mixed"])
 
 
 GENERATORS = {
