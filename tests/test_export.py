@@ -11,7 +11,7 @@ from reference_models import load_ours, our_logits, save_reference, tiny_referen
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
-from keras_t5gemma2 import T5Gemma2Seq2SeqLM
+from keras_t5gemma2 import T5Gemma2ImageConverter, T5Gemma2Seq2SeqLM
 from keras_t5gemma2.checkpoints.safetensors_file import read_safetensors
 from keras_t5gemma2.kernels.host_array import host_array
 
@@ -248,3 +248,5 @@ def test_a_text_only_model_has_a_tokenizer(tmp_path):
     again = T5Gemma2Seq2SeqLM.from_preset(str(tmp_path))
     assert again.backbone.config.vision is None
     assert again.preprocessor.image_converter is None
+    with pytest.raises(ValueError, match="whose model takes text only"):
+        T5Gemma2ImageConverter.from_preset(str(tmp_path))

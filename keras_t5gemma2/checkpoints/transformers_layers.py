@@ -27,7 +27,13 @@ def has_tokenizer(directory):
 
 def load_image_converter(cls, directory, **kwargs):
     """The image converter of a directory."""
-    return cls(**{**image_options(directory, _vision(directory))[0], **kwargs})
+    vision = _vision(directory)
+    if vision is None:
+        raise ValueError(
+            "An image converter needs the directory of a model that sees images. Received: "
+            f"{directory}, whose model takes text only."
+        )
+    return cls(**{**image_options(directory, vision)[0], **kwargs})
 
 
 def load_preprocessor(cls, directory, text_only=False, **kwargs):
