@@ -70,6 +70,7 @@ def test_rows_stay_together_in_batches(lm):
     )
 
 
+@pytest.mark.once
 def test_py_datasets_and_validation_data(lm):
     class Batches(keras.utils.PyDataset):
         def __len__(self):
@@ -101,6 +102,7 @@ def test_sample_weight_of_rows(lm):
     np.testing.assert_allclose(weighted, lm.evaluate(first, verbose=0)[0], rtol=1e-5)
 
 
+@pytest.mark.once
 def test_scores_are_the_log_probabilities_of_the_targets(lm):
     """Their mean over all tokens is what the loss says."""
     scores = lm.score(ROWS)

@@ -206,6 +206,7 @@ def test_epochs_steps_and_sizes(lm):
     assert counting.steps == [1, 2, 2, 2, 2]
 
 
+@pytest.mark.once
 def test_validation_split_takes_the_last_rows(lm):
     lm.compile(optimizer=keras.optimizers.SGD(0.0))
     options = {"batch_size": 2, "verbose": 0}

@@ -153,6 +153,7 @@ def test_a_generator_is_read_once(lm, losses):
         lm.fit(source(), epochs=2, verbose=0)
 
 
+@pytest.mark.once
 def test_arrays_in_memory(lm, losses):
     """With the preprocessor attached and without; images may be missing."""
     x, labels, weights = lm.preprocessor(EQUAL)

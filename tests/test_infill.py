@@ -16,6 +16,7 @@ def lm():
     return lm
 
 
+@pytest.mark.once
 def test_the_small_model_fills_gaps(lm):
     texts = [
         "1948-04-02 = Indonesian <extra_0> April <extra_1>",

@@ -70,6 +70,7 @@ def test_the_tokens_are_those_of_the_greedy_sampler(lm, assistants, name, rng, r
     assert right > 20 if name == "near" else right < 30 if name == "far" else right > 0
 
 
+@pytest.mark.once
 def test_a_perfect_assistant_saves_all_steps_but_one_in_five(lm, rng, reads, monkeypatch):
     inputs = token_inputs(rng, (13,), (4,))
     options = {"stop_token_ids": None, "max_new_tokens": 30}

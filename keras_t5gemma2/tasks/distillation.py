@@ -11,7 +11,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_t5gemma2.checkpoints.atomic import atomic_file
 from keras_t5gemma2.tasks.programs import program
 
 # The teacher's logits of one chunk of tokens, in float32; noise and their sum are as large.
@@ -51,6 +50,8 @@ class TeacherSamples:
 
     def save(self, path):
         """Writes them to a file of numpy's, `.npz`, which is there once it is whole."""
+        from keras_t5gemma2.checkpoints.atomic import atomic_file
+
         arrays = {"token_ids": self.token_ids, "probabilities": self.probabilities}
         with atomic_file(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **arrays, lengths=self.lengths)
