@@ -199,6 +199,26 @@ def test_the_table_takes_all_scores_at_once_where_they_are_few(length, keys, ker
     assert any(chosen is attention.KERNELS.get(name) for name in kernels)
 
 
+@pytest.mark.parametrize("trained", [0, 1, 2])
+def test_gradients_reach_what_few_queries_see(rng, trained):
+    """Also where the queries themselves are fixed, as in front of the first adapter."""
+    tensors = random_call(rng, 3, 5)[0][:3]
+    positions = ops.convert_to_tensor([[0, 1, 2, 3, 4], [-1, 0, 1, 2, 3]], dtype="int32")
+
+    def function(x):
+        seen = [*tensors[:trained], x, *tensors[trained + 1 :]]
+        parts = [(KeyValues(*seen[1:], positions), Window.causal())]
+        return ops.sum(ops.square(kernels.attend(seen[0], positions, parts, 0.3)))
+
+    def reference(x):
+        with kernels.use("reference"):
+            return function(x)
+
+    _, (got,) = value_and_gradients(function, [tensors[trained]])
+    _, (want,) = value_and_gradients(reference, [tensors[trained]])
+    assert relative_error(got, want) < 1e-5
+
+
 def test_an_unknown_kernel_is_refused():
     with pytest.raises(ValueError, match="name='flush'"), kernels.use("flush"):
         pass

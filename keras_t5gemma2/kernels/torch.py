@@ -223,6 +223,6 @@ def _times_table(slopes, table):
 # Kernels of attention by name, the better ones first: see `kernels.attention`.
 ATTENTION = {
     "few": (torch_flash.attend_few, torch_flash.suits_few),
-    "scores": (attend_scores, lambda query, _: query.shape[2] <= 8 and not query.requires_grad),
+    "scores": (attend_scores, lambda query, _: query.shape[2] <= 8),
     "flash": (torch_flash.attend, torch_flash.suits),
 }

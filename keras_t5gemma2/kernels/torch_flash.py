@@ -23,9 +23,11 @@ def suits(query, parts):
     return query.device.type == "cpu" and not reference.suits(query, parts)
 
 
-def suits_few(query, _):
-    """Whether these are the queries of a step of decoding, on a CPU."""
-    return query.device.type == "cpu" and query.shape[2] <= 8 and not query.requires_grad
+def suits_few(query, parts):
+    """Whether these are the queries of a step of decoding, on a CPU, and nobody wants gradients."""
+    tensors = [query, *(x for kv, _ in parts for x in (kv.keys, kv.values))]
+    is_trained = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    return query.device.type == "cpu" and query.shape[2] <= 8 and not is_trained
 
 
 def attend_few(query, positions, parts, scale, _):
