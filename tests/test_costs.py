@@ -128,7 +128,8 @@ def test_rows_of_one_input_are_encoded_once(rng):
     assert rows == [1]
 
 
-# What TensorFlow keeps does not show in its programs: `tools/benchmark_loss.py` measures it.
+# What TensorFlow keeps does not show in its programs: `tools/benchmark_loss.py` measures it, and
+# the next test shows why.
 @pytest.mark.parametrize("is_checkpointing", [] if BACKEND == "tensorflow" else [False, True])
 def test_checkpointing_keeps_one_hidden_state_of_a_block(is_checkpointing):
     length, width = 96, 32
@@ -142,6 +143,28 @@ def test_checkpointing_keeps_one_hidden_state_of_a_block(is_checkpointing):
 
     of_a_block = (kept(6) - kept(2)) / 4 / (2 * length * width * 4)
     assert of_a_block < 2 if is_checkpointing else of_a_block > 8
+
+
+@pytest.mark.parametrize("is_checkpointing", [False, True] if BACKEND == "tensorflow" else [])
+def test_the_second_run_of_a_block_is_one_operation(is_checkpointing):
+    """Nothing of it can be computed, and then kept, before its gradient is wanted."""
+    import tensorflow as tf
+
+    attention = AttentionConfig(num_heads=4, num_kv_heads=1, head_dim=8, window=None)
+    encoder = Encoder(StackConfig(hidden_dim=32, mlp_dim=48, layers=(attention,) * 2))
+    encoder.build((None, 16, 32))
+    encoder.gradient_checkpointing = is_checkpointing
+
+    @tf.function
+    def gradient(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            output = encoder(x, tf.ones((2, 16), "int32"), training=True)
+        return tape.gradient(output, x)
+
+    program = gradient.get_concrete_function(tf.ones((2, 16, 32))).graph.get_operations()
+    products = [op for op in program if "MatMul" in op.type and "gradient_tape" in op.name]
+    assert not products if is_checkpointing else len(products) > 20
 
 
 def _kept_for_gradients(encoder, x):

@@ -22,7 +22,36 @@ def differentiable(forward, backward):
 
 def rematerialized(function):
     """See `kernels.jax.rematerialized`."""
-    return keras.remat(function)
+
+    @tf.custom_gradient
+    def call(*tensors):
+        def backward(*upstream, variables=()):
+            # Those are frozen: TensorFlow counts them by what they were when they were made.
+            return _gradients_again(function, tensors, upstream), [None] * len(variables)
+
+        return function(*tensors), backward
+
+    # Where nothing is compiled, every step would trace the function anew.
+    return lambda *tensors: (keras.remat(function) if tf.executing_eagerly() else call)(*tensors)
+
+
+def _gradients_again(function, tensors, upstream):
+    """The gradients of `function` from a second run, all of whose work waits for `upstream`."""
+
+    # A function that is not inlined begins when all its arguments are there. Inlined, whatever in
+    # it needs no activation, such as the masks of attention, would be made for all layers at once.
+    @tf.function(autograph=False, experimental_attributes={"_noinline": True})
+    def again(tensors, upstream):
+        # XLA inlines, and would take the values of the first run: these it cannot know to be the
+        # same.
+        nothing = tf.reshape(upstream[0], [-1])[0] * 0
+        tensors = [tensor + tf.cast(nothing, tensor.dtype) for tensor in tensors]
+        with tf.GradientTape() as tape:
+            tape.watch(tensors)
+            outputs = tf.nest.flatten(function(*tensors))
+        return tape.gradient(outputs, tensors, list(upstream), unconnected_gradients="zero")
+
+    return again(tensors, upstream)
 
 
 def compiled(function, task):
