@@ -22,9 +22,11 @@ def suits(query, parts):
     From 256 x 256 scores a head on, blocks are as fast on two cores and keep none of them.
     """
     length = query.shape[2]
+    if length is not None and length <= 8:
+        return True
     if length is None or any(kv.keys.shape[2] is None for kv, _ in parts):
         return False
-    return length <= 8 or length * sum(kv.keys.shape[2] for kv, _ in parts) <= 256 * 256
+    return length * sum(kv.keys.shape[2] for kv, _ in parts) <= 256 * 256
 
 
 def weighted_sums(queries, positions, parts, scale, factors=None, drop=None):

@@ -58,7 +58,7 @@ def prefill(backbone, inputs, memory, keep_states=False, ahead=0):
     """
     decoder = backbone.decoder
     token_ids, mask = inputs["decoder_token_ids"], inputs["decoder_padding_mask"]
-    batch_size, prompt_length = token_ids.shape
+    batch_size, prompt_length = ops.shape(token_ids)
     length = prompt_length + inputs["new_token_ids"].shape[1]
     counts = caches.slot_counts(decoder.config, length, ahead)
     padding = prompt_length - ops.sum(ops.cast(mask, "int32"), axis=1)
