@@ -84,11 +84,14 @@ def inputs_of(rng, lengths, prompts, images=0):
 
 def generated(lm, inputs, count):
     outputs = lm.generate(inputs, stop_token_ids=None, max_new_tokens=count, strip_prompt=True)
-    return outputs["decoder_token_ids"].tolist()
+    return outputs["decoder_token_ids"][:, :count].tolist()
 
 
 def array_task(config):
     lm = T5Gemma2Seq2SeqLM(tiny_backbone(config))
+    # Or the likeliest token would be the one before.
+    norm = lm.backbone.decoder.norm
+    norm.scale.assign(3.0 * np.random.default_rng(1).normal(size=norm.scale.shape))
     lm.compile(sampler="greedy")
     return lm
 
@@ -107,3 +110,28 @@ def test_a_runtime_writes_what_generate_writes(lm, rng, tmp_path, images):
     count = DECODER - PROMPT
     tokens = run(FORMAT, tmp_path / "model", inputs, count, tmp_path)
     assert tokens == generated(lm, inputs, count)
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="torch exports programs of fixed sizes")
+def test_sizes_that_stay_open(lm, rng, tmp_path):
+    """One artifact serves any batch, and from TensorFlow any encoder length and images."""
+    fixed = {"encoder_length": 13, "images": 2} if BACKEND == "jax" else {}
+    lm.export(tmp_path / "model", verbose=False, prompt_length=PROMPT, decoder_length=9, **fixed)
+    for lengths, images in [((13, 10, 12), 2), ((9,), 0 if not fixed else 2)]:
+        lengths = lengths if not fixed else (13,) * len(lengths)
+        inputs = inputs_of(rng, lengths, (PROMPT,) * len(lengths), images)
+        inputs.setdefault("images", np.zeros((len(lengths), 0, 28, 28, 3), "float32"))
+        assert run(FORMAT, tmp_path / "model", inputs, 5, tmp_path) == generated(lm, inputs, 5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_adapters_an_int8_cache_and_half_precision(rng, tmp_path, dtype):
+    lm = T5Gemma2Seq2SeqLM(tiny_backbone(SMALL_CONFIG, dtype), cache_dtype="int8")
+    lm.compile(sampler="greedy")
+    lm.enable_lora(rank=3)
+    for variable in lm.trainable_variables:
+        variable.assign(variable + 0.3 * rng.standard_normal(variable.shape))
+    inputs = inputs_of(rng, (13, 11), (4, 2))
+    sizes = {"batch_size": 2, "encoder_length": 13, "decoder_length": 9, "prompt_length": 4}
+    lm.export(tmp_path / "model", FORMAT, verbose=False, **sizes)
+    assert run(FORMAT, tmp_path / "model", inputs, 5, tmp_path) == generated(lm, inputs, 5)

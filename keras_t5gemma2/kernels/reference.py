@@ -4,10 +4,15 @@ import functools
 
 from keras import activations, ops
 
+from keras_t5gemma2.kernels.scaled import Scaled, apart
+
 # The score of an unseen token: finite, so that nothing is ever inf - inf.
 UNSEEN = -1e30
 # Below every real score and far above UNSEEN: a query that sees nothing gets zeros, not a mean.
 LOWEST = -1e20
+# Up to so many queries, as those of a step of decoding, have scores that are small beside the keys,
+# and read shared or `Scaled` keys as they are. More of them are worth making others.
+FEW_QUERIES = 8
 
 
 def attend(query, positions, parts, scale, drop=None):
@@ -22,28 +27,26 @@ def suits(query, parts):
     From 256 x 256 scores a head on, blocks are as fast on two cores and keep none of them.
     """
     length = query.shape[2]
-    if length is not None and length <= 8:
+    if length is not None and length <= FEW_QUERIES:
         return True
     if length is None or any(kv.keys.shape[2] is None for kv, _ in parts):
         return False
     return length * sum(kv.keys.shape[2] for kv, _ in parts) <= 256 * 256
 
 
-def weighted_sums(queries, positions, parts, scale, factors=None, drop=None):
+def weighted_sums(queries, positions, parts, scale, drop=None):
     """Per part, the sum of its values weighted by one softmax over the tokens of all parts.
 
     Args:
         queries: a query (B, N, T, H) for each part, whose widths may differ.
         positions, parts, scale, drop: as `kernels.attend` has them.
-        factors: `None`, or for each part `None` or (B, K, S) floats, times the scores.
 
     Returns:
         List of float32 (B, N, T, H) tensors.
     """
-    factors = factors or [None] * len(parts)
     scores = [
-        _scores(ops.cast(query, "float32") * scale, positions, *part, factor)
-        for query, part, factor in zip(queries, parts, factors, strict=True)
+        _scores(ops.cast(query, "float32") * scale, positions, *part)
+        for query, part in zip(queries, parts, strict=True)
     ]
     highest = [ops.max(part, axis=-1, keepdims=True) for part in scores]
     top = ops.stop_gradient(ops.maximum(functools.reduce(ops.maximum, highest), LOWEST))
@@ -51,24 +54,34 @@ def weighted_sums(queries, positions, parts, scale, factors=None, drop=None):
     total = ops.maximum(sum(ops.sum(part, axis=-1, keepdims=True) for part in weights), 1e-30)
     if drop is not None:
         weights = [drop(part) for part in weights]
-    return [
-        _per_head(part, kv.values, "xts,xsh->xth") / total
-        for part, (kv, _) in zip(weights, parts, strict=True)
-    ]
+    return [_sum(part, kv.values) / total for part, (kv, _) in zip(weights, parts, strict=True)]
 
 
-def _scores(query, positions, keys_values, window, factor):
+def _scores(query, positions, keys_values, window):
     """(B, N, T, S) float32 scores of one part, `UNSEEN` where its rule hides a token."""
-    scores = _per_head(query, keys_values.keys, "xth,xsh->xts")
-    if factor is not None:
-        groups = scores.shape[1] // factor.shape[1]
-        factor = ops.repeat(for_each_row(factor, query), groups, axis=1)
-        scores = scores * ops.expand_dims(factor, axis=2)
+    numbers, scales = apart(keys_values.keys)
+    scores = _per_head(query, numbers, "xth,xsh->xts")
+    if scales is not None:
+        scores = scores * _for_each_query(scales, query)
     if keys_values.positions is None:
         return scores
     there = for_each_row(keys_values.positions, query)
     is_seen = seen(positions, there, window)
     return ops.where(ops.expand_dims(is_seen, axis=1), scores, UNSEEN)
+
+
+def _sum(weights, values):
+    """(B, N, T, H) of weights (B, N, T, S)."""
+    numbers, scales = apart(values)
+    if scales is not None:
+        weights = weights * _for_each_query(scales, weights)
+    return _per_head(weights, numbers, "xts,xsh->xth")
+
+
+def _for_each_query(scales, query):
+    """Scales (B, K, S, 1) as (B, N, 1, S)."""
+    groups = query.shape[1] // scales.shape[1]
+    return ops.swapaxes(ops.repeat(for_each_row(scales, query), groups, axis=1), 2, 3)
 
 
 def for_each_row(x, query):
@@ -139,6 +152,14 @@ def put(buffer, values, slots, axis):
     for i, value in enumerate(ops.split(values, slots.shape[0], axis=axis)):
         buffer = put(buffer, value, slots[i], axis)
     return buffer
+
+
+def rounded(x):
+    """`Scaled` int8 of (B, K, S, H), in which the largest of a token and head is 127."""
+    x = ops.cast(x, "float32")
+    scales = ops.max(ops.abs(x), axis=-1, keepdims=True) / 127.0
+    numbers = ops.round(x / ops.maximum(scales, 1e-30))  # all of a token may be zeros
+    return Scaled(ops.cast(numbers, "int8"), scales)
 
 
 def rms_norm(x, scale, epsilon):

@@ -8,7 +8,7 @@ from keras import InputSpec, ops, tree
 
 from keras_t5gemma2 import cache as caches
 from keras_t5gemma2.cache import Cache
-from keras_t5gemma2.kernels import KeyValues
+from keras_t5gemma2.kernels import KeyValues, Scaled
 from keras_t5gemma2.tasks import decoding
 
 
@@ -99,7 +99,7 @@ class Functions:
         }
 
     def encode(self, inputs):
-        memory = decoding.remember(self._task.backbone, inputs, "projected")
+        memory = decoding.remember(self._task.backbone, inputs, "projected", self._task.cache_dtype)
         pairs = tuple((kv.keys, kv.values) for kv in memory)
         return _named(self._memory, (pairs, memory[0].positions))
 
@@ -107,7 +107,8 @@ class Functions:
         room = self._sizes.decoder_length - self._sizes.prompt_length
         # Of these only the length is read.
         arrays = {**inputs, "new_token_ids": ops.zeros((1, room), "int32")}
-        cache, _ = decoding.prefill(self._task.backbone, arrays, self._memory_of(inputs))
+        memory, dtype = self._memory_of(inputs), self._task.cache_dtype
+        cache, _ = decoding.prefill(self._task.backbone, arrays, memory, cache_dtype=dtype)
         last = ops.convert_to_tensor(self._sizes.prompt_length - 1, dtype="int32")
         return self._read(inputs, inputs["decoder_token_ids"][:, -1], cache, last)
 
@@ -146,10 +147,14 @@ class Functions:
         """Of the keys and values of `count` tokens in a layer."""
         attention = self._decoder.config.layers[number]
         shape = (self._sizes.batch_size, attention.num_kv_heads, count, attention.head_dim)
-        return tuple(
-            _spec(f"{name}_{part}_{number}", shape, self._decoder.compute_dtype)
-            for part in ("keys", "values")
-        )
+        names = [f"{name}_{part}_{number}" for part in ("keys", "values")]
+        if self._task.cache_dtype == "int8":
+            scales = (*shape[:-1], 1)
+            return tuple(
+                Scaled(_spec(part, shape, "int8"), _spec(f"{part}_scales", scales, "float32"))
+                for part in names
+            )
+        return tuple(_spec(part, shape, self._decoder.compute_dtype) for part in names)
 
     def _image_specs(self):
         vision, count = self._task.backbone.config.vision, self._sizes.images
