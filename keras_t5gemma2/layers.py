@@ -91,7 +91,8 @@ class Attention(PlainCall, layers.Layer):
     """
 
     def __init__(self, config, window, hidden_dim, **kwargs):
-        super().__init__(**kwargs)
+        # What is kept in float32 stays so: scales of a cache, say.
+        super().__init__(autocast=False, **kwargs)
         self.config, self.window, self.hidden_dim = config, window, hidden_dim
         self.query = self._dense("query", config.num_heads * config.head_dim)
         self.key = self._dense("key", config.num_kv_heads * config.head_dim)
@@ -244,7 +245,7 @@ class Block(PlainCall, layers.Layer):
     """
 
     def __init__(self, config, attention, window, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)  # as `Attention`
         self.config = config
         self.attention_norm = self._norm("attention_norm")
         self.attention = Attention(

@@ -115,6 +115,12 @@ def test_the_loop_of_generation_copies_no_cache(cache_dtype):
     copied = [line for c in inside for line in re.findall(buffer + r"(?:copy|transpose)\(.*", c)]
     assert len(written) == 4  # keys and values of two layers
     assert copied == []
+    if cache_dtype == "int8":
+        # Those of the encoder's 64 tokens are converted, and not before the loop.
+        converting = re.findall(rf"(%\S+) \(\S+ s8\[[\d,]*64,{width}\]\) -> f32", text)
+        (entry,) = (c for c in computations if c.startswith("ENTRY"))
+        assert converting
+        assert not set(re.findall(r"calls=(%[^\s,]+)", entry)) & set(converting)
 
 
 def test_rows_of_one_input_are_encoded_once(rng):

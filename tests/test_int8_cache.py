@@ -45,8 +45,10 @@ def test_the_largest_of_a_token_and_head_is_127(rng):
     assert (error <= 0.501 * numbers(scaled.scales)).all()
 
 
-@pytest.mark.parametrize("queries", [5, 11])
-@pytest.mark.parametrize("rows", [2, 6], ids=["alone", "shared"])
+@pytest.mark.parametrize(
+    ("queries", "rows"),
+    [(5, 6), *(pytest.param(*case, marks=pytest.mark.once) for case in [(5, 2), (11, 2), (11, 6)])],
+)
 def test_attention_is_that_over_what_the_numbers_stand_for(rng, queries, rows):
     def tensor(*shape):
         return ops.convert_to_tensor(rng.normal(size=shape).astype("float32"))
@@ -93,7 +95,7 @@ def test_hidden_states_are_near_those_of_the_model(lm, rng, kind):
 # What it takes
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.once), "bfloat16"])
 def test_memory_is_a_byte_for_each_number_and_a_scale_for_each_token_and_head(rng, dtype):
     width, heads = 64, 2
     (attention,) = SMALL_CONFIG.decoder.layers
@@ -127,6 +129,7 @@ def _bytes(x):
 # Generation
 
 
+@pytest.mark.once
 def test_padding_and_other_rows_change_nothing(lm, rng):
     inputs = token_inputs(rng, (13, 7, 20), (1, 4, 12))
     together = generate(lm, inputs)
@@ -135,7 +138,7 @@ def test_padding_and_other_rows_change_nothing(lm, rng):
         np.testing.assert_array_equal(generate(lm, alone)[0], together[row])
 
 
-@pytest.mark.parametrize("kind", ["projected", "shared"])
+@pytest.mark.parametrize("kind", ["projected", pytest.param("shared", marks=pytest.mark.once)])
 def test_an_encoded_input_and_proposals_give_the_same(lm, rng, kind):
     inputs = token_inputs(rng, (13, 7), (3, 3))
     want = generate(lm, inputs, cross_attention_cache=kind)
@@ -147,6 +150,7 @@ def test_an_encoded_input_and_proposals_give_the_same(lm, rng, kind):
     np.testing.assert_array_equal(got, want)
 
 
+@pytest.mark.once
 def test_a_stream_gives_the_same(lm, rng):
     inputs = token_inputs(rng, (13, 7), (3, 5))
     tokens = [[], []]
@@ -155,26 +159,39 @@ def test_a_stream_gives_the_same(lm, rng):
     np.testing.assert_array_equal(tokens, generate(lm, inputs))
 
 
-def test_beams_and_samples(rng):
+def test_beams_of_several_rows(rng):
     lm = T5Gemma2Seq2SeqLM(tiny_backbone(SMALL_CONFIG), cache_dtype="int8")
     inputs = token_inputs(rng, (13, 7), (3, 5))
-    lm.compile(sampler="greedy")
-    greedy = generate(lm, inputs)
-    lm.compile(sampler=BeamSearch(num_beams=1))
-    np.testing.assert_array_equal(generate(lm, inputs), greedy)
     lm.compile(sampler=BeamSearch(num_beams=3))
     together = generate(lm, inputs)
     alone = generate(lm, {name: value[1:] for name, value in inputs.items()})
     np.testing.assert_array_equal(alone[0], together[1])
-    lm.compile(sampler="random")
-    assert generate(lm, inputs, num_return_sequences=2).shape == (4, 9)
 
 
-def test_text_of_a_model_of_half_precision():
-    lm = tiny_task(config=SMALL_CONFIG, dtype="bfloat16")
-    lm.cache_dtype = "int8"
-    texts = lm.generate({"encoder_text": ["the cat", "a dog is in"]}, max_new_tokens=5)
-    assert len(texts) == 2
+@pytest.mark.once
+def test_one_beam_and_samples(lm, rng):
+    inputs = token_inputs(rng, (13, 7), (3, 5))
+    greedy = generate(lm, inputs)
+    other = T5Gemma2Seq2SeqLM(tiny_backbone(SMALL_CONFIG), cache_dtype="int8")
+    other.compile(sampler=BeamSearch(num_beams=1))
+    np.testing.assert_array_equal(generate(other, inputs), greedy)
+    other.compile(sampler="random")
+    assert generate(other, inputs, num_return_sequences=2).shape == (4, 9)
+
+
+@pytest.mark.parametrize("kind", ["projected", pytest.param("shared", marks=pytest.mark.once)])
+def test_scales_are_never_of_half_precision(rng, monkeypatch, kind):
+    lm = T5Gemma2Seq2SeqLM(tiny_backbone(SMALL_CONFIG, "mixed_bfloat16"), cache_dtype="int8")
+    lm.compile(sampler="greedy")
+    dtypes, write = set(), kernels.write
+
+    def spy(past, fresh, slots):
+        dtypes.add(keras.backend.standardize_dtype(past.keys.scales.dtype))
+        return write(past, fresh, slots)
+
+    monkeypatch.setattr(kernels, "write", spy)
+    generate(lm, token_inputs(rng, (13, 7), (3, 5)), cross_attention_cache=kind)
+    assert dtypes == {"float32"}
 
 
 # The option

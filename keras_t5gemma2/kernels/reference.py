@@ -2,6 +2,7 @@
 
 import functools
 
+import keras
 from keras import activations, ops
 
 from keras_t5gemma2.kernels.scaled import Scaled, apart
@@ -109,17 +110,44 @@ def _per_head(rows, matrices, product):
         rows = ops.swapaxes(ops.reshape(rows, shape), 1, 2)
     rows = ops.reshape(rows, (shared * num_kv_heads, -1, width))
     matrices = ops.reshape(matrices, (shared * num_kv_heads, count, head_width))
-    matrices = ops.cast(matrices, "float32")
     if matrices.shape[0] == 1:
         rows, matrices = ops.squeeze(rows, 0), ops.squeeze(matrices, 0)
-        result = ops.einsum(product.replace("x", ""), rows, matrices)
-    else:
-        result = ops.einsum(product, rows, matrices)
+        product = product.replace("x", "")
     width = count if product.endswith("s") else head_width
+    result = _product_apart if _is_fused(matrices) else _product
+    result = result(product, rows, matrices, width)
     if is_shared:
         shape = (shared, num_kv_heads, batch // shared, groups * length, width)
         result = ops.swapaxes(ops.reshape(result, shape), 1, 2)
     return ops.reshape(result, (-1, num_heads, length, width))
+
+
+def _product(product, rows, matrices, _):
+    return ops.einsum(product, rows, ops.cast(matrices, "float32"))
+
+
+def _is_fused(matrices):
+    """Whether a compiler would fuse with others the conversion of these numbers to floats."""
+    if keras.config.backend() == "torch" or matrices.dtype != "int8":
+        return False
+    # Elsewhere a condition costs more than it saves: its outcome goes to the host.
+    return all(device.startswith("cpu") for device in keras.distribution.list_devices())
+
+
+def _product_apart(product, rows, matrices, width):
+    """The same, in a condition that a compiler cannot decide: into this it does not look.
+
+    XLA for CPUs converts what no step of a loop changes before the loop, where it is as large
+    as if it had never been rounded; and it fuses the conversion with the write of a token into
+    the buffer, so that it has to copy the buffer.
+    """
+    is_true = ops.reshape(rows, (-1,))[0] * 0.0 != 1.0  # of infinities and NaN too
+    shape = (*ops.shape(rows)[:-1], width)
+    return ops.cond(
+        is_true,
+        lambda: _product(product, rows, matrices, width),
+        lambda: ops.zeros(shape, "float32"),
+    )
 
 
 def seen(positions, key_positions, window):

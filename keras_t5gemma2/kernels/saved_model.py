@@ -38,9 +38,7 @@ def _from_jax(functions, variables):
                 return function(inputs)
 
         shapes = {name: _symbolic(spec.shape) for name, spec in specs.items()}
-        convert = jax2tf.convert(
-            stateless, polymorphic_shapes=[None, shapes], with_gradient=False
-        )
+        convert = jax2tf.convert(stateless, polymorphic_shapes=[None, shapes], with_gradient=False)
 
         def call(inputs):
             return convert(copies, inputs)

@@ -83,7 +83,10 @@ class Functions:
     def signatures(self):
         """Per name of a function, the function and a `keras.InputSpec` for each of its inputs."""
         batch, length = self._sizes.batch_size, self._sizes.encoder_length
-        encoder = [("encoder_token_ids", (batch, length)), ("encoder_padding_mask", (batch, length))]
+        encoder = [
+            ("encoder_token_ids", (batch, length)),
+            ("encoder_padding_mask", (batch, length)),
+        ]
         prompt = (batch, self._sizes.prompt_length)
         decoder = [("decoder_token_ids", prompt), ("decoder_padding_mask", prompt)]
         memory = tree.flatten(self._memory)
