@@ -165,7 +165,8 @@ def write_slots(buffer, values, slots):
     """`buffer` (B, K, S, H) with `values` (B, K, T, H) in its slots, a scalar or (T,)."""
     # In the shape that `_per_head` reads.
     *batch, count, width = ops.shape(buffer)
-    shape = (count, width) if batch == [1, 1] else (batch[0] * batch[1], count, width)
+    is_one = buffer.shape[0] == buffer.shape[1] == 1
+    shape = (count, width) if is_one else (batch[0] * batch[1], count, width)
     values = ops.reshape(ops.cast(values, buffer.dtype), (*shape[:-2], -1, width))
     written = put(ops.reshape(buffer, shape), values, slots, axis=len(shape) - 2)
     return ops.reshape(written, (*batch, count, width))

@@ -11,7 +11,6 @@ from keras_t5gemma2.cache import Cache
 from keras_t5gemma2.kernels import KeyValues, Scaled
 from keras_t5gemma2.tasks import decoding
 
-
 # The backends that write each format, and which sizes have to be known there.
 _FORMATS = {
     "tf_saved_model": {"tensorflow": (), "jax": ("encoder_length", "images")},
@@ -83,17 +82,15 @@ class Functions:
     def signatures(self):
         """Per name of a function, the function and a `keras.InputSpec` for each of its inputs."""
         batch, length = self._sizes.batch_size, self._sizes.encoder_length
-        encoder = [
-            ("encoder_token_ids", (batch, length)),
-            ("encoder_padding_mask", (batch, length)),
-        ]
-        prompt = (batch, self._sizes.prompt_length)
-        decoder = [("decoder_token_ids", prompt), ("decoder_padding_mask", prompt)]
+        encoder, decoder = (
+            [_spec(f"{side}_{name}", (batch, tokens)) for name in ("token_ids", "padding_mask")]
+            for side, tokens in (("encoder", length), ("decoder", self._sizes.prompt_length))
+        )
         memory = tree.flatten(self._memory)
         kept = [*memory, *tree.flatten(self._cache), _spec("cache_index", ())]
         specs = {
-            "encode": [*(_spec(*each) for each in encoder), *self._image_specs()],
-            "prefill": [*(_spec(*each) for each in decoder), *memory],
+            "encode": [*encoder, *self._image_specs()],
+            "prefill": [*decoder, *memory],
             "step": [_spec("token_ids", (batch,)), *kept],
         }
         return {
