@@ -3,17 +3,19 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-from keras import ops
+from keras import ops, tree
 
 from keras_t5gemma2 import kernels
-from keras_t5gemma2.kernels import KeyValues
+from keras_t5gemma2.kernels import KeyValues, Scaled, rounded
 from keras_t5gemma2.kernels.reference import put
 
 
 class Cache(NamedTuple):
     """What a decoding step needs of the tokens before it."""
 
-    past: tuple  # per layer, keys and values (B, K, S, H): of a ring of slots where it slides
+    # Per layer, keys and values (B, K, S, H), each a tensor or `Scaled`: of a ring of slots where
+    # it slides.
+    past: tuple
     positions: dict  # from the number of slots to (B, S) int32, as `KeyValues` has them
     padding: Any  # (B,) int32, tokens of padding at the left of each row
 
@@ -29,9 +31,25 @@ def slot_counts(config, length, ahead=0):
 
 
 def empty(attention, batch_size, count, dtype):
-    """Keys and values of `count` slots with nothing in them, for one `AttentionConfig`."""
+    """Keys and values of `count` slots with nothing in them, for one `AttentionConfig`.
+
+    Of the dtype int8 they are `Scaled`.
+    """
     shape = (batch_size, attention.num_kv_heads, count, attention.head_dim)
-    return ops.zeros(shape, dtype), ops.zeros(shape, dtype)
+
+    def zeros():
+        x = ops.zeros(shape, dtype)
+        return Scaled(x, ops.zeros((*shape[:-1], 1), "float32")) if dtype == "int8" else x
+
+    return zeros(), zeros()
+
+
+def in_int8(memory):
+    """What `Decoder.remember` gave, with what is as long as the input in int8."""
+    if isinstance(memory[0], KeyValues):
+        return tuple(kv._replace(keys=rounded(kv.keys), values=rounded(kv.values)) for kv in memory)
+    encoded = rounded(memory[0].encoded)
+    return tuple(shared._replace(encoded=encoded) for shared in memory)
 
 
 def pack(tokens, count):
@@ -40,7 +58,8 @@ def pack(tokens, count):
     Of more tokens than slots, the last ones stay: a ring of 4 slots holds tokens 4, 5, 2, 3 of
     tokens 0 to 5.
     """
-    keys, values = (_pack(x, count, axis=2) for x in (tokens.keys, tokens.values))
+    pair = tokens.keys, tokens.values
+    keys, values = tree.map_structure(lambda x: _pack(x, count, axis=2), pair)
     return KeyValues(keys, values, _pack(tokens.positions, count, axis=1, free=-1))
 
 
@@ -84,7 +103,7 @@ def folded(cache):
         shape = (count, width) if batch * heads == 1 else (batch * heads, count, width)
         return ops.reshape(x, shape)
 
-    return cache._replace(past=tuple((fold(keys), fold(values)) for keys, values in cache.past))
+    return cache._replace(past=tree.map_structure(fold, cache.past))
 
 
 def unfolded(cache):
@@ -97,4 +116,4 @@ def unfolded(cache):
         heads = 1 if len(x.shape) == 2 else x.shape[0] // batch
         return ops.reshape(x, (batch, heads, *x.shape[-2:]))
 
-    return cache._replace(past=tuple((unfold(k), unfold(v)) for k, v in cache.past))
+    return cache._replace(past=tree.map_structure(unfold, cache.past))

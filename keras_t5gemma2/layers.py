@@ -10,9 +10,6 @@ from keras_t5gemma2.kernels import KeyValues, Window
 from keras_t5gemma2.lora.dense import Dense
 from keras_t5gemma2.plain_call import PlainCall
 
-# Up to so many queries at a time read the shared memory; for more of them, a layer's keys and
-# values are made, used and forgotten.
-_FEW_QUERIES = 8
 # Of a long input, so many tokens are as wide as the MLP at the same time.
 _TOKENS_AT_A_TIME = 2048
 
@@ -77,8 +74,8 @@ class RMSNorm(PlainCall, layers.Layer):
 class SharedMemory(NamedTuple):
     """The encoder's tokens for one layer of the decoder, where the layers share their vectors."""
 
-    encoded: Any  # (B, S, D), one tensor for all layers
-    inverse_norms: Any  # (B, K, S) float32, of the keys
+    encoded: Any  # (B, 1, S, D), one tensor or `Scaled` for all layers
+    inverse_norms: Any  # (B, K, S, 1) float32, of the keys
     key_kernel: Any  # (K, H, D)
     value_kernel: Any  # (K, D, H)
     positions: Any  # (B, S) int32, as `KeyValues` has them
@@ -94,7 +91,8 @@ class Attention(PlainCall, layers.Layer):
     """
 
     def __init__(self, config, window, hidden_dim, **kwargs):
-        super().__init__(**kwargs)
+        # What is kept in float32 stays so: scales of a cache, say.
+        super().__init__(autocast=False, **kwargs)
         self.config, self.window, self.hidden_dim = config, window, hidden_dim
         self.query = self._dense("query", config.num_heads * config.head_dim)
         self.key = self._dense("key", config.num_kv_heads * config.head_dim)
@@ -132,8 +130,10 @@ class Attention(PlainCall, layers.Layer):
         if past is not None:
             own = kernels.write(past, own, slot)
 
-        if isinstance(memory, SharedMemory) and query.shape[2] > _FEW_QUERIES:
-            memory = self.remember(memory.encoded, memory.positions)
+        if isinstance(memory, SharedMemory) and query.shape[2] > kernels.FEW_QUERIES:
+            # A layer's keys and values are made, used and forgotten.
+            encoded = kernels.plain(memory.encoded, query.dtype)
+            memory = self.remember(encoded[:, 0], memory.positions)
         if isinstance(memory, SharedMemory):
             mixed = self._attend_shared(query, at, own, memory)
         else:
@@ -156,10 +156,10 @@ class Attention(PlainCall, layers.Layer):
         """
         scaled = ops.cast(query, "float32") * (1.0 + ops.cast(self.key_norm.scale, "float32"))
         queries = [query, self._by_head(scaled, memory.key_kernel)]
-        encoded = ops.expand_dims(memory.encoded, axis=1)
-        seen = KeyValues(encoded, encoded, memory.positions)
-        parts, factors = [(own, self.window), (seen, Window())], [None, memory.inverse_norms]
-        own_sum, seen_sum = kernels.weighted_sums(queries, at.positions, parts, self.scale, factors)
+        keys = kernels.times(memory.encoded, memory.inverse_norms)
+        seen = KeyValues(keys, memory.encoded, memory.positions)
+        parts = [(own, self.window), (seen, Window())]
+        own_sum, seen_sum = kernels.weighted_sums(queries, at.positions, parts, self.scale)
         summed = own_sum + self._by_head(seen_sum, memory.value_kernel)
         return ops.cast(summed, query.dtype)
 
@@ -181,10 +181,10 @@ class Attention(PlainCall, layers.Layer):
         return KeyValues(key, value, positions)
 
     def remember_shared(self, encoded, positions):
-        """`SharedMemory` of the encoder's tokens: small beside `encoded` itself."""
+        """`SharedMemory` of the encoder's tokens (B, 1, S, D): small beside these themselves."""
         heads, width = self.config.num_kv_heads, self.config.head_dim
-        key = ops.cast(self._heads(self.key(encoded)), "float32")
-        mean = ops.mean(ops.square(key), axis=-1)
+        key = ops.cast(self._heads(self.key(encoded[:, 0])), "float32")
+        mean = ops.mean(ops.square(key), axis=-1, keepdims=True)
         inverse_norms = ops.rsqrt(mean + self.config.norm_epsilon)
         # (in, heads * H) to a matrix for each head, of the keys transposed.
         key_kernel, value_kernel = (
@@ -245,7 +245,7 @@ class Block(PlainCall, layers.Layer):
     """
 
     def __init__(self, config, attention, window, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)  # as `Attention`
         self.config = config
         self.attention_norm = self._norm("attention_norm")
         self.attention = Attention(

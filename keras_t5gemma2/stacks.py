@@ -115,6 +115,7 @@ class Decoder(Stack):
         positions = encoder_positions(encoder_padding_mask)
         attentions = [block.attention for block in self.blocks]
         if is_shared:
+            encoded = ops.expand_dims(encoded, axis=1)
             return tuple(a.remember_shared(encoded, positions) for a in attentions)
         return tuple(a.remember(encoded, positions) for a in attentions)
 

@@ -83,13 +83,14 @@ def test_no_array_is_as_long_as_the_input_and_as_wide_as_the_mlp():
     assert largest_array(lambda x: mlp(x), np.zeros((1, 8192, 8), "float32")) <= 2048 * 256
 
 
-def test_the_loop_of_generation_copies_no_cache():
+@pytest.mark.parametrize("cache_dtype", ["auto", "int8"])
+def test_the_loop_of_generation_copies_no_cache(cache_dtype):
     """A token is written into its slot, and no buffer of the cache is copied for it."""
     slots, width = 97, 24
     attention = AttentionConfig(num_heads=2, num_kv_heads=1, head_dim=width, window=slots)
     stack = StackConfig(hidden_dim=32, mlp_dim=48, layers=(attention,) * 2)
     config = SMALL_CONFIG.__class__(vocabulary_size=101, encoder=stack, decoder=stack)
-    lm = T5Gemma2Seq2SeqLM(tiny_backbone(config))
+    lm = T5Gemma2Seq2SeqLM(tiny_backbone(config), cache_dtype=cache_dtype)
     lm.compile(sampler="greedy")
     rows = generation.Rows([np.ones(3, "int32")], [np.ones(3, bool)], [np.ones(1, "int32")], {})
     arrays = generation.pad_rows(rows, 200)
@@ -99,6 +100,7 @@ def test_the_loop_of_generation_copies_no_cache():
             name
             for name, output in operations(lambda: lm.make_generate_function()(inputs))
             if output.shape[-2:] == (slots, width) and "view" not in name
+            if cache_dtype == "auto" or "int8" in str(output.dtype)
         ]
         # Two buffers of two layers are made, and written once a step.
         assert {name.split(".")[0] for name in done} <= {"zeros", "index_copy_", "detach", "expand"}
@@ -107,11 +109,18 @@ def test_the_loop_of_generation_copies_no_cache():
 
     computations = re.split(r"\n(?=(?:ENTRY )?%\S+ \()", text)
     inside = [c for c in computations if not c.startswith("ENTRY")]
-    buffer = rf"= f32\[(?:1,)*{slots},{width}\]\S* "
+    dtype = "f32" if cache_dtype == "auto" else "s8"
+    buffer = rf"= {dtype}\[(?:1,)*{slots},{width}\]\S* "
     written = [line for c in inside for line in re.findall(buffer + r"dynamic-update-slice.*", c)]
     copied = [line for c in inside for line in re.findall(buffer + r"(?:copy|transpose)\(.*", c)]
     assert len(written) == 4  # keys and values of two layers
     assert copied == []
+    if cache_dtype == "int8":
+        # Those of the encoder's 64 tokens are converted, and not before the loop.
+        converting = re.findall(rf"(%\S+) \(\S+ s8\[[\d,]*64,{width}\]\) -> f32", text)
+        (entry,) = (c for c in computations if c.startswith("ENTRY"))
+        assert converting
+        assert not set(re.findall(r"calls=(%[^\s,]+)", entry)) & set(converting)
 
 
 def test_rows_of_one_input_are_encoded_once(rng):

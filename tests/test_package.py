@@ -20,7 +20,8 @@ TESTS = pathlib.Path(__file__).parent
 
 # A file imports only from files above it, so that this is also the order to read them in.
 ORDER = [
-    *("config", "registry", "kernels.reference", "kernels.blocked", "kernels.torch_flash"),
+    *("config", "registry", "kernels.scaled", "kernels.reference", "kernels.blocked"),
+    "kernels.torch_flash",
     *("kernels.jax", "kernels.tensorflow", "kernels.torch", "kernels.attention", "kernels"),
     *("cache", "plain_call", "lora", "layers", "recompute"),
     *("stacks", "vision", "saving", "backbone", "preprocessing", "tasks", "checkpoints"),

@@ -15,8 +15,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--preset", default="t5gemma2_tiny", help="a name, or a directory")
     parser.add_argument("--rows", type=int, default=500, help="of each task, at most")
+    parser.add_argument("--cache-dtype", default="auto", help="auto or int8, as of the task")
     arguments = parser.parse_args()
     lm = T5Gemma2Seq2SeqLM.from_preset(arguments.preset)
+    lm.cache_dtype = arguments.cache_dtype
     lm.compile(sampler="greedy")
     print(as_table(evaluate(lm, arguments.rows, verbose="auto")))
 

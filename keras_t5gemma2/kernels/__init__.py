@@ -13,9 +13,13 @@ from keras import ops
 
 from keras_t5gemma2.kernels import reference
 from keras_t5gemma2.kernels.attention import KeyValues, Window, attend, use
+from keras_t5gemma2.kernels.reference import FEW_QUERIES
+from keras_t5gemma2.kernels.scaled import Scaled, plain, times
 
 __all__ = [
+    "FEW_QUERIES",
     "KeyValues",
+    "Scaled",
     "SoftTargets",
     "TokenSums",
     "Window",
@@ -25,10 +29,13 @@ __all__ = [
     "gelu",
     "linear_cross_entropy",
     "merge_heads",
+    "plain",
     "rematerialized",
     "rms_norm",
     "rotate",
+    "rounded",
     "split_heads",
+    "times",
     "use",
     "weighted_sums",
     "write",
@@ -44,15 +51,23 @@ def write(past, fresh, slots):
     """`past` with the keys and values of `fresh` in its slots.
 
     On torch the tensors of `past` themselves are written, since a copy of a whole cache for each
-    token is what makes long outputs slow; elsewhere the compiler does the same.
+    token is what makes long outputs slow; elsewhere the compiler does the same. What `past` has
+    as `Scaled` is rounded.
 
     Args:
         past: `KeyValues` of S slots, whose positions already hold those of the new tokens.
         fresh: `KeyValues` of T tokens.
         slots: int32 tensor, of one token a scalar, else (T,).
     """
-    keys = _write_slots(past.keys, fresh.keys, slots)
-    return KeyValues(keys, _write_slots(past.values, fresh.values, slots), past.positions)
+    keys = _write(past.keys, fresh.keys, slots)
+    return KeyValues(keys, _write(past.values, fresh.values, slots), past.positions)
+
+
+def _write(buffer, fresh, slots):
+    if not isinstance(buffer, Scaled):
+        return _write_slots(buffer, fresh, slots)
+    pairs = zip(buffer, rounded(fresh), strict=True)
+    return Scaled(*(_write_slots(old, new, slots) for old, new in pairs))
 
 
 class TokenSums(NamedTuple):
@@ -169,6 +184,7 @@ merge_heads = _formulas.merge_heads
 product = _formulas.product
 rms_norm = _formulas.rms_norm
 rotate = _formulas.rotate
+rounded = _formulas.rounded
 split_heads = _formulas.split_heads
 weighted_sums = _formulas.weighted_sums
 _write_slots = _formulas.write_slots

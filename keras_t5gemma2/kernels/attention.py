@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import keras
 
 from keras_t5gemma2.kernels import blocked, reference
+from keras_t5gemma2.kernels.scaled import plain
 
 _BACKEND = importlib.import_module(f"keras_t5gemma2.kernels.{keras.config.backend()}")
 _forced = None  # the name of the kernel that `use` asks for
@@ -16,12 +17,18 @@ _forced = None  # the name of the kernel that `use` asks for
 class KeyValues(NamedTuple):
     """Keys and values of some tokens, with the positions they stand at.
 
+    Each of the two is a tensor or `Scaled`.
+
     A `NamedTuple` is a pytree on every backend, and passes through layers and loops untouched.
     """
 
     keys: Any  # (B, K, S, H)
     values: Any  # (B, K, S, H)
     positions: Any  # (B, S) int32; -1: nobody sees this token. None: everybody sees every token
+
+    def plain(self, dtype):
+        """The same with tensors."""
+        return self._replace(keys=plain(self.keys, dtype), values=plain(self.values, dtype))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +73,8 @@ def attend(query, positions, parts, scale, drop=None):
     Returns:
         (B, N, T, H) tensor in the dtype of `query`; zeros where a query sees nothing.
     """
+    if query.shape[2] is None or query.shape[2] > reference.FEW_QUERIES:
+        parts = [(kv.plain(query.dtype), window) for kv, window in parts]
     if drop is not None:  # the one kernel whose probabilities can be had
         return reference.attend(query, positions, parts, scale, drop)
     return choose(query, parts).attend(query, positions, parts, scale, _BACKEND.differentiable)

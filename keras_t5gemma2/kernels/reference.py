@@ -2,12 +2,18 @@
 
 import functools
 
+import keras
 from keras import activations, ops
+
+from keras_t5gemma2.kernels.scaled import Scaled, apart
 
 # The score of an unseen token: finite, so that nothing is ever inf - inf.
 UNSEEN = -1e30
 # Below every real score and far above UNSEEN: a query that sees nothing gets zeros, not a mean.
 LOWEST = -1e20
+# Up to so many queries, as those of a step of decoding, have scores that are small beside the keys,
+# and read shared or `Scaled` keys as they are. More of them are worth making others.
+FEW_QUERIES = 8
 
 
 def attend(query, positions, parts, scale, drop=None):
@@ -22,26 +28,26 @@ def suits(query, parts):
     From 256 x 256 scores a head on, blocks are as fast on two cores and keep none of them.
     """
     length = query.shape[2]
+    if length is not None and length <= FEW_QUERIES:
+        return True
     if length is None or any(kv.keys.shape[2] is None for kv, _ in parts):
         return False
-    return length <= 8 or length * sum(kv.keys.shape[2] for kv, _ in parts) <= 256 * 256
+    return length * sum(kv.keys.shape[2] for kv, _ in parts) <= 256 * 256
 
 
-def weighted_sums(queries, positions, parts, scale, factors=None, drop=None):
+def weighted_sums(queries, positions, parts, scale, drop=None):
     """Per part, the sum of its values weighted by one softmax over the tokens of all parts.
 
     Args:
         queries: a query (B, N, T, H) for each part, whose widths may differ.
         positions, parts, scale, drop: as `kernels.attend` has them.
-        factors: `None`, or for each part `None` or (B, K, S) floats, times the scores.
 
     Returns:
         List of float32 (B, N, T, H) tensors.
     """
-    factors = factors or [None] * len(parts)
     scores = [
-        _scores(ops.cast(query, "float32") * scale, positions, *part, factor)
-        for query, part, factor in zip(queries, parts, factors, strict=True)
+        _scores(ops.cast(query, "float32") * scale, positions, *part)
+        for query, part in zip(queries, parts, strict=True)
     ]
     highest = [ops.max(part, axis=-1, keepdims=True) for part in scores]
     top = ops.stop_gradient(ops.maximum(functools.reduce(ops.maximum, highest), LOWEST))
@@ -49,24 +55,34 @@ def weighted_sums(queries, positions, parts, scale, factors=None, drop=None):
     total = ops.maximum(sum(ops.sum(part, axis=-1, keepdims=True) for part in weights), 1e-30)
     if drop is not None:
         weights = [drop(part) for part in weights]
-    return [
-        _per_head(part, kv.values, "xts,xsh->xth") / total
-        for part, (kv, _) in zip(weights, parts, strict=True)
-    ]
+    return [_sum(part, kv.values) / total for part, (kv, _) in zip(weights, parts, strict=True)]
 
 
-def _scores(query, positions, keys_values, window, factor):
+def _scores(query, positions, keys_values, window):
     """(B, N, T, S) float32 scores of one part, `UNSEEN` where its rule hides a token."""
-    scores = _per_head(query, keys_values.keys, "xth,xsh->xts")
-    if factor is not None:
-        groups = scores.shape[1] // factor.shape[1]
-        factor = ops.repeat(for_each_row(factor, query), groups, axis=1)
-        scores = scores * ops.expand_dims(factor, axis=2)
+    numbers, scales = apart(keys_values.keys)
+    scores = _per_head(query, numbers, "xth,xsh->xts")
+    if scales is not None:
+        scores = scores * _for_each_query(scales, query)
     if keys_values.positions is None:
         return scores
     there = for_each_row(keys_values.positions, query)
     is_seen = seen(positions, there, window)
     return ops.where(ops.expand_dims(is_seen, axis=1), scores, UNSEEN)
+
+
+def _sum(weights, values):
+    """(B, N, T, H) of weights (B, N, T, S)."""
+    numbers, scales = apart(values)
+    if scales is not None:
+        weights = weights * _for_each_query(scales, weights)
+    return _per_head(weights, numbers, "xts,xsh->xth")
+
+
+def _for_each_query(scales, query):
+    """Scales (B, K, S, 1) as (B, N, 1, S)."""
+    groups = query.shape[1] // scales.shape[1]
+    return ops.swapaxes(ops.repeat(for_each_row(scales, query), groups, axis=1), 2, 3)
 
 
 def for_each_row(x, query):
@@ -94,17 +110,44 @@ def _per_head(rows, matrices, product):
         rows = ops.swapaxes(ops.reshape(rows, shape), 1, 2)
     rows = ops.reshape(rows, (shared * num_kv_heads, -1, width))
     matrices = ops.reshape(matrices, (shared * num_kv_heads, count, head_width))
-    matrices = ops.cast(matrices, "float32")
     if matrices.shape[0] == 1:
         rows, matrices = ops.squeeze(rows, 0), ops.squeeze(matrices, 0)
-        result = ops.einsum(product.replace("x", ""), rows, matrices)
-    else:
-        result = ops.einsum(product, rows, matrices)
+        product = product.replace("x", "")
     width = count if product.endswith("s") else head_width
+    result = _product_apart if _is_fused(matrices) else _product
+    result = result(product, rows, matrices, width)
     if is_shared:
         shape = (shared, num_kv_heads, batch // shared, groups * length, width)
         result = ops.swapaxes(ops.reshape(result, shape), 1, 2)
     return ops.reshape(result, (-1, num_heads, length, width))
+
+
+def _product(product, rows, matrices, _):
+    return ops.einsum(product, rows, ops.cast(matrices, "float32"))
+
+
+def _is_fused(matrices):
+    """Whether a compiler would fuse with others the conversion of these numbers to floats."""
+    if keras.config.backend() == "torch" or matrices.dtype != "int8":
+        return False
+    # Elsewhere a condition costs more than it saves: its outcome goes to the host.
+    return all(device.startswith("cpu") for device in keras.distribution.list_devices())
+
+
+def _product_apart(product, rows, matrices, width):
+    """The same, in a condition that a compiler cannot decide: into this it does not look.
+
+    XLA for CPUs converts what no step of a loop changes before the loop, where it is as large
+    as if it had never been rounded; and it fuses the conversion with the write of a token into
+    the buffer, so that it has to copy the buffer.
+    """
+    is_true = ops.reshape(rows, (-1,))[0] * 0.0 != 1.0  # of infinities and NaN too
+    shape = (*ops.shape(rows)[:-1], width)
+    return ops.cond(
+        is_true,
+        lambda: _product(product, rows, matrices, width),
+        lambda: ops.zeros(shape, "float32"),
+    )
 
 
 def seen(positions, key_positions, window):
@@ -122,7 +165,8 @@ def write_slots(buffer, values, slots):
     """`buffer` (B, K, S, H) with `values` (B, K, T, H) in its slots, a scalar or (T,)."""
     # In the shape that `_per_head` reads.
     *batch, count, width = ops.shape(buffer)
-    shape = (count, width) if batch == [1, 1] else (batch[0] * batch[1], count, width)
+    is_one = buffer.shape[0] == buffer.shape[1] == 1
+    shape = (count, width) if is_one else (batch[0] * batch[1], count, width)
     values = ops.reshape(ops.cast(values, buffer.dtype), (*shape[:-2], -1, width))
     written = put(ops.reshape(buffer, shape), values, slots, axis=len(shape) - 2)
     return ops.reshape(written, (*batch, count, width))
@@ -137,6 +181,14 @@ def put(buffer, values, slots, axis):
     for i, value in enumerate(ops.split(values, slots.shape[0], axis=axis)):
         buffer = put(buffer, value, slots[i], axis)
     return buffer
+
+
+def rounded(x):
+    """`Scaled` int8 of (B, K, S, H), in which the largest of a token and head is 127."""
+    x = ops.cast(x, "float32")
+    scales = ops.max(ops.abs(x), axis=-1, keepdims=True) / 127.0
+    numbers = ops.round(x / ops.maximum(scales, 1e-30))  # all of a token may be zeros
+    return Scaled(ops.cast(numbers, "int8"), scales)
 
 
 def rms_norm(x, scale, epsilon):

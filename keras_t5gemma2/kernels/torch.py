@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional
 
 from keras_t5gemma2.kernels import reference, torch_flash
+from keras_t5gemma2.kernels.scaled import Scaled, apart
 
 
 def write_slots(buffer, values, slots):
@@ -12,6 +13,13 @@ def write_slots(buffer, values, slots):
     # Several beams that start from one row may be one piece of memory: they part here.
     where = slots.reshape(-1).long()
     return buffer.contiguous().index_copy_(2, where, values.to(buffer.dtype))
+
+
+def rounded(x):
+    """See `kernels.reference`."""
+    x = x.float()
+    scales = x.abs().amax(dim=-1, keepdim=True) / 127.0
+    return Scaled((x / scales.clamp(min=1e-30)).round_().to(torch.int8), scales)
 
 
 def rms_norm(x, scale, epsilon):
@@ -54,20 +62,17 @@ def by_pieces(function, x, size):
     return torch.cat([function(piece) for piece in x.split(size, dim=1)], dim=1)
 
 
-def weighted_sums(queries, positions, parts, scale, factors=None):
+def weighted_sums(queries, positions, parts, scale):
     """See `kernels.reference`."""
-    factors = factors or [None] * len(parts)
     scores = [
-        _scores(query.float() * scale, positions, *part, factor)
-        for query, part, factor in zip(queries, parts, factors, strict=True)
+        _scores(query.float() * scale, positions, *part)
+        for query, part in zip(queries, parts, strict=True)
     ]
     top = torch.stack([part.amax(dim=-1, keepdim=True) for part in scores]).amax(dim=0)
     top = top.clamp(min=reference.LOWEST)
     weights = [(part - top).exp_() for part in scores]
     total = sum(part.sum(dim=-1, keepdim=True) for part in weights).clamp_(min=1e-30)
-    return [
-        _per_head(part, kv.values) / total for part, (kv, _) in zip(weights, parts, strict=True)
-    ]
+    return [_sum(part, kv.values) / total for part, (kv, _) in zip(weights, parts, strict=True)]
 
 
 def attend_scores(query, positions, parts, scale, _):
@@ -76,12 +81,11 @@ def attend_scores(query, positions, parts, scale, _):
     return sum(sums).to(query.dtype)
 
 
-def _scores(query, positions, keys_values, window, factor):
-    scores = _per_head(query, keys_values.keys.transpose(2, 3))
-    if factor is not None:
-        factor = reference.for_each_row(factor, query)
-        factor = factor.repeat_interleave(scores.shape[1] // factor.shape[1], dim=1)
-        scores = scores * factor[:, :, None]
+def _scores(query, positions, keys_values, window):
+    numbers, scales = apart(keys_values.keys)
+    scores = _per_head(query, numbers.transpose(2, 3))
+    if scales is not None:
+        scores = scores * _for_each_query(scales, query)
     if keys_values.positions is None:
         return scores
     key = reference.for_each_row(keys_values.positions, query)[:, None]
@@ -91,6 +95,19 @@ def _scores(query, positions, keys_values, window, factor):
     if window.right is not None:
         is_seen = is_seen & (key - positions[:, :, None] <= window.right)
     return torch.where(is_seen[:, None], scores, reference.UNSEEN)
+
+
+def _sum(weights, values):
+    numbers, scales = apart(values)
+    if scales is not None:
+        weights = weights * _for_each_query(scales, weights)
+    return _per_head(weights, numbers)
+
+
+def _for_each_query(scales, query):
+    """Scales (B, K, S, 1) as (B, N, 1, S)."""
+    scales = reference.for_each_row(scales, query)
+    return scales.repeat_interleave(query.shape[1] // scales.shape[1], dim=1).transpose(2, 3)
 
 
 def _per_head(rows, matrices):
@@ -223,6 +240,6 @@ def _times_table(slopes, table):
 # Kernels of attention by name, the better ones first: see `kernels.attention`.
 ATTENTION = {
     "few": (torch_flash.attend_few, torch_flash.suits_few),
-    "scores": (attend_scores, lambda query, _: query.shape[2] <= 8),
+    "scores": (attend_scores, lambda query, _: query.shape[2] <= reference.FEW_QUERIES),
     "flash": (torch_flash.attend, torch_flash.suits),
 }

@@ -12,6 +12,7 @@ import torch
 from keras_t5gemma2.kernels import reference
 from keras_t5gemma2.kernels.blocked import ranges
 from keras_t5gemma2.kernels.reference import for_each_row, seen
+from keras_t5gemma2.kernels.scaled import Scaled
 
 QUERIES = 256  # of a tile, where a rule hides some tokens from some queries
 _FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -25,9 +26,12 @@ def suits(query, parts):
 
 def suits_few(query, parts):
     """Whether these are the queries of a step of decoding, on a CPU, and nobody wants gradients."""
+    if query.device.type != "cpu" or query.shape[2] > reference.FEW_QUERIES:
+        return False
     tensors = [query, *(x for kv, _ in parts for x in (kv.keys, kv.values))]
-    is_trained = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
-    return query.device.type == "cpu" and query.shape[2] <= 8 and not is_trained
+    if any(isinstance(x, Scaled) for x in tensors):
+        return False
+    return not (torch.is_grad_enabled() and any(x.requires_grad for x in tensors))
 
 
 def attend_few(query, positions, parts, scale, _):

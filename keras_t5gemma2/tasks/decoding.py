@@ -19,7 +19,7 @@ from keras_t5gemma2.stacks import decoder_positions
 _MAX_PROJECTED_BYTES = 2 << 30
 
 
-def remember(backbone, inputs, kind="auto"):
+def remember(backbone, inputs, kind="auto", cache_dtype="auto"):
     """Per layer of the decoder, what it sees of the encoder's input.
 
     Args:
@@ -27,23 +27,26 @@ def remember(backbone, inputs, kind="auto"):
         inputs: dict of the tensors that `generation.pad_rows` makes.
         kind: "projected" for keys and values in every layer, "shared" for one tensor that all
             layers read, or "auto": shared where the keys and values would be too large.
+        cache_dtype: "int8" for `Scaled` numbers, or "auto".
     """
     mask = inputs["encoder_padding_mask"]
     seen = inputs.get("images"), inputs.get("image_features")
     encoded = backbone.encode(inputs["encoder_token_ids"], mask, *seen)
     if kind == "auto":
-        is_large = _projected_bytes(backbone.decoder, encoded) > _MAX_PROJECTED_BYTES
-        kind = "shared" if is_large else "projected"
-    return backbone.decoder.remember(encoded, mask, is_shared=kind == "shared")
+        size = _projected_bytes(backbone.decoder, encoded, cache_dtype)
+        kind = "shared" if size > _MAX_PROJECTED_BYTES else "projected"
+    memory = backbone.decoder.remember(encoded, mask, is_shared=kind == "shared")
+    return caches.in_int8(memory) if cache_dtype == "int8" else memory
 
 
-def _projected_bytes(decoder, encoded):
-    itemsize = np.dtype(keras.backend.standardize_dtype(encoded.dtype)).itemsize
+def _projected_bytes(decoder, encoded, cache_dtype):
+    dtype = keras.backend.standardize_dtype(encoded.dtype)
+    itemsize = 1 if cache_dtype == "int8" else np.dtype(dtype).itemsize
     widths = [2 * a.num_kv_heads * a.head_dim for a in decoder.config.layers]
     return encoded.shape[0] * encoded.shape[1] * sum(widths) * itemsize
 
 
-def prefill(backbone, inputs, memory, keep_states=False, ahead=0):
+def prefill(backbone, inputs, memory, keep_states=False, ahead=0, cache_dtype="auto"):
     """The cache before the last token of each prompt, which the first `step` reads.
 
     Args:
@@ -52,13 +55,14 @@ def prefill(backbone, inputs, memory, keep_states=False, ahead=0):
         memory: what `remember` gave.
         keep_states: bool. Whether the prompt's hidden states are wanted, its last one included.
         ahead: int. Of the tokens of a later `read`, those that may prove wrong.
+        cache_dtype: as `remember` has it.
 
     Returns:
         A `Cache`, and `None` or hidden states (B, prompt and room, D), 0 where there is no token.
     """
     decoder = backbone.decoder
     token_ids, mask = inputs["decoder_token_ids"], inputs["decoder_padding_mask"]
-    batch_size, prompt_length = token_ids.shape
+    batch_size, prompt_length = ops.shape(token_ids)
     length = prompt_length + inputs["new_token_ids"].shape[1]
     counts = caches.slot_counts(decoder.config, length, ahead)
     padding = prompt_length - ops.sum(ops.cast(mask, "int32"), axis=1)
@@ -66,11 +70,13 @@ def prefill(backbone, inputs, memory, keep_states=False, ahead=0):
     known = prompt_length if keep_states else prompt_length - 1
     if known == 0:
         attentions = zip(decoder.config.layers, counts, strict=True)
-        past = [caches.empty(a, batch_size, n, decoder.compute_dtype) for a, n in attentions]
+        dtype = decoder.compute_dtype if cache_dtype == "auto" else cache_dtype
+        past = [caches.empty(a, batch_size, n, dtype) for a, n in attentions]
         positions = {n: ops.full((batch_size, n), -1, dtype="int32") for n in counts}
         return Cache(tuple(past), positions, padding), None
     x = backbone.embedder(token_ids[:, :known])
     hidden, own = decoder.step(x, decoder_positions(mask)[:, :known], memory)
+    own = caches.in_int8(own) if cache_dtype == "int8" else own
     slots = [caches.pack(*pair) for pair in zip(own, counts, strict=True)]
     past = tuple((keys, values) for keys, values, _ in slots)
     cache = Cache(past, {n: kv.positions for n, kv in zip(counts, slots, strict=True)}, padding)

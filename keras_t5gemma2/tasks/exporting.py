@@ -1,10 +1,96 @@
 """What a task writes for others to read."""
 
+from keras_t5gemma2.tasks import runtimes
 from keras_t5gemma2.tasks.adapter_files import SavesAdapters
 
 
 class Exports(SavesAdapters):
     """A task that is written in the formats of other libraries."""
+
+    def export(
+        self,
+        filepath,
+        format="tf_saved_model",
+        verbose=None,
+        input_signature=None,
+        *,
+        batch_size=None,
+        encoder_length=None,
+        decoder_length=None,
+        prompt_length=1,
+        images=None,
+        **kwargs,
+    ):
+        """Writes the model for a runtime that generates without Keras and without this package.
+
+        It is three functions, each from a dict of tensors to another; B stands for `batch_size`:
+
+        - `encode` takes `encoder_token_ids` and `encoder_padding_mask`, (B, encoder_length)
+          int32 and padded at the right, and of a model that sees `images` (B, images, height,
+          width, 3) float32 in [-1, 1]. It gives what the decoder sees of them: tensors whose
+          names begin with `memory_`.
+        - `prefill` takes these, and `decoder_token_ids` and `decoder_padding_mask`, (B,
+          prompt_length) int32 and padded at the left. It gives `logits` (B, vocabulary) float32
+          of the next token, and the cache: tensors whose names begin with `cache_`.
+        - `step` takes the tensors of `encode`, those of the cache, and `token_ids` (B,) int32,
+          the tokens that were chosen. It gives the next `logits` and the cache.
+
+        Active adapters are a part of them. Rows whose images are fewer than `images` are filled
+        up with any others: only as many are looked at as a row has image tokens for.
+
+        | format | backend | what is written | sizes |
+        | --- | --- | --- | --- |
+        | "tf_saved_model" | TensorFlow | a directory | any batch, encoder length and images |
+        | "tf_saved_model" | JAX | a directory | any batch; the others are fixed |
+        | "litert" | TensorFlow | a `.tflite` file with three signatures | fixed |
+        | "torch" | PyTorch | a directory of `encode.pt2`, `prefill.pt2`, `step.pt2` | fixed |
+
+        Args:
+            filepath: path of the file or directory. What is there stays until all is written.
+            format: string, as in the table.
+            verbose: bool or `None`. Whether to say that it is done; by default it is said.
+            input_signature: as `keras.Model.export` has it. If it is given, that is called, which
+                writes the one function from the arrays of the preprocessor to all logits, and
+                the arguments below are not read.
+            batch_size: int. Rows; `None` for any.
+            encoder_length: int. Tokens of the encoder; `None` for any.
+            decoder_length: int. Tokens of the decoder's prompt and new tokens, which the cache
+                has room for. By default the preprocessor's `decoder_sequence_length`.
+            prompt_length: int. Tokens of the decoder's prompt; the start token is one.
+            images: int. Images and crops of each row; 0 for none, `None` for any.
+            **kwargs: for "litert", attributes of TensorFlow's converter, such as `optimizations`.
+
+        Raises:
+            ValueError: the backend cannot write the format, a size is missing or not possible,
+                or the format has no place for this model; the message says which.
+            ImportError: TensorFlow is needed and not installed.
+
+        Example: greedy text by TensorFlow alone.
+
+            lm.export("exported", batch_size=1, encoder_length=512, decoder_length=128, images=0)
+
+            import numpy as np
+            import tensorflow as tf
+
+            model = tf.saved_model.load("exported")
+            # The token ids come from `lm.preprocessor.tokenizer`, or any other that reads its file.
+            memory = model.encode({"encoder_token_ids": ids, "encoder_padding_mask": mask})
+            start = np.full((1, 1), 2, "int32")
+            prompt = {"decoder_token_ids": start, "decoder_padding_mask": start * 0 + 1}
+            state, new = model.prefill({**prompt, **memory}), []
+            while len(new) < 127:
+                token = tf.argmax(state.pop("logits"), axis=-1, output_type=tf.int32)
+                if token == 1:
+                    break
+                new.append(int(token[0]))
+                state = model.step({"token_ids": token, **memory, **state})
+        """
+        if input_signature is not None:
+            return super().export(filepath, format, verbose, input_signature, **kwargs)
+        sizes = runtimes.Sizes(batch_size, encoder_length, prompt_length, decoder_length, images)
+        runtimes.export(self, filepath, format, sizes, kwargs)
+        if verbose is None or verbose:
+            print(f"Saved artifact at '{filepath}'.")
 
     def export_to_transformers(self, path, dtype=None, max_shard_size="5GB", adapters="merge"):
         """Writes a directory that the transformers library loads, laid out as the published ones.

@@ -16,6 +16,7 @@ from keras_t5gemma2.tasks.beam_search import BeamSearch
 from keras_t5gemma2.tasks.programs import program
 
 _CACHES = ("auto", "projected", "shared")
+_CACHE_DTYPES = ("auto", "int8")
 _ROWS_AT_A_TIME = 32
 
 
@@ -43,9 +44,13 @@ class Generates:
             the fastest to read. One tensor that all layers share, with a number for each token,
             head and layer beside it, is many times smaller; the results are the same to rounding.
             "auto" shares where keys and values would take more than 2 GiB.
+        cache_dtype: "auto" or "int8": how these numbers, and those that the decoder keeps of its
+            own tokens, are stored. In int8 each token and head has a scale in float32: half of
+            the memory of bfloat16, a quarter of that of float32. "auto" is the dtype in which
+            the model computes.
     """
 
-    _cross_attention_cache = "auto"
+    _cross_attention_cache = _cache_dtype = "auto"
     _generate_functions = None  # compiled `generate_step`, by the cache
 
     @property
@@ -62,9 +67,21 @@ class Generates:
         self._cross_attention_cache = value
 
     @property
+    def cache_dtype(self):
+        return self._cache_dtype
+
+    @cache_dtype.setter
+    def cache_dtype(self, value):
+        if value not in _CACHE_DTYPES:
+            raise ValueError(
+                f"`cache_dtype` must be one of {_CACHE_DTYPES}. Received: cache_dtype={value!r}"
+            )
+        self._cache_dtype = value
+
+    @property
     def generate_function(self):
         """The compiled `generate_step`, which `None` is put in the place of to compile anew."""
-        return (self._generate_functions or {}).get(self.cross_attention_cache)
+        return (self._generate_functions or {}).get(self._cache_key)
 
     @generate_function.setter
     def generate_function(self, value):
@@ -72,7 +89,11 @@ class Generates:
             self._generate_functions = {}
         else:
             others = self._generate_functions or {}
-            self._generate_functions = {**others, self.cross_attention_cache: value}
+            self._generate_functions = {**others, self._cache_key: value}
+
+    @property
+    def _cache_key(self):
+        return self.cross_attention_cache, self.cache_dtype
 
     def encode(self, inputs, cross_attention_cache=None):
         """The encoder's side of `generate`, computed once, for its argument `encoded`.
@@ -91,7 +112,7 @@ class Generates:
         """
         rows, _ = self._rows(inputs)
         with self._keeping(cross_attention_cache):
-            encode = program(self, ("encode", self.cross_attention_cache), self._encode_function)
+            encode = program(self, ("encode", *self._cache_key), self._encode_function)
             memory = encode((), _tensors(generation.pad_encoder(rows)))
         return Encoded(memory, len(rows.prompts))
 
@@ -199,7 +220,9 @@ class Generates:
         # Contrastive search alone looks back at the states of earlier tokens.
         looks_back = isinstance(self.sampler, keras_hub.samplers.ContrastiveSampler)
         memory = inputs["memory"] if "memory" in inputs else self._encode_step(inputs)
-        cache, hidden = decoding.prefill(self.backbone, inputs, memory, keep_states=looks_back)
+        cache, hidden = decoding.prefill(
+            self.backbone, inputs, memory, keep_states=looks_back, cache_dtype=self.cache_dtype
+        )
         prompt, new = inputs["decoder_token_ids"], inputs["new_token_ids"]
         mask = ops.concatenate([ops.ones_like(prompt), ops.zeros_like(new)], axis=1)
         is_folded = decoding.carries_folded(self.sampler)
@@ -318,7 +341,7 @@ class Generates:
         return lambda _, inputs: self._encode_step(inputs)
 
     def _encode_step(self, inputs):
-        return decoding.remember(self.backbone, inputs, self.cross_attention_cache)
+        return decoding.remember(self.backbone, inputs, *self._cache_key)
 
     @contextlib.contextmanager
     def _keeping(self, cross_attention_cache):

@@ -34,11 +34,11 @@ def start(task, inputs, ahead=0):
         ahead: as `decoding.prefill` has it.
     """
 
-    kind = task.cross_attention_cache
+    kind, dtype = task.cross_attention_cache, task.cache_dtype
 
     def start(_, inputs):
-        memory = decoding.remember(task.backbone, inputs, kind)
-        cache, _ = decoding.prefill(task.backbone, inputs, memory, ahead=ahead)
+        memory = decoding.remember(task.backbone, inputs, kind, dtype)
+        cache, _ = decoding.prefill(task.backbone, inputs, memory, ahead=ahead, cache_dtype=dtype)
         return memory, caches.folded(cache)
 
-    return program(task, ("start", ahead, kind), lambda: start)((), inputs)
+    return program(task, ("start", ahead, kind, dtype), lambda: start)((), inputs)

@@ -44,6 +44,7 @@ class T5Gemma2Seq2SeqLM(
         preprocessor: `T5Gemma2Seq2SeqLMPreprocessor`, or `None` to work on arrays only.
         cross_attention_cache: "auto", "projected" or "shared", what `generate` keeps of the
             encoder's output; see the attribute.
+        cache_dtype: "auto" or "int8", how `generate` stores what it keeps; see the attribute.
     """
 
     backbone_cls = T5Gemma2Backbone
@@ -54,16 +55,28 @@ class T5Gemma2Seq2SeqLM(
         "adapters/*.safetensors",
     )
 
-    def __init__(self, backbone, preprocessor=None, cross_attention_cache="auto", **kwargs):
+    def __init__(
+        self,
+        backbone,
+        preprocessor=None,
+        cross_attention_cache="auto",
+        cache_dtype="auto",
+        **kwargs,
+    ):
         self.backbone = backbone
         self.preprocessor = preprocessor
         inputs = backbone.input
         hidden = backbone(inputs)["decoder_sequence_output"]
         super().__init__(inputs=inputs, outputs=self.logits(hidden), **kwargs)
         self.cross_attention_cache = cross_attention_cache
+        self.cache_dtype = cache_dtype
 
     def get_config(self):
-        return {**super().get_config(), "cross_attention_cache": self.cross_attention_cache}
+        return {
+            **super().get_config(),
+            "cross_attention_cache": self.cross_attention_cache,
+            "cache_dtype": self.cache_dtype,
+        }
 
     def logits(self, hidden):
         """(..., vocabulary) logits of (..., hidden_dim) outputs of the decoder."""

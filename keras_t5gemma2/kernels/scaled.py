@@ -1,0 +1,37 @@
+"""Keys and values as numbers times scales, of which there is one for each token and head."""
+
+from typing import Any, NamedTuple
+
+from keras import ops
+
+
+class Scaled(NamedTuple):
+    """What stands in the place of a tensor (B, K, S, H) of keys or values.
+
+    Nobody multiplies them: the product with a query is that with the numbers, times the scale,
+    and a sum of values weighted by w is that of the numbers weighted by w times the scale.
+    """
+
+    numbers: Any  # (B, K, S, H)
+    scales: Any  # (B, K, S, 1) float32; of more heads than the numbers where these are shared
+
+    @property
+    def shape(self):
+        return self.numbers.shape
+
+
+def apart(x):
+    """The numbers and the scales of a tensor or `Scaled`, whose scales are `None` in the first."""
+    return x if isinstance(x, Scaled) else (x, None)
+
+
+def times(x, scales):
+    """`Scaled` of a tensor or `Scaled`, times scales (B, K, S, 1)."""
+    numbers, own = apart(x)
+    return Scaled(numbers, scales if own is None else own * scales)
+
+
+def plain(x, dtype):
+    """A tensor or `Scaled` as a tensor."""
+    numbers, scales = apart(x)
+    return x if scales is None else ops.cast(ops.cast(numbers, "float32") * scales, dtype)
