@@ -183,7 +183,7 @@ def _draw(found):
     for column, work in enumerate(bars):
         _draw_bars(axes[-1, column], _of_work(results, work), f"{work}: seconds")
     if curves:
-        figure.legend(*_entries(axes[0]), loc="outside upper center", ncols=4)
+        figure.legend(*_entries(axes[0]), loc="outside upper center", ncols=2 * columns)
     return figure
 
 
