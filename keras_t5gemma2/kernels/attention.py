@@ -51,7 +51,7 @@ class Window:
         return cls() if size is None else cls((size - 1) // 2, size // 2)
 
 
-def attend(query, positions, parts, scale, drop=None):
+def attend(query, positions, parts, scale, drop=None, shards=None):
     """Attention of `query` over the tokens of several parts, under one softmax.
 
     Args:
@@ -62,12 +62,17 @@ def attend(query, positions, parts, scale, drop=None):
             then R rows of the query in turn share one of its rows.
         scale: float, times the scores.
         drop: `None`, or a function that drops some of a tensor of probabilities.
+        shards: `None`, or the `TokenShards` whose parts the rows of the query are. There is one
+            part of keys then, of one row.
 
     Returns:
         (B, N, T, H) tensor in the dtype of `query`; zeros where a query sees nothing.
     """
     if drop is not None:  # the one kernel whose probabilities can be had
         return reference.attend(query, positions, parts, scale, drop)
+    if shards is not None:
+        mesh = shards.device_mesh.backend_mesh
+        return _BACKEND.attend_in_parts(attend, query, positions, parts, scale, mesh, shards.axis)
     return choose(query, parts).attend(query, positions, parts, scale, _BACKEND.differentiable)
 
 
