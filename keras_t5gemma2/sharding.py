@@ -189,7 +189,7 @@ def with_rows(tree, count):
 
 
 def of_rows(function, inputs):
-    """`function(inputs)`, which Keras spreads by rows, for any number of rows in a tree of arrays."""
+    """`function(inputs)` of a tree of arrays whose rows Keras spreads, however many they are."""
     rows, parts = len(keras.tree.flatten(inputs)[0]), row_parts()
     if rows % parts == 0:
         return function(inputs)

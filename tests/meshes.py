@@ -21,6 +21,17 @@ def distributed(rows, parts, **kwargs):
         yield distribution
 
 
+@contextlib.contextmanager
+def distributed_not_at_all():
+    """Inside, models are on one device."""
+    given = keras.distribution.distribution()
+    keras.distribution.set_distribution(None)
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(given)
+
+
 def axes(variable):
     """The mesh axis, or `None`, that each axis of a variable's value is on."""
     spec = tuple(variable.value.sharding.spec)

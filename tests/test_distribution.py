@@ -1,6 +1,7 @@
 """Models on a mesh of eight devices: what a device holds, and the results of one."""
 
 import dataclasses
+import functools
 import math
 
 import keras
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import TOLERANCE
 from keras import ops
-from meshes import axes, bytes_on_devices, device_mesh, distributed
+from meshes import axes, bytes_on_devices, device_mesh, distributed, distributed_not_at_all
 from small_tasks import CONFIG, ROWS, small_task
 from tiny_models import CONFIG as WITH_VISION
 from tiny_models import LOCAL, tiny_backbone, token_inputs
@@ -34,12 +35,6 @@ EVEN_CONFIG = dataclasses.replace(
     decoder=dataclasses.replace(CONFIG.decoder, layers=(EVEN,), mlp_dim=36),
     vocabulary_size=CONFIG.vocabulary_size + -CONFIG.vocabulary_size % 4,
 )
-FOUR_ROWS = {name: texts + texts[::-1] for name, texts in ROWS.items()}
-
-
-def spread(variable, layouts):
-    """The layout of a model's variable that has no value."""
-    return tuple(variable._layout.axes) == layouts
 
 
 # Layouts ----------------------------------------------------------------------------------------
@@ -125,7 +120,22 @@ MESHES = {
 }
 
 
-@pytest.fixture(params=list(MESHES))
+def slow(value):
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
+def meshes(**defaults):
+    """Each value on each mesh; those that are not its default are slow."""
+    (name, values), *_ = defaults.items()
+    pairs = [
+        pytest.param(mesh, value, marks=[] if mesh == default else pytest.mark.slow)
+        for value, default in values.items()
+        for mesh in MESHES
+    ]
+    return pytest.mark.parametrize(f"mesh, {name}", pairs, indirect=["mesh"])
+
+
+@pytest.fixture
 def mesh(request):
     shape, kwargs = MESHES[request.param]
     with distributed(*shape, **kwargs) as distribution:
@@ -144,6 +154,7 @@ def expected_outputs(image_inputs):
     return backbone.predict_on_batch(backbone.complete(image_inputs))
 
 
+@pytest.mark.parametrize("mesh", [*map(slow, ("rows", "both")), "fsdp"], indirect=True)
 def test_forward(mesh, image_inputs, expected_outputs):
     backbone = tiny_backbone(WITH_VISION)
     outputs = backbone.predict_on_batch(backbone.complete(image_inputs))
@@ -155,6 +166,7 @@ def test_forward(mesh, image_inputs, expected_outputs):
 
 def trained(use_lora):
     """Losses, weights and task after steps of Adam on batches of 8 and of 3 rows."""
+    keras.utils.set_random_seed(0)
     lm = small_task(EVEN_CONFIG)
     if use_lora:
         lm.enable_lora(4, target="text")
@@ -165,16 +177,17 @@ def trained(use_lora):
     return history, weights, lm
 
 
-@pytest.fixture(scope="module")
-def expected_training():
-    return {use_lora: trained(use_lora)[:2] for use_lora in (False, True)}
+@functools.cache
+def expected_training(use_lora):
+    with distributed_not_at_all():
+        return trained(use_lora)[:2]
 
 
-@pytest.mark.parametrize("use_lora", [False, True])
-def test_fit(mesh, expected_training, use_lora):
+@meshes(use_lora={False: "fsdp", True: "both"})
+def test_fit(mesh, use_lora):
     """Also of a last batch that the devices cannot divide."""
     history, weights, lm = trained(use_lora)
-    expected_history, expected_weights = expected_training[use_lora]
+    expected_history, expected_weights = expected_training(use_lora)
     for name, expected in expected_history.items():
         np.testing.assert_allclose(history[name], expected, **TOLERANCE["float32"])
     for path, expected in expected_weights.items():
@@ -210,21 +223,22 @@ def _divisor(variable, rows, parts, fsdp):
     return rows * parts
 
 
-@pytest.fixture(scope="module")
-def expected_texts():
-    return {sampler: generated(sampler) for sampler in ("greedy", "beam")}
+@functools.cache
+def expected_texts(sampler):
+    with distributed_not_at_all():
+        return generated(sampler)
 
 
 def generated(sampler):
     lm = small_task(EVEN_CONFIG)
     lm.compile(sampler=sampler)
-    three = {name: texts[:3] for name, texts in FOUR_ROWS.items()}
+    three = {name: (texts * 2)[:3] for name, texts in ROWS.items()}
     one = {name: texts[1] for name, texts in ROWS.items()}
     options = {"max_new_tokens": 6, "stop_token_ids": None}
-    return [lm.generate(rows, **options) for rows in (FOUR_ROWS, three, one)]
+    return [lm.generate(rows, **options) for rows in (three, one)]
 
 
-@pytest.mark.parametrize("sampler", ["greedy", "beam"])
-def test_generate(mesh, expected_texts, sampler):
-    """Of four rows, of three, and of one alone."""
-    assert generated(sampler) == expected_texts[sampler]
+@meshes(sampler={"greedy": "both", "beam": "fsdp"})
+def test_generate(mesh, sampler):
+    """Of three rows, and of one alone."""
+    assert generated(sampler) == expected_texts(sampler)

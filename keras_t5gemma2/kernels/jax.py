@@ -261,7 +261,7 @@ def _spread(x, device_mesh, *axes):
 
 
 def _of_parts(slopes, hidden, parts):
-    """Float32 (parts, V, D): `slopes` (size, V) times `hidden` (size, D), over the tokens of each."""
+    """Float32 (parts, V, D): for each part of the tokens, `slopes` (., V) times `hidden` (., D)."""
     slopes, hidden = (x.reshape(parts, -1, x.shape[-1]) for x in (slopes, hidden))
     return jnp.matmul(slopes.swapaxes(1, 2), hidden, preferred_element_type="float32")
 
