@@ -95,6 +95,7 @@ def test_parts_are_the_values_of_the_whole():
     assert_equal(numpy_weights(backbone), expected)
 
 
+@pytest.mark.slow
 def test_quantized_kernels_stay_spread():
     with distributed(2, 4):
         lm = small_task()
