@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import re
 
 import keras
 import numpy as np
@@ -22,6 +23,7 @@ from keras_t5gemma2 import (
     VisionConfig,
 )
 from keras_t5gemma2.checkpoints.streaming import shapes_only
+from keras_t5gemma2.kernels import linear_cross_entropy
 
 pytestmark = pytest.mark.skipif(
     keras.config.backend() != "jax", reason="Keras distributes models on JAX alone"
@@ -242,3 +244,34 @@ def generated(sampler):
 def test_generate(mesh, sampler):
     """Of three rows, and of one alone."""
     assert generated(sampler) == expected_texts(sampler)
+
+
+def test_the_loss_moves_neither_the_table_nor_logits():
+    """Of a table split by its vocabulary, devices exchange what they have summed up, no more."""
+    import jax
+
+    rows, length, width, size = 8, 64, 48, 1024
+    with distributed(2, 4) as distribution:
+        layouts = [("batch", None, None), ("model", None), ("batch", None), ("batch", None)]
+        shapes = [(rows, length, width), (size, width), (rows, length), (rows, length)]
+        dtypes = ["float32", "float32", "int32", "float32"]
+        arguments = []
+        for layout, shape, dtype in zip(layouts, shapes, dtypes, strict=True):
+            layout = keras.distribution.TensorLayout(layout, distribution.device_mesh)
+            sharding = layout.backend_layout
+            arguments.append(jax.ShapeDtypeStruct(shape, dtype, sharding=sharding))
+
+        def loss(*arguments):
+            sums = linear_cross_entropy(*arguments, chunk_size=16)
+            return sums.loss, sums.correct
+
+        step = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
+        program = step.lower(*arguments).compile().as_text()
+    moved = re.findall(r"= ([^=]*?) (all-[a-z]+|collective-permute)\(", program)
+    sizes = [
+        math.prod(map(int, re.findall("[0-9]+", shape.split("]")[0])[1:])) for shape, _ in moved
+    ]
+    assert len(sizes) > 3
+    # The gradient of the table, once for all chunks; what else is moved is of a chunk's tokens.
+    assert sorted(sizes)[-1] == size // 4 * width
+    assert sorted(sizes)[-2] <= 16 * width

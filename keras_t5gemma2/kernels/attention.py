@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import keras
 
+from keras_t5gemma2 import sharding
 from keras_t5gemma2.kernels import blocked, reference
 
 _BACKEND = importlib.import_module(f"keras_t5gemma2.kernels.{keras.config.backend()}")
@@ -72,8 +73,23 @@ def attend(query, positions, parts, scale, drop=None, shards=None):
         return reference.attend(query, positions, parts, scale, drop)
     if shards is not None:
         mesh = shards.device_mesh.backend_mesh
-        return _BACKEND.attend_in_parts(attend, query, positions, parts, scale, mesh, shards.axis)
-    return choose(query, parts).attend(query, positions, parts, scale, _BACKEND.differentiable)
+        return _BACKEND.attend_in_parts(_attend, query, positions, parts, scale, mesh, shards.axis)
+    if choose(query, parts) is KERNELS["blocked"]:
+        parts = [(_whole(keys_values), window) for keys_values, window in parts]
+    return _attend(query, positions, parts, scale)
+
+
+def _attend(query, positions, parts, scale):
+    kernel = choose(query, parts)
+    return kernel.attend(query, positions, parts, scale, _BACKEND.differentiable)
+
+
+def _whole(keys_values):
+    """Keys that the devices have in parts, put together before a loop does so for every block."""
+    shards = sharding.token_shards(keys_values.keys.shape[::2])
+    if shards is None:
+        return keys_values
+    return _BACKEND.whole(keys_values, shards.device_mesh.backend_mesh)
 
 
 @contextlib.contextmanager

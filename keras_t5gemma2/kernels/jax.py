@@ -53,6 +53,17 @@ def attend_in_parts(attend, query, positions, parts, scale, mesh, axis):
     return _on_each_device(attend, query, positions, parts, scale, mesh, axis, None)
 
 
+def whole(keys_values, mesh):
+    """`KeyValues` of which every device has all tokens."""
+    free = PartitionSpec.UNCONSTRAINED
+    axes = (free, free, None, free), (free, free, None, free), (free, None)
+    spread = [
+        None if x is None else _spread(x, mesh, *of)
+        for x, of in zip(keys_values, axes, strict=True)
+    ]
+    return type(keys_values)(*spread)
+
+
 def _on_each_device(attend, query, positions, parts, scale, mesh, axis, axis_of_keys):
     """`attend` of rows of the query on one axis of the mesh, and of heads on another."""
     ((keys_values, window),) = parts
@@ -232,9 +243,9 @@ def _scan(hidden, table, labels, weights, targets, soft_cap, size, axis, wanted=
     if axis is not None:
         # A device has its tokens of each chunk and, of its rows of the table, all columns. What
         # its tokens give to the gradient of the table is added up once, after the last chunk.
-        name, parts = axis[1:]
-        chunks = [_spread(x, axis[0], None, name) for x in chunks]
-        cast = _spread(cast, axis[0], PartitionSpec.UNCONSTRAINED, None)
+        mesh, name, parts = axis[0].backend_mesh, *axis[1:]
+        chunks = [_spread(x, mesh, None, name) for x in chunks]
+        cast = _spread(cast, mesh, PartitionSpec.UNCONSTRAINED, None)
 
     def body(carry, chunk):
         sums, of_table = carry
@@ -244,7 +255,7 @@ def _scan(hidden, table, labels, weights, targets, soft_cap, size, axis, wanted=
             weighted = chunk[0].astype("float32") * chunk[2][:, None]
             of_table += _of_parts(slopes, weighted, parts)
             if axis is not None:
-                of_table = _spread(of_table, axis[0], name, PartitionSpec.UNCONSTRAINED)
+                of_table = _spread(of_table, mesh, name, PartitionSpec.UNCONSTRAINED)
         return ((sums[0] + fresh[0], sums[1] + fresh[1]), of_table), of_hidden
 
     of_table = jnp.zeros((parts, *table.shape), "float32") if wanted[1] else None
@@ -254,10 +265,9 @@ def _scan(hidden, table, labels, weights, targets, soft_cap, size, axis, wanted=
     return sums, of_hidden.reshape(hidden.shape) if wanted[0] else None, of_table
 
 
-def _spread(x, device_mesh, *axes):
+def _spread(x, mesh, *axes):
     """`x` with its first axes on these of the mesh."""
-    sharding = NamedSharding(device_mesh.backend_mesh, PartitionSpec(*axes))
-    return lax.with_sharding_constraint(x, sharding)
+    return lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*axes)))
 
 
 def _of_parts(slopes, hidden, parts):
