@@ -36,8 +36,9 @@ class Exports(SavesAdapters):
           the tokens that were chosen. It gives the next `logits` and the cache; that which it got
           may have been written to.
 
-        Active adapters, quantized weights and a cache in int8 are a part of them. Rows whose images are fewer than `images` are filled
-        up with any others: only as many are looked at as a row has image tokens for.
+        Active adapters, quantized weights and a cache in int8 are a part of them. Rows whose
+        images are fewer than `images` are filled up with any others: only as many are looked at
+        as a row has image tokens for.
 
         | format | backend | what is written | sizes |
         | --- | --- | --- | --- |
