@@ -141,9 +141,8 @@ def _pad_prompts(inputs):
 
 # The formats of the other backends are there, and adapters are what they are on torch.
 @pytest.mark.once
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_adapters_and_an_int8_cache(rng, tmp_path, dtype):
-    lm = T5Gemma2Seq2SeqLM(tiny_backbone(SMALL_CONFIG, dtype), cache_dtype="int8")
+def test_adapters_an_int8_cache_and_half_precision(rng, tmp_path):
+    lm = T5Gemma2Seq2SeqLM(tiny_backbone(SMALL_CONFIG, "bfloat16"), cache_dtype="int8")
     lm.compile(sampler="greedy")
     lm.enable_lora(rank=3)
     for variable in lm.trainable_variables:
@@ -154,6 +153,7 @@ def test_adapters_and_an_int8_cache(rng, tmp_path, dtype):
     assert run(FORMAT, tmp_path / "model", [inputs], 5) == [generated(lm, inputs, 5)]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow alone writes this format")
 def test_litert(small, rng, tmp_path):
     path = tmp_path / "model.tflite"

@@ -33,10 +33,12 @@ class Exports(SavesAdapters):
           prompt_length) int32 and padded at the left. It gives `logits` (B, vocabulary) float32
           of the next token, and the cache: tensors whose names begin with `cache_`.
         - `step` takes the tensors of `encode`, those of the cache, and `token_ids` (B,) int32,
-          the tokens that were chosen. It gives the next `logits` and the cache.
+          the tokens that were chosen. It gives the next `logits` and the cache; that which it got
+          may have been written to.
 
-        Active adapters are a part of them. Rows whose images are fewer than `images` are filled
-        up with any others: only as many are looked at as a row has image tokens for.
+        Active adapters, quantized weights and a cache in int8 are a part of them. Rows whose
+        images are fewer than `images` are filled up with any others: only as many are looked at
+        as a row has image tokens for.
 
         | format | backend | what is written | sizes |
         | --- | --- | --- | --- |
