@@ -62,8 +62,8 @@ def test_a_device_never_holds_more_than_its_part(monkeypatch, shape, fsdp):
         largest.append(values.nbytes)
         return take_over(values)
 
-    def watched(variable, tensor):
-        result = value(variable, tensor)
+    def watched(*arguments):
+        result = value(*arguments)
         on_devices = {}
         for array in jax.live_arrays():
             part = array.itemsize * math.prod(array.sharding.shard_shape(array.shape))
