@@ -8,7 +8,7 @@ from keras_t5gemma2.config import BackboneConfig
 from keras_t5gemma2.layers import Embedder
 from keras_t5gemma2.lora.dense import RefusesKerasLoRA
 from keras_t5gemma2.registry import presets
-from keras_t5gemma2.saving import SavesAtomically
+from keras_t5gemma2.saving import SavesAtomically, by_one_process
 from keras_t5gemma2.stacks import Decoder, Encoder
 from keras_t5gemma2.vision import Vision
 
@@ -175,6 +175,7 @@ class T5Gemma2Backbone(SavesAtomically, RefusesKerasLoRA, keras_hub.models.Backb
         presets.check_only_keras(preset, text_only, embeddings)
         return super().from_preset(preset, load_weights, **kwargs)
 
+    @by_one_process
     def save_to_keras_hub_preset(self, path, max_shard_size=10):
         """Writes a preset that `keras_hub.models.T5Gemma2Backbone.from_preset` loads.
 

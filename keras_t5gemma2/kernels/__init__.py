@@ -20,15 +20,19 @@ __all__ = [
     "TokenSums",
     "Window",
     "attend",
+    "check_parameters",
     "compiled",
     "cross_entropy",
     "gelu",
     "linear_cross_entropy",
     "merge_heads",
+    "prepare_training",
     "rematerialized",
     "rms_norm",
     "rotate",
     "split_heads",
+    "summed_over_replicas",
+    "sums_of_metrics",
     "use",
     "weighted_sums",
     "write",
@@ -37,7 +41,7 @@ __all__ = [
 # The logits of one chunk of tokens in float32: 160 tokens of the published vocabulary. One or two
 # arrays of this size live at once, less than a tenth of what the plain loss takes for 2,048 tokens,
 # and a step takes no longer; smaller chunks make slower products (`tools/benchmark_loss.py`).
-_CHUNK_BYTES = 160 << 20
+CHUNK_BYTES = 160 << 20
 
 
 def write(past, fresh, slots):
@@ -101,7 +105,7 @@ def linear_cross_entropy(
     table = ops.convert_to_tensor(table)
     hidden = ops.reshape(hidden, (-1, table.shape[1]))
     labels, weights = _labels_and_weights(labels, weights)
-    limit = chunk_size or max(1, _CHUNK_BYTES // (4 * table.shape[0]))
+    limit = chunk_size or max(1, CHUNK_BYTES // (4 * table.shape[0]))
     targets = () if targets is None else _flat(targets)
     wanted = (training, training and is_trainable)
     loss, correct = _sums(hidden, table, labels, weights, targets, soft_cap, limit, wanted)
@@ -161,14 +165,18 @@ else:
     _sums_over_chunks = _backend.sums_over_chunks
     _formulas = reference
 
+check_parameters = _backend.check_parameters
 compiled = _backend.compiled
 rematerialized = _backend.rematerialized
 by_pieces = _formulas.by_pieces
 gelu = _formulas.gelu
 merge_heads = _formulas.merge_heads
+prepare_training = _backend.prepare_training
 product = _formulas.product
 rms_norm = _formulas.rms_norm
 rotate = _formulas.rotate
 split_heads = _formulas.split_heads
+summed_over_replicas = _backend.summed_over_replicas
+sums_of_metrics = _backend.sums_of_metrics
 weighted_sums = _formulas.weighted_sums
 _write_slots = _formulas.write_slots

@@ -5,6 +5,12 @@ import torch
 from torch.nn import functional
 
 from keras_t5gemma2.kernels import reference, torch_flash
+from keras_t5gemma2.kernels.torch_processes import (  # noqa: F401  what `kernels` takes from here
+    check_parameters,
+    prepare_training,
+    summed_over_replicas,
+    sums_of_metrics,
+)
 
 
 def write_slots(buffer, values, slots):

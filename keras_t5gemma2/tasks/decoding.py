@@ -31,16 +31,24 @@ def remember(backbone, inputs, kind="auto"):
     mask = inputs["encoder_padding_mask"]
     seen = inputs.get("images"), inputs.get("image_features")
     encoded = backbone.encode(inputs["encoder_token_ids"], mask, *seen)
-    if kind == "auto":
-        is_large = _projected_bytes(backbone.decoder, encoded) > _MAX_PROJECTED_BYTES
-        kind = "shared" if is_large else "projected"
-    return backbone.decoder.remember(encoded, mask, is_shared=kind == "shared")
-
-
-def _projected_bytes(decoder, encoded):
     itemsize = np.dtype(keras.backend.standardize_dtype(encoded.dtype)).itemsize
-    widths = [2 * a.num_kv_heads * a.head_dim for a in decoder.config.layers]
-    return encoded.shape[0] * encoded.shape[1] * sum(widths) * itemsize
+    shared = is_shared(kind, backbone.config.decoder, *encoded.shape[:2], itemsize)
+    return backbone.decoder.remember(encoded, mask, shared)
+
+
+def is_shared(kind, config, rows, length, itemsize):
+    """Whether all layers of a decoder share one tensor, of so many rows of so many tokens.
+
+    Args:
+        kind: as `remember` has it.
+        config: `StackConfig` of the decoder.
+        rows, length: int.
+        itemsize: int. Bytes of a number.
+    """
+    if kind != "auto":
+        return kind == "shared"
+    widths = [2 * attention.num_kv_heads * attention.head_dim for attention in config.layers]
+    return rows * length * sum(widths) * itemsize > _MAX_PROJECTED_BYTES
 
 
 def prefill(backbone, inputs, memory, keep_states=False, ahead=0):

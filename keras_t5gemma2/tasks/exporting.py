@@ -1,11 +1,13 @@
 """What a task writes for others to read."""
 
+from keras_t5gemma2.saving import by_one_process
 from keras_t5gemma2.tasks.adapter_files import SavesAdapters
 
 
 class Exports(SavesAdapters):
     """A task that is written in the formats of other libraries."""
 
+    @by_one_process
     def export_to_transformers(self, path, dtype=None, max_shard_size="5GB", adapters="merge"):
         """Writes a directory that the transformers library loads, laid out as the published ones.
 

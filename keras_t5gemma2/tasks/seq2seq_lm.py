@@ -7,9 +7,10 @@ from keras import ops
 from keras_t5gemma2.backbone import T5Gemma2Backbone
 from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
 from keras_t5gemma2.registry import presets
-from keras_t5gemma2.saving import SavesAtomically
+from keras_t5gemma2.saving import SavesAtomically, by_one_process
 from keras_t5gemma2.tasks.adapter_files import reading_adapter_files
 from keras_t5gemma2.tasks.beam_search import BeamSearch
+from keras_t5gemma2.tasks.checkpointing import with_places
 from keras_t5gemma2.tasks.distillation import sample_rows
 from keras_t5gemma2.tasks.elements import Preparation, unpack
 from keras_t5gemma2.tasks.exporting import Exports
@@ -151,6 +152,7 @@ class T5Gemma2Seq2SeqLM(
         )
         return cls(backbone, **kwargs)
 
+    @by_one_process
     def save_to_keras_hub_preset(self, path, max_shard_size=10):
         """Writes a preset that `keras_hub.models.T5Gemma2Seq2SeqLM.from_preset` loads.
 
@@ -234,8 +236,12 @@ class T5Gemma2Seq2SeqLM(
                 validation.batch_size = batch_size
         elif validation_split:
             training, validation = _split(training, validation_split, size, self._preparation())
-        with reading(training, validation, steps=kwargs.get("steps_per_epoch")):
-            history = keras.Model.fit(self, training, validation_data=validation, **kwargs)
+        steps = kwargs.get("steps_per_epoch")
+        callbacks, is_saved = with_places(kwargs.pop("callbacks", None), training, steps)
+        with reading(training, validation, steps=steps, may_begin_late=is_saved):
+            history = keras.Model.fit(
+                self, training, validation_data=validation, callbacks=callbacks, **kwargs
+            )
         _part_averages(self.optimizer)
         return history
 
