@@ -59,21 +59,21 @@ def _average(parameter):
 
 
 def check_parameters(task):
-    """Raises a `ValueError` where the task's parameters are FSDP's and not its variables.
+    """Raises a `ValueError` where FSDP has taken over the parameters of the task's variables.
 
     They are looked at once: there are many, and a loop calls this in each step.
     """
     if task in _checked or not group.is_available():
         return
-    _checked.add(task)
-    from torch.distributed.fsdp import FlatParameter
-    from torch.distributed.tensor import DTensor
+    from torch.distributed.fsdp import FlatParameter, FSDPModule
 
-    for name, parameter in task.named_parameters():
-        if isinstance(parameter, (DTensor, FlatParameter)):
-            raise ValueError(
-                "FSDP exchanges the parameters of modules, and Keras's variables keep the old "
-                f"ones, which no step would train. Received: {name} of type "
-                f"{type(parameter).__name__}. Use `DistributedDataParallel`, or `fit` in a "
-                "process group; or JAX, where `fit` is spread over devices"
-            )
+    layers = task._flatten_layers(include_self=True)
+    found = [type(layer).__name__ for layer in layers if isinstance(layer, FSDPModule)]
+    found += [name for name, p in task.named_parameters() if isinstance(p, FlatParameter)]
+    if found:
+        raise ValueError(
+            "FSDP exchanges the parameters of modules, and Keras's variables keep the old ones, "
+            f"which no step would train. Received: {found[0]}. Use `DistributedDataParallel`, or "
+            "`fit` in a process group; or JAX, where `fit` is spread over devices"
+        )
+    _checked.add(task)

@@ -62,6 +62,9 @@ class T5Gemma2Seq2SeqLM(
         hidden = backbone(inputs)["decoder_sequence_output"]
         super().__init__(inputs=inputs, outputs=self.logits(hidden), **kwargs)
         self.cross_attention_cache = cross_attention_cache
+        # On torch, Keras has looked for parameters before there was a module to register them:
+        # without this the task would have none, and `DistributedDataParallel` nothing to do.
+        self._post_build()
 
     def get_config(self):
         return {**super().get_config(), "cross_attention_cache": self.cross_attention_cache}
