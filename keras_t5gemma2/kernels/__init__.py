@@ -137,14 +137,19 @@ def _flat(targets):
 def _sums_of_padded(hidden, table, labels, weights, targets, soft_cap, limit, wanted):
     """The sums over chunks of one size: tokens without weight fill the last one up."""
     count = ops.shape(hidden)[0]
-    chunks = (count + limit - 1) // limit
+    chunks = _at_least_one((count + limit - 1) // limit)
     # The smallest size that gives as many chunks: hardly any token is filler.
-    size = (count + chunks - 1) // chunks
+    size = _at_least_one((count + chunks - 1) // chunks)
     missing = chunks * size - count
     hidden = ops.pad(hidden, [(0, missing), (0, 0)])
     labels, weights = (ops.pad(x, [(0, missing)]) for x in (labels, weights))
     targets = tuple(ops.pad(x, [(0, missing), (0, 0)]) for x in targets)
     return _sums_over_chunks(hidden, table, labels, weights, targets, soft_cap, size, wanted)
+
+
+def _at_least_one(count):
+    """A replica of a strategy may have got no row of a batch."""
+    return max(count, 1) if isinstance(count, int) else ops.maximum(count, 1)
 
 
 # Whether loops are, as programs that copy what they cannot write in place.

@@ -135,9 +135,18 @@ class Batches(data_adapters.data_adapter.DataAdapter):
         return map(to_tensors, self.get_numpy_iterator())
 
     def get_tf_dataset(self):
-        return traced.dataset_of(
-            self.get_numpy_iterator, self.first(), self.can_be_read_ahead, self.lengths_differ
-        )
+        def batches():
+            return map(_without_bools, self.get_numpy_iterator())
+
+        example = _without_bools(self.first())
+        return traced.dataset_of(batches, example, self.can_be_read_ahead, self.lengths_differ)
+
+
+def _without_bools(batch):
+    """Masks as integers: under a strategy Keras adds up the batches of several replicas."""
+    return keras.tree.map_structure(
+        lambda array: array.astype("int32") if array.dtype == bool else array, batch
+    )
 
 
 class InMemoryBatches(Batches):
