@@ -4,6 +4,7 @@ import keras
 import keras_hub
 from keras import ops
 
+from keras_t5gemma2 import distribution, sharding
 from keras_t5gemma2.config import BackboneConfig
 from keras_t5gemma2.layers import Embedder
 from keras_t5gemma2.lora.dense import RefusesKerasLoRA
@@ -69,27 +70,29 @@ class T5Gemma2Backbone(SavesAtomically, RefusesKerasLoRA, keras_hub.models.Backb
         if isinstance(config, dict):
             config = BackboneConfig.from_dict(config)
         self.config = config
-        self.embedder = Embedder(config, dtype=dtype, name="embedder")
-        self.vision = config.vision and Vision(config, dtype=dtype, name="vision")
-        self.encoder = Encoder(config.encoder, dtype=dtype, name="encoder")
-        self.decoder = Decoder(config.decoder, dtype=dtype, name="decoder")
-        self.token_embedding = self.embedder.table
+        with sharding.fitting(config):
+            self.embedder = Embedder(config, dtype=dtype, name="embedder")
+            self.vision = config.vision and Vision(config, dtype=dtype, name="vision")
+            self.encoder = Encoder(config.encoder, dtype=dtype, name="encoder")
+            self.decoder = Decoder(config.decoder, dtype=dtype, name="decoder")
+            self.token_embedding = self.embedder.table
 
-        inputs = _inputs(config)
-        encoded = self.encode(
-            inputs["encoder_token_ids"],
-            inputs["encoder_padding_mask"],
-            inputs.get("images"),
-            inputs.get("image_features"),
-        )
-        decoded = self.decoder(
-            self.embedder(inputs["decoder_token_ids"]),
-            inputs["decoder_padding_mask"],
-            encoded,
-            inputs["encoder_padding_mask"],
-        )
-        outputs = {"encoder_sequence_output": encoded, "decoder_sequence_output": decoded}
-        super().__init__(inputs=inputs, outputs=outputs, dtype=dtype, **kwargs)
+            inputs = _inputs(config)
+            encoded = self.encode(
+                inputs["encoder_token_ids"],
+                inputs["encoder_padding_mask"],
+                inputs.get("images"),
+                inputs.get("image_features"),
+            )
+            decoded = self.decoder(
+                self.embedder(inputs["decoder_token_ids"]),
+                inputs["decoder_padding_mask"],
+                encoded,
+                inputs["encoder_padding_mask"],
+            )
+            outputs = {"encoder_sequence_output": encoded, "decoder_sequence_output": decoded}
+            super().__init__(inputs=inputs, outputs=outputs, dtype=dtype, **kwargs)
+        sharding.lay_out(self.variables, config)
         self.gradient_checkpointing = gradient_checkpointing
         if self.vision is not None:
             self.vision.tower.trainable = False
@@ -174,6 +177,53 @@ class T5Gemma2Backbone(SavesAtomically, RefusesKerasLoRA, keras_hub.models.Backb
             return load(directory, load_weights, text_only, embeddings, **kwargs)
         presets.check_only_keras(preset, text_only, embeddings)
         return super().from_preset(preset, load_weights, **kwargs)
+
+    @staticmethod
+    def get_layout_map(
+        device_mesh,
+        model_parallel_dim_name="model",
+        data_parallel_dim_name="batch",
+        fsdp=False,
+        context_parallel=False,
+    ):
+        """How the weights are spread over a mesh of devices, on JAX.
+
+        Over the model axis: the embedding table by its vocabulary, attention by its heads and
+        the MLPs by their width, in both stacks and in the vision tower; adapters and quantized
+        kernels as the kernels are that they belong to. A weight that an axis does not divide
+        stays whole along it, as the keys and values do where a layer has one key-value head.
+        The map is by the paths of variables, and may be changed before a model is built.
+
+        `keras_t5gemma2.distribution.distribute` chooses a mesh and sets all this in one call.
+
+        Args:
+            device_mesh: `keras.distribution.DeviceMesh` with these two axes, maybe of size 1.
+            model_parallel_dim_name: string, the axis that weights are spread over.
+            data_parallel_dim_name: string, the axis that the rows of a batch are spread over.
+            fsdp: bool. Whether weights, and with them gradients and the optimizer's state, are
+                also spread over the data axis, by their width. Each is put together where it is
+                used: less memory for more traffic.
+            context_parallel: bool. Whether the tokens of the encoder are spread over the data
+                axis where there is a single row, for long inputs.
+
+        Returns:
+            `keras.distribution.LayoutMap`.
+
+        Raises:
+            TypeError, ValueError: no mesh, or one without these axes.
+
+        Example:
+
+            mesh = keras.distribution.DeviceMesh((2, 4), ("batch", "model"))
+            layout_map = T5Gemma2Backbone.get_layout_map(mesh)
+            distribution = keras.distribution.ModelParallel(
+                layout_map=layout_map, batch_dim_name="batch"
+            )
+            with distribution.scope():
+                lm = T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        """
+        axes = model_parallel_dim_name, data_parallel_dim_name
+        return distribution.layout_map(device_mesh, *axes, fsdp, context_parallel)
 
     @by_one_process
     def save_to_keras_hub_preset(self, path, max_shard_size=10):

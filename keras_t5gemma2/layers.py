@@ -137,10 +137,11 @@ class Attention(PlainCall, layers.Layer):
         if isinstance(memory, SharedMemory):
             mixed = self._attend_shared(query, at, own, memory)
         else:
+            seen = own if at.shards is None else at.shards.whole(own)
             # The encoder's tokens are seen whole from every layer, sliding or not.
-            parts = [(own, self.window)] + ([] if memory is None else [(memory, Window())])
+            parts = [(seen, self.window)] + ([] if memory is None else [(memory, Window())])
             drop = self._drop if training and self.config.dropout else None
-            mixed = kernels.attend(query, at.positions, parts, self.scale, drop)
+            mixed = kernels.attend(query, at.positions, parts, self.scale, drop, at.shards)
         return self.output_dense(kernels.merge_heads(mixed)), own
 
     @property
@@ -290,10 +291,11 @@ class Places:
     Args:
         positions: (B, T) int32 tensor; -1 hides a token.
         configs: the `AttentionConfig` of each layer of the call.
+        shards: `TokenShards` where the rows are parts of one, which all see each other; or `None`.
     """
 
-    def __init__(self, positions, configs):
-        self.positions = positions
+    def __init__(self, positions, configs, shards=None):
+        self.positions, self.shards = positions, shards
         # The layers of a stack share one or two kinds of rotation: each is computed once.
         self._turns = {kind: _turn(positions, *kind) for kind in {_kind(c) for c in configs}}
 

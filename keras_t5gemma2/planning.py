@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_t5gemma2 import cache as caches
+from keras_t5gemma2 import sharding
 from keras_t5gemma2.backbone import T5Gemma2Backbone
 from keras_t5gemma2.checkpoints.streaming import shapes_only
 from keras_t5gemma2.config import (
@@ -298,9 +299,7 @@ def _shares(config, work):
         layout = layouts[weight.path]
         if layout is None:
             return (None,) * len(weight.shape)
-        from keras_t5gemma2 import distribution
-
-        return distribution.fitted(layout, weight, config).axes
+        return sharding.fitted(layout, weight, config).axes
 
     def share(weight, num_bytes):
         return math.ceil(num_bytes / math.prod(sizes.get(axis, 1) for axis in axes_of(weight)))

@@ -3,6 +3,7 @@
 import keras
 from keras import layers, ops
 
+from keras_t5gemma2 import sharding
 from keras_t5gemma2.kernels import Window
 from keras_t5gemma2.layers import Block, Places, RMSNorm, dropped
 from keras_t5gemma2.plain_call import PlainCall
@@ -46,8 +47,8 @@ class Stack(PlainCall, layers.Layer):
     def compute_output_spec(self, x, *args, **kwargs):
         return keras.KerasTensor(x.shape, dtype=self.compute_dtype)
 
-    def _places(self, positions):
-        return Places(positions, self.config.layers)
+    def _places(self, positions, shards=None):
+        return Places(positions, self.config.layers, shards)
 
     def _through_blocks(self, x, run, training):
         """Output of the stack and what `run(i, block, x)` gave beside the output of each block."""
@@ -75,7 +76,10 @@ class Encoder(Stack):
 
         `padding_mask` is (B, S); what stands where it is 0 changes no other row or token.
         """
-        at = self._places(encoder_positions(padding_mask))
+        positions = encoder_positions(padding_mask)
+        if (shards := sharding.token_shards(x.shape)) is not None:
+            x, positions = shards.split(x), shards.split(positions, filler=-1)
+        at = self._places(positions, shards)
 
         def run(_, block, x):
             def forward(x):
@@ -83,7 +87,8 @@ class Encoder(Stack):
 
             return self._trained(block, forward, x, training=training), None
 
-        return self._through_blocks(x, run, training)[0]
+        encoded = self._through_blocks(x, run, training)[0]
+        return encoded if shards is None else shards.join(encoded)
 
 
 class Decoder(Stack):

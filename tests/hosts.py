@@ -20,9 +20,11 @@ def main(process, address, directory, kill_after=None):
     import keras
 
     keras.distribution.initialize(address, num_processes=2, process_id=int(process))
-    keras.distribution.set_distribution(distribution())
 
-    from keras_t5gemma2 import TrainingCheckpoint
+    from keras_t5gemma2 import TrainingCheckpoint, distribution
+
+    # Rows over four, and weights over all eight devices.
+    distribution.distribute(model_parallel=2, fsdp=True)
 
     directory = pathlib.Path(directory)
     lm = task()
@@ -36,18 +38,6 @@ def main(process, address, directory, kill_after=None):
     lm.save_adapter(directory / "adapter.safetensors")
     result = {"history": history, "devices": jax.device_count(), "spread": spread}
     (directory / f"result_{process}.json").write_text(json.dumps(result))
-
-
-def distribution():
-    """Rows over four, and weights over two devices; the table over all eight."""
-    import keras
-
-    mesh = keras.distribution.DeviceMesh((4, 2), ("batch", "model"))
-    layouts = keras.distribution.LayoutMap(mesh)
-    layouts["embedder/table/embeddings"] = (None, "batch")
-    layouts[".*/(up|gate)/kernel"] = ("batch", "model")
-    layouts[".*/down/kernel"] = ("model", "batch")
-    return keras.distribution.ModelParallel(layout_map=layouts, batch_dim_name="batch")
 
 
 def task():

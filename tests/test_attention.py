@@ -129,6 +129,27 @@ def test_splash_attention(rng, window, num_kv_heads):
         assert relative_error(gradient, expected) < 1e-5
 
 
+@pytest.mark.skipif(keras.config.backend() != "jax", reason="a kernel of JAX, here interpreted")
+@pytest.mark.parametrize("num_kv_heads", [1, 3])
+def test_splash_attention_on_a_mesh(rng, num_kv_heads):
+    """Each device runs the kernel on its rows and, where it can, on its heads."""
+    length, width = 128, 128
+    shapes = [(6, length, width), *[(num_kv_heads, length, width)] * 2]
+    tensors = [ops.convert_to_tensor(rng.standard_normal((2, *s), "float32")) for s in shapes]
+    positions = np.tile(np.arange(length, dtype="int32"), (2, 1))
+    positions[1, -9:] = -1
+    positions, window = ops.convert_to_tensor(positions), Window.bidirectional(64)
+    want = attend("reference", tensors, positions, None, window)
+    devices = keras.distribution.list_devices()[:6]
+    mesh = keras.distribution.DeviceMesh((2, 3), ("batch", "model"), devices)
+    layout_map = keras.distribution.LayoutMap(mesh)
+    with keras.distribution.ModelParallel(layout_map=layout_map).scope():
+        got = attend("splash", tensors, positions, None, window)
+    assert len(got.devices()) == 6
+    rows = ops.convert_to_numpy(positions)[:, None, :, None] >= 0
+    np.testing.assert_allclose(got * rows, want * rows, **TOLERANCE["float32"])
+
+
 @pytest.mark.once
 @pytest.mark.parametrize("name", OTHERS)
 @pytest.mark.parametrize("length", [1, 5])

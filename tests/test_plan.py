@@ -19,7 +19,7 @@ from keras_t5gemma2 import (
     interleave,
     presets,
 )
-from keras_t5gemma2.planning import Work, largest_batch, plan, published_models
+from keras_t5gemma2.planning import Work, config_of, largest_batch, plan, published_models
 from keras_t5gemma2.tasks import decoding, generation
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "tools"))
@@ -104,6 +104,27 @@ def test_rows_are_shared_out():
         return plan(TEXT_CONFIG, Work("lora", batch_size=batch_size, mesh=mesh))
 
     assert of((4, 1), 7) == of((1, 1), 2)
+
+
+@pytest.mark.once
+def test_weights_are_shared_out_as_the_map_of_layouts_says():
+    """Gradients, optimizer and adapters as the weights that they belong to."""
+
+    def of(mode, mesh, fsdp=False):
+        return plan("t5gemma2_4b_4b", Work(mode, mesh=mesh, fsdp=fsdp), text_only=True)
+
+    whole, spread = of("fit", (1, 1)), of("fit", (2, 4), fsdp=True)
+    for part in ("weights", "gradients", "optimizer"):
+        assert 7.9 < getattr(whole, part) / getattr(spread, part) < 8.0
+    # Of an adapter's two weights, one axis each is the kernel's, which one axis of the mesh cuts.
+    whole, spread = of("lora", (1, 1)), of("lora", (2, 4), fsdp=True)
+    assert 2 < whole.gradients / spread.gradients < 4
+    assert spread.optimizer == 2 * spread.gradients
+    config = config_of("t5gemma2_270m_270m", text_only=True)
+    # The one key-value head is not cut.
+    keys = sum(2 * a.head_dim * 640 * 2 for s in (config.encoder, config.decoder) for a in s.layers)
+    whole, spread = (plan(config, Work(mesh=(1, n))).weights for n in (1, 4))
+    assert spread > whole / 4 + keys * 3 / 4 and spread < whole / 4 + keys
 
 
 @pytest.mark.once

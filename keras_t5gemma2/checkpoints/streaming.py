@@ -15,7 +15,7 @@ import numpy as np
 from keras.src.backend.common import global_state
 
 from keras_t5gemma2.checkpoints.names import AS_IS, Layout
-from keras_t5gemma2.kernels.take_over import take_over
+from keras_t5gemma2.kernels.take_over import take_over, take_over_parts
 
 # Values are copied out of a file in pieces, so that only a piece of the file is in memory.
 _BYTES_PER_PIECE = 1 << 20
@@ -57,7 +57,8 @@ def build_with_weights(build, tensors_by_path):
     """The model that `build` gives, with the weights of a checkpoint.
 
     No variable is allocated before its value is read, and the largest are read first, while
-    there is most room: at no time is there much more in memory than the final weights.
+    there is most room: at no time is there much more in memory than the final weights. Of a
+    variable that is spread over devices, each gets its part, and nothing else.
 
     Args:
         build: function without arguments that gives a built `keras.Model`.
@@ -185,10 +186,22 @@ def _fill(pairs):
     progress = progress_bar(sum(num_bytes(variable) for variable, _ in pairs))
     done = 0
     for variable, tensor in pairs:
-        variable._initialize(take_over(_owned(tensor, np.dtype(variable.dtype))))
+        variable._initialize(_value(variable, tensor))
         variable._initializer = None
         done += num_bytes(variable)
         progress(done)
+
+
+def _value(variable, tensor):
+    """The values of a `StoredTensor` where the variable is to have them."""
+    source, dtype = tensor.layout.to_variable(tensor.read()), np.dtype(variable.dtype)
+    if variable._layout is None:
+        return take_over(_owned(source, dtype, tensor.release))
+
+    def read(index):
+        return _owned(source[index], dtype, tensor.release)
+
+    return take_over_parts(read, source.shape, variable._layout)
 
 
 def progress_bar(total):
@@ -202,15 +215,14 @@ def progress_bar(total):
     return lambda done: bar.update(done // _BYTES_PER_UNIT, finalize=done == total)
 
 
-def _owned(tensor, dtype):
-    """The values of a `StoredTensor` in `dtype`, in memory that nobody else has a hold on."""
-    source = tensor.layout.to_variable(tensor.read())
+def _owned(source, dtype, release):
+    """The values of `source` in `dtype`, in memory that nobody else has a hold on."""
     if source.flags.writeable and source.flags.c_contiguous and source.dtype == dtype:
         return source
     values = _empty(source.shape, dtype)
     for piece in _pieces(source):
         values[piece] = source[piece]
-        tensor.release()
+        release()
     return values
 
 

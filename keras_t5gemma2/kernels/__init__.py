@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from keras_t5gemma2 import sharding
 from keras_t5gemma2.kernels import reference
 from keras_t5gemma2.kernels.attention import KeyValues, Window, attend, use
 
@@ -94,7 +95,8 @@ def linear_cross_entropy(
         weights: (...) float tensor. Labels and weights get no gradient.
         soft_cap: float or `None`. Logits are bent to `soft_cap * tanh(logits / soft_cap)`.
         training: bool. Whether a gradient will be asked for.
-        chunk_size: int. Tokens per chunk; by default those whose logits take 160 MiB.
+        chunk_size: int. Tokens per chunk, and per device that rows are spread over; by default
+            those whose logits take 160 MiB.
         targets: `SoftTargets` of the tokens, or `None`. The loss is that of these distributions;
             what is correct, the labels still say.
 
@@ -105,7 +107,9 @@ def linear_cross_entropy(
     table = ops.convert_to_tensor(table)
     hidden = ops.reshape(hidden, (-1, table.shape[1]))
     labels, weights = _labels_and_weights(labels, weights)
-    limit = chunk_size or max(1, CHUNK_BYTES // (4 * table.shape[0]))
+    axis = sharding.data_axis()
+    parts = 1 if axis is None else axis[2]  # of a chunk, each on a device of its own
+    limit = parts * (chunk_size or max(1, CHUNK_BYTES // (4 * table.shape[0])))
     targets = () if targets is None else _flat(targets)
     wanted = (training, training and is_trainable)
     loss, correct = _sums(hidden, table, labels, weights, targets, soft_cap, limit, wanted)
@@ -140,6 +144,8 @@ def _sums_of_padded(hidden, table, labels, weights, targets, soft_cap, limit, wa
     chunks = _at_least_one((count + limit - 1) // limit)
     # The smallest size that gives as many chunks: hardly any token is filler.
     size = _at_least_one((count + chunks - 1) // chunks)
+    if (axis := sharding.data_axis()) is not None:
+        size += -size % axis[2]
     missing = chunks * size - count
     hidden = ops.pad(hidden, [(0, missing), (0, 0)])
     labels, weights = (ops.pad(x, [(0, missing)]) for x in (labels, weights))

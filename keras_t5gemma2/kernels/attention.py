@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import keras
 
+from keras_t5gemma2 import sharding
 from keras_t5gemma2.kernels import blocked, reference
 
 _BACKEND = importlib.import_module(f"keras_t5gemma2.kernels.{keras.config.backend()}")
@@ -51,7 +52,7 @@ class Window:
         return cls() if size is None else cls((size - 1) // 2, size // 2)
 
 
-def attend(query, positions, parts, scale, drop=None):
+def attend(query, positions, parts, scale, drop=None, shards=None):
     """Attention of `query` over the tokens of several parts, under one softmax.
 
     Args:
@@ -62,13 +63,33 @@ def attend(query, positions, parts, scale, drop=None):
             then R rows of the query in turn share one of its rows.
         scale: float, times the scores.
         drop: `None`, or a function that drops some of a tensor of probabilities.
+        shards: `None`, or the `TokenShards` whose parts the rows of the query are. There is one
+            part of keys then, of one row.
 
     Returns:
         (B, N, T, H) tensor in the dtype of `query`; zeros where a query sees nothing.
     """
     if drop is not None:  # the one kernel whose probabilities can be had
         return reference.attend(query, positions, parts, scale, drop)
-    return choose(query, parts).attend(query, positions, parts, scale, _BACKEND.differentiable)
+    if shards is not None:
+        mesh = shards.device_mesh.backend_mesh
+        return _BACKEND.attend_in_parts(_attend, query, positions, parts, scale, mesh, shards.axis)
+    if choose(query, parts) is KERNELS["blocked"]:
+        parts = [(_whole(keys_values), window) for keys_values, window in parts]
+    return _attend(query, positions, parts, scale)
+
+
+def _attend(query, positions, parts, scale):
+    kernel = choose(query, parts)
+    return kernel.attend(query, positions, parts, scale, _BACKEND.differentiable)
+
+
+def _whole(keys_values):
+    """Keys that the devices have in parts, put together before a loop does so for every block."""
+    shards = sharding.token_shards(keys_values.keys.shape[::2])
+    if shards is None:
+        return keys_values
+    return _BACKEND.whole(keys_values, shards.device_mesh.backend_mesh)
 
 
 @contextlib.contextmanager

@@ -6,10 +6,20 @@ import jax
 import jax.numpy as jnp
 import keras
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from keras_t5gemma2 import sharding
 
 
-def _attend_on_tpu(*args):
-    return _splash().attend(*args)
+def _attend_on_tpu(query, positions, parts, scale, _):
+    attend = functools.partial(_splash().attend, _=None)
+    distribution = keras.distribution.distribution()
+    if distribution is None or jax.sharding.get_abstract_mesh().manual_axes:
+        return attend(query, positions, parts, scale)
+    # No compiler can take such a kernel apart.
+    mesh, axis = distribution.device_mesh.backend_mesh, distribution.batch_dim_name
+    axis = None if query.shape[0] % mesh.shape[axis] else axis
+    return _on_each_device(attend, query, positions, parts, scale, mesh, axis, axis)
 
 
 def _suits_tpu(query, parts):
@@ -24,6 +34,59 @@ def _splash():
 
 
 ATTENTION = {"splash": (_attend_on_tpu, _suits_tpu)}  # see `kernels.torch`
+
+
+def attend_in_parts(attend, query, positions, parts, scale, mesh, axis):
+    """`attend` on each device of an axis, of its own queries and all keys.
+
+    What compilers make of a loop over blocks of a tensor that is spread over devices is a copy
+    of the whole for every block.
+
+    Args:
+        attend: function of the next four arguments; see `kernels.attend`.
+        query, positions: rows that are each on their own device of the axis.
+        parts: a single one, of one row.
+        scale: float.
+        mesh: `jax.sharding.Mesh`.
+        axis: string, the name of its axis.
+    """
+    return _on_each_device(attend, query, positions, parts, scale, mesh, axis, None)
+
+
+def whole(keys_values, mesh):
+    """`KeyValues` of which every device has all tokens."""
+    free = PartitionSpec.UNCONSTRAINED
+    axes = (free, free, None, free), (free, free, None, free), (free, None)
+    spread = [
+        None if x is None else _spread(x, mesh, *of)
+        for x, of in zip(keys_values, axes, strict=True)
+    ]
+    return type(keys_values)(*spread)
+
+
+def _on_each_device(attend, query, positions, parts, scale, mesh, axis, axis_of_keys):
+    """`attend` of rows of the query on one axis of the mesh, and of heads on another."""
+    ((keys_values, window),) = parts
+    heads = _axis_of_heads(mesh, axis, query.shape[1], keys_values.keys.shape[1])
+    rows = PartitionSpec(axis, heads)
+    of_keys = PartitionSpec(axis_of_keys, heads if keys_values.keys.shape[1] > 1 else None)
+    of_positions = PartitionSpec(axis_of_keys)
+    specs = (rows, PartitionSpec(axis), type(keys_values)(of_keys, of_keys, of_positions))
+
+    def attend_here(query, positions, keys_values):
+        return attend(query, positions, [(keys_values, window)], scale)
+
+    of_each = jax.shard_map(attend_here, mesh=mesh, in_specs=specs, out_specs=rows, check_vma=False)
+    return of_each(query, positions, keys_values)
+
+
+def _axis_of_heads(mesh, axis, heads, kv_heads):
+    """Another axis of the mesh that divides the heads, or `None`."""
+    for name, size in mesh.shape.items():
+        divides = heads % size == 0 and (kv_heads == 1 or kv_heads % size == 0)
+        if name != axis and size > 1 and divides:
+            return name
+    return None
 
 
 def differentiable(forward, backward):
@@ -151,27 +214,38 @@ def sums_over_chunks(hidden, table, labels, weights, targets, soft_cap, size, _)
         size: int. Tokens whose logits are formed at once.
         _: JAX knows itself which gradients are wanted.
     """
-    return _sums(hidden, table, labels, weights, tuple(targets), soft_cap, size)
+    axis = sharding.data_axis()
+    if axis is not None:
+        hidden, labels, weights, *targets = (
+            _dealt(x, size, axis[2]) for x in (hidden, labels, weights, *targets)
+        )
+    return _sums(hidden, table, labels, weights, tuple(targets), soft_cap, size, axis)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
-def _sums(hidden, table, labels, weights, targets, soft_cap, size):
-    sums, _, _ = _scan(hidden, table, labels, weights, targets, soft_cap, size)
+def _dealt(x, size, parts):
+    """Tokens in another order: of each chunk of `size`, every device has as many."""
+    x = x.reshape(parts, -1, size // parts, *x.shape[1:])
+    return x.swapaxes(0, 1).reshape(-1, *x.shape[3:])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
+def _sums(hidden, table, labels, weights, targets, soft_cap, size, axis):
+    sums, _, _ = _scan(hidden, table, labels, weights, targets, soft_cap, size, axis)
     return sums
 
 
-def _forward(hidden, table, labels, weights, targets, soft_cap, size):
+def _forward(hidden, table, labels, weights, targets, soft_cap, size, axis):
     """The gradients of what is differentiated, and of nothing else: a frozen table costs none."""
     wanted = (hidden.perturbed, table.perturbed)
     values = [argument.value for argument in (hidden, table, labels, weights)]
     targets = tuple(argument.value for argument in targets)
-    sums, of_hidden, of_table = _scan(*values, targets, soft_cap, size, wanted)
+    sums, of_hidden, of_table = _scan(*values, targets, soft_cap, size, axis, wanted)
     # Arrays of no size, which carry the dtypes of the arguments.
     dtypes = [jnp.zeros((0,), value.dtype) for value in values[:2]]
     return sums, (of_hidden, of_table, dtypes)
 
 
-def _backward(soft_cap, size, kept, upstream):
+def _backward(soft_cap, size, axis, kept, upstream):
     *gradients, dtypes = kept
     scaled = [
         None if gradient is None else (gradient * upstream[0]).astype(like.dtype)
@@ -183,10 +257,16 @@ def _backward(soft_cap, size, kept, upstream):
 _sums.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
-def _scan(hidden, table, labels, weights, targets, soft_cap, size, wanted=(False, False)):
+def _scan(hidden, table, labels, weights, targets, soft_cap, size, axis, wanted=(False, False)):
     """Loss and correct tokens summed, and the float32 gradients of the loss that are wanted."""
     chunks = [x.reshape(-1, size, *x.shape[1:]) for x in (hidden, labels, weights, *targets)]
-    cast = table.astype(hidden.dtype)
+    cast, parts = table.astype(hidden.dtype), 1
+    if axis is not None:
+        # A device has its tokens of each chunk and, of its rows of the table, all columns. What
+        # its tokens give to the gradient of the table is added up once, after the last chunk.
+        mesh, name, parts = axis[0].backend_mesh, *axis[1:]
+        chunks = [_spread(x, mesh, None, name) for x in chunks]
+        cast = _spread(cast, mesh, PartitionSpec.UNCONSTRAINED, None)
 
     def body(carry, chunk):
         sums, of_table = carry
@@ -194,13 +274,27 @@ def _scan(hidden, table, labels, weights, targets, soft_cap, size, wanted=(False
         of_hidden = _times_table(slopes, cast) * chunk[2][:, None] if wanted[0] else None
         if wanted[1]:
             weighted = chunk[0].astype("float32") * chunk[2][:, None]
-            of_table += jnp.matmul(slopes.T, weighted, preferred_element_type="float32")
+            of_table += _of_parts(slopes, weighted, parts)
+            if axis is not None:
+                of_table = _spread(of_table, mesh, name, PartitionSpec.UNCONSTRAINED)
         return ((sums[0] + fresh[0], sums[1] + fresh[1]), of_table), of_hidden
 
-    of_table = jnp.zeros(table.shape, "float32") if wanted[1] else None
+    of_table = jnp.zeros((parts, *table.shape), "float32") if wanted[1] else None
     zero = jnp.zeros((), "float32")
     (sums, of_table), of_hidden = lax.scan(body, ((zero, zero), of_table), tuple(chunks))
+    of_table = of_table.sum(axis=0) if wanted[1] else None
     return sums, of_hidden.reshape(hidden.shape) if wanted[0] else None, of_table
+
+
+def _spread(x, mesh, *axes):
+    """`x` with its first axes on these of the mesh."""
+    return lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*axes)))
+
+
+def _of_parts(slopes, hidden, parts):
+    """Float32 (parts, V, D): for each part of the tokens, `slopes` (., V) times `hidden` (., D)."""
+    slopes, hidden = (x.reshape(parts, -1, x.shape[-1]) for x in (slopes, hidden))
+    return jnp.matmul(slopes.swapaxes(1, 2), hidden, preferred_element_type="float32")
 
 
 def _chunk(hidden, labels, weights, targets, table, soft_cap):

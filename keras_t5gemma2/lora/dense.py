@@ -5,7 +5,7 @@ from typing import Any
 
 from keras import initializers, layers, ops
 
-from keras_t5gemma2 import kernels
+from keras_t5gemma2 import kernels, sharding
 from keras_t5gemma2.plain_call import PlainCall
 
 _REFUSAL = (
@@ -69,7 +69,8 @@ class Dense(PlainCall, layers.Dense):
 
     def quantize(self, mode=None, type_check=True, config=None):
         # Keras's own refuses subclasses, which may compute otherwise; this one adds to it only.
-        super().quantize(mode, type_check=False, config=config)
+        with sharding.following(self._kernel):
+            super().quantize(mode, type_check=False, config=config)
 
     def effective_kernel(self):
         """(in, out) tensor that the output is the product with, active adapters included."""
@@ -245,13 +246,14 @@ class Dense(PlainCall, layers.Dense):
             self._tracker.lock()
 
     def _add(self, adapter_name, name, shape, initializer, **kwargs):
-        return self.add_weight(
-            name=f"{adapter_name}_{name}",
-            shape=shape,
-            initializer=initializer,
-            dtype="float32",
-            **kwargs,
-        )
+        with sharding.following(self._kernel):
+            return self.add_weight(
+                name=f"{adapter_name}_{name}",
+                shape=shape,
+                initializer=initializer,
+                dtype="float32",
+                **kwargs,
+            )
 
     def remove_adapter(self, name):
         """Removes an adapter; one that is on other layers only, is none here."""

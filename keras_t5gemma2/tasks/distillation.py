@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_t5gemma2 import sharding
 from keras_t5gemma2.tasks.programs import program
 
 # The teacher's logits of one chunk of tokens, in float32; noise and their sum are as large.
@@ -214,7 +215,7 @@ def sample_batch(task, x, num_samples, seeds):
     """
     backbone = task.backbone
     count = min(num_samples, backbone.config.vocabulary_size)
-    outputs = backbone.predict_on_batch(backbone.complete(x))
+    outputs = sharding.of_rows(backbone.predict_on_batch, backbone.complete(x))
     hidden = ops.convert_to_tensor(outputs["decoder_sequence_output"])
     mask = np.asarray(x["decoder_padding_mask"]).astype(bool)
     places = np.flatnonzero(mask)

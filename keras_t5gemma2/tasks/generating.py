@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_t5gemma2 import cache as caches
+from keras_t5gemma2 import sharding
 from keras_t5gemma2.preprocessing.read_image import to_numpy
 from keras_t5gemma2.preprocessing.rows import Row, length_of_row, parse_rows
 from keras_t5gemma2.tasks import decoding, generation, speculation
@@ -92,7 +93,7 @@ class Generates:
         rows, _ = self._rows(inputs)
         with self._keeping(cross_attention_cache):
             encode = program(self, ("encode", self.cross_attention_cache), self._encode_function)
-            memory = encode((), _tensors(generation.pad_encoder(rows)))
+            memory = encode((), sharding.to_devices(generation.pad_encoder(rows)))
         return Encoded(memory, len(rows.prompts))
 
     def generate(
@@ -155,7 +156,9 @@ class Generates:
         if num_return_sequences != 1:
             self._check_draws(num_return_sequences)
         stop_token_ids = self._stop_token_ids(stop_token_ids)
-        batches, is_single = self._batches(inputs, encoded, batch_size)
+        # A row that an assistant helps with is generated alone.
+        parts = 1 if assistant is not None else sharding.row_parts()
+        batches, is_single = self._batches(inputs, encoded, batch_size, parts)
         limits = max_length, max_new_tokens
         if assistant is not None and (encoded is not None or num_return_sequences != 1):
             raise ValueError(
@@ -223,28 +226,28 @@ class Generates:
 
     # Parts of `generate` ----------------------------------------------------------------------
 
-    def _batches(self, inputs, encoded, batch_size):
+    def _batches(self, inputs, encoded, batch_size, parts):
         """Per batch the numbers of its rows and what `_rows` takes; whether there is one row."""
         if inputs is None:
             inputs = self._prompts_of_encoded(encoded)
         if self.preprocessor is None:
-            return self._batches_of_arrays(inputs, encoded, batch_size), False
+            return self._batches_of_arrays(inputs, encoded, batch_size, parts), False
         rows, is_single = parse_rows(inputs)
         if encoded is not None:  # its rows belong together
             return [(range(len(rows)), rows)], is_single and len(encoded) == 1
         size = _ROWS_AT_A_TIME if batch_size is None else batch_size
-        batches = generation.sorted_batches([length_of_row(row) for row in rows], size)
+        batches = generation.sorted_batches([length_of_row(row) for row in rows], size, parts)
         return [(indices, [rows[i] for i in indices]) for indices in batches], is_single
 
-    def _batches_of_arrays(self, inputs, encoded, batch_size):
+    def _batches_of_arrays(self, inputs, encoded, batch_size, parts):
         count = len(inputs["decoder_token_ids"])
         if encoded is not None:
             return [(range(count), inputs)]
         arrays = {name: to_numpy(value) for name, value in inputs.items()}
         lengths = arrays["encoder_padding_mask"].sum(axis=1).tolist()
         size = _ROWS_AT_A_TIME if batch_size is None else batch_size
-        batches = generation.sorted_batches(lengths, size)
-        if len(batches) == 1:
+        batches = generation.sorted_batches(lengths, size, parts)
+        if len(batches) == 1 and len(batches[0]) == count:
             return [(range(count), arrays)]
         return [(batch, {name: x[batch] for name, x in arrays.items()}) for batch in batches]
 
@@ -276,10 +279,10 @@ class Generates:
         arrays = generation.pad_prompts(rows._replace(prompts=repeated), max(budgets))
         length = arrays["decoder_token_ids"].shape[1]
         if encoded is None:
-            inputs = _tensors({**generation.pad_encoder(rows), **arrays})
+            inputs = sharding.to_devices({**generation.pad_encoder(rows), **arrays})
         else:
             _check_encoded(encoded, rows)
-            inputs = {**_tensors(arrays), "memory": encoded.memory}
+            inputs = {**sharding.to_devices(arrays), "memory": encoded.memory}
         step = self.make_generate_function()
         token_ids = ops.convert_to_numpy(step(inputs, stop_token_ids=stop_token_ids))
         budgets = [budget for budget in budgets for _ in range(times)]
@@ -399,10 +402,6 @@ def _check_encoded(encoded, rows):
             "There must be as many rows as were encoded, or R times as many. Received: "
             f"{len(rows.prompts)} rows and `encoded` of {len(encoded)} rows"
         )
-
-
-def _tensors(arrays):
-    return keras.tree.map_structure(ops.convert_to_tensor, arrays)
 
 
 def _concatenate(batches):

@@ -51,7 +51,7 @@ def prompts_of_arrays(inputs):
     return [row[there] for row, there in zip(ids, mask.astype(bool), strict=True)]
 
 
-def sorted_batches(lengths, batch_size):
+def sorted_batches(lengths, batch_size, parts=1):
     """Lists of row indices: rows of similar length, and as many in each.
 
     Each number of rows is a program to compile: the last batch repeats its last row. Similar rows
@@ -60,9 +60,13 @@ def sorted_batches(lengths, batch_size):
     Args:
         lengths: a length for each row, or a tuple of lengths.
         batch_size: int.
+        parts: int. Devices that share the rows of a batch, of which each is to get as many. A
+            single row they compute together.
 
     >>> sorted_batches([3, 9, 1, 8, 2], batch_size=2)
     [[2, 4], [0, 3], [1, 1]]
+    >>> sorted_batches([3, 9, 1], batch_size=8, parts=2)
+    [[2, 0, 1, 1]]
     """
     if not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(
@@ -70,6 +74,7 @@ def sorted_batches(lengths, batch_size):
         )
     rows = range(len(lengths))
     size = math.ceil(len(rows) / math.ceil(len(rows) / batch_size))
+    size += -size % parts if size > 1 else 0
     order = []
     for start in range(0, len(rows), _SORTED_BATCHES * size):
         order += sorted(rows[start : start + _SORTED_BATCHES * size], key=lengths.__getitem__)

@@ -20,7 +20,7 @@ def part_of_batch(batch):
         ValueError: there are several processes of JAX, and no distribution joins their devices.
     """
     parts, replicas = _parts_and_replicas()
-    if replicas == 1:
+    if parts == 1:
         return batch
     x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
     if y is None:

@@ -6,6 +6,7 @@ import os
 import keras
 import numpy as np
 
+from keras_t5gemma2 import sharding
 from keras_t5gemma2.preprocessing.encoding import naming_image
 from keras_t5gemma2.preprocessing.image_features import ImageFeatures
 from keras_t5gemma2.preprocessing.rows import are_row_dicts, parse_rows
@@ -88,7 +89,7 @@ class _Features:
         pixels = np.stack(list(self.waiting.values()))
         # Always as many, so that one program is compiled.
         pixels = np.pad(pixels, [(0, self.batch_size - len(pixels)), (0, 0), (0, 0), (0, 0)])
-        features = keras.ops.convert_to_numpy(self.tower.predict_on_batch(pixels))
+        features = keras.ops.convert_to_numpy(sharding.of_rows(self.tower.predict_on_batch, pixels))
         features = features.astype(self.dtype)
         self.by_pixels.update(zip(self.waiting, features, strict=False))
         self.waiting = {}

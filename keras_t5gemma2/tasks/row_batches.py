@@ -11,8 +11,10 @@ import numpy as np
 from keras import ops
 from keras.src.trainers import data_adapters
 
+from keras_t5gemma2 import sharding
 from keras_t5gemma2.preprocessing import traced
 from keras_t5gemma2.preprocessing.rows import parse_rows
+from keras_t5gemma2.tasks.distillation import split_targets
 from keras_t5gemma2.tasks.elements import are_arrays, is_row, join_elements, rows_of_arrays, unpack
 from keras_t5gemma2.tasks.parts import part_of_batch
 
@@ -105,6 +107,8 @@ class Batches(data_adapters.data_adapter.DataAdapter):
     batch_size = None
     can_be_read_ahead = True
     lengths_differ = True
+    can_add_rows = True  # which the loss and the metrics must not see
+    rows_added = ()  # of the batches read last: how many rows each had, and how many were added
 
     def first(self):
         """A batch as all others are, for its structure."""
@@ -126,7 +130,43 @@ class Batches(data_adapters.data_adapter.DataAdapter):
                 raise
             yield batch
 
-    get_jax_iterator = get_numpy_iterator
+    def get_jax_iterator(self):
+        """Batches whose rows several devices can share: where some lack, they are added."""
+        parts = sharding.row_parts()
+        if parts == 1:
+            yield from self.get_numpy_iterator()
+            return
+        self.rows_added = []
+        for number, batch in enumerate(self.get_numpy_iterator()):
+            rows = len(keras.tree.flatten(batch)[0])
+            if number == 0 and rows == 1 and sharding.shares_single_rows():
+                parts = 1
+            self.rows_added.append((rows, -rows % parts))
+            yield self._with_rows(batch, rows, -rows % parts, parts)
+
+    def _with_rows(self, batch, rows, missing, parts):
+        if missing and not self.can_add_rows:
+            raise ValueError(
+                f"The rows of a batch must be a multiple of {parts}, the devices that share them, "
+                "where the loss or the metrics are your own, which would see rows that fill a "
+                f"batch up. Received: a batch of {rows} rows. Choose `batch_size` to divide the "
+                'rows, or compile with loss="auto" and weighted_metrics="auto"'
+            )
+        x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
+        if y is not None and weights is None:  # every batch has the same structure
+            weights = np.ones(np.shape(split_targets(y)[0]), "float32")
+        x, y, weights = sharding.with_rows((x, y, weights), rows + missing)
+        if weights is not None:
+            weights = np.concatenate([weights[:rows], np.zeros_like(weights[rows:])])
+        return keras.utils.pack_x_y_sample_weight(x, y, weights)
+
+    def without_rows_added(self, outputs):
+        """`outputs` of the batches read last, less those of the rows that were added."""
+        if not any(added for _, added in self.rows_added):
+            return outputs
+        keep = [np.repeat([True, False], rows_and_added) for rows_and_added in self.rows_added]
+        keep = np.concatenate(keep)[: len(outputs)]
+        return outputs[keep]
 
     def get_torch_dataloader(self):
         # No `DataLoader`: it draws from the generator that dropout draws from, whenever it begins,

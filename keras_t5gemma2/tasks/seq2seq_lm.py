@@ -1,9 +1,12 @@
 """The task: text and images in, text out; trained with `fit`, run with `generate`."""
 
+import functools
+
 import keras
 import keras_hub
 from keras import ops
 
+from keras_t5gemma2 import sharding
 from keras_t5gemma2.backbone import T5Gemma2Backbone
 from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
 from keras_t5gemma2.registry import presets
@@ -239,6 +242,8 @@ class T5Gemma2Seq2SeqLM(
                 validation.batch_size = batch_size
         elif validation_split:
             training, validation = _split(training, validation_split, size, self._preparation())
+        for data in (training, *([] if validation is None else [validation])):
+            data.can_add_rows = not self._needs_logits
         steps = kwargs.get("steps_per_epoch")
         callbacks, is_saved = with_places(kwargs.pop("callbacks", None), training, steps)
         with reading(training, validation, steps=steps, may_begin_late=is_saved):
@@ -251,6 +256,7 @@ class T5Gemma2Seq2SeqLM(
     def evaluate(self, x=None, y=None, batch_size=None, sample_weight=None, **kwargs):
         """The loss and metrics on data as `fit` takes it."""
         data = batches_of(x, y, sample_weight, batch_size, False, self._preparation())
+        data.can_add_rows = not self._needs_logits
         with reading(data, steps=kwargs.get("steps")):
             return keras.Model.evaluate(self, data, **kwargs)
 
@@ -258,7 +264,7 @@ class T5Gemma2Seq2SeqLM(
         """The logits on data as `fit` takes it, (rows, decoder length, vocabulary)."""
         data = batches_of(x, None, None, batch_size, False, self._preparation())
         with reading(data, steps=kwargs.get("steps")):
-            return keras.Model.predict(self, data, **kwargs)
+            return data.without_rows_added(keras.Model.predict(self, data, **kwargs))
 
     def precompute(self, x, batch_size=8, verbose=1):
         """`x` with what the frozen vision tower makes of its images in place of them.
@@ -337,7 +343,8 @@ class T5Gemma2Seq2SeqLM(
         if is_single := labels.ndim == 1:
             x = {name: value[None] for name, value in x.items()}
             labels, weights = labels[None], weights[None]
-        logits = keras.Model.predict_on_batch(self, self.backbone.complete(x))
+        predict = functools.partial(keras.Model.predict_on_batch, self)
+        logits = sharding.of_rows(predict, self.backbone.complete(x))
         log_probabilities = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
         of_labels = ops.take_along_axis(log_probabilities, labels[..., None], axis=-1)
         scores = ops.convert_to_numpy(of_labels)[..., 0] * weights

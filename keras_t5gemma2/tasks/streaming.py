@@ -4,11 +4,11 @@ import copy
 import re
 import time
 
-import keras
 import numpy as np
 from keras import ops
 
 from keras_t5gemma2 import cache as caches
+from keras_t5gemma2 import sharding
 from keras_t5gemma2.tasks import decoding, generation
 from keras_t5gemma2.tasks.programs import program, start
 
@@ -87,7 +87,7 @@ def _check_goes_token_by_token(sampler):
 def _tokens(task, rows, budgets, stop_token_ids):
     """Tuples of row and new id, in the order in which they come."""
     arrays = generation.pad_rows(rows, max(budgets))
-    inputs = keras.tree.map_structure(ops.convert_to_tensor, arrays)
+    inputs = sharding.to_devices(arrays)
     memory, cache = start(task, inputs)
     go_on = program(task, ("chunk", stop_token_ids), lambda: _chunk(task, stop_token_ids))
     prompt = ops.concatenate([inputs["decoder_token_ids"], inputs["new_token_ids"]], axis=1)

@@ -3,8 +3,9 @@
 import itertools
 
 import numpy as np
-from keras import ops, tree
+from keras import ops
 
+from keras_t5gemma2 import sharding
 from keras_t5gemma2.tasks import generation
 
 
@@ -68,7 +69,7 @@ class WarmsUp:
             if shape not in done:
                 done.add(shape)
                 step = self.make_generate_function()
-                tensors = tree.map_structure(ops.convert_to_tensor, arrays)
+                tensors = sharding.to_devices(arrays)
                 ops.convert_to_numpy(step(tensors, stop_token_ids=stop_token_ids))
         for variable, value in zip(self.sampler.variables, random_state, strict=True):
             variable.assign(value)
@@ -89,6 +90,8 @@ class WarmsUp:
 
 def _arrays(length, new_tokens, batch_size, prompt_length, seen):
     """What a batch of such sizes becomes, with one token to generate."""
+    # As `generate` has it where devices share the rows.
+    batch_size += -batch_size % sharding.row_parts() if batch_size > 1 else 0
     ids, prompt = (np.ones((n,), "int32") for n in (length, prompt_length))
     seen = {name: np.stack([of_a_row] * batch_size) for name, of_a_row in seen.items()}
     rows = generation.Rows(

@@ -1,0 +1,268 @@
+"""How a model is spread over several devices, on Keras's own `keras.distribution`.
+
+A mesh has two axes. Rows of a batch are spread over the data axis; vocabulary, attention heads and
+the width of the MLPs over the model axis, so that a device computes its part of each product and
+the parts are added up. What does not divide stays whole on every device.
+"""
+
+import contextlib
+import re
+
+import keras
+import numpy as np
+
+from keras_t5gemma2 import sharding
+
+SPLIT, WIDTH = "split", "width"  # axes of variables: on the model axis, and on the data axis
+
+_PREFIX = "(.*/)?"
+_TEXT = f"{_PREFIX}(encoder|decoder)/layer_[0-9]+/"
+_TOWER = f"{_PREFIX}vision/tower/layer_[0-9]+/"
+_TABLE = f"{_PREFIX}embedder/table/"
+# Products whose outputs are split, and those that then take in what is split.
+_COLUMNS = (
+    _TEXT + "(attention/(query|key|value)|mlp/(gate|up))/",
+    _TOWER + "(query|key|value|up)/",
+)
+_ROWS = (_TEXT + "(attention/output|mlp/down)/", _TOWER + "(output|down)/")
+
+# What the axes of a variable are, by its path.
+_AXES = {
+    f"{_TABLE}embeddings": (SPLIT, WIDTH),
+    f"{_TABLE}embeddings_scale": (SPLIT,),  # of a quantized table
+    **{f"{layer}kernel": (WIDTH, SPLIT) for layer in _COLUMNS},
+    **{f"{layer}(bias|kernel_scale)": (SPLIT,) for layer in _COLUMNS},
+    **{f"{layer}kernel": (SPLIT, WIDTH) for layer in _ROWS},
+    f"{_PREFIX}vision/tower/patch_embedding/kernel": (None, None, None, WIDTH),
+    f"{_PREFIX}vision/tower/position_embedding": (None, WIDTH),
+    f"{_PREFIX}vision/projector/projection/kernel": (None, WIDTH),
+}
+
+
+def layout_map(device_mesh, model_axis="model", data_axis="batch", fsdp=False, context=False):
+    """The `LayoutMap` of a T5Gemma 2 model; see `T5Gemma2Backbone.get_layout_map`."""
+    if not isinstance(device_mesh, keras.distribution.DeviceMesh):
+        raise TypeError(
+            "`device_mesh` must be a `keras.distribution.DeviceMesh`. Received: "
+            f"device_mesh={device_mesh!r}"
+        )
+    names = {"model_parallel_dim_name": model_axis, "data_parallel_dim_name": data_axis}
+    for name, value in names.items():
+        if value not in device_mesh.axis_names:
+            raise ValueError(
+                f"`{name}` must be an axis of the mesh, whose axes are "
+                f"{list(device_mesh.axis_names)}. Received: {name}={value!r}. An axis may have "
+                "the size 1"
+            )
+    if model_axis == data_axis:
+        raise ValueError(f"The two axes must differ. Received: {model_axis!r} for both")
+    meaning = {SPLIT: model_axis, WIDTH: data_axis if fsdp else None, None: None}
+    found = keras.distribution.LayoutMap(device_mesh)
+    for path, axes in _AXES.items():
+        layout = tuple(meaning[axis] for axis in axes)
+        if any(layout):
+            found[path] = layout
+    if context:
+        found[sharding.SEQUENCE] = (None, data_axis, None)
+    return found
+
+
+class ModelParallel(keras.distribution.ModelParallel):
+    """Keras's, where a batch whose rows cannot be divided is not refused: all devices get it."""
+
+    shares_single_rows = True
+
+    def get_data_layout(self, data_shape):
+        # Of the rows that this process has.
+        parts = sharding.axis_sizes(self.device_mesh)[self.batch_dim_name]
+        parts = max(1, parts // self.num_processes)
+        if data_shape and data_shape[0] % parts == 0:
+            return super().get_data_layout(data_shape)
+        return keras.distribution.TensorLayout((None,) * len(data_shape), self.device_mesh)
+
+
+# The recipe ------------------------------------------------------------------------------------
+
+
+def distribute(
+    config=None,
+    model_parallel=None,
+    fsdp=None,
+    context_parallel=False,
+    devices=None,
+    verbose=True,
+):
+    """Spreads the models that are made from now on over the devices, on JAX.
+
+    Call it before a model is made. The mesh has the axes "batch", over which rows are spread, and
+    "model", over which weights are; the map is that of `T5Gemma2Backbone.get_layout_map`.
+    `fit`, `evaluate`, `predict` and `generate` take any number of rows: a batch is filled up
+    where the axis does not divide it, by rows that do not count, and a single row is computed by
+    all devices together.
+
+    Args:
+        config: of the model that will be made, `BackboneConfig` or what `from_preset` takes: it
+            says how much there is to spread. If `None`, nothing is known of the model.
+        model_parallel: int, the size of the model axis. By default 1; or, where the weights would
+            take more than half of a device's memory, the least divisor of the number of devices
+            with which they do not, and that divides the attention heads.
+        fsdp: bool. Whether weights and the optimizer's state are also spread over the "batch"
+            axis. By default only if the weights are still too large. Training all weights, give
+            `True`: gradients and the state of Adam are several times as large as the weights.
+        context_parallel: bool. Whether the tokens of a single row are spread over the "batch"
+            axis in the encoder: for inputs too long for one device.
+        devices: list of names as `keras.distribution.list_devices()` gives, which it is by
+            default.
+        verbose: bool. Whether to print what was chosen.
+
+    Returns:
+        The `keras.distribution.ModelParallel` that was set. `keras.distribution.set_distribution(
+        None)` ends it for models made afterwards.
+
+    Raises:
+        NotImplementedError: the backend is not JAX.
+        ValueError: `model_parallel` does not divide the number of devices.
+
+    Example:
+
+        from keras_t5gemma2 import T5Gemma2Seq2SeqLM, distribution
+
+        distribution.distribute("t5gemma2_tiny", model_parallel=2)
+        lm = T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+    """
+    if keras.config.backend() != "jax":
+        raise NotImplementedError(
+            "Keras distributes models on JAX only. Received: backend="
+            f"{keras.config.backend()!r}. Set KERAS_BACKEND=jax before Keras is imported"
+        )
+    devices = keras.distribution.list_devices() if devices is None else list(devices)
+    model = None if config is None else _shapes(config)
+    memory = _memory(devices[0])
+    if model_parallel is None:
+        model_parallel = _model_parallel(model, memory, len(devices))
+    _check_divides(model_parallel, len(devices))
+    shape = (len(devices) // model_parallel, model_parallel)
+    mesh = keras.distribution.DeviceMesh(shape, ("batch", "model"), devices)
+    if fsdp is None:
+        fsdp = model is not None and not _fits(_bytes(model) / model_parallel, memory)
+    found = layout_map(mesh, fsdp=fsdp, context=context_parallel)
+    distribution = ModelParallel(layout_map=found, batch_dim_name="batch")
+    keras.distribution.set_distribution(distribution)
+    if verbose:
+        print(_description(distribution, model, fsdp, context_parallel))
+    return distribution
+
+
+def _shapes(config):
+    """A model without values."""
+    from keras_t5gemma2.backbone import T5Gemma2Backbone
+    from keras_t5gemma2.checkpoints.streaming import shapes_only
+    from keras_t5gemma2.config import BackboneConfig
+
+    def build():
+        if isinstance(config, BackboneConfig):
+            return T5Gemma2Backbone(config)
+        return T5Gemma2Backbone.from_preset(config, load_weights=False)
+
+    with _set(None):
+        return shapes_only(build)
+
+
+@contextlib.contextmanager
+def _set(distribution):
+    given = keras.distribution.distribution()
+    keras.distribution.set_distribution(distribution)
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(given)
+
+
+def _memory(device):
+    from keras_t5gemma2.kernels.device_memory import device_memory
+
+    return device_memory(device)
+
+
+def _model_parallel(model, memory, count):
+    if model is None or memory is None:
+        return 1
+    heads = [a.num_heads for s in (model.config.encoder, model.config.decoder) for a in s.layers]
+    divisors = [n for n in range(1, count + 1) if count % n == 0]
+    divisors = [n for n in divisors if all(number % n == 0 for number in heads)]
+    return next((n for n in divisors if _fits(_bytes(model) / n, memory)), divisors[-1])
+
+
+def _check_divides(model_parallel, count):
+    if not isinstance(model_parallel, int) or model_parallel < 1 or count % model_parallel:
+        raise ValueError(
+            f"`model_parallel` must divide the number of devices, which is {count}. Received: "
+            f"model_parallel={model_parallel!r}"
+        )
+
+
+def _fits(num_bytes, memory):
+    return memory is None or num_bytes <= memory / 2
+
+
+def _bytes(model):
+    return sum(_size(variable) for variable in model.weights)
+
+
+def _size(variable, parts=1):
+    return int(np.prod(variable.shape)) // parts * np.dtype(variable.dtype).itemsize
+
+
+def bytes_per_device(model, distribution):
+    """Bytes of the weights of a `T5Gemma2Backbone` that each device holds.
+
+    Args:
+        model: `T5Gemma2Backbone`, which needs no values.
+        distribution: `keras.distribution.ModelParallel`.
+    """
+    sizes = sharding.axis_sizes(distribution.device_mesh)
+    total = 0
+    for variable, layout in _layouts(model, distribution):
+        total += _size(variable, int(np.prod([sizes[axis] for axis in layout.axes if axis])))
+    return total
+
+
+def _layouts(model, distribution):
+    """Each weight, with its layout."""
+    for variable in model.weights:
+        wanted = distribution.get_tensor_layout(variable.path)
+        if wanted is None:
+            wanted = keras.distribution.TensorLayout((), distribution.device_mesh)
+        yield variable, sharding.fitted(wanted, variable, model.config)
+
+
+def _description(distribution, model, fsdp, context_parallel):
+    devices = distribution.device_mesh.devices.size
+    kind = str(distribution.device_mesh.devices.flat[0]).split(":")[0]
+    rows, parts = distribution.device_mesh.shape
+    lines = [f"{devices} {kind} devices: rows over {rows}, weights over {parts}"]
+    if fsdp:
+        lines[0] += f" and, by their width, over the {rows} (FSDP)"
+    if context_parallel:
+        lines.append(f"The tokens of a single row are spread over {rows} in the encoder")
+    if model is not None:
+        share, whole = bytes_per_device(model, distribution), _bytes(model)
+        lines.append(f"Weights: {_megabytes(share)} on each device, of {_megabytes(whole)}")
+        if parts > 1 and (names := _left_whole(model, distribution)):
+            lines.append(f"Not divided by {parts}, and whole on every device: {names}")
+    return "\n".join(lines)
+
+
+def _megabytes(count):
+    return f"{count / 1e6:,.1f} MB"
+
+
+def _left_whole(model, distribution):
+    """Names of the weights that the map would spread over the model axis and that do not divide."""
+    names = []
+    for variable, layout in _layouts(model, distribution):
+        wanted = distribution.get_tensor_layout(variable.path)
+        if wanted is not None and "model" in wanted.axes and "model" not in layout.axes:
+            names.append("/".join(variable.path.split("/")[-3:]))
+    names = [re.sub("layer_[0-9]+/", "", name) for name in names]
+    return ", ".join(dict.fromkeys(names))

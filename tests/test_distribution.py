@@ -1,0 +1,277 @@
+"""Models on a mesh of eight devices: what a device holds, and the results of one."""
+
+import dataclasses
+import functools
+import math
+import re
+
+import keras
+import numpy as np
+import pytest
+from conftest import TOLERANCE
+from keras import ops
+from meshes import axes, bytes_on_devices, device_mesh, distributed, distributed_not_at_all
+from small_tasks import CONFIG, ROWS, small_task
+from tiny_models import CONFIG as WITH_VISION
+from tiny_models import LOCAL, tiny_backbone, token_inputs
+
+from keras_t5gemma2 import (
+    AttentionConfig,
+    BackboneConfig,
+    StackConfig,
+    T5Gemma2Backbone,
+    VisionConfig,
+)
+from keras_t5gemma2.checkpoints.streaming import shapes_only
+from keras_t5gemma2.kernels import linear_cross_entropy
+
+pytestmark = pytest.mark.skipif(
+    keras.config.backend() != "jax", reason="Keras distributes models on JAX alone"
+)
+
+# Eight heads and four of keys and values; the width of no MLP is a multiple of eight.
+EVEN = dataclasses.replace(LOCAL, num_heads=8, num_kv_heads=4, head_dim=6)
+EVEN_CONFIG = dataclasses.replace(
+    CONFIG,
+    encoder=dataclasses.replace(CONFIG.encoder, layers=(EVEN,), mlp_dim=44),
+    decoder=dataclasses.replace(CONFIG.decoder, layers=(EVEN,), mlp_dim=36),
+    vocabulary_size=CONFIG.vocabulary_size + -CONFIG.vocabulary_size % 4,
+)
+
+
+# Layouts ----------------------------------------------------------------------------------------
+
+# The 270m model's, a layer of each stack and of the vision tower.
+PUBLISHED = AttentionConfig(num_heads=4, num_kv_heads=1, head_dim=256, window=512)
+STACK = StackConfig(hidden_dim=640, mlp_dim=2048, layers=(PUBLISHED,))
+PUBLISHED_CONFIG = BackboneConfig(
+    vocabulary_size=262_144, encoder=STACK, decoder=STACK, vision=VisionConfig(num_layers=1)
+)
+PUBLISHED_AXES = {
+    "embedder/table/embeddings": ("model", "batch"),
+    "embedder/end_of_image": (None,),
+    "encoder/layer_0/attention_norm/scale": (None,),
+    "encoder/layer_0/attention/query/kernel": ("batch", "model"),
+    "encoder/layer_0/attention/key/kernel": ("batch", None),
+    "decoder/layer_0/attention/value/kernel": ("batch", None),
+    "decoder/layer_0/attention/output/kernel": ("model", "batch"),
+    "decoder/layer_0/mlp/gate/kernel": ("batch", "model"),
+    "decoder/layer_0/mlp/up/kernel": ("batch", "model"),
+    "decoder/layer_0/mlp/down/kernel": ("model", "batch"),
+    "vision/tower/patch_embedding/kernel": (None, None, None, "batch"),
+    "vision/tower/position_embedding": (None, "batch"),
+    "vision/tower/layer_0/key/kernel": ("batch", "model"),
+    "vision/tower/layer_0/key/bias": ("model",),
+    "vision/tower/layer_0/output/kernel": ("model", "batch"),
+    "vision/tower/layer_0/output/bias": (None,),
+    "vision/tower/layer_0/up/kernel": ("batch", "model"),
+    "vision/tower/layer_0/down/kernel": ("model", "batch"),
+    "vision/projector/projection/kernel": (None, "batch"),
+}
+
+
+@pytest.mark.parametrize("fsdp", [False, True])
+def test_layouts_of_published_sizes(fsdp):
+    with distributed(2, 4, fsdp=fsdp):
+        model = shapes_only(lambda: T5Gemma2Backbone(PUBLISHED_CONFIG))
+    found = {v.path: tuple(v._layout.axes) for v in model.weights}
+    for path, expected in PUBLISHED_AXES.items():
+        without = tuple(None if axis == "batch" else axis for axis in expected)
+        assert found[path] == (expected if fsdp else without), path
+
+
+@pytest.mark.parametrize("rows, parts", [(4, 2), (2, 4), (1, 8), (1, 7), (8, 1)])
+def test_what_does_not_divide_stays_whole(rows, parts):
+    """Heads are not cut, and sizes that the mesh does not divide are no error."""
+    with distributed(rows, parts, fsdp=True):
+        backbone = T5Gemma2Backbone(WITH_VISION)
+    where = {v.path: axes(v) for v in backbone.weights}
+    of_heads = {n: "model" if parts > 1 and n % parts == 0 else None for n in (3, 6, 44, 101)}
+    if parts == 1:
+        of_heads = dict.fromkeys(of_heads, "model")
+    of_width = "batch" if 28 % rows == 0 else None
+    assert where["encoder/layer_1/attention/query/kernel"] == (of_width, of_heads[6])
+    assert where["encoder/layer_1/attention/key/kernel"] == (of_width, of_heads[3])
+    assert where["encoder/layer_1/mlp/up/kernel"] == (of_width, of_heads[44])
+    assert where["embedder/table/embeddings"] == (of_heads[101], of_width)
+    assert where["vision/tower/layer_0/query/kernel"][1] == of_heads[3]
+
+
+def test_axes_that_the_mesh_does_not_have():
+    mesh = keras.distribution.DeviceMesh((8,), ("batch",))
+    with pytest.raises(ValueError, match=r"are \['batch'\].*model_parallel_dim_name='model'"):
+        T5Gemma2Backbone.get_layout_map(mesh)
+    with pytest.raises(ValueError, match="data_parallel_dim_name='rows'"):
+        T5Gemma2Backbone.get_layout_map(device_mesh(4, 2), data_parallel_dim_name="rows")
+    with pytest.raises(ValueError, match="'batch' for both"):
+        T5Gemma2Backbone.get_layout_map(device_mesh(4, 2), model_parallel_dim_name="batch")
+    with pytest.raises(TypeError, match="device_mesh=8"):
+        T5Gemma2Backbone.get_layout_map(8)
+    names = {"model_parallel_dim_name": "batch", "data_parallel_dim_name": "model"}
+    layout_map = T5Gemma2Backbone.get_layout_map(device_mesh(4, 2), **names, fsdp=True)
+    layout = layout_map["encoder/layer_0/mlp/up/kernel"]
+    assert layout.axes == ("model", "batch")
+
+
+# Results ----------------------------------------------------------------------------------------
+
+MESHES = {
+    "rows": ((8, 1), {}),
+    "both": ((2, 4), {}),
+    "fsdp": ((4, 2), {"fsdp": True}),
+}
+
+
+def slow(value):
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
+def meshes(**defaults):
+    """Each value on each mesh; those that are not its default are slow."""
+    (name, values), *_ = defaults.items()
+    pairs = [
+        pytest.param(mesh, value, marks=[] if mesh == default else pytest.mark.slow)
+        for value, default in values.items()
+        for mesh in MESHES
+    ]
+    return pytest.mark.parametrize(f"mesh, {name}", pairs, indirect=["mesh"])
+
+
+@pytest.fixture
+def mesh(request):
+    shape, kwargs = MESHES[request.param]
+    with distributed(*shape, **kwargs) as distribution:
+        yield distribution
+
+
+@pytest.fixture(scope="module")
+def image_inputs():
+    rng = np.random.default_rng(0)
+    return token_inputs(rng, [9, 6, 7, 9, 8, 6, 9, 7], [4, 5, 3, 2, 5, 5, 4, 1], images=1)
+
+
+@pytest.fixture(scope="module")
+def expected_outputs(image_inputs):
+    backbone = tiny_backbone(WITH_VISION)
+    return backbone.predict_on_batch(backbone.complete(image_inputs))
+
+
+@pytest.mark.parametrize("mesh", [*map(slow, ("rows", "both")), "fsdp"], indirect=True)
+def test_forward(mesh, image_inputs, expected_outputs):
+    backbone = tiny_backbone(WITH_VISION)
+    outputs = backbone.predict_on_batch(backbone.complete(image_inputs))
+    for name, expected in expected_outputs.items():
+        mask = image_inputs[name.replace("sequence_output", "padding_mask")].astype(bool)
+        got = ops.convert_to_numpy(outputs[name])
+        np.testing.assert_allclose(got[mask], expected[mask], **TOLERANCE["float32"])
+
+
+def trained(use_lora):
+    """Losses, weights and task after steps of Adam on batches of 8 and of 3 rows."""
+    keras.utils.set_random_seed(0)
+    lm = small_task(EVEN_CONFIG)
+    if use_lora:
+        lm.enable_lora(4, target="text")
+    lm.compile(optimizer=keras.optimizers.Adam(0.01), sampler="greedy")
+    rows = {name: (texts * 6)[:11] for name, texts in ROWS.items()}
+    history = lm.fit(rows, batch_size=8, epochs=2, shuffle=False, verbose=0).history
+    weights = {v.path: ops.convert_to_numpy(v) for v in lm.weights}
+    return history, weights, lm
+
+
+@functools.cache
+def expected_training(use_lora):
+    with distributed_not_at_all():
+        return trained(use_lora)[:2]
+
+
+@meshes(use_lora={False: "fsdp", True: "both"})
+def test_fit(mesh, use_lora):
+    """Also of a last batch that the devices cannot divide."""
+    history, weights, lm = trained(use_lora)
+    expected_history, expected_weights = expected_training(use_lora)
+    for name, expected in expected_history.items():
+        np.testing.assert_allclose(history[name], expected, **TOLERANCE["float32"])
+    for path, expected in expected_weights.items():
+        # Adam divides by the size of a gradient: what is 0 but for rounding gets any direction.
+        np.testing.assert_allclose(weights[path], expected, rtol=1e-4, atol=1e-4, err_msg=path)
+    check_bytes(lm, mesh)
+
+
+def check_bytes(lm, distribution):
+    """Each device holds its part of every weight and of both averages of Adam, no more."""
+    rows, parts = distribution.device_mesh.shape
+    fsdp = distribution.get_tensor_layout("decoder/layer_0/mlp/up/kernel").axes[0] == "batch"
+    for variables, copies in ((lm.weights, 1), (lm.trainable_weights, 2)):
+        total = 0
+        for variable in variables:
+            total += 4 * math.prod(variable.shape) // _divisor(variable, rows, parts, fsdp)
+        held = variables if copies == 1 else lm.optimizer.variables[2:]
+        assert len(held) == copies * len(variables)
+        assert set(bytes_on_devices(held).values()) == {copies * total}
+        assert len(bytes_on_devices(held)) == 8
+
+
+def _divisor(variable, rows, parts, fsdp):
+    """By how many devices a weight of `EVEN_CONFIG` is shared, worked out by hand."""
+    path, rank = variable.path, len(variable.shape)
+    if rank != 2:
+        return 1
+    rows = rows if fsdp and rows == 4 else 1  # the width is 28
+    if path.endswith(("lora_a", "lora_b")):
+        is_output = path.split("/")[-2] in ("output", "down")
+        is_split = path.endswith("lora_a") == is_output
+        return parts if is_split else rows
+    return rows * parts
+
+
+@functools.cache
+def expected_texts(sampler):
+    with distributed_not_at_all():
+        return generated(sampler)
+
+
+def generated(sampler):
+    lm = small_task(EVEN_CONFIG)
+    lm.compile(sampler=sampler)
+    three = {name: (texts * 2)[:3] for name, texts in ROWS.items()}
+    one = {name: texts[1] for name, texts in ROWS.items()}
+    options = {"max_new_tokens": 6, "stop_token_ids": None}
+    return [lm.generate(rows, **options) for rows in (three, one)]
+
+
+@meshes(sampler={"greedy": "both", "beam": "fsdp"})
+def test_generate(mesh, sampler):
+    """Of three rows, and of one alone."""
+    assert generated(sampler) == expected_texts(sampler)
+
+
+def test_the_loss_moves_neither_the_table_nor_logits():
+    """Of a table split by its vocabulary, devices exchange what they have summed up, no more."""
+    import jax
+
+    rows, length, width, size = 8, 64, 48, 1024
+    with distributed(2, 4) as distribution:
+        layouts = [("batch", None, None), ("model", None), ("batch", None), ("batch", None)]
+        shapes = [(rows, length, width), (size, width), (rows, length), (rows, length)]
+        dtypes = ["float32", "float32", "int32", "float32"]
+        arguments = []
+        for layout, shape, dtype in zip(layouts, shapes, dtypes, strict=True):
+            layout = keras.distribution.TensorLayout(layout, distribution.device_mesh)
+            sharding = layout.backend_layout
+            arguments.append(jax.ShapeDtypeStruct(shape, dtype, sharding=sharding))
+
+        def loss(*arguments):
+            sums = linear_cross_entropy(*arguments, chunk_size=16)
+            return sums.loss, sums.correct
+
+        step = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
+        program = step.lower(*arguments).compile().as_text()
+    moved = re.findall(r"= ([^=]*?) (all-[a-z]+|collective-permute)\(", program)
+    sizes = [
+        math.prod(map(int, re.findall("[0-9]+", shape.split("]")[0])[1:])) for shape, _ in moved
+    ]
+    assert len(sizes) > 3
+    # The gradient of the table, once for all chunks; what else is moved is of a chunk's tokens.
+    assert sorted(sizes)[-1] == size // 4 * width
+    assert sorted(sizes)[-2] <= 16 * width
