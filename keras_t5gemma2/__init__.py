@@ -17,6 +17,7 @@ from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreproces
 from keras_t5gemma2.preprocessing.tokenizer import T5Gemma2Tokenizer
 from keras_t5gemma2.registry import presets
 from keras_t5gemma2.tasks.beam_search import BeamSearch
+from keras_t5gemma2.tasks.checkpointing import TrainingCheckpoint
 from keras_t5gemma2.tasks.distillation import Distillation, TeacherSamples
 from keras_t5gemma2.tasks.seq2seq_lm import T5Gemma2Seq2SeqLM
 
@@ -37,6 +38,7 @@ __all__ = [
     "T5Gemma2Seq2SeqLMPreprocessor",
     "T5Gemma2Tokenizer",
     "TeacherSamples",
+    "TrainingCheckpoint",
     "VisionConfig",
     "enable_compilation_cache",
     "evaluate_generation",

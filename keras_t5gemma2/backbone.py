@@ -9,7 +9,7 @@ from keras_t5gemma2.config import BackboneConfig
 from keras_t5gemma2.layers import Embedder
 from keras_t5gemma2.lora.dense import RefusesKerasLoRA
 from keras_t5gemma2.registry import presets
-from keras_t5gemma2.saving import SavesAtomically
+from keras_t5gemma2.saving import SavesAtomically, by_one_process
 from keras_t5gemma2.stacks import Decoder, Encoder
 from keras_t5gemma2.vision import Vision
 
@@ -225,6 +225,7 @@ class T5Gemma2Backbone(SavesAtomically, RefusesKerasLoRA, keras_hub.models.Backb
         axes = model_parallel_dim_name, data_parallel_dim_name
         return distribution.layout_map(device_mesh, *axes, fsdp, context_parallel)
 
+    @by_one_process
     def save_to_keras_hub_preset(self, path, max_shard_size=10):
         """Writes a preset that `keras_hub.models.T5Gemma2Backbone.from_preset` loads.
 

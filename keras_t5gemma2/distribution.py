@@ -73,7 +73,9 @@ class ModelParallel(keras.distribution.ModelParallel):
     shares_single_rows = True
 
     def get_data_layout(self, data_shape):
+        # Of the rows that this process has.
         parts = sharding.axis_sizes(self.device_mesh)[self.batch_dim_name]
+        parts = max(1, parts // self.num_processes)
         if data_shape and data_shape[0] % parts == 0:
             return super().get_data_layout(data_shape)
         return keras.distribution.TensorLayout((None,) * len(data_shape), self.device_mesh)

@@ -11,7 +11,7 @@ from keras_t5gemma2.lora.dense import Dense
 from keras_t5gemma2.plain_call import PlainCall
 
 # Of a long input, so many tokens are as wide as the MLP at the same time.
-_TOKENS_AT_A_TIME = 2048
+TOKENS_AT_A_TIME = 2048
 
 
 class Embedder(PlainCall, layers.Layer):
@@ -228,7 +228,7 @@ class GatedMLP(PlainCall, layers.Layer):
     def call(self, x, training=False):
         if training:  # what a gradient needs is kept anyway
             return self._call(x, training)
-        return kernels.by_pieces(self._call, x, _TOKENS_AT_A_TIME)
+        return kernels.by_pieces(self._call, x, TOKENS_AT_A_TIME)
 
     def _call(self, x, training=False):
         return self.down(dropped(self.dropout, kernels.gelu(self.gate(x)) * self.up(x), training))

@@ -1,5 +1,49 @@
 """What backbone, task and preprocessing layers share of loading and saving presets."""
 
+import contextlib
+import functools
+
+from keras_t5gemma2.kernels import processes
+
+_is_writing = False
+
+
+def by_one_process(method):
+    """A method that writes, for models that several processes train, each with a part of them.
+
+    All processes call it. The first one writes, with all values at hand, and none goes on before.
+    """
+
+    @functools.wraps(method)
+    def write(self, *args, **kwargs):
+        with _one_writer(self) as is_writer:
+            return method(self, *args, **kwargs) if is_writer else None
+
+    return write
+
+
+@contextlib.contextmanager
+def _one_writer(layer):
+    global _is_writing
+    # Of torch's processes each has all of the model, and the user says which one writes.
+    if _is_writing or not processes.is_joint():
+        yield True
+        return
+    spread = [v for v in layer.variables if not processes.is_whole(v.value)]
+    values = [variable.value for variable in spread]
+    _is_writing = True
+    try:
+        for variable, value in zip(spread, values, strict=True):
+            of_all = processes.whole(value)
+            if processes.index() == 0:
+                variable._value = of_all
+        yield processes.index() == 0
+    finally:
+        _is_writing = False
+        for variable, value in zip(spread, values, strict=True):
+            variable._value = value
+        processes.wait("saving")
+
 
 class SavesAtomically:
     """Writes a preset beside its place and moves it there whole, or leaves what was there."""
@@ -7,8 +51,11 @@ class SavesAtomically:
     # Files of an earlier save that go even if the new one has none of the same name.
     _replaced_files = ()
 
+    @by_one_process
     def save_to_preset(self, preset_dir, *args, **kwargs):
         """Saves to a preset directory, whose other files stay.
+
+        Where several processes of JAX have a part of the model each, all of them call this.
 
         Args:
             preset_dir: path of the directory, made if it is not there.

@@ -25,18 +25,22 @@ __all__ = [
     "TokenSums",
     "Window",
     "attend",
+    "check_parameters",
     "compiled",
     "cross_entropy",
     "gelu",
     "linear_cross_entropy",
     "merge_heads",
     "plain",
+    "prepare_training",
     "rematerialized",
     "rms_norm",
     "rotate",
     "rounded",
     "split_heads",
     "times",
+    "summed_over_replicas",
+    "sums_of_metrics",
     "use",
     "weighted_sums",
     "write",
@@ -45,7 +49,7 @@ __all__ = [
 # The logits of one chunk of tokens in float32: 160 tokens of the published vocabulary. One or two
 # arrays of this size live at once, less than a tenth of what the plain loss takes for 2,048 tokens,
 # and a step takes no longer; smaller chunks make slower products (`tools/benchmark_loss.py`).
-_CHUNK_BYTES = 160 << 20
+CHUNK_BYTES = 160 << 20
 
 
 def write(past, fresh, slots):
@@ -120,7 +124,7 @@ def linear_cross_entropy(
     labels, weights = _labels_and_weights(labels, weights)
     axis = sharding.data_axis()
     parts = 1 if axis is None else axis[2]  # of a chunk, each on a device of its own
-    limit = parts * (chunk_size or max(1, _CHUNK_BYTES // (4 * table.shape[0])))
+    limit = parts * (chunk_size or max(1, CHUNK_BYTES // (4 * table.shape[0])))
     targets = () if targets is None else _flat(targets)
     wanted = (training, training and is_trainable)
     loss, correct = _sums(hidden, table, labels, weights, targets, soft_cap, limit, wanted)
@@ -152,9 +156,9 @@ def _flat(targets):
 def _sums_of_padded(hidden, table, labels, weights, targets, soft_cap, limit, wanted):
     """The sums over chunks of one size: tokens without weight fill the last one up."""
     count = ops.shape(hidden)[0]
-    chunks = (count + limit - 1) // limit
+    chunks = _at_least_one((count + limit - 1) // limit)
     # The smallest size that gives as many chunks: hardly any token is filler.
-    size = (count + chunks - 1) // chunks
+    size = _at_least_one((count + chunks - 1) // chunks)
     if (axis := sharding.data_axis()) is not None:
         size += -size % axis[2]
     missing = chunks * size - count
@@ -162,6 +166,11 @@ def _sums_of_padded(hidden, table, labels, weights, targets, soft_cap, limit, wa
     labels, weights = (ops.pad(x, [(0, missing)]) for x in (labels, weights))
     targets = tuple(ops.pad(x, [(0, missing), (0, 0)]) for x in targets)
     return _sums_over_chunks(hidden, table, labels, weights, targets, soft_cap, size, wanted)
+
+
+def _at_least_one(count):
+    """A replica of a strategy may have got no row of a batch."""
+    return max(count, 1) if isinstance(count, int) else ops.maximum(count, 1)
 
 
 # Whether loops are, as programs that copy what they cannot write in place.
@@ -182,15 +191,19 @@ else:
     _sums_over_chunks = _backend.sums_over_chunks
     _formulas = reference
 
+check_parameters = _backend.check_parameters
 compiled = _backend.compiled
 rematerialized = _backend.rematerialized
 by_pieces = _formulas.by_pieces
 gelu = _formulas.gelu
 merge_heads = _formulas.merge_heads
+prepare_training = _backend.prepare_training
 product = _formulas.product
 rms_norm = _formulas.rms_norm
 rotate = _formulas.rotate
 rounded = _formulas.rounded
 split_heads = _formulas.split_heads
+summed_over_replicas = _backend.summed_over_replicas
+sums_of_metrics = _backend.sums_of_metrics
 weighted_sums = _formulas.weighted_sums
 _write_slots = _formulas.write_slots

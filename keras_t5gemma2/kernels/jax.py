@@ -145,6 +145,27 @@ def rematerialized(function):
     return again
 
 
+def summed_over_replicas(x):
+    """A scalar without gradient, added up over the replicas of the model.
+
+    JAX's program is one for all devices, and what it sums is all there is.
+    """
+    return x
+
+
+def sums_of_metrics(sums):
+    """`kernels.TokenSums` as the metrics of each replica take them in."""
+    return sums
+
+
+def prepare_training(_):
+    """See `kernels.torch_processes`: there is nothing to prepare."""
+
+
+def check_parameters(_):
+    """See `kernels.torch_processes`: nothing else than Keras holds variables here."""
+
+
 def compiled(function, task):
     """`function(carried, *others)` compiled, to be called again and again.
 

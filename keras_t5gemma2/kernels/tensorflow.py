@@ -54,6 +54,27 @@ def _gradients_again(function, tensors, upstream):
     return again(tensors, upstream)
 
 
+def summed_over_replicas(x):
+    """See `kernels.jax`: the replicas are those of a `tf.distribute.Strategy`."""
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return x
+    return context.all_reduce("sum", x)
+
+
+def sums_of_metrics(sums):
+    """See `kernels.jax`: variables of metrics add up what each replica has put in."""
+    return sums
+
+
+def prepare_training(_):
+    """See `kernels.torch_processes`: Keras's optimizers add up the gradients of all replicas."""
+
+
+def check_parameters(_):
+    """See `kernels.torch_processes`: nothing else than Keras holds variables here."""
+
+
 def compiled(function, task):
     """See `kernels.jax.compiled`."""
     # Keras would use XLA where there is an accelerator only. But without it loops copy buffers.

@@ -6,6 +6,12 @@ from torch.nn import functional
 
 from keras_t5gemma2.kernels import reference, torch_flash
 from keras_t5gemma2.kernels.scaled import Scaled, apart
+from keras_t5gemma2.kernels.torch_processes import (  # noqa: F401  what `kernels` takes from here
+    check_parameters,
+    prepare_training,
+    summed_over_replicas,
+    sums_of_metrics,
+)
 
 
 def write_slots(buffer, values, slots):

@@ -5,6 +5,7 @@ import contextvars
 import pathlib
 
 from keras_t5gemma2.lora.config import LoRAConfig, check_adapter_name
+from keras_t5gemma2.saving import by_one_process
 from keras_t5gemma2.tasks.adapters import HasAdapters
 
 # Whether whoever builds a task from a preset's configuration adds the adapters from their files.
@@ -16,6 +17,7 @@ class SavesAdapters(HasAdapters):
 
     _adapters_in_files = False  # while a preset is saved
 
+    @by_one_process
     def save_adapter(self, path, name="default"):
         """Writes one adapter to one small file, with its configuration.
 
@@ -44,6 +46,7 @@ class SavesAdapters(HasAdapters):
 
         self._take(name, adapters.read_adapter(path), path)
 
+    @by_one_process
     def save_peft_adapter(self, directory, name="default"):
         """Writes one adapter in the format of the peft library.
 

@@ -32,18 +32,26 @@ def remember(backbone, inputs, kind="auto", cache_dtype="auto"):
     mask = inputs["encoder_padding_mask"]
     seen = inputs.get("images"), inputs.get("image_features")
     encoded = backbone.encode(inputs["encoder_token_ids"], mask, *seen)
-    if kind == "auto":
-        size = _projected_bytes(backbone.decoder, encoded, cache_dtype)
-        kind = "shared" if size > _MAX_PROJECTED_BYTES else "projected"
-    memory = backbone.decoder.remember(encoded, mask, is_shared=kind == "shared")
+    dtype = "int8" if cache_dtype == "int8" else keras.backend.standardize_dtype(encoded.dtype)
+    rows, length, _ = encoded.shape
+    shared = is_shared(kind, backbone.config.decoder, rows, length, np.dtype(dtype).itemsize)
+    memory = backbone.decoder.remember(encoded, mask, shared)
     return caches.in_int8(memory) if cache_dtype == "int8" else memory
 
 
-def _projected_bytes(decoder, encoded, cache_dtype):
-    dtype = keras.backend.standardize_dtype(encoded.dtype)
-    itemsize = 1 if cache_dtype == "int8" else np.dtype(dtype).itemsize
-    widths = [2 * a.num_kv_heads * a.head_dim for a in decoder.config.layers]
-    return encoded.shape[0] * encoded.shape[1] * sum(widths) * itemsize
+def is_shared(kind, config, rows, length, itemsize):
+    """Whether all layers of a decoder share one tensor, of so many rows of so many tokens.
+
+    Args:
+        kind: as `remember` has it.
+        config: `StackConfig` of the decoder.
+        rows, length: int.
+        itemsize: int. Bytes of a number.
+    """
+    if kind != "auto":
+        return kind == "shared"
+    widths = [2 * attention.num_kv_heads * attention.head_dim for attention in config.layers]
+    return rows * length * sum(widths) * itemsize > _MAX_PROJECTED_BYTES
 
 
 def prefill(backbone, inputs, memory, keep_states=False, ahead=0, cache_dtype="auto"):

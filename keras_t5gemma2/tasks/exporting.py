@@ -1,5 +1,6 @@
 """What a task writes for others to read."""
 
+from keras_t5gemma2.saving import by_one_process
 from keras_t5gemma2.tasks import runtimes
 from keras_t5gemma2.tasks.adapter_files import SavesAdapters
 
@@ -94,6 +95,7 @@ class Exports(SavesAdapters):
         if verbose is None or verbose:
             print(f"Saved artifact at '{filepath}'.")
 
+    @by_one_process
     def export_to_transformers(self, path, dtype=None, max_shard_size="5GB", adapters="merge"):
         """Writes a directory that the transformers library loads, laid out as the published ones.
 

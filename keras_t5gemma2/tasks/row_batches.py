@@ -1,19 +1,22 @@
 """Text and images from any source as the batches of arrays that `keras.Model.fit` takes."""
 
 import contextlib
+import functools
+import itertools
 import math
 import warnings
 
 import keras
 import numpy as np
+from keras import ops
 from keras.src.trainers import data_adapters
-from keras.src.trainers.data_adapters import data_adapter_utils
 
 from keras_t5gemma2 import sharding
 from keras_t5gemma2.preprocessing import traced
 from keras_t5gemma2.preprocessing.rows import parse_rows
 from keras_t5gemma2.tasks.distillation import split_targets
 from keras_t5gemma2.tasks.elements import are_arrays, is_row, join_elements, rows_of_arrays, unpack
+from keras_t5gemma2.tasks.parts import part_of_batch
 
 
 def batches_of(x, y, sample_weight, batch_size, shuffle, preparation):
@@ -66,14 +69,20 @@ _NO_GRADIENTS_IN_VISION = r"Gradients do not exist for variables \[('vision/[^']
 
 
 @contextlib.contextmanager
-def reading(*batches, steps=None):
-    """While Keras reads: errors of the data as they are, and no alarm where all is well."""
+def reading(*batches, steps=None, may_begin_late=False):
+    """While Keras reads: errors of the data as they are, and no alarm where all is well.
+
+    Args:
+        *batches: `Batches` or `None`.
+        steps: int or `None`. Of an epoch, where the user says so.
+        may_begin_late: bool. Whether an epoch may be taken up in its middle.
+    """
     batches = [b for b in batches if b is not None]
     ends_unannounced = steps is None and any(b.num_batches is None for b in batches)
     with warnings.catch_warnings():
         # Of a batch without images nothing in the vision part has a gradient.
         warnings.filterwarnings("ignore", message=_NO_GRADIENTS_IN_VISION)
-        if ends_unannounced:
+        if ends_unannounced or may_begin_late:
             warnings.filterwarnings("ignore", message="Your input ran out of data")
         try:
             yield
@@ -85,8 +94,14 @@ def reading(*batches, steps=None):
 
 
 class Batches(data_adapters.data_adapter.DataAdapter):
-    """Prepared batches, in whichever way a backend's training loop asks for them."""
+    """Prepared batches, in whichever way a backend's training loop asks for them.
 
+    Attributes:
+        epoch: int, which epoch the next one is.
+        first_batch: int, the number of the batch that the next epoch begins with.
+    """
+
+    epoch = first_batch = 0
     error = None  # what went wrong while reading
     num_batches = None  # unknown
     batch_size = None
@@ -104,10 +119,10 @@ class Batches(data_adapters.data_adapter.DataAdapter):
         raise NotImplementedError
 
     def get_numpy_iterator(self):
-        iterator = iter(self)
+        iterator = itertools.islice(iter(self), self.first_batch, None)
         while True:
             try:
-                batch = next(iterator)
+                batch = part_of_batch(next(iterator))
             except StopIteration:
                 return
             except Exception as error:
@@ -154,12 +169,24 @@ class Batches(data_adapters.data_adapter.DataAdapter):
         return outputs[keep]
 
     def get_torch_dataloader(self):
-        return data_adapter_utils.get_torch_dataloader(self.get_numpy_iterator())
+        # No `DataLoader`: it draws from the generator that dropout draws from, whenever it begins,
+        # and a run that is taken up in the middle of an epoch begins once less.
+        to_tensors = functools.partial(keras.tree.map_structure, ops.convert_to_tensor)
+        return map(to_tensors, self.get_numpy_iterator())
 
     def get_tf_dataset(self):
-        return traced.dataset_of(
-            self.get_numpy_iterator, self.first(), self.can_be_read_ahead, self.lengths_differ
-        )
+        def batches():
+            return map(_without_bools, self.get_numpy_iterator())
+
+        example = _without_bools(self.first())
+        return traced.dataset_of(batches, example, self.can_be_read_ahead, self.lengths_differ)
+
+
+def _without_bools(batch):
+    """Masks as integers: under a strategy Keras adds up the batches of several replicas."""
+    return keras.tree.map_structure(
+        lambda array: array.astype("int32") if array.dtype == bool else array, batch
+    )
 
 
 class InMemoryBatches(Batches):
@@ -177,6 +204,9 @@ class InMemoryBatches(Batches):
 
     def __init__(self, take, indices, batch_size, shuffle, preparation):
         self.take, self.indices, self.shuffle = take, indices, shuffle
+        # The order of an epoch hangs on this and on its number alone: not on what else draws
+        # numbers, nor on when a backend asks for the first batch.
+        self.seed = int(np.random.randint(2**31)) if shuffle else None
         self.batch_size = 32 if batch_size is None else batch_size
         self.preparation = preparation
         if self.batch_size < 1:
@@ -190,7 +220,9 @@ class InMemoryBatches(Batches):
         return self._prepare(self.indices[: self.batch_size])
 
     def __iter__(self):
-        order = np.random.permutation(self.indices) if self.shuffle else self.indices
+        order = self.indices
+        if self.shuffle:
+            order = np.random.default_rng((self.seed, self.epoch)).permutation(order)
         for start in range(0, len(order), self.batch_size):
             yield self._prepare(order[start : start + self.batch_size])
 

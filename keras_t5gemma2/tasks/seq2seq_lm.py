@@ -10,9 +10,10 @@ from keras_t5gemma2 import sharding
 from keras_t5gemma2.backbone import T5Gemma2Backbone
 from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
 from keras_t5gemma2.registry import presets
-from keras_t5gemma2.saving import SavesAtomically
+from keras_t5gemma2.saving import SavesAtomically, by_one_process
 from keras_t5gemma2.tasks.adapter_files import reading_adapter_files
 from keras_t5gemma2.tasks.beam_search import BeamSearch
+from keras_t5gemma2.tasks.checkpointing import with_places
 from keras_t5gemma2.tasks.distillation import sample_rows
 from keras_t5gemma2.tasks.elements import Preparation, unpack
 from keras_t5gemma2.tasks.exporting import Exports
@@ -73,6 +74,9 @@ class T5Gemma2Seq2SeqLM(
         super().__init__(inputs=inputs, outputs=self.logits(hidden), **kwargs)
         self.cross_attention_cache = cross_attention_cache
         self.cache_dtype = cache_dtype
+        # On torch, Keras has looked for parameters before there was a module to register them:
+        # without this the task would have none, and `DistributedDataParallel` nothing to do.
+        self._post_build()
 
     def get_config(self):
         return {
@@ -167,6 +171,7 @@ class T5Gemma2Seq2SeqLM(
         )
         return cls(backbone, **kwargs)
 
+    @by_one_process
     def save_to_keras_hub_preset(self, path, max_shard_size=10):
         """Writes a preset that `keras_hub.models.T5Gemma2Seq2SeqLM.from_preset` loads.
 
@@ -252,8 +257,12 @@ class T5Gemma2Seq2SeqLM(
             training, validation = _split(training, validation_split, size, self._preparation())
         for data in (training, *([] if validation is None else [validation])):
             data.can_add_rows = not self._needs_logits
-        with reading(training, validation, steps=kwargs.get("steps_per_epoch")):
-            history = keras.Model.fit(self, training, validation_data=validation, **kwargs)
+        steps = kwargs.get("steps_per_epoch")
+        callbacks, is_saved = with_places(kwargs.pop("callbacks", None), training, steps)
+        with reading(training, validation, steps=steps, may_begin_late=is_saved):
+            history = keras.Model.fit(
+                self, training, validation_data=validation, callbacks=callbacks, **kwargs
+            )
         _part_averages(self.optimizer)
         return history
 

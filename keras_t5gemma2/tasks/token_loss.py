@@ -72,6 +72,7 @@ class TrainsWithoutLogits:
 
     def make_train_function(self, force=False):
         # What was compiled for the other setting would go on as before.
+        kernels.prepare_training(self)
         is_checkpointing = self.backbone.gradient_checkpointing
         changed = is_checkpointing != self._is_checkpointing
         self._is_checkpointing = is_checkpointing
@@ -95,18 +96,39 @@ class TrainsWithoutLogits:
         """
         if self._token_loss is None:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
-        labels, targets = split_targets(y)
-        weights = token_weights(labels, sample_weight)
-        if self._gives_hidden:
-            table = self.backbone.token_embedding
-            sums = kernels.linear_cross_entropy(
-                *(y_pred, table.embeddings, labels, weights, table.logit_soft_cap, training),
-                targets=targets,
-            )
-        else:
-            sums = kernels.cross_entropy(y_pred, labels, weights, targets)
+        sums = self._token_sums(y, y_pred, sample_weight, training)
         extra = sum(self._aggregate_additional_loss(loss) for loss in self.losses)
         return self._token_loss.update(sums, extra)
+
+    def token_sums(self, x, y, sample_weight=None, training=True):
+        """The loss of a batch as sums over its tokens, for training loops of your own.
+
+        The loss of `fit` is `loss / weight`. Where several processes have a part of a batch each,
+        both are added up over them before they are divided: a mean of their means would count
+        the tokens of short answers more.
+
+        Args:
+            x, y, sample_weight: what `preprocess_samples` gives, as arrays or tensors.
+            training: bool. Whether a gradient will be asked for.
+
+        Returns:
+            `kernels.TokenSums`: `loss`, `correct` and `weight`, float32 scalars.
+        """
+        kernels.check_parameters(self)
+        with self._without_logits():
+            y_pred = self(x, training=training)
+            return self._token_sums(y, y_pred, sample_weight, training)
+
+    def _token_sums(self, y, y_pred, sample_weight, training):
+        labels, targets = split_targets(y)
+        weights = token_weights(labels, sample_weight)
+        if not self._gives_hidden:
+            return kernels.cross_entropy(y_pred, labels, weights, targets)
+        table = self.backbone.token_embedding
+        return kernels.linear_cross_entropy(
+            *(y_pred, table.embeddings, labels, weights, table.logit_soft_cap, training),
+            targets=targets,
+        )
 
     @property
     def metrics(self):
@@ -141,13 +163,20 @@ class TokenLoss:
         Args:
             sums: `kernels.TokenSums`. A batch without weight has the loss 0.
             extra: scalar tensor, or 0. What layers add to the loss, such as regularization.
+
+        Returns:
+            The loss, or this replica's share of it: their gradients together are its gradient.
         """
+        weight = kernels.summed_over_replicas(sums.weight)
+        share = ops.divide_no_nan(sums.loss, weight) + extra
+
+        sums = kernels.sums_of_metrics(sums)
         loss = ops.divide_no_nan(sums.loss, sums.weight)
         self.mean.update_state(loss + extra, sample_weight=sums.weight)
         self.perplexity.update_state(loss, sample_weight=sums.weight)
         accuracy = ops.divide_no_nan(sums.correct, sums.weight)
         self.accuracy.update_state(accuracy, sample_weight=sums.weight)
-        return loss + extra
+        return share
 
 
 class Perplexity(keras.metrics.Mean):
