@@ -9,6 +9,7 @@ from keras_t5gemma2 import kernels
 from keras_t5gemma2.kernels import KeyValues, Window
 from keras_t5gemma2.lora.dense import Dense
 from keras_t5gemma2.plain_call import PlainCall
+from keras_t5gemma2.quantization.layers import QuantizedEmbedding
 
 # Up to so many queries at a time read the shared memory; for more of them, a layer's keys and
 # values are made, used and forgotten.
@@ -30,7 +31,7 @@ class Embedder(PlainCall, layers.Layer):
     def __init__(self, config, **kwargs):
         super().__init__(**kwargs)
         self.config = config
-        self.table = layers.ReversibleEmbedding(
+        self.table = QuantizedEmbedding(
             config.vocabulary_size,
             config.hidden_dim,
             embeddings_initializer=initializers.RandomNormal(stddev=0.02),
