@@ -16,6 +16,7 @@ from keras.src.backend.common import global_state
 
 from keras_t5gemma2.checkpoints.names import AS_IS, Layout
 from keras_t5gemma2.kernels.take_over import take_over
+from keras_t5gemma2.quantization.layers import Quantizable
 
 # Values are copied out of a file in pieces, so that only a piece of the file is in memory.
 _BYTES_PER_PIECE = 1 << 20
@@ -60,7 +61,9 @@ def build_with_weights(build, tensors_by_path):
     there is most room: at no time is there much more in memory than the final weights.
 
     Args:
-        build: function without arguments that gives a built `keras.Model`.
+        build: function without arguments that gives a built `keras.Model`. Its layers may be
+            quantized: where there is only the tensor of floats for the matrix of one, it is made
+            one of integers as it is read.
         tensors_by_path: dict of `StoredTensor` by the `path` of the variable that takes it, one
             for each of `model.weights`. What is no weight, such as the state of a random seed,
             gets its initial value.
@@ -69,8 +72,8 @@ def build_with_weights(build, tensors_by_path):
         The model. Each variable has the dtype that `build` gave it.
 
     Raises:
-        ValueError: a weight has no tensor, a tensor no weight, or the two differ in shape.
-            Whatever had been read is freed.
+        ValueError: a weight has no tensor, a tensor no weight, or the two differ in shape, or
+            one is of integers and the other is not. Whatever had been read is freed.
 
     Example:
 
@@ -85,12 +88,13 @@ def build_with_weights(build, tensors_by_path):
     2.0
     """
     model, created = _build_without_values(build)
-    frozen = [variable for variable in created if variable.trainable is False]
+    is_float = keras.backend.is_float_dtype
+    frozen = [v for v in created if v.trainable is False and is_float(v.dtype)]
     try:
         pairs = _pair(model, tensors_by_path)
         # TensorFlow never differentiates by a value that was made for a frozen variable, so that
         # what is frozen at first could not be trained later.
-        weights = {id(variable) for variable, _ in pairs}
+        weights = {id(variable) for variable in model.weights}
         for variable in frozen:
             variable.trainable = id(variable) in weights
         _fill(pairs)
@@ -147,8 +151,13 @@ def _build_without_values(build):
 
 
 def _pair(model, tensors_by_path):
-    """List of (variable, tensor), the largest first."""
+    """List of (variable or layer to be quantized, tensor), the largest first."""
     variables = {variable.path: variable for variable in model.weights}
+    for layer in _layers_to_quantize(model, tensors_by_path):
+        matrix, *others = (variable.path for variable in layer.quantized_variables)
+        variables[matrix] = layer
+        for path in others:
+            del variables[path]
     if missing := sorted(set(variables) - set(tensors_by_path)):
         raise ValueError(
             f"Every weight of the model must have a tensor. Without one: {list_names(missing)}"
@@ -158,15 +167,25 @@ def _pair(model, tensors_by_path):
         raise ValueError(
             f"Every tensor must be for a weight of the model. Unexpected: {list_names(names)}"
         )
-    pairs = [(variable, tensors_by_path[path]) for path, variable in variables.items()]
-    for variable, tensor in pairs:
-        wanted = tensor.layout.from_variable_shape(tuple(variable.shape))
+    pairs = [(target, tensors_by_path[path]) for path, target in variables.items()]
+    for path, target in variables.items():
+        tensor = tensors_by_path[path]
+        shape = target.matrix_shape if isinstance(target, Quantizable) else target.shape
+        wanted = tensor.layout.from_variable_shape(tuple(shape))
         if tuple(tensor.shape) != wanted:
             raise ValueError(
-                f"The tensor {tensor.name}, for the variable {variable.path}, must have the shape "
+                f"The tensor {tensor.name}, for the variable {path}, must have the shape "
                 f"{wanted} in the checkpoint. Received: shape={tuple(tensor.shape)}"
             )
-    return sorted(pairs, key=lambda pair: -num_bytes(pair[0]))
+    return sorted(pairs, key=lambda pair: -_num_bytes_of(pair[0]))
+
+
+def _layers_to_quantize(model, tensors_by_path):
+    """The quantized layers whose matrix alone there is a tensor for."""
+    layers = [layer for layer in model._flatten_layers() if isinstance(layer, Quantizable)]
+    layers = [layer for layer in layers if layer.quantization_mode in ("int8", "int4")]
+    scales = {layer.path: layer.quantized_variables[1].path for layer in layers}
+    return [layer for layer in layers if scales[layer.path] not in tensors_by_path]
 
 
 def list_names(names):
@@ -181,14 +200,30 @@ def num_bytes(variable):
     return int(np.prod(variable.shape)) * np.dtype(variable.dtype).itemsize
 
 
+def _num_bytes_of(target):
+    """As `num_bytes`, also of all variables of a layer that is quantized."""
+    variables = target.quantized_variables if isinstance(target, Quantizable) else [target]
+    return sum(map(num_bytes, variables))
+
+
 def _fill(pairs):
-    progress = progress_bar(sum(num_bytes(variable) for variable, _ in pairs))
+    progress = progress_bar(sum(_num_bytes_of(target) for target, _ in pairs))
     done = 0
-    for variable, tensor in pairs:
-        variable._initialize(take_over(_owned(tensor, np.dtype(variable.dtype))))
-        variable._initializer = None
-        done += num_bytes(variable)
+    for target, tensor in pairs:
+        for variable, values in _values(target, tensor):
+            variable._initialize(take_over(values))
+            variable._initializer = None
+        done += _num_bytes_of(target)
         progress(done)
+
+
+def _values(target, tensor):
+    """Pairs of variables and arrays, which nobody else has a hold on."""
+    if not isinstance(target, Quantizable):
+        return [(target, _owned(tensor, np.dtype(target.dtype)))]
+    matrix = tensor.layout.to_variable(tensor.read())
+    found = target.quantized_values(matrix, empty=_empty, release=tensor.release)
+    return zip(target.quantized_variables, found, strict=True)
 
 
 def progress_bar(total):
@@ -205,6 +240,11 @@ def progress_bar(total):
 def _owned(tensor, dtype):
     """The values of a `StoredTensor` in `dtype`, in memory that nobody else has a hold on."""
     source = tensor.layout.to_variable(tensor.read())
+    if source.dtype != dtype and {source.dtype.kind, dtype.kind} & {"i", "u"}:
+        raise ValueError(
+            f"The tensor {tensor.name} must be of type {dtype}, as its variable is. Received: "
+            f"{source.dtype}"
+        )
     if source.flags.writeable and source.flags.c_contiguous and source.dtype == dtype:
         return source
     values = _empty(source.shape, dtype)
