@@ -2,6 +2,7 @@
 
 pip install ".[torch,tiny,evaluation]"
 KERAS_BACKEND=torch python tools/evaluate_tiny.py --rows 500
+KERAS_BACKEND=torch python tools/evaluate_tiny.py --rows 500 --quantize int4
 """
 
 import argparse
@@ -15,8 +16,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--preset", default="t5gemma2_tiny", help="a name, or a directory")
     parser.add_argument("--rows", type=int, default=500, help="of each task, at most")
+    parser.add_argument("--quantize", choices=["int8", "int4"], help="weights, as they are read")
     arguments = parser.parse_args()
-    lm = T5Gemma2Seq2SeqLM.from_preset(arguments.preset)
+    lm = T5Gemma2Seq2SeqLM.from_preset(arguments.preset, quantize=arguments.quantize)
     lm.compile(sampler="greedy")
     print(as_table(evaluate(lm, arguments.rows, verbose="auto")))
 
