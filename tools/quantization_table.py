@@ -40,6 +40,7 @@ def main():
     parser.add_argument("--gemma3", help="path of Gemma 3: the logits of it instead")
     parser.add_argument("--ways", nargs="*", default=list(WAYS), choices=list(WAYS))
     arguments = parser.parse_args()
+    keras.config.disable_interactive_logging()
     lines = (
         logit_table(arguments.gemma3, arguments.ways)
         if arguments.gemma3
