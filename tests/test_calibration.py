@@ -12,6 +12,8 @@ from tasks import TOKENIZER
 
 from keras_t5gemma2 import T5Gemma2Backbone, T5Gemma2Seq2SeqLM
 
+pytestmark = pytest.mark.once  # Keras's calibration runs op by op
+
 TEXTS = [
     "the original image and here are some crops to help you see better, 3 of them!",
     "what is in this garden: a red bee, a flower; compare 12 cats with 7 dogs.",
@@ -108,7 +110,6 @@ def test_adapters_on_calibrated_weights(pair):
     lm.remove_adapter("default")
 
 
-@pytest.mark.once
 def test_bits_and_order_of_gptq(tmp_path):
     lm, _ = calibrated("gptq", weight_bits=8, activation_order=True)
     got, wanted = lm.predict(ROWS, verbose=0), uneven_task().predict(ROWS, verbose=0)
