@@ -1,5 +1,7 @@
 """The model without a head: token ids and images in, hidden states out."""
 
+import functools
+
 import keras
 import keras_hub
 from keras import ops
@@ -8,6 +10,8 @@ from keras_t5gemma2 import distribution, sharding
 from keras_t5gemma2.config import BackboneConfig
 from keras_t5gemma2.layers import Embedder
 from keras_t5gemma2.lora.dense import RefusesKerasLoRA
+from keras_t5gemma2.quantization import plans
+from keras_t5gemma2.quantization.models import Quantizes, load_quantized
 from keras_t5gemma2.registry import presets
 from keras_t5gemma2.saving import SavesAtomically, by_one_process
 from keras_t5gemma2.stacks import Decoder, Encoder
@@ -15,7 +19,7 @@ from keras_t5gemma2.vision import Vision
 
 
 @keras.saving.register_keras_serializable(package="keras_t5gemma2")
-class T5Gemma2Backbone(SavesAtomically, RefusesKerasLoRA, keras_hub.models.Backbone):
+class T5Gemma2Backbone(SavesAtomically, RefusesKerasLoRA, Quantizes, keras_hub.models.Backbone):
     """The hidden states of a T5Gemma 2 encoder-decoder.
 
     Inputs, a dict:
@@ -42,6 +46,10 @@ class T5Gemma2Backbone(SavesAtomically, RefusesKerasLoRA, keras_hub.models.Backb
         gradient_checkpointing: bool. Whether training keeps one hidden state per layer and
             computes the rest again in the backward pass: less memory for a forward pass more.
             May be set at any time.
+        quantized_layers: dict of modes, such as "int8" or "int4/32" (blocks of 32), by the paths
+            of layers. These are built with integers, whose values are to be loaded. As
+            `quantize` leaves it in the config.
+        rounds_activations: bool. Whether those of 8 bits round their inputs to 8 bits too.
 
     Example:
 
@@ -66,36 +74,50 @@ class T5Gemma2Backbone(SavesAtomically, RefusesKerasLoRA, keras_hub.models.Backb
     presets = presets  # those that `from_preset` knows by name
     _replaced_files = ("model*.weights.h5", "model.weights.json", "task.weights.h5")
 
-    def __init__(self, config, dtype=None, gradient_checkpointing=False, **kwargs):
+    def __init__(
+        self,
+        config,
+        dtype=None,
+        gradient_checkpointing=False,
+        quantized_layers=None,
+        rounds_activations=False,
+        **kwargs,
+    ):
         if isinstance(config, dict):
             config = BackboneConfig.from_dict(config)
         self.config = config
-        with sharding.fitting(config):
-            self.embedder = Embedder(config, dtype=dtype, name="embedder")
-            self.vision = config.vision and Vision(config, dtype=dtype, name="vision")
-            self.encoder = Encoder(config.encoder, dtype=dtype, name="encoder")
-            self.decoder = Decoder(config.decoder, dtype=dtype, name="decoder")
-            self.token_embedding = self.embedder.table
-
-            inputs = _inputs(config)
-            encoded = self.encode(
-                inputs["encoder_token_ids"],
-                inputs["encoder_padding_mask"],
-                inputs.get("images"),
-                inputs.get("image_features"),
-            )
-            decoded = self.decoder(
-                self.embedder(inputs["decoder_token_ids"]),
-                inputs["decoder_padding_mask"],
-                encoded,
-                inputs["encoder_padding_mask"],
-            )
-            outputs = {"encoder_sequence_output": encoded, "decoder_sequence_output": decoded}
-            super().__init__(inputs=inputs, outputs=outputs, dtype=dtype, **kwargs)
+        plan = plans.plan_of_modes(quantized_layers, rounds_activations)
+        with sharding.fitting(config), plans.planned(plan):
+            super().__init__(**self._build(config, dtype), dtype=dtype, **kwargs)
+            self._check_plan(quantized_layers)
         sharding.lay_out(self.variables, config)
         self.gradient_checkpointing = gradient_checkpointing
         if self.vision is not None:
             self.vision.tower.trainable = False
+
+    def _build(self, config, dtype):
+        """Makes the layers, and gives the inputs and outputs of the graph of their calls."""
+        self.embedder = Embedder(config, dtype=dtype, name="embedder")
+        self.vision = config.vision and Vision(config, dtype=dtype, name="vision")
+        self.encoder = Encoder(config.encoder, dtype=dtype, name="encoder")
+        self.decoder = Decoder(config.decoder, dtype=dtype, name="decoder")
+        self.token_embedding = self.embedder.table
+
+        inputs = _inputs(config)
+        encoded = self.encode(
+            inputs["encoder_token_ids"],
+            inputs["encoder_padding_mask"],
+            inputs.get("images"),
+            inputs.get("image_features"),
+        )
+        decoded = self.decoder(
+            self.embedder(inputs["decoder_token_ids"]),
+            inputs["decoder_padding_mask"],
+            encoded,
+            inputs["encoder_padding_mask"],
+        )
+        outputs = {"encoder_sequence_output": encoded, "decoder_sequence_output": decoded}
+        return {"inputs": inputs, "outputs": outputs}
 
     @property
     def gradient_checkpointing(self):
@@ -144,13 +166,26 @@ class T5Gemma2Backbone(SavesAtomically, RefusesKerasLoRA, keras_hub.models.Backb
 
     def get_config(self):
         return {
-            **super().get_config(),
+            "name": self.name,
+            "trainable": self.trainable,
+            # keras-hub's own would put the layers that are quantized here, which it cannot read.
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             "config": self.config.to_dict(),
             "gradient_checkpointing": self.gradient_checkpointing,
+            "quantized_layers": self.quantized_layers,
+            "rounds_activations": self.rounds_activations,
         }
 
     @classmethod
-    def from_preset(cls, preset, load_weights=True, text_only=False, embeddings=None, **kwargs):
+    def from_preset(
+        cls,
+        preset,
+        load_weights=True,
+        text_only=False,
+        embeddings=None,
+        quantize=None,
+        **kwargs,
+    ):
         """The backbone of a preset or of a published checkpoint.
 
         Args:
@@ -162,6 +197,9 @@ class T5Gemma2Backbone(SavesAtomically, RefusesKerasLoRA, keras_hub.models.Backb
             embeddings: "encoder", "decoder" or "mean": which of its two embedding tables is
                 taken from a preset of keras-hub's own T5Gemma 2, or their mean. `None` takes the
                 one table that both are where nobody has trained them apart.
+            quantize: "int8", "int4" or a config, or a dict of arguments of `quantize`: weights
+                of floats are quantized one by one as they are read, so that memory for the
+                integers is enough.
             **kwargs: `dtype`, `name`, `trainable`.
 
         Raises:
@@ -173,9 +211,10 @@ class T5Gemma2Backbone(SavesAtomically, RefusesKerasLoRA, keras_hub.models.Backb
 
         directory, preset = presets.locate(preset, load_weights)
         if directory is not None:
-            load = presets.load_backbone
-            return load(directory, load_weights, text_only, embeddings, **kwargs)
-        presets.check_only_keras(preset, text_only, embeddings)
+            places = directory, load_weights, text_only, embeddings
+            load = functools.partial(presets.load_backbone, *places, **kwargs)
+            return load_quantized(load, load_weights, quantize)
+        presets.check_only_keras(preset, text_only, embeddings, quantize)
         return super().from_preset(preset, load_weights, **kwargs)
 
     @staticmethod

@@ -9,6 +9,7 @@ from keras_t5gemma2 import kernels
 from keras_t5gemma2.kernels import KeyValues, Window
 from keras_t5gemma2.lora.dense import Dense
 from keras_t5gemma2.plain_call import PlainCall
+from keras_t5gemma2.quantization.layers import QuantizedEmbedding
 
 # Of a long input, so many tokens are as wide as the MLP at the same time.
 TOKENS_AT_A_TIME = 2048
@@ -27,7 +28,7 @@ class Embedder(PlainCall, layers.Layer):
     def __init__(self, config, **kwargs):
         super().__init__(**kwargs)
         self.config = config
-        self.table = layers.ReversibleEmbedding(
+        self.table = QuantizedEmbedding(
             config.vocabulary_size,
             config.hidden_dim,
             embeddings_initializer=initializers.RandomNormal(stddev=0.02),

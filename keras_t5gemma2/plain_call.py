@@ -25,15 +25,16 @@ def plain_calls():
 class PlainCall:
     """A layer that `plain_calls` has an effect on; goes before `keras.layers.Layer`.
 
-    Layers whose weights are cast when they are used, or quantized, are called by Keras as ever.
+    Layers whose weights are cast when they are used are called by Keras as ever.
     """
 
     def __call__(self, *args, **kwargs):
         if getattr(_state, "is_plain", False) and self._can_be_plain():
-            return self.call(*args, **kwargs)
+            call = self.call if self.quantization_mode is None else self.quantized_call
+            return call(*args, **kwargs)
         return super().__call__(*args, **kwargs)
 
     def _can_be_plain(self):
         policy = self.dtype_policy
         is_cast = policy.compute_dtype != policy.variable_dtype
-        return self.built and not is_cast and policy.quantization_mode is None
+        return self.built and not is_cast

@@ -7,6 +7,7 @@ from keras import initializers, layers, ops
 from keras_t5gemma2 import kernels
 from keras_t5gemma2.kernels import KeyValues, Window
 from keras_t5gemma2.layers import RMSNorm
+from keras_t5gemma2.quantization.layers import QuantizedDense
 from keras_t5gemma2.recompute import recomputed
 
 
@@ -162,12 +163,12 @@ class VisionBlock(layers.Layer):
         self.config = config
         self.attention_norm = _layer_norm(self, "attention_norm")
         self.query, self.key, self.value, self.output_dense = (
-            layers.Dense(config.hidden_dim, dtype=self.dtype_policy, name=name)
+            QuantizedDense(config.hidden_dim, dtype=self.dtype_policy, name=name)
             for name in ("query", "key", "value", "output")
         )
         self.mlp_norm = _layer_norm(self, "mlp_norm")
-        self.up = layers.Dense(config.mlp_dim, dtype=self.dtype_policy, name="up")
-        self.down = layers.Dense(config.hidden_dim, dtype=self.dtype_policy, name="down")
+        self.up = QuantizedDense(config.mlp_dim, dtype=self.dtype_policy, name="up")
+        self.down = QuantizedDense(config.hidden_dim, dtype=self.dtype_policy, name="down")
         self.dropout = layers.Dropout(config.dropout, dtype="float32", name="dropout")
 
     def build(self, shape):
@@ -207,7 +208,7 @@ class Projector(layers.Layer):
         super().__init__(**kwargs)
         self.config = config
         self.norm = RMSNorm(config.norm_epsilon, dtype=self.dtype_policy, name="norm")
-        self.projection = layers.Dense(
+        self.projection = QuantizedDense(
             hidden_dim, use_bias=False, dtype=self.dtype_policy, name="projection"
         )
 

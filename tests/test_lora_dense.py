@@ -37,9 +37,10 @@ def numbers(variable):
     return ops.convert_to_numpy(ops.cast(variable, "float32")).astype("float64")
 
 
-def delta(layer, name, config):
+def delta(layer, name, config, kernel=None):
     """What an adapter adds to the kernel, written out."""
-    adapter, kernel = layer.adapters[name], numbers(layer._kernel)
+    adapter = layer.adapters[name]
+    kernel = numbers(layer._kernel) if kernel is None else kernel
     product = config.scale * numbers(adapter.a) @ numbers(adapter.b)
     if not config.use_dora:
         return product
@@ -134,9 +135,14 @@ def test_an_adapter_beside_a_quantized_kernel():
     layer.active = {}
     base = ops.convert_to_numpy(layer(inputs()))
     np.testing.assert_allclose(got - base, added, rtol=1e-4, atol=1e-4)
+    kernel = numbers(layer.float_matrix())
     layer.active = {"plain": 1.0}
-    with pytest.raises(ValueError, match="quantized kernel of dense"):
-        layer.merge()
+    layer.merge()
+    wanted = kernel + delta(layer, "plain", VARIANTS["plain"], kernel)
+    step = np.abs(wanted).max(axis=0) / 127
+    assert np.all(np.abs(numbers(layer.float_matrix()) - wanted) <= 0.51 * step)
+    layer.unmerge()
+    np.testing.assert_array_equal(numbers(layer.float_matrix()), kernel)
     with pytest.raises(ValueError, match="use_dora=True"):
         layer.add_adapter("other", VARIANTS["dora"])
 

@@ -2,6 +2,7 @@
 
 pip install ".[torch,tiny,evaluation]"
 KERAS_BACKEND=torch python tools/evaluate_tiny.py --rows 500
+KERAS_BACKEND=torch python tools/evaluate_tiny.py --rows 500 --quantize int4
 """
 
 import argparse
@@ -16,8 +17,9 @@ def main():
     parser.add_argument("--preset", default="t5gemma2_tiny", help="a name, or a directory")
     parser.add_argument("--rows", type=int, default=500, help="of each task, at most")
     parser.add_argument("--cache-dtype", default="auto", help="auto or int8, as of the task")
+    parser.add_argument("--quantize", choices=["int8", "int4"], help="weights, as they are read")
     arguments = parser.parse_args()
-    lm = T5Gemma2Seq2SeqLM.from_preset(arguments.preset)
+    lm = T5Gemma2Seq2SeqLM.from_preset(arguments.preset, quantize=arguments.quantize)
     lm.cache_dtype = arguments.cache_dtype
     lm.compile(sampler="greedy")
     print(as_table(evaluate(lm, arguments.rows, verbose="auto")))

@@ -9,6 +9,7 @@ import itertools
 import json
 import mmap
 import pathlib
+import types
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -29,6 +30,7 @@ INDEX_FILE = "model.weights.json"
 _MOST_OBJECTS = 1_000_000
 _MOST_LEVELS = 32
 _FLOATS = ("float64", "float32", "float16", "bfloat16")
+_NONE = types.MappingProxyType({})
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
@@ -107,22 +109,28 @@ def read_h5_file(path):
     return {tensor.name: tensor for tensor in tensors}
 
 
-def stored_tensors(directory, rows, found):
+def stored_tensors(directory, rows, found, integers=_NONE):
     """`StoredTensor` by variable path, of exactly the arrays that a model has.
 
     Args:
         directory: what errors call the preset.
         rows: list of (name of the array, path of the variable, layout).
         found: dict by name of `FileTensor` or `StoredTensor`.
+        integers: dict of types by the paths of the variables that are integers, as "int8".
 
     Raises:
-        ValueError: an array is missing or unexpected, or not of a float type.
+        ValueError: an array is missing or unexpected, or not of a float type or that of its
+            integers.
     """
     check_names(directory, {name for name, _, _ in rows}, found)
+    for name, path, _ in rows:
+        if path in integers:
+            _check_integers(found[name], integers[path])
+        else:
+            checked_float(found[name])
     return {
-        path: StoredTensor(name, array.shape, array.read, array.release, layout)
+        path: StoredTensor(name, found[name].shape, found[name].read, found[name].release, layout)
         for name, path, layout in rows
-        for array in (checked_float(found[name]),)
     }
 
 
@@ -144,10 +152,19 @@ def checked_float(tensor):
     """The tensor, a `FileTensor` of a float type, or else an error."""
     if isinstance(tensor, FileTensor) and str(tensor.dtype) not in _FLOATS:
         raise ValueError(
-            f"Weights must be of one of the types {', '.join(_FLOATS)}; a quantized preset cannot "
-            f"be read. Received: {tensor.name} of type {tensor.dtype} in {tensor.path}"
+            f"Weights must be of one of the types {', '.join(_FLOATS)}; in a quantized preset the "
+            "`dtype` of config.json says which layers have integers. "
+            f"Received: {tensor.name} of type {tensor.dtype} in {tensor.path}"
         )
     return tensor
+
+
+def _check_integers(tensor, dtype):
+    if str(tensor.dtype) != dtype:
+        raise ValueError(
+            f"Weights of a layer that config.json calls quantized must be of type {dtype}. "
+            f"Received: {tensor.name} of type {tensor.dtype} in {tensor.path}"
+        )
 
 
 def write_h5(directory, arrays, max_shard_bytes=None):

@@ -8,20 +8,20 @@ hold any yet; a class is taken from it only where it has been registered as one 
 import dataclasses
 import inspect
 import pathlib
-import re
 import types
 
 import keras
 import keras_hub
 
 from keras_t5gemma2.backbone import T5Gemma2Backbone
-from keras_t5gemma2.checkpoints import names
 from keras_t5gemma2.checkpoints.h5_file import read_h5, stored_tensors
 from keras_t5gemma2.checkpoints.limits import LARGEST_SIZE, MOST_LAYERS, check_size, is_number
+from keras_t5gemma2.checkpoints.quantized_layers import quantized_layers, rows_in_file
 from keras_t5gemma2.checkpoints.streaming import build_with_weights
 from keras_t5gemma2.checkpoints.transformers_files import read_json
 from keras_t5gemma2.config import AttentionConfig, BackboneConfig, StackConfig, VisionConfig
 from keras_t5gemma2.preprocessing.tokenizer import VOCABULARY_FILE
+from keras_t5gemma2.quantization import plans
 
 TOKENIZER_FILES = f"assets/tokenizer/{VOCABULARY_FILE}"
 # Configs inside of configs, by the class and the field that has them.
@@ -32,14 +32,12 @@ _NESTED = {
     (StackConfig, "layers"): AttentionConfig,
 }
 _IDS = ("end_of_image_token_id", "image_token_id")
-_SECOND_VARIABLES = ("bias", "beta")
 
 
 def is_own(directory, values):
     """Whether a parsed `config.json` is one that this module reads.
 
-    Presets of a class that is derived from the package's, and of quantized weights, whose every
-    layer has a dtype of its own, are left to Keras.
+    Presets of a class that is derived from the package's are left to Keras.
 
     Args:
         directory: what an error calls the preset.
@@ -56,10 +54,7 @@ def is_own(directory, values):
             "the `registered_name` of a class of this package or of keras-hub. Received: "
             f"{directory}, with registered_name={str(name)[:80]!r}"
         )
-    fields = values.get("config")
-    dtype = fields.get("dtype") if isinstance(fields, dict) else None
-    is_quantized = isinstance(dtype, dict) and dtype.get("class_name") == "DTypePolicyMap"
-    return found is T5Gemma2Backbone and not is_quantized
+    return found is T5Gemma2Backbone
 
 
 def load_backbone(directory, load_weights=True, text_only=False, dtype=None, **kwargs):
@@ -69,7 +64,8 @@ def load_backbone(directory, load_weights=True, text_only=False, dtype=None, **k
         directory: path of the directory.
         load_weights: bool. If false, the weights are random and no file of weights is needed.
         text_only: bool. Leave out the vision tower: it is neither built nor read.
-        dtype: string or `keras.DTypePolicy` of every part; `None` is Keras's global policy.
+        dtype: string or `keras.DTypePolicy` of every part; `None` is Keras's global policy. In a
+            quantized preset it is that of what is no integer.
         **kwargs: further arguments of `T5Gemma2Backbone`, instead of those in the preset.
 
     Raises:
@@ -84,8 +80,16 @@ def load_backbone(directory, load_weights=True, text_only=False, dtype=None, **k
     check_size(config, path)
     settings = {
         "gradient_checkpointing": fields.get("gradient_checkpointing") is True,
+        "rounds_activations": fields.get("rounds_activations") is True,
         "trainable": fields.get("trainable") is not False,
     }
+    modes = quantized_layers(path, config, fields.get("quantized_layers"))
+    if modes and plans.is_planned():
+        raise ValueError(
+            "`quantize` must not be given for a preset that is quantized already. Received: "
+            f"{path}, whose {next(iter(modes))} is {next(iter(modes.values()))}"
+        )
+    settings["quantized_layers"] = modes
 
     def build():
         return T5Gemma2Backbone(config, dtype=dtype, **{**settings, **kwargs})
@@ -95,24 +99,8 @@ def load_backbone(directory, load_weights=True, text_only=False, dtype=None, **k
     found = read_h5(directory)
     if text_only:
         found = {n: t for n, t in found.items() if not n.startswith("layers/vision/")}
-    rows = [(name_in_file(row.path), row.path, names.AS_IS) for row in names.rows(config)]
-    return build_with_weights(build, stored_tensors(directory, rows, found))
-
-
-def name_in_file(path):
-    """Where Keras keeps a variable of the backbone in its file.
-
-    >>> name_in_file("encoder/layer_3/attention/output/kernel")
-    'layers/encoder/blocks/block_3/attention/output_dense/vars/0'
-    >>> name_in_file("vision/tower/layer_0/up/bias")
-    'layers/vision/tower/blocks/vision_block/up/vars/1'
-    """
-    owner, _, variable = path.rpartition("/")
-    block = "vision_block" if path.startswith("vision/") else "block"
-    owner = re.sub(r"/layer_(\d+)", rf"/blocks/{block}_\1", f"{owner}/").removesuffix("/")
-    owner = owner.replace(f"{block}_0/", f"{block}/")
-    owner = re.sub("/output$", "/output_dense", owner)
-    return f"layers/{owner}/vars/{int(variable in _SECOND_VARIABLES)}"
+    rows, integers = rows_in_file(config, modes)
+    return build_with_weights(build, stored_tensors(directory, rows, found, integers))
 
 
 def load_tokenizer(cls, directory, **kwargs):

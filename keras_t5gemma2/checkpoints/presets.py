@@ -112,14 +112,15 @@ def check_no_choice(embeddings, preset):
         )
 
 
-def check_only_keras(preset, text_only, embeddings):
+def check_only_keras(preset, text_only, embeddings, quantize):
     """Raises where something is asked of a preset that keras-hub is to load, which it cannot do."""
     check_no_choice(embeddings, preset)
-    if text_only:
-        raise ValueError(
-            "`text_only=True` needs a preset of unquantized weights: a directory, or an hf:// or "
-            f"kaggle:// handle. Received: preset={preset!r}"
-        )
+    for name, value in (("text_only", text_only), ("quantize", quantize)):
+        if value:
+            raise ValueError(
+                f"`{name}` needs a preset of a class of this package, in a directory or behind an "
+                f"hf:// or kaggle:// handle. Received: {name}={value!r}, preset={preset!r}"
+            )
 
 
 def load_layer(cls, directory, **kwargs):

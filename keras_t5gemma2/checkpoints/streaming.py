@@ -18,6 +18,7 @@ from keras.src.backend.common import global_state
 
 from keras_t5gemma2.checkpoints.names import AS_IS, Layout
 from keras_t5gemma2.kernels.take_over import take_over, take_over_parts
+from keras_t5gemma2.quantization.layers import Quantizable
 
 # Values are copied out of a file in pieces, so that only a piece of the file is in memory.
 _BYTES_PER_PIECE = 1 << 20
@@ -65,7 +66,9 @@ def build_with_weights(build, tensors_by_path):
     variable that is spread over devices, each gets its part, and nothing else.
 
     Args:
-        build: function without arguments that gives a built `keras.Model`.
+        build: function without arguments that gives a built `keras.Model`. Its layers may be
+            quantized: where there is only the tensor of floats for the matrix of one, it is made
+            one of integers as it is read.
         tensors_by_path: dict of `StoredTensor` by the `path` of the variable that takes it, one
             for each of `model.weights`. What is no weight, such as the state of a random seed,
             gets its initial value.
@@ -74,8 +77,8 @@ def build_with_weights(build, tensors_by_path):
         The model. Each variable has the dtype that `build` gave it.
 
     Raises:
-        ValueError: a weight has no tensor, a tensor no weight, or the two differ in shape.
-            Whatever had been read is freed.
+        ValueError: a weight has no tensor, a tensor no weight, or the two differ in shape, or
+            one is of integers and the other is not. Whatever had been read is freed.
 
     Example:
 
@@ -90,12 +93,13 @@ def build_with_weights(build, tensors_by_path):
     2.0
     """
     model, created = _build_without_values(build)
-    frozen = [variable for variable in created if variable.trainable is False]
+    is_float = keras.backend.is_float_dtype
+    frozen = [v for v in created if v.trainable is False and is_float(v.dtype)]
     try:
         pairs = _pair(model, tensors_by_path)
         # TensorFlow never differentiates by a value that was made for a frozen variable, so that
         # what is frozen at first could not be trained later.
-        weights = {id(variable) for variable, _ in pairs}
+        weights = {id(variable) for variable in model.weights}
         for variable in frozen:
             variable.trainable = id(variable) in weights
         _fill(pairs)
@@ -152,8 +156,13 @@ def _build_without_values(build):
 
 
 def _pair(model, tensors_by_path):
-    """List of (variable, tensor), the largest first."""
+    """List of (variable or layer to be quantized, tensor), the largest first."""
     variables = {variable.path: variable for variable in model.weights}
+    for layer in _layers_to_quantize(model, tensors_by_path):
+        matrix, *others = (variable.path for variable in layer.quantized_variables)
+        variables[matrix] = layer
+        for path in others:
+            del variables[path]
     if missing := sorted(set(variables) - set(tensors_by_path)):
         raise ValueError(
             f"Every weight of the model must have a tensor. Without one: {list_names(missing)}"
@@ -163,15 +172,25 @@ def _pair(model, tensors_by_path):
         raise ValueError(
             f"Every tensor must be for a weight of the model. Unexpected: {list_names(names)}"
         )
-    pairs = [(variable, tensors_by_path[path]) for path, variable in variables.items()]
-    for variable, tensor in pairs:
-        wanted = tensor.layout.from_variable_shape(tuple(variable.shape))
+    pairs = [(target, tensors_by_path[path]) for path, target in variables.items()]
+    for path, target in variables.items():
+        tensor = tensors_by_path[path]
+        shape = target.matrix_shape if isinstance(target, Quantizable) else target.shape
+        wanted = tensor.layout.from_variable_shape(tuple(shape))
         if tuple(tensor.shape) != wanted:
             raise ValueError(
-                f"The tensor {tensor.name}, for the variable {variable.path}, must have the shape "
+                f"The tensor {tensor.name}, for the variable {path}, must have the shape "
                 f"{wanted} in the checkpoint. Received: shape={tuple(tensor.shape)}"
             )
-    return sorted(pairs, key=lambda pair: -num_bytes(pair[0]))
+    return sorted(pairs, key=lambda pair: -_num_bytes_of(pair[0]))
+
+
+def _layers_to_quantize(model, tensors_by_path):
+    """The quantized layers whose matrix alone there is a tensor for."""
+    layers = [layer for layer in model._flatten_layers() if isinstance(layer, Quantizable)]
+    layers = [layer for layer in layers if layer.quantization_mode in ("int8", "int4")]
+    scales = {layer.path: layer.quantized_variables[1].path for layer in layers}
+    return [layer for layer in layers if scales[layer.path] not in tensors_by_path]
 
 
 def list_names(names):
@@ -186,25 +205,49 @@ def num_bytes(variable):
     return int(np.prod(variable.shape)) * np.dtype(variable.dtype).itemsize
 
 
+def _num_bytes_of(target):
+    """As `num_bytes`, also of all variables of a layer that is quantized."""
+    variables = target.quantized_variables if isinstance(target, Quantizable) else [target]
+    return sum(map(num_bytes, variables))
+
+
 def _fill(pairs):
-    progress = progress_bar(sum(num_bytes(variable) for variable, _ in pairs))
+    progress = progress_bar(sum(_num_bytes_of(target) for target, _ in pairs))
     done = 0
     with concurrent.futures.ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
-        for variable, tensor in pairs:
-            variable._initialize(_value(variable, tensor, pool))
-            variable._initializer = None
-            done += num_bytes(variable)
+        for target, tensor in pairs:
+            for variable, value in _values(target, tensor, pool):
+                variable._initialize(value)
+                variable._initializer = None
+            done += _num_bytes_of(target)
             progress(done)
 
 
-def _value(variable, tensor, pool):
-    """The values of a `StoredTensor` where the variable is to have them."""
-    source, dtype = tensor.layout.to_variable(tensor.read()), np.dtype(variable.dtype)
+def _values(target, tensor, pool):
+    """Pairs of variables and what they are initialized with, one at a time."""
+    source = tensor.layout.to_variable(tensor.read())
+    if isinstance(target, Quantizable):
+        found = target.quantized_values(source, empty=_empty, release=tensor.release)
+        for variable, values in zip(target.quantized_variables, found, strict=True):
+            yield variable, _value(values, variable, _nothing, pool)
+        return
+    dtype = np.dtype(target.dtype)
+    if source.dtype != dtype and {source.dtype.kind, dtype.kind} & {"i", "u"}:
+        raise ValueError(
+            f"The tensor {tensor.name} must be of type {dtype}, as its variable is. Received: "
+            f"{source.dtype}"
+        )
+    yield target, _value(source, target, tensor.release, pool)
+
+
+def _value(source, variable, release, pool):
+    """The values of `source` where the variable is to have them."""
+    dtype = np.dtype(variable.dtype)
     if variable._layout is None:
-        return take_over(_owned(source, dtype, tensor.release, pool))
+        return take_over(_owned(source, dtype, release, pool))
 
     def read(index):
-        return _owned(source[index], dtype, tensor.release, pool)
+        return _owned(source[index], dtype, release, pool)
 
     return take_over_parts(read, source.shape, variable._layout)
 

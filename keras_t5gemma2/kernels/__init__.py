@@ -94,7 +94,15 @@ class SoftTargets(NamedTuple):
 
 
 def linear_cross_entropy(
-    hidden, table, labels, weights, soft_cap=None, training=True, chunk_size=None, targets=None
+    hidden,
+    table,
+    labels,
+    weights,
+    soft_cap=None,
+    training=True,
+    chunk_size=None,
+    targets=None,
+    trainable=None,
 ):
     """The loss of the logits `hidden` times `table`, which are never formed all at once.
 
@@ -114,11 +122,13 @@ def linear_cross_entropy(
             those whose logits take 160 MiB.
         targets: `SoftTargets` of the tokens, or `None`. The loss is that of these distributions;
             what is correct, the labels still say.
+        trainable: bool. Whether the table gets a gradient; by default as a variable says itself,
+            and a tensor does.
 
     Returns:
         `TokenSums`.
     """
-    is_trainable = getattr(table, "trainable", True)
+    is_trainable = getattr(table, "trainable", True) if trainable is None else trainable
     table = ops.convert_to_tensor(table)
     hidden = ops.reshape(hidden, (-1, table.shape[1]))
     labels, weights = _labels_and_weights(labels, weights)

@@ -3,10 +3,13 @@
 import dataclasses
 from typing import Any
 
+import numpy as np
 from keras import initializers, layers, ops
 
 from keras_t5gemma2 import kernels, sharding
+from keras_t5gemma2.kernels.host_array import host_array
 from keras_t5gemma2.plain_call import PlainCall
+from keras_t5gemma2.quantization.layers import QuantizedDense
 
 _REFUSAL = (
     "Adapters belong to the task, which freezes, saves and merges them together: call "
@@ -38,8 +41,10 @@ class Adapter:
         return {name: variable for name, variable in found.items() if variable is not None}
 
 
-class Dense(PlainCall, layers.Dense):
+class Dense(PlainCall, QuantizedDense):
     """x W, plus (x A) B of each active adapter: never W + A B, nor a gradient of its size.
+
+    W may be of integers: the adapters beside it are trained all the same.
 
     The adapters are float32 whatever the policy, since steps of training are too small for
     fewer bits, and are cast to the compute dtype where they are used.
@@ -65,18 +70,15 @@ class Dense(PlainCall, layers.Dense):
         return self._adapt(x, y, training)
 
     def quantized_call(self, x, training=None):
-        return self._adapt(x, super().quantized_call(x, training=training), training)
-
-    def quantize(self, mode=None, type_check=True, config=None):
-        # Keras's own refuses subclasses, which may compute otherwise; this one adds to it only.
-        with sharding.following(self._kernel):
-            super().quantize(mode, type_check=False, config=config)
+        y = super().quantized_call(x, training=training)
+        # Before it is calibrated, a layer is called as if it were not quantized.
+        return self._adapt(x, y, training) if self.has_integers else y
 
     def effective_kernel(self):
         """(in, out) tensor that the output is the product with, active adapters included."""
-        if self.quantization_mode is None and not self.active:
-            return ops.cast(self._kernel, self.compute_dtype)
-        return self(ops.eye(self.kernel.shape[0], dtype=self.compute_dtype))
+        if not self.active:
+            return self.float_matrix()
+        return self(ops.eye(self.matrix_shape[0], dtype=self.compute_dtype))
 
     def _adapt(self, x, y, training):
         base = y
@@ -118,11 +120,20 @@ class Dense(PlainCall, layers.Dense):
     # Into the kernel and out of it -------------------------------------------------------------
 
     def merge(self):
-        """Puts what the active adapters add into the kernel; `_adapt` then adds nothing."""
+        """Puts what the active adapters add into the kernel; `_adapt` then adds nothing.
+
+        A kernel of integers is quantized again, and those of before are kept.
+        """
         factors = self._factors()
-        if factors[1]:
+        if not factors[1]:
+            return
+        if self.quantization_mode is None:
             self._kernel.assign(ops.cast(self.merged_kernel(), self._kernel.dtype))
             self.merged = factors
+        else:
+            self.merged = [np.array(host_array(v.value)) for v in self.code_variables]
+            merged = ops.convert_to_tensor(self.merged_kernel())
+            self.assign_codes(self.codes_of(host_array(merged)))
 
     def merged_kernel(self):
         """(in, out) kernel that does what this one does with its active adapters.
@@ -132,14 +143,16 @@ class Dense(PlainCall, layers.Dense):
         of_kernel, of_products = self._factors()
         if not of_products:
             return ops.convert_to_tensor(self._kernel)
-        return ops.cast(self._kernel, "float32") * of_kernel + self._sum(of_products)
+        kernel = self._kernel if self.quantization_mode is None else self.float_matrix()
+        return ops.cast(kernel, "float32") * of_kernel + self._sum(of_products)
 
     def _factors(self):
         """Per column: what the kernel itself is multiplied by, and each product A B."""
-        if self.quantization_mode is not None:
+        if self.quantization_mode not in (None, "int8", "int4"):
             raise ValueError(
-                f"Adapters cannot be merged into the quantized kernel of {self.path}. Merge "
-                "before the model is quantized, or leave them beside the kernel."
+                "Adapters can be merged into kernels of floats, int8 and int4. Received: "
+                f"{self.path}, quantized by {self.quantization_mode!r}. Merge before the model "
+                "is quantized, or leave the adapters beside the kernel."
             )
         of_kernel, of_products = 1.0, {}
         for name, weight in self.active.items():
@@ -155,6 +168,10 @@ class Dense(PlainCall, layers.Dense):
     def unmerge(self):
         """Takes out of the kernel what `merge` put there."""
         if self.merged is None:
+            return
+        if self.quantization_mode is not None:
+            self.assign_codes(self.merged)
+            self.merged = None
             return
         of_kernel, of_products = self.merged
         kernel = (ops.cast(self._kernel, "float32") - self._sum(of_products)) / of_kernel
@@ -246,7 +263,7 @@ class Dense(PlainCall, layers.Dense):
             self._tracker.lock()
 
     def _add(self, adapter_name, name, shape, initializer, **kwargs):
-        with sharding.following(self._kernel):
+        with sharding.following(getattr(self, "_kernel", None)):
             return self.add_weight(
                 name=f"{adapter_name}_{name}",
                 shape=shape,

@@ -4,6 +4,8 @@ import contextlib
 import itertools
 import types
 
+import keras
+
 from keras_t5gemma2.lora import targets
 from keras_t5gemma2.lora.config import LoRAConfig, check_adapter_name
 
@@ -135,6 +137,15 @@ class HasAdapters:
         The outputs stay the same to rounding, and take no longer than those of the base. The
         adapters are kept, but are neither trained nor switched until `unmerge_adapter`; what is
         saved meanwhile is a model without adapters.
+
+        Weights of a quantized model are turned into floats, merged, and quantized again, with new
+        scales. That is a coarser rounding: of 4 bits, much of what a weak adapter adds can get
+        lost, so evaluate the merged model, or leave the adapters beside. The integers of before
+        are kept for `unmerge_adapter`.
+
+        Raises:
+            ValueError: there is no active adapter, the adapters are merged already, or weights
+                are those of GPTQ or AWQ, which only a calibration can make.
         """
         self._check_not_merged("adapters are merged again")
         if not self._adapter_weights:
@@ -154,6 +165,21 @@ class HasAdapters:
             layer.active = dict(self._adapter_weights)
         with self._switching_programs():
             self._is_merged = False
+
+    def keep_merged(self):
+        """Makes adapters that are merged a part of the base weights for good, and forgets them."""
+        if not self._is_merged:
+            return
+        names = list(self._adapter_configs)
+        for layer in self._dense_layers().values():
+            layer.merged = None
+            for name in names:
+                layer.remove_adapter(name)
+        self._is_merged, self._adapter_configs = False, {}
+        self._trained_adapter, self._adapter_weights = None, {}
+        self._optimized_adapter = None
+        self._unfreeze()
+        self._track_anew()
 
     # Training ---------------------------------------------------------------------------------
 
@@ -251,7 +277,8 @@ class HasAdapters:
     def _unfreeze(self):
         unfrozen = set(self._unfrozen)
         for variable in self.variables:
-            if variable.path in unfrozen:
+            # What has been quantized since then stays frozen.
+            if variable.path in unfrozen and keras.backend.is_float_dtype(variable.dtype):
                 variable.trainable = True
         self._reset_optimizer()
 

@@ -9,6 +9,7 @@ from keras import ops
 from keras_t5gemma2 import sharding
 from keras_t5gemma2.backbone import T5Gemma2Backbone
 from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
+from keras_t5gemma2.quantization.models import load_quantized
 from keras_t5gemma2.registry import presets
 from keras_t5gemma2.saving import SavesAtomically, by_one_process
 from keras_t5gemma2.tasks.adapter_files import reading_adapter_files
@@ -20,6 +21,7 @@ from keras_t5gemma2.tasks.exporting import Exports
 from keras_t5gemma2.tasks.generating import Generates
 from keras_t5gemma2.tasks.infilling import Infills
 from keras_t5gemma2.tasks.precompute import with_features
+from keras_t5gemma2.tasks.quantizing import QuantizesBackbone
 from keras_t5gemma2.tasks.row_batches import InMemoryBatches, batches_of, reading
 from keras_t5gemma2.tasks.streaming import Streams
 from keras_t5gemma2.tasks.token_loss import TrainsWithoutLogits
@@ -29,6 +31,7 @@ from keras_t5gemma2.tasks.warmup import WarmsUp
 @keras.saving.register_keras_serializable(package="keras_t5gemma2")
 class T5Gemma2Seq2SeqLM(
     SavesAtomically,
+    QuantizesBackbone,
     Exports,
     TrainsWithoutLogits,
     Generates,
@@ -95,7 +98,15 @@ class T5Gemma2Seq2SeqLM(
     # Loading ----------------------------------------------------------------------------------
 
     @classmethod
-    def from_preset(cls, preset, load_weights=True, text_only=False, embeddings=None, **kwargs):
+    def from_preset(
+        cls,
+        preset,
+        load_weights=True,
+        text_only=False,
+        embeddings=None,
+        quantize=None,
+        **kwargs,
+    ):
         """The model of a preset or of a published checkpoint, with its preprocessor.
 
         Args:
@@ -106,6 +117,9 @@ class T5Gemma2Seq2SeqLM(
             load_weights: bool. If false, the weights are random.
             text_only: bool. If true, the vision tower is neither built nor read.
             embeddings: "encoder", "decoder", "mean" or `None`, as `T5Gemma2Backbone` has it.
+            quantize: "int8", "int4" or a config, or a dict of arguments of `quantize`: weights
+                of floats are quantized one by one as they are read, so that memory for the
+                integers is enough.
             **kwargs: `dtype` of every part, by default Keras's global policy; `preprocessor`
                 and further arguments of the constructor.
 
@@ -118,7 +132,7 @@ class T5Gemma2Seq2SeqLM(
 
         directory, preset = presets.locate(preset, load_weights)
         if directory is None:
-            presets.check_only_keras(preset, text_only, embeddings)
+            presets.check_only_keras(preset, text_only, embeddings, quantize)
             with reading_adapter_files(preset):
                 lm = super().from_preset(preset, load_weights, **kwargs)
             return lm._load_preset_adapters(preset) if load_weights else lm
@@ -127,14 +141,16 @@ class T5Gemma2Seq2SeqLM(
             kwargs["preprocessor"] = presets.load_task_preprocessor(
                 cls.preprocessor_cls, directory, text_only
             )
-        backbone = presets.load_backbone(
-            directory, load_weights, text_only, embeddings, dtype=kwargs.pop("dtype", None)
-        )
+        places = directory, load_weights, text_only, embeddings
+        load = functools.partial(presets.load_backbone, *places, dtype=kwargs.pop("dtype", None))
+        backbone = load_quantized(load, load_weights, quantize)
         lm = task(backbone, **{**settings, **kwargs})
         return lm._load_preset_adapters(directory) if load_weights else lm
 
     @classmethod
-    def from_gemma3(cls, encoder, decoder=None, dtype=None, text_only=False, **kwargs):
+    def from_gemma3(
+        cls, encoder, decoder=None, dtype=None, text_only=False, quantize=None, **kwargs
+    ):
         """A model whose encoder and decoder start from Gemma 3, as in the paper.
 
         With no token for the encoder to see, the decoder is that Gemma 3. RoPE, windows and soft
@@ -149,6 +165,7 @@ class T5Gemma2Seq2SeqLM(
                 By default the encoder's model is also the decoder's.
             dtype: string or `keras.DTypePolicy` of every part.
             text_only: bool. If true, a vision tower is neither built nor read.
+            quantize: as `from_preset` has it.
             **kwargs: `preprocessor` and further arguments of the constructor.
 
         Raises:
@@ -166,9 +183,9 @@ class T5Gemma2Seq2SeqLM(
         tokenizer = getattr(kwargs["preprocessor"], "tokenizer", None)
         # Gemma 3 has its image token behind the vocabulary, where T5Gemma 2 has none.
         image_token_id = getattr(tokenizer, "image_token_id", None)
-        backbone = gemma3.load_gemma3(
-            encoder, decoder, dtype, text_only, image_token_id=image_token_id
-        )
+        places = encoder, decoder, dtype, text_only
+        load = functools.partial(gemma3.load_gemma3, *places, image_token_id=image_token_id)
+        backbone = load_quantized(load, True, quantize)
         return cls(backbone, **kwargs)
 
     @by_one_process

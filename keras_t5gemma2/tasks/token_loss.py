@@ -81,9 +81,7 @@ class TrainsWithoutLogits:
     @contextlib.contextmanager
     def _without_logits(self):
         """A step inside, which may be traced, gets hidden states as the model's output."""
-        # The kernel reads the table itself, and only as it is before a quantization.
-        is_plain = self.backbone.token_embedding.quantization_mode is None
-        self._gives_hidden = is_plain and not self._needs_logits
+        self._gives_hidden = not self._needs_logits
         try:
             yield
         finally:
@@ -124,10 +122,14 @@ class TrainsWithoutLogits:
         weights = token_weights(labels, sample_weight)
         if not self._gives_hidden:
             return kernels.cross_entropy(y_pred, labels, weights, targets)
-        table = self.backbone.token_embedding
+        layer, trainable = self.backbone.token_embedding, None
+        table = layer.embeddings
+        if layer.has_integers:  # in floats while the loss is computed; frozen
+            table, trainable = layer.float_matrix(), False
         return kernels.linear_cross_entropy(
-            *(y_pred, table.embeddings, labels, weights, table.logit_soft_cap, training),
+            *(y_pred, table, labels, weights, layer.logit_soft_cap, training),
             targets=targets,
+            trainable=trainable,
         )
 
     @property

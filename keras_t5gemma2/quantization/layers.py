@@ -1,0 +1,311 @@
+"""The layers whose matrix may be of integers: what Keras makes of them, computed in less memory.
+
+Their variables are Keras's own. Keras itself unpacks and scales a whole matrix by several arrays
+of its size, and a whole table for each token that is looked up. Here nothing is larger than one
+matrix, or than a piece of the table, in the dtype of the computation.
+"""
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from keras_t5gemma2 import sharding
+from keras_t5gemma2.kernels.host_array import host_array
+from keras_t5gemma2.quantization import plans
+from keras_t5gemma2.quantization.arrays import Scheme, quantized
+
+# Of the table, in the dtype of the computation.
+_BYTES_AT_A_TIME = 64 << 20
+_CALIBRATED = ("gptq", "awq")
+
+
+class Quantizable:
+    """A layer with one matrix, in floats or in integers; goes before the class of Keras.
+
+    Attributes:
+        matrix: the name of the matrix.
+        axis: 0 or -1. Along which of its axes numbers share a scale.
+    """
+
+    matrix, axis = "kernel", 0
+
+    def build(self, input_shape=None):
+        if (mode := plans.planned_mode(self)) is not None:
+            self.dtype_policy = f"{mode}_from_{self.dtype_policy.name}"
+        super().build(input_shape)
+
+    def quantize(self, mode=None, type_check=True, config=None):
+        """As Keras has it, but from the numbers in float32, whatever the dtype of the matrix."""
+        variable = getattr(self, f"_{self.matrix}")
+        if mode not in ("int8", "int4"):
+            with sharding.following(variable):
+                # Subclasses are refused there, which may compute otherwise; ours add to it only.
+                super().quantize(mode, type_check=False, config=config)
+            return
+        scheme, shape = scheme_of(config), self.matrix_shape
+        found = quantized(host_array(variable.value), scheme, self.axis % 2, variable.dtype)
+        # As `del` does it, which in Keras also looks for garbage: half a second for each layer.
+        self._untrack_variable(vars(self).pop(f"_{self.matrix}"))
+        with sharding.following(variable):
+            self.quantized_build(shape, mode, config)
+        policy = mode if mode == "int8" else f"int4/{scheme.block or -1}"
+        self.dtype_policy = f"{policy}_from_{self.dtype_policy.name}"
+        self.assign_codes(found)
+
+    def _int8_build(self, shape, config=None):
+        super()._int8_build(shape, config)
+        if config is None:  # the layer is built to be loaded, and nothing in it says so
+            is_rounded = plans.rounds_activations()
+            self.inputs_quantizer = keras.quantizers.AbsMaxQuantizer(-1) if is_rounded else None
+
+    @property
+    def matrix_shape(self):
+        """(rows, columns) of the matrix in floats."""
+        raise NotImplementedError
+
+    @property
+    def scheme(self):
+        """The `Scheme` of a layer of 8 or 4 bits."""
+        if self.quantization_mode == "int8":
+            return Scheme(8)
+        block = self._int4_block_size
+        return Scheme(4, None if block in (None, -1) else block)
+
+    @property
+    def code_variables(self):
+        """The variables of a layer of 8 or 4 bits, in the order of `Codes`."""
+        names = [f"_{self.matrix}", f"{self.matrix}_scale", f"{self.matrix}_zero"]
+        return [getattr(self, name) for name in (names if self.scheme.block else names[:2])]
+
+    def assign_codes(self, codes):
+        """Gives a layer of 8 or 4 bits the values of `Codes`."""
+        for variable, values in zip(self.code_variables, codes, strict=False):
+            variable.assign(values)
+
+    def codes_of(self, matrix, **kwargs):
+        """The `Codes` that a layer of 8 or 4 bits has for a float matrix; see `quantized`."""
+        dtype = self.code_variables[1].dtype
+        return quantized(matrix, self.scheme, self.axis % 2, dtype, **kwargs)
+
+    @property
+    def quantized_variables(self):
+        """All variables in place of the matrix of a layer of 8 or 4 bits, the codes first."""
+        found = self.code_variables
+        return [*found, self.g_idx] if self.scheme.block else found
+
+    def quantized_values(self, matrix, **kwargs):
+        """An array for each of `quantized_variables`, made of a float matrix."""
+        codes, scale, zero = self.codes_of(matrix, **kwargs)
+        if zero is None:
+            return [codes, scale]
+        length = self.matrix_shape[self.axis]
+        return [codes, scale, zero, np.arange(length, dtype="float32") // self.scheme.block]
+
+    def float_matrix(self):
+        """The matrix as it is computed with, in the dtype of the computation."""
+        if not self.has_integers:
+            return ops.cast(getattr(self, f"_{self.matrix}"), self.compute_dtype)
+        return self._restored(self._stored())
+
+    @property
+    def has_integers(self):
+        """Whether the matrix is one of integers already."""
+        return self.quantization_mode is not None
+
+    def _stored(self):
+        return [ops.convert_to_tensor(variable) for variable in self.code_variables]
+
+    def _restored(self, stored):
+        """The matrix of codes, scales and zero points, or the rows that they are of."""
+        codes, scale, *zero = stored
+        if self.scheme.bits == 4:
+            codes = unpacked(codes, self.matrix_shape[1])
+        codes, scale, *zero = (ops.cast(x, self.compute_dtype) for x in (codes, scale, *zero))
+        if zero:
+            return _of_blocks(codes, scale, *zero, self.axis, self.scheme.block)
+        return codes / (scale if self.axis == 0 else ops.expand_dims(scale, -1))
+
+    def _product(self, x, stored):
+        """`x` times the matrix, as the layer has it, or times rows of a table."""
+        if self.quantization_mode != "int8":
+            return times_restored(x, stored, lambda stored: self._oriented(self._restored(stored)))
+        codes, scale = stored  # the sums are scaled, of which there are fewer
+
+        def restored(stored):
+            return self._oriented(ops.cast(stored[0], x.dtype))
+
+        return times_restored(x, [codes], restored) / ops.cast(scale, x.dtype)
+
+    def _oriented(self, matrix):
+        """The matrix as it is on the right of a product."""
+        return matrix
+
+
+class QuantizedDense(Quantizable, layers.Dense):
+    """A dense layer whose kernel may be of integers, of any of the kinds that Keras knows."""
+
+    @property
+    def matrix_shape(self):
+        return self.input_spec.axes[-1], self.units
+
+    @property
+    def has_integers(self):
+        mode = self.quantization_mode
+        return mode is not None and getattr(self, f"is_{mode}_calibrated", True)
+
+    def build(self, input_shape=None):
+        super().build(input_shape)
+        if self.quantization_mode in _CALIBRATED:  # what a file holds is calibrated
+            setattr(self, f"is_{self.quantization_mode}_calibrated", True)
+
+    def _int8_call(self, inputs, training=None):
+        if self.inputs_quantizer:
+            return super()._int8_call(inputs, training)
+        return self._integer_call(inputs)
+
+    def _int4_call(self, inputs, training=None):
+        return self._integer_call(inputs)
+
+    def _gptq_call(self, inputs, training=None):
+        # Keras's calibration watches `call`.
+        return self._integer_call(inputs) if self.has_integers else self.call(inputs)
+
+    _awq_call = _gptq_call
+
+    def _integer_call(self, inputs):
+        y = self._product(inputs, self._stored())
+        y = y if self.bias is None else y + self.bias
+        return y if self.activation is None else self.activation(y)
+
+    def _stored(self):
+        if self.quantization_mode not in _CALIBRATED:
+            return super()._stored()
+        return [ops.convert_to_tensor(variable) for variable in self._calibrated_variables()]
+
+    def _calibrated_variables(self):
+        factors = [self.awq_scales] if self.quantization_mode == "awq" else []
+        found = [self.quantized_kernel, self.kernel_scale, self.kernel_zero]
+        return [*found, *factors, self.g_idx]
+
+    def save_own_variables(self, store):
+        """Of a calibrated layer, also the zero points, which Keras forgets but reads."""
+        if self.quantization_mode not in _CALIBRATED:
+            super().save_own_variables(store)
+            return
+        bias = [] if self.bias is None else [self.bias]
+        for i, variable in enumerate([*bias, *self._calibrated_variables()]):
+            store[str(i)] = variable
+
+    def _restored(self, stored):
+        if self.quantization_mode not in _CALIBRATED:
+            return super()._restored(stored)
+        codes, scale, zero, *factors, group = stored  # (out, in), (out, G), (out, G), ..., (in,)
+        if codes.shape[0] != self.units:
+            codes = keras.quantizers.unpack_int4(codes, self.units, axis=0, dtype="uint8")
+        codes, scale, zero = (ops.cast(x, self.compute_dtype) for x in (codes, scale, zero))
+        group = ops.cast(group, "int32")
+        matrix = (codes - ops.take(zero, group, axis=1)) * ops.take(scale, group, axis=1)
+        for factor in factors:
+            matrix = matrix / ops.cast(factor, matrix.dtype)
+        return ops.transpose(matrix)
+
+
+class QuantizedEmbedding(Quantizable, layers.ReversibleEmbedding):
+    """An embedding table, also of logits, whose rows may be of integers."""
+
+    matrix, axis = "embeddings", -1
+
+    @property
+    def matrix_shape(self):
+        return self.input_dim, self.output_dim
+
+    def _int8_call(self, inputs, reverse=False):
+        if reverse and self.inputs_quantizer:
+            return super()._int8_call(inputs, reverse)
+        return self._integer_call(inputs, reverse)
+
+    def _int4_call(self, inputs, reverse=False):
+        return self._integer_call(inputs, reverse)
+
+    def _integer_call(self, inputs, reverse):
+        stored = self._stored()
+        if not reverse:
+            inputs = ops.cast(inputs, "int32")
+            return self._restored([ops.take(x, inputs, axis=0) for x in stored])
+        size = max(1, _BYTES_AT_A_TIME // (self.output_dim * np.dtype(self.compute_dtype).itemsize))
+        pieces = [
+            self._product(inputs, [x[start : start + size] for x in stored])
+            for start in range(0, self.input_dim, size)
+        ]
+        logits = ops.concatenate(pieces, axis=-1)
+        cap = self.logit_soft_cap
+        return logits if cap is None else ops.tanh(logits / cap) * cap
+
+    def _oriented(self, matrix):
+        return ops.transpose(matrix)
+
+
+def times_restored(x, stored, restored):
+    """`x` (..., in) times the float matrix (in, out) that `restored` makes of `stored`.
+
+    The matrix is made again for the gradient of `x`; `stored` gets none.
+    """
+
+    @ops.custom_gradient
+    def product(x, *stored):
+        def gradients(*arguments, upstream=None):
+            upstream = arguments[0] if upstream is None else upstream
+            slopes = ops.matmul(upstream, ops.transpose(restored(stored)))
+            return (slopes, *(None for _ in stored))
+
+        return ops.matmul(x, restored(stored)), gradients
+
+    return product(x, *stored)
+
+
+def unpacked(packed, length):
+    """int8 codes (..., length) of 4 bits, of which each byte of `packed` holds two."""
+    eight, lower = ops.cast(8, "int8"), ops.cast(15, "int8")
+    low = ops.subtract(ops.bitwise_xor(ops.bitwise_and(packed, lower), eight), eight)
+    high = ops.right_shift(packed, ops.cast(4, "int8"))  # the sign comes along
+    both = ops.stack([low, high], axis=-1)
+    shape = (*ops.shape(packed)[:-1], 2 * packed.shape[-1])
+    return ops.reshape(both, shape)[..., :length]
+
+
+def _of_blocks(codes, scale, zero, axis, block):
+    """(codes - zero) * scale, of which there is one for each block along the axis."""
+    count, length = scale.shape[axis], codes.shape[axis]
+    if count == 1:
+        return (codes - zero) * scale
+    if missing := count * block - length:
+        widths = [(0, 0)] * len(codes.shape)
+        widths[axis] = (0, missing)
+        codes = ops.pad(codes, widths)
+    *around, width = ops.shape(codes)
+    shape = (count, block, width) if axis == 0 else (*around, count, block)
+    inner = 1 if axis == 0 else -1
+    scale, zero = ops.expand_dims(scale, inner), ops.expand_dims(zero, inner)
+    matrix = (ops.reshape(codes, shape) - zero) * scale
+    matrix = ops.reshape(matrix, (*around, width) if axis else (count * block, width))
+    return matrix[:length] if axis == 0 else matrix[..., :length]
+
+
+def scheme_of(config):
+    """The `Scheme` of a Keras configuration of 8 or 4 bits.
+
+    Raises:
+        ValueError: it has quantizers of its own, which this package does not compute with.
+    """
+    rounded = config.activation_quantizer
+    is_known = type(rounded) is keras.quantizers.AbsMaxQuantizer and config.mode == "int8"
+    if config.weight_quantizer is not None or not (rounded is None or is_known):
+        raise ValueError(
+            "`config` must have no `weight_quantizer`, and as `activation_quantizer` `None` or, "
+            "for 8 bits, Keras's default. Received: "
+            f"weight_quantizer={config.weight_quantizer}, activation_quantizer={rounded}"
+        )
+    if config.mode == "int8":
+        return Scheme(8)
+    block = config.block_size
+    return Scheme(4, None if block in (None, -1) else block)
