@@ -7,4 +7,6 @@ def device_memory(name):
 
     platform, number = name.split(":")
     device = next(d for d in jax.devices(platform) if d.id == int(number))
+    if device.process_index != jax.process_index():  # only its own process can ask
+        device = jax.local_devices(backend=device.platform)[0]
     return (device.memory_stats() or {}).get("bytes_limit")

@@ -59,6 +59,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self.directory = pathlib.Path(directory)
         self.save_freq, self.delete_checkpoint = save_freq, delete_checkpoint
         self._epoch = self._start = 0  # the epoch that runs, and the batch that it began with
+        self._counters = ()  # and values, as they were after the last batch
         self._of_metrics = None  # values to be put back once Keras has reset the metrics
 
     def on_train_begin(self, logs=None):
@@ -87,12 +88,25 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         step = self._start + batch + 1
+        if self._start > 0 and keras.config.backend() == "tensorflow":
+            self._counters = [(v, keras.ops.convert_to_numpy(v)) for v in self._counting()]
         if self.save_freq == "epoch" or step % self.save_freq or step == self.batches.num_batches:
             return
         self._save(self._epoch, step)
 
     def on_epoch_end(self, epoch, logs=None):
+        # An epoch that began late ends where a step finds no batch. TensorFlow has then run what
+        # of this step needs none.
+        for variable, value in self._counters:
+            variable.assign(value)
+        self._counters = ()
         self._save(epoch + 1, 0)
+
+    def _counting(self):
+        """The variables that a step changes whatever its batch is."""
+        weights = {id(weight) for weight in self.model.weights}
+        others = [v for v in self._variables()["model"] if id(v) not in weights]
+        return [*others, self.model.optimizer.iterations]
 
     def on_train_end(self, logs=None):
         self.model._initial_epoch = None  # of the next `fit`
