@@ -21,19 +21,11 @@ TESTS = pathlib.Path(__file__).parent
 # A file imports only from files above it, so that this is also the order to read them in.
 ORDER = [
     *("config", "registry", "kernels.scaled", "kernels.reference", "kernels.blocked"),
-    *("kernels.torch_flash", "kernels.torch_processes", "kernels.processes"),
+    *("kernels.torch_flash", "kernels.torch_processes", "kernels.processes", "sharding"),
     *("kernels.jax", "kernels.tensorflow", "kernels.torch", "kernels.attention", "kernels"),
-    *("cache", "plain_call", "lora", "layers", "recompute"),
-    *(
-        "stacks",
-        "vision",
-        "saving",
-        "backbone",
-        "preprocessing",
-        "tasks",
-        "checkpoints",
-        "planning",
-    ),
+    *("distribution", "cache", "plain_call", "quantization", "lora", "layers"),
+    *("recompute", "stacks", "quantization.calibration", "vision", "saving", "backbone"),
+    *("preprocessing", "tasks", "checkpoints", "planning"),
     *("text_metrics", "evaluation_run", "evaluation"),
 ]
 
