@@ -214,7 +214,9 @@ def test_shuffled_rows_are_each_seen_once(lm):
     arrays, labels, _ = lm.preprocessor(EQUAL)
     arrays = {name: np.repeat(array, 5, axis=0) for name, array in arrays.items()}
     data = batches_of(arrays, np.repeat(labels, 5, axis=0), numbers, 3, True, lm._preparation({}))
-    epochs = [[weights[:, 0].tolist() for _, _, weights in data] for _ in range(2)]
+    epochs = []
+    for data.epoch in range(2):
+        epochs.append([weights[:, 0].tolist() for _, _, weights in data])
     assert [len(rows) for rows in epochs[0]] == [3] * 6 + [2]
     first, second = ([n for rows in epoch for n in rows] for epoch in epochs)
     assert sorted(first) == sorted(second) == numbers.tolist()
