@@ -91,6 +91,19 @@ def test_the_same_training_of_adapters_with_dropout(batch):
         assert relative_error(gradients[path], gradient) < 1e-5, path
 
 
+@pytest.mark.parametrize("images", [0, 2])
+def test_a_tower_that_is_trained_and_may_see_nothing(batch, images):
+    x, *rest = batch
+    x = {**x, "images": x["images"][:, :images]}
+    if not images:
+        x["encoder_token_ids"] = np.where(
+            x["encoder_token_ids"] == CONFIG.image_token_id, 10, x["encoder_token_ids"]
+        )
+    loss, gradients = step_gradients(task(True), (x, *rest))
+    assert np.isfinite(loss)
+    assert any(np.any(gradient) for gradient in gradients.values())
+
+
 @pytest.mark.once
 def test_it_may_be_set_after_compiling(batch, monkeypatch):
     """And only training computes anything again."""
