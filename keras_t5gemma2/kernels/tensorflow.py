@@ -43,7 +43,7 @@ def _gradients_again(function, tensors, upstream):
     @tf.function(autograph=False, experimental_attributes={"_noinline": True})
     def again(tensors, upstream):
         # XLA inlines, and would take the values of the first run: these it cannot know to be the
-        # same. Of a batch without images there may be nothing at all.
+        # same. A replica without rows has not even one.
         nothing = tf.reduce_sum(tf.reshape(upstream[0], [-1])[:1]) * 0
         tensors = [tensor + tf.cast(nothing, tensor.dtype) for tensor in tensors]
         with tf.GradientTape() as tape:
