@@ -119,3 +119,13 @@ def test_bits_and_order_of_gptq(tmp_path):
     assert set(config["quantized_layers"].values()) == {"gptq/8/-1"}
     loaded = T5Gemma2Seq2SeqLM.from_preset(tmp_path).predict(ROWS, verbose=0)
     np.testing.assert_allclose(loaded, got, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.once
+def test_calibration_beside_an_adapter_with_dropout():
+    lm = small_task()
+    lm.enable_lora(2, target=["up"], dropout=0.1)
+    with pytest.raises(
+        ValueError, match="no adapter with dropout. Received: encoder/layer_0/mlp/up"
+    ):
+        lm.quantize(CONFIGS["gptq"](TEXTS, TOKENIZER, num_samples=2, sequence_length=8))

@@ -218,6 +218,10 @@ def test_later_scopes_leave_the_variables_alone():
             {"up/kernel": StoredTensor("stored.up", (3, 7), None, layout=LINEAR)},
             r"stored.up, for the variable up/kernel, must have the shape \(7, 3\).*shape=\(3, 7\)",
         ),
+        (
+            {"up/kernel": StoredTensor("stored.up", (3, 7), lambda: np.ones((3, 7), "int8"))},
+            r"stored.up must be of type float32, as its variable is. Received: int8",
+        ),
     ],
 )
 def test_tensors_that_do_not_fit(tensors, message):
