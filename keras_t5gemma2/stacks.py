@@ -6,6 +6,7 @@ from keras import layers, ops
 from keras_t5gemma2 import sharding
 from keras_t5gemma2.kernels import Window
 from keras_t5gemma2.layers import Block, Places, RMSNorm, dropped
+from keras_t5gemma2.lora.dense import Dense
 from keras_t5gemma2.plain_call import PlainCall
 from keras_t5gemma2.recompute import recomputed
 
@@ -111,6 +112,12 @@ class Decoder(Stack):
             return self._trained(block, forward, x, encoded, training=training), None
 
         return self._through_blocks(x, run, training)[0]
+
+    def prepare_decoding(self):
+        """Has the kernels in memory as a step reads them fastest, before the first one."""
+        for layer in self._flatten_layers():
+            if isinstance(layer, Dense):
+                layer.prepare_decoding()
 
     def remember(self, encoded, encoder_padding_mask, is_shared=False):
         """Per layer, the encoder's output (B, S, D) as it is seen there: computed once an input.

@@ -41,6 +41,23 @@ def small_lm(sampler):
 # Against the forward pass
 
 
+@pytest.mark.skipif(keras.config.backend() != "torch", reason="only torch reads them in place")
+def test_kernels_of_the_decoder_are_laid_out_for_steps_and_stay_the_same(rng):
+    lm = T5Gemma2Seq2SeqLM(tiny_backbone(SMALL_CONFIG))
+    lm.compile(sampler="greedy")
+    inputs = token_inputs(rng, (5, 9), (1, 1))
+    before = [np.array(ops.convert_to_numpy(w)) for w in lm.weights]
+    want = lm.predict_on_batch(inputs)
+    lm.generate(inputs, stop_token_ids=None, max_new_tokens=2)
+    kernel = lm.backbone.decoder.blocks[0].mlp.down.kernel
+    assert kernel.value.t().is_contiguous() and not kernel.value.is_contiguous()
+    for weight, value in zip(lm.weights, before, strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(weight), value)
+    np.testing.assert_allclose(lm.predict_on_batch(inputs), want, **TOLERANCE["float32"])
+    kernel.assign(kernel * 0 + 1)
+    assert kernel.value.t().is_contiguous() and (ops.convert_to_numpy(kernel) == 1).all()
+
+
 @pytest.mark.parametrize(
     "lengths",
     [(1, 9, 4), *(pytest.param(x, marks=pytest.mark.once) for x in [(1, 1, 1), (18, 2, 30)])],

@@ -1,5 +1,6 @@
 """Windows against written-out matrices, attention against its formula, caches against sequences."""
 
+import keras
 import numpy as np
 import pytest
 from conftest import TOLERANCE
@@ -151,3 +152,28 @@ def random_parts(rng, num_kv_heads, dtype):
 
 def numpy32(x):
     return ops.convert_to_numpy(ops.cast(x, "float32"))
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 32, 33])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_products_are_the_same_for_any_number_of_rows(rng, count, dtype):
+    """And wherever the numbers of the matrix lie in memory."""
+    x = rng.standard_normal((count, 1, 24), "float32")
+    matrix = rng.standard_normal((24, 40), "float32") / 5
+    tensor = ops.cast(x, dtype)
+    want = ops.convert_to_numpy(ops.cast(tensor, "float32"))
+    kernel, table = (keras.Variable(m, dtype=dtype) for m in (matrix, matrix.T))
+    want = want @ ops.convert_to_numpy(ops.cast(kernel, "float32"))
+    results = [kernels.product(tensor, kernel), kernels.logits(tensor, table)]
+    kernels.lay_out(kernel)
+    results.append(kernels.product(tensor, kernel))
+    for result in results:
+        assert keras.backend.standardize_dtype(result.dtype) == dtype
+        result = ops.convert_to_numpy(ops.cast(result, "float32"))
+        np.testing.assert_allclose(result, want, **TOLERANCE[dtype])
+    np.testing.assert_array_equal(kernels.argmax(results[1]), ops.argmax(results[1], axis=-1))
+
+
+def test_the_first_of_equal_numbers_is_the_highest():
+    x = ops.convert_to_tensor([[0.0, 2.0, 2.0, 1.0], [3.0, 1.0, 3.0, 3.0]])
+    assert ops.convert_to_numpy(kernels.argmax(x)).tolist() == [1, 0]

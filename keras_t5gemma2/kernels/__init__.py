@@ -169,7 +169,8 @@ def _sums_of_padded(hidden, table, labels, weights, targets, soft_cap, limit, wa
     chunks = _at_least_one((count + limit - 1) // limit)
     # The smallest size that gives as many chunks: hardly any token is filler.
     size = _at_least_one((count + chunks - 1) // chunks)
-    if (axis := sharding.data_axis()) is not None:
+    axis = sharding.data_axis()
+    if axis is not None:
         size += -size % axis[2]
     missing = chunks * size - count
     hidden = ops.pad(hidden, [(0, missing), (0, 0)])
@@ -204,8 +205,11 @@ else:
 check_parameters = _backend.check_parameters
 compiled = _backend.compiled
 rematerialized = _backend.rematerialized
+argmax = _formulas.argmax
 by_pieces = _formulas.by_pieces
 gelu = _formulas.gelu
+lay_out = _formulas.lay_out
+logits = _formulas.logits
 merge_heads = _formulas.merge_heads
 prepare_training = _backend.prepare_training
 product = _formulas.product

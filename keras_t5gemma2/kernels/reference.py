@@ -203,6 +203,20 @@ def product(x, kernel):
     return ops.matmul(x, kernel)
 
 
+def logits(x, table):
+    """(..., D) times a variable (V, D), transposed."""
+    return ops.matmul(x, ops.transpose(table))
+
+
+def lay_out(variable):
+    """Has a matrix (in, out) lie in memory as steps of decoding want it: here it does."""
+
+
+def argmax(x):
+    """The first of the places of the highest number along the last axis."""
+    return ops.argmax(x, axis=-1)
+
+
 def split_heads(x, width):
     """(B, T, heads * H) to (B, heads, T, H), of heads of `width`."""
     x = ops.reshape(x, (-1, ops.shape(x)[1], x.shape[-1] // width, width))

@@ -13,6 +13,8 @@ from keras_t5gemma2.kernels.torch_processes import (  # noqa: F401  what `kernel
     sums_of_metrics,
 )
 
+_FEW_ROWS = 32  # of a product, such as those of a step of decoding
+
 
 def write_slots(buffer, values, slots):
     """`buffer` itself, with `values` (B, K, T, H) in its slots, a scalar or (T,)."""
@@ -37,7 +39,40 @@ def rms_norm(x, scale, epsilon):
 
 def product(x, kernel):
     """See `kernels.reference`; as the others here, without what Keras does around each call."""
-    return x @ kernel.value
+    kernel = kernel.value
+    return x @ kernel if kernel.is_contiguous() else _times(x, kernel.t()).contiguous()
+
+
+def logits(x, table):
+    """See `kernels.reference`."""
+    return _times(x, table.value)
+
+
+def _times(x, rows):
+    """`x` (..., in) times `rows` (out, in) transposed.
+
+    A few rows of `x` have less to be rearranged for a product than the matrix has: they go to
+    the right of it, and what comes out is no longer one row after the other.
+    """
+    count = x.shape[:-1].numel()
+    fewest = 4 if x.dtype == torch.float32 else 2
+    if count == 1:
+        return torch.mv(rows, x.reshape(-1)).view(*x.shape[:-1], -1)
+    if x.device.type != "cpu" or not fewest <= count <= _FEW_ROWS:
+        return x @ rows.t()
+    return (rows @ x.reshape(count, -1).t()).t().unflatten(0, x.shape[:-1])
+
+
+def lay_out(variable):
+    """Has a matrix (in, out) in memory as (out, in), as products with few rows are quickest."""
+    value = variable.value
+    if value.device.type == "cpu" and not value.t().is_contiguous():
+        value.data = value.data.t().contiguous().t()
+
+
+def argmax(x):
+    """See `kernels.reference`."""
+    return x.max(dim=-1).indices
 
 
 def split_heads(x, width):

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from keras_t5gemma2 import sharding
+from keras_t5gemma2 import kernels, sharding
 from keras_t5gemma2.kernels.host_array import host_array
 from keras_t5gemma2.quantization import plans
 from keras_t5gemma2.quantization.arrays import Scheme, quantized
@@ -219,6 +219,11 @@ class QuantizedEmbedding(Quantizable, layers.ReversibleEmbedding):
     def matrix_shape(self):
         return self.input_dim, self.output_dim
 
+    def call(self, inputs, reverse=False):
+        if not reverse:
+            return super().call(inputs)
+        return self._capped(kernels.logits(inputs, self._embeddings))
+
     def _int8_call(self, inputs, reverse=False):
         if reverse and self.inputs_quantizer:
             return super()._int8_call(inputs, reverse)
@@ -237,7 +242,9 @@ class QuantizedEmbedding(Quantizable, layers.ReversibleEmbedding):
             self._product(inputs, [x[start : start + size] for x in stored])
             for start in range(0, self.input_dim, size)
         ]
-        logits = ops.concatenate(pieces, axis=-1)
+        return self._capped(ops.concatenate(pieces, axis=-1))
+
+    def _capped(self, logits):
         cap = self.logit_soft_cap
         return logits if cap is None else ops.tanh(logits / cap) * cap
 

@@ -25,7 +25,7 @@ class Encoded:
     """What the decoder needs of an input, as `T5Gemma2Seq2SeqLM.encode` gives it.
 
     Attributes:
-        memory: per layer of the decoder, tensors of (rows, ...).
+        memory: `layers.Memory`, whose tensors are (rows, ...).
         rows: int.
     """
 
@@ -329,6 +329,8 @@ class Generates:
     # Compiled functions -----------------------------------------------------------------------
 
     def make_generate_function(self):
+        if self.generate_function is None:
+            self.backbone.decoder.prepare_decoding()
         is_plain = keras.config.backend() != "tensorflow" or self.run_eagerly
         if self.generate_function is not None or is_plain:
             return super().make_generate_function()
