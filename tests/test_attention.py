@@ -13,9 +13,11 @@ from keras_t5gemma2 import kernels
 from keras_t5gemma2.kernels import KeyValues, Window, attention, blocked
 
 WINDOWS = [Window(), Window.causal(), Window.causal(6), Window.bidirectional(7)]
-# One is for the shapes of its device, and has a test of its own.
-OTHERS = [name for name in attention.KERNELS if name not in ("reference", "splash")]
-DIFFERENTIABLE = [name for name in OTHERS if name != "few"]
+# Two are for the shapes of their devices, and have tests of their own.
+OWN_TESTS = ("reference", "splash", "cudnn")
+OTHERS = [name for name in attention.KERNELS if name not in OWN_TESTS]
+# Of the one for GPUs the gradients are compiled there only.
+DIFFERENTIABLE = [name for name in OTHERS if name not in ("few", "flex")]
 
 
 @pytest.fixture(autouse=True)
@@ -148,6 +150,48 @@ def test_splash_attention_on_a_mesh(rng, num_kv_heads):
     assert len(got.devices()) == 6
     rows = ops.convert_to_numpy(positions)[:, None, :, None] >= 0
     np.testing.assert_allclose(got * rows, want * rows, **TOLERANCE["float32"])
+
+
+@pytest.mark.skipif(keras.config.backend() != "jax", reason="a kernel of JAX")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_cudnn_s_layout_of_a_vision_tower(rng, dtype):
+    """As it is called there, though here by JAX's own formulas."""
+    arrays = [rng.standard_normal((2, 4, 37, 72), "float32") for _ in range(3)]
+    query, keys, values = (ops.cast(x, dtype) for x in arrays)
+    parts = [(KeyValues(keys, values, None), Window())]
+    with kernels.use("cudnn"):
+        got = kernels.attend(query, None, parts, 0.3)
+    with kernels.use("reference"):
+        want = kernels.attend(query, None, parts, 0.3)
+    got, want = (ops.convert_to_numpy(ops.cast(x, "float32")) for x in (got, want))
+    np.testing.assert_allclose(got, want, **TOLERANCE[dtype])
+
+
+@pytest.mark.skipif(keras.config.backend() != "jax", reason="a kernel of JAX")
+def test_what_cudnn_is_for():
+    from keras_t5gemma2.kernels import jax_cudnn
+
+    def can(width, positions=None, dtype="bfloat16", count=1):
+        x = ops.zeros((1, 4, 9, width), dtype)
+        return jax_cudnn.can(x, [(KeyValues(x, x, positions), Window())] * count)
+
+    assert can(72) and can(128)
+    assert not can(72, dtype="float32") and not can(256) and not can(36)
+    assert not can(72, positions=ops.zeros((1, 9), "int32")) and not can(72, count=2)
+
+
+@pytest.mark.skipif(keras.config.backend() != "torch", reason="a kernel of torch")
+def test_flex_visits_the_blocks_that_a_window_leaves(rng):
+    from keras_t5gemma2.kernels import torch_flex
+
+    positions = ops.arange(1000, dtype="int32")[None]
+    padded = ops.where(positions < 700, positions, -1)
+    mask = torch_flex._block_mask(positions, padded, Window.bidirectional(256))
+    counts = mask.kv_num_blocks[0, 0].tolist()
+    # Blocks of 128 tokens: of 700, six hold any, and 127 to the left and 128 to the right are seen.
+    assert counts == [2, 3, 3, 3, 3, 2, 1, 0]
+    firsts = mask.kv_indices[0, 0, :, 0].tolist()
+    assert firsts[:7] == [0, 0, 1, 2, 3, 4, 5]
 
 
 @pytest.mark.once

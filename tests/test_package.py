@@ -21,8 +21,9 @@ TESTS = pathlib.Path(__file__).parent
 # A file imports only from files above it, so that this is also the order to read them in.
 ORDER = [
     *("config", "registry", "kernels.scaled", "kernels.reference", "kernels.blocked"),
-    *("kernels.torch_flash", "kernels.torch_processes", "kernels.processes", "sharding"),
-    *("kernels.jax", "kernels.tensorflow", "kernels.torch", "kernels.attention", "kernels"),
+    *("kernels.torch_flash", "kernels.torch_flex", "kernels.jax_cudnn", "kernels.torch_processes"),
+    *("kernels.processes", "sharding", "kernels.jax", "kernels.tensorflow", "kernels.torch"),
+    *("kernels.attention", "kernels"),
     *("distribution", "cache", "plain_call", "quantization", "lora", "layers"),
     *("recompute", "stacks", "quantization.calibration", "vision", "saving", "backbone"),
     *("preprocessing", "tasks", "checkpoints", "planning"),
@@ -165,6 +166,7 @@ print("done without", [name for name, module in sys.modules.items() if module is
 
 
 @pytest.mark.skipif(keras.config.backend() == "tensorflow", reason="the backend itself needs it")
+@pytest.mark.once
 def test_generate_and_fit_where_importing_tensorflow_fails():
     output = _run(_WITHOUT_TENSORFLOW, keras.config.backend())
     assert "done without ['tensorflow'" in output
@@ -187,6 +189,7 @@ print("reproduced")
 
 
 @pytest.mark.once
+@pytest.mark.slow
 def test_a_preset_gives_the_same_output_on_another_backend(tmp_path, rng):
     """Each backend's preset on the next one: all three are tried, one by one, by the test runs."""
     backends = ["jax", "tensorflow", "torch"]

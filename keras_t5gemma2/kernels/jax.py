@@ -9,6 +9,7 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from keras_t5gemma2 import sharding
+from keras_t5gemma2.kernels import jax_cudnn
 
 
 def _attend_on_tpu(query, positions, parts, scale, _):
@@ -33,7 +34,15 @@ def _splash():
     return jax_splash
 
 
-ATTENTION = {"splash": (_attend_on_tpu, _suits_tpu)}  # see `kernels.torch`
+def _suits_gpu(query, parts):
+    return jax.default_backend() == "gpu" and jax_cudnn.can(query, parts)
+
+
+# See `kernels.torch`.
+ATTENTION = {
+    "splash": (_attend_on_tpu, _suits_tpu),
+    "cudnn": (jax_cudnn.attend, _suits_gpu),
+}
 
 
 def attend_in_parts(attend, query, positions, parts, scale, mesh, axis):

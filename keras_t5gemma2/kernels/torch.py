@@ -278,9 +278,25 @@ def _times_table(slopes, table):
     return (slopes.to(table.dtype) @ table).float() / scale
 
 
+def _attend_flex(*args):
+    return _flex().attend(*args)
+
+
+def _suits_gpu(query, parts):
+    return query.device.type == "cuda" and _flex().suits(query, parts)
+
+
+def _flex():
+    """Imported where it is used: it brings torch's compiler along."""
+    from keras_t5gemma2.kernels import torch_flex
+
+    return torch_flex
+
+
 # Kernels of attention by name, the better ones first: see `kernels.attention`.
 ATTENTION = {
     "few": (torch_flash.attend_few, torch_flash.suits_few),
     "scores": (attend_scores, lambda query, _: query.shape[2] <= reference.FEW_QUERIES),
     "flash": (torch_flash.attend, torch_flash.suits),
+    "flex": (_attend_flex, _suits_gpu),
 }
