@@ -44,12 +44,16 @@ def empty(attention, batch_size, count, dtype):
     return zeros(), zeros()
 
 
-def in_int8(memory):
-    """What `Decoder.remember` gave, with what is as long as the input in int8."""
-    if isinstance(memory[0], KeyValues):
-        return tuple(kv._replace(keys=rounded(kv.keys), values=rounded(kv.values)) for kv in memory)
-    encoded = rounded(memory[0].encoded)
-    return tuple(shared._replace(encoded=encoded) for shared in memory)
+def memory_in_int8(memory):
+    """A `Memory` with what is as long as the input in int8."""
+    if memory.shared:
+        return memory._replace(shared=tuple(map(rounded, memory.shared)))
+    return memory._replace(layers=tuple(tuple(map(rounded, pair)) for pair in memory.layers))
+
+
+def in_int8(tokens):
+    """`KeyValues` in int8."""
+    return tokens._replace(keys=rounded(tokens.keys), values=rounded(tokens.values))
 
 
 def pack(tokens, count):

@@ -82,6 +82,22 @@ class SharedMemory(NamedTuple):
     positions: Any  # (B, S) int32, as `KeyValues` has them
 
 
+class Memory(NamedTuple):
+    """What the layers of the decoder see of the encoder's tokens.
+
+    What they share is in it once: a compiled program makes a tensor for every place in its result.
+    """
+
+    shared: tuple  # the tensor of `SharedMemory` that all layers read; or nothing
+    layers: tuple  # per layer its keys and values; or where one is shared, its own part of it
+    positions: Any  # (B, S) int32, as `KeyValues` has them
+
+    def of_layer(self, index):
+        """The `KeyValues` or the `SharedMemory` of a layer."""
+        kind = SharedMemory if self.shared else KeyValues
+        return kind(*self.shared, *self.layers[index], self.positions)
+
+
 class Attention(PlainCall, layers.Layer):
     """Grouped-query attention over the layer's own tokens and, in the decoder, the encoder's.
 
@@ -117,7 +133,7 @@ class Attention(PlainCall, layers.Layer):
         Args:
             x: (B, T, D) tensor.
             at: `Places` of the tokens of `x`.
-            memory: what `remember` or `remember_shared` gave, or `None`.
+            memory: `KeyValues` or `SharedMemory` of the encoder's tokens, or `None`.
             past: `KeyValues` of earlier tokens, whose positions already hold those of `x`; or
                 `None`: then `x` holds all there are.
             slot: where in `past` the tokens of `x` go.
@@ -182,8 +198,8 @@ class Attention(PlainCall, layers.Layer):
         value = self._heads(self.value(encoded, training=training))
         return KeyValues(key, value, positions)
 
-    def remember_shared(self, encoded, positions):
-        """`SharedMemory` of the encoder's tokens (B, 1, S, D): small beside these themselves."""
+    def remember_shared(self, encoded):
+        """This layer's part of a `SharedMemory` of (B, 1, S, D): small beside that itself."""
         heads, width = self.config.num_kv_heads, self.config.head_dim
         key = ops.cast(self._heads(self.key(encoded[:, 0])), "float32")
         mean = ops.mean(ops.square(key), axis=-1, keepdims=True)
@@ -195,7 +211,7 @@ class Attention(PlainCall, layers.Layer):
         )
         key_kernel = ops.transpose(key_kernel, (1, 2, 0))
         value_kernel = ops.transpose(value_kernel, (1, 0, 2))
-        return SharedMemory(encoded, inverse_norms, key_kernel, value_kernel, positions)
+        return inverse_norms, key_kernel, value_kernel
 
     def _dense(self, name, units):
         return Dense(

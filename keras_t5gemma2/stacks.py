@@ -5,7 +5,7 @@ from keras import layers, ops
 
 from keras_t5gemma2 import sharding
 from keras_t5gemma2.kernels import Window
-from keras_t5gemma2.layers import Block, Places, RMSNorm, dropped
+from keras_t5gemma2.layers import Block, Memory, Places, RMSNorm, dropped
 from keras_t5gemma2.lora.dense import Dense
 from keras_t5gemma2.plain_call import PlainCall
 from keras_t5gemma2.recompute import recomputed
@@ -120,7 +120,7 @@ class Decoder(Stack):
                 layer.prepare_decoding()
 
     def remember(self, encoded, encoder_padding_mask, is_shared=False):
-        """Per layer, the encoder's output (B, S, D) as it is seen there: computed once an input.
+        """`Memory` of the encoder's output (B, S, D), computed once an input.
 
         With `is_shared`, that is one tensor for all layers and not keys and values for each.
         """
@@ -128,8 +128,10 @@ class Decoder(Stack):
         attentions = [block.attention for block in self.blocks]
         if is_shared:
             encoded = ops.expand_dims(encoded, axis=1)
-            return tuple(a.remember_shared(encoded, positions) for a in attentions)
-        return tuple(a.remember(encoded, positions) for a in attentions)
+            of_layers = tuple(a.remember_shared(encoded) for a in attentions)
+            return Memory((encoded,), of_layers, positions)
+        pairs = tuple(tuple(a.remember(encoded, positions)[:2]) for a in attentions)
+        return Memory((), pairs, positions)
 
     def step(self, x, positions, memory, past=None, slots=None, training=False):
         """The forward pass with keys and values kept, for prefill and for each new token.
@@ -149,7 +151,7 @@ class Decoder(Stack):
 
         def run(i, block, x):
             earlier = {} if past is None else {"past": past[i], "slot": slots[i]}
-            return block(x, at=at, memory=memory[i], **earlier, training=training)
+            return block(x, at=at, memory=memory.of_layer(i), **earlier, training=training)
 
         return self._through_blocks(x, run, training)
 

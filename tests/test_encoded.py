@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 from conftest import TOLERANCE
-from keras import ops
+from keras import ops, tree
 from tasks import tiny_task
 from tiny_models import SMALL_CONFIG, tiny_backbone, token_inputs
 
@@ -125,15 +125,31 @@ def test_shared_memory_gives_the_projected_hidden_states(rng, num_heads, num_kv_
     np.testing.assert_allclose(got, want, **TOLERANCE["float32"])
 
 
+@pytest.mark.parametrize("kind", ["shared", "projected"])
+def test_what_is_kept_of_an_input_is_there_once(lm, rng, kind):
+    """Also where a program gave it out, which makes an array of everything that it returns."""
+    encoded = lm.encode(token_inputs(rng, (70, 64), (1, 1)), cross_attention_cache=kind)
+    leaves = {id(leaf): leaf for leaf in tree.flatten(encoded.memory)}.values()
+    sizes = [int(np.prod(leaf.shape)) for leaf in leaves if 128 in leaf.shape]
+    config = lm.backbone.config.decoder
+    rows = 2 * 128  # of the bucket that the lengths are in
+    heads = [layer.num_kv_heads for layer in config.layers]
+    if kind == "shared":
+        assert sum(sizes) == rows * (config.hidden_dim + sum(heads) + 1)
+    else:
+        widths = [2 * layer.num_kv_heads * layer.head_dim for layer in config.layers]
+        assert sum(sizes) == rows * (sum(widths) + 1)
+
+
 def test_auto_shares_where_keys_and_values_would_be_large(lm, rng, monkeypatch):
     inputs = token_inputs(rng, (13, 7), (1, 1))
     small = generation.pad_encoder(generation.rows_of_arrays(inputs))
     small = {name: ops.convert_to_tensor(value) for name, value in small.items()}
     remember = kernels.compiled(lambda _, x: decoding.remember(lm.backbone, x, "auto"), lm)
-    assert type(remember((), small)[0]).__name__ == "KeyValues"
+    assert not remember((), small).shared
     monkeypatch.setattr(decoding, "_MAX_PROJECTED_BYTES", 10)
     remember = kernels.compiled(lambda _, x: decoding.remember(lm.backbone, x, "auto"), lm)
-    assert type(remember((), small)[0]).__name__ == "SharedMemory"
+    assert remember((), small).shared
 
 
 def test_many_rows_come_in_order(lm, rng):

@@ -111,7 +111,7 @@ def test_memory_is_a_byte_for_each_number_and_a_scale_for_each_token_and_head(rn
         lm.cache_dtype = cache_dtype
         inputs = {name: ops.convert_to_tensor(value) for name, value in arrays.items()}
         memory, cache = programs.start(lm, inputs)
-        leaves = tree.flatten([[(kv.keys, kv.values) for kv in memory], cache.past])
+        leaves = tree.flatten([memory.layers, cache.past])
         return sum(_bytes(leaf) for leaf in leaves)
 
     of_int8, of_model = kept("int8"), kept("auto")
@@ -138,7 +138,8 @@ def test_padding_and_other_rows_change_nothing(lm, rng):
         np.testing.assert_array_equal(generate(lm, alone)[0], together[row])
 
 
-@pytest.mark.parametrize("kind", ["projected", pytest.param("shared", marks=pytest.mark.once)])
+@pytest.mark.once
+@pytest.mark.parametrize("kind", ["projected", "shared"])
 def test_an_encoded_input_and_proposals_give_the_same(lm, rng, kind):
     inputs = token_inputs(rng, (13, 7), (3, 3))
     want = generate(lm, inputs, cross_attention_cache=kind)
@@ -159,6 +160,7 @@ def test_a_stream_gives_the_same(lm, rng):
     np.testing.assert_array_equal(tokens, generate(lm, inputs))
 
 
+@pytest.mark.once
 def test_beams_of_several_rows(rng):
     lm = T5Gemma2Seq2SeqLM(tiny_backbone(SMALL_CONFIG), cache_dtype="int8")
     inputs = token_inputs(rng, (13, 7), (3, 5))

@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_t5gemma2 import cache as caches
+from keras_t5gemma2 import kernels
 from keras_t5gemma2.cache import Cache
 from keras_t5gemma2.kernels import KeyValues
 from keras_t5gemma2.plain_call import plain_calls
@@ -20,7 +21,7 @@ _MAX_PROJECTED_BYTES = 2 << 30
 
 
 def remember(backbone, inputs, kind="auto", cache_dtype="auto"):
-    """Per layer of the decoder, what it sees of the encoder's input.
+    """The `layers.Memory` of the encoder's input.
 
     Args:
         backbone: `T5Gemma2Backbone`.
@@ -36,7 +37,7 @@ def remember(backbone, inputs, kind="auto", cache_dtype="auto"):
     rows, length, _ = encoded.shape
     shared = is_shared(kind, backbone.config.decoder, rows, length, np.dtype(dtype).itemsize)
     memory = backbone.decoder.remember(encoded, mask, shared)
-    return caches.in_int8(memory) if cache_dtype == "int8" else memory
+    return caches.memory_in_int8(memory) if cache_dtype == "int8" else memory
 
 
 def is_shared(kind, config, rows, length, itemsize):
@@ -84,7 +85,8 @@ def prefill(backbone, inputs, memory, keep_states=False, ahead=0, cache_dtype="a
         return Cache(tuple(past), positions, padding), None
     x = backbone.embedder(token_ids[:, :known])
     hidden, own = decoder.step(x, decoder_positions(mask)[:, :known], memory)
-    own = caches.in_int8(own) if cache_dtype == "int8" else own
+    if cache_dtype == "int8":
+        own = map(caches.in_int8, own)
     slots = [caches.pack(*pair) for pair in zip(own, counts, strict=True)]
     past = tuple((keys, values) for keys, values, _ in slots)
     cache = Cache(past, {n: kv.positions for n, kv in zip(counts, slots, strict=True)}, padding)
@@ -163,4 +165,5 @@ def bounded(sampler, steps):
     if type(sampler) is keras_hub.samplers.GreedySampler:
         # The likeliest token is that of the highest logit: no softmax over the vocabulary.
         bounded.compute_probabilities = lambda logits: logits
+        bounded.get_next_token = kernels.argmax
     return bounded

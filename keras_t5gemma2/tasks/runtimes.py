@@ -8,7 +8,8 @@ from keras import InputSpec, ops, tree
 
 from keras_t5gemma2 import cache as caches
 from keras_t5gemma2.cache import Cache
-from keras_t5gemma2.kernels import KeyValues, Scaled
+from keras_t5gemma2.kernels import Scaled
+from keras_t5gemma2.layers import Memory
 from keras_t5gemma2.tasks import decoding
 
 # The backends that write each format, and which sizes have to be known there.
@@ -100,8 +101,7 @@ class Functions:
 
     def encode(self, inputs):
         memory = decoding.remember(self._task.backbone, inputs, "projected", self._task.cache_dtype)
-        pairs = tuple((kv.keys, kv.values) for kv in memory)
-        return _named(self._memory, (pairs, memory[0].positions))
+        return _named(self._memory, (memory.layers, memory.positions))
 
     def prefill(self, inputs):
         room = self._sizes.decoder_length - self._sizes.prompt_length
@@ -124,8 +124,7 @@ class Functions:
         return {"logits": logits, **_named(self._cache, cache), "cache_index": index + 1}
 
     def _memory_of(self, inputs):
-        pairs, positions = _structured(self._memory, inputs)
-        return tuple(KeyValues(keys, values, positions) for keys, values in pairs)
+        return Memory((), *_structured(self._memory, inputs))
 
     # What goes in and out ---------------------------------------------------------------------
 
