@@ -92,6 +92,23 @@ def check(problem, soft_cap, dtype):
     )
 
 
+@pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="TensorFlow's tape")
+def test_a_variable_gets_its_gradient_where_nothing_is_compiled(rng):
+    import tensorflow as tf
+
+    hidden, table, labels, weights = problem(rng, 30)
+    _, want = value_and_gradients(
+        lambda *tensors: mean_loss(plain_sums(*tensors, labels, weights, None)), [hidden, table]
+    )
+    variable = keras.Variable(table)
+    with tf.GradientTape() as tape:
+        tape.watch(hidden)
+        sums = kernels.linear_cross_entropy(hidden, variable, labels, weights, chunk_size=8)
+        loss = mean_loss(sums)
+    for gradient, expected in zip(tape.gradient(loss, [hidden, variable.value]), want, strict=True):
+        np.testing.assert_allclose(gradient, expected, **TOLERANCE["float32"])
+
+
 def test_small_slopes_of_a_large_vocabulary_survive_float16(rng):
     """Each of 60,000 wrong tokens has a probability that float16 would make zero."""
     size = 60_000

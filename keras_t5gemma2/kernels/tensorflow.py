@@ -78,7 +78,9 @@ def check_parameters(_):
 def compiled(function, task):
     """See `kernels.jax.compiled`."""
     # Keras would use XLA where there is an accelerator only. But without it loops copy buffers.
-    return function if task.run_eagerly else tf.function(function, jit_compile=True)
+    if task.run_eagerly:
+        return function
+    return tf.function(function, autograph=False, jit_compile=True)
 
 
 def sums_over_chunks(hidden, table, labels, weights, targets, soft_cap, size, wanted):
@@ -94,6 +96,8 @@ def sums_over_chunks(hidden, table, labels, weights, targets, soft_cap, size, wa
         wanted: two bools, whether to make the gradients of `hidden` and of `table`.
     """
     rows = labels, weights, targets, soft_cap, size, wanted
+    # Of a variable TensorFlow would ask for the gradient once more.
+    table = tf.convert_to_tensor(table)
     if not any(wanted):
         return _loop(hidden, table, *rows)[:2]
 
