@@ -12,6 +12,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 @pytest.mark.once
+@pytest.mark.slow
 def test_a_row_of_numbers():
     command = "--tokens 64 --vocabulary 20000 --width 32 --heads frozen --repeats 1"
     result = subprocess.run(

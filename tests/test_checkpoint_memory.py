@@ -74,8 +74,8 @@ def write_checkpoint(directory, dtype, hidden_dim, num_layers, num_shards=1):
     "stored_type, dtype, num_layers, num_shards",
     [
         (ml_dtypes.bfloat16, "bfloat16", 4, 3),
-        (ml_dtypes.bfloat16, "float32", 2, 1),
-        ("float32", "float32", 2, 2),
+        pytest.param(ml_dtypes.bfloat16, "float32", 2, 1, marks=pytest.mark.slow),
+        pytest.param("float32", "float32", 2, 2, marks=pytest.mark.slow),
     ],
 )
 def test_peak_memory(stored_type, dtype, num_layers, num_shards):

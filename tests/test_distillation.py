@@ -123,6 +123,7 @@ def teacher_probabilities(teacher, rows):
     return shifted / shifted.sum(axis=-1, keepdims=True), x, labels, weights
 
 
+@pytest.mark.once
 def test_samples_are_tokens_with_the_teacher_s_probabilities(teacher):
     probabilities, x, *_ = teacher_probabilities(teacher, ROWS)
     samples = teacher.sample_logits(ROWS, num_samples=9)
@@ -203,6 +204,7 @@ def test_stored_samples_go_with_their_rows(teacher):
         assert history.history["loss"][0] == pytest.approx(want, rel=1e-4)
 
 
+@pytest.mark.once
 def test_student_comes_closer_to_its_teacher(teacher):
     student = small_task()
     student.compile(optimizer=keras.optimizers.Adam(0.02))

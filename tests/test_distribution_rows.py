@@ -39,6 +39,7 @@ def first(rows):
     return {name: texts[0] for name, texts in rows.items()}
 
 
+@pytest.mark.slow
 def test_rows_are_added_and_do_not_count(alone):
     with distributed(4, 2):
         lm = small_task()

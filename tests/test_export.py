@@ -149,6 +149,7 @@ def with_adapters():
     return lm
 
 
+@pytest.mark.once
 def test_adapters_are_merged_into_what_is_written(tmp_path):
     lm = with_adapters()
     inputs = make_inputs(images=False)
@@ -218,6 +219,7 @@ def test_the_inputs_of_the_processor(tiny, exported):
     np.testing.assert_allclose(ours["images"][0], found, rtol=0, atol=1e-6)
 
 
+@pytest.mark.once
 def test_greedy_text(tiny, exported):
     processor, model = AutoProcessor.from_pretrained(exported), load_reference(exported)
     rows = {"encoder_text": PROMPTS, "images": IMAGES}

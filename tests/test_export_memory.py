@@ -37,7 +37,7 @@ print("GROWTH", memory("VmHWM:") - before)
 @pytest.mark.parametrize(
     ("stored_type", "dtype", "written", "num_layers"),
     [
-        (ml_dtypes.bfloat16, "bfloat16", "bfloat16", 4),
+        pytest.param(ml_dtypes.bfloat16, "bfloat16", "bfloat16", 4, marks=pytest.mark.slow),
         ("float32", "float32", "bfloat16", 2),
     ],
 )

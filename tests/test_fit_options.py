@@ -115,6 +115,7 @@ def test_moving_averages(lm):
     np.testing.assert_allclose(mean, 0.25 * one + 0.75 * two, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.once
 def test_training_goes_on_after_moving_averages(lm):
     """The averages that became the weights, and the weights, are trained apart from then on."""
     lm.compile(optimizer=keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.25))

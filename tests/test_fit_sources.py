@@ -97,6 +97,7 @@ def test_rows_in_memory(lm, losses):
     assert lm.predict(MIXED, batch_size=2, verbose=0).shape[:2] == (4, 13)
 
 
+@pytest.mark.once
 def test_py_datasets(lm, losses):
     check(lm, lambda: Batches(lambda i: batch(MIXED, i), workers=2), losses["mixed"])
     done = Batches(lambda i: lm.preprocessor(batch(MIXED, i)))
@@ -140,6 +141,7 @@ def test_generators(lm, losses, name):
     check_evaluate(lm, source(*arguments), losses[rows], **options)
 
 
+@pytest.mark.once
 def test_a_generator_is_read_once(lm, losses):
     """An epoch of it is a number of steps, and no batch is lost before the first."""
     batches = (batch(MIXED, i % 2) for i in range(4))
@@ -184,6 +186,7 @@ def test_tf_data(lm, losses, tmp_path):
     check_evaluate(lm, of_files.batch(2), losses["equal"])
 
 
+@pytest.mark.once
 def test_grain(lm, losses):
     grain = pytest.importorskip("grain")
     mixed, equal = (grain.MapDataset.source(row_dicts(rows)) for rows in (MIXED, EQUAL))
@@ -198,6 +201,7 @@ def test_grain(lm, losses):
     check_evaluate(lm, equal.map(lm.preprocessor).batch(2), losses["equal"])
 
 
+@pytest.mark.once
 def test_torch_data_loaders(lm, losses):
     torch = pytest.importorskip("torch")
     loader = functools.partial(torch.utils.data.DataLoader, batch_size=2)

@@ -110,6 +110,7 @@ def _as_older_files(directory, target):
     return target
 
 
+@pytest.mark.once
 def test_task_of_a_model_that_sees_images(sighted_directory, images):
     lm = T5Gemma2Seq2SeqLM.from_gemma3(sighted_directory)
     preprocessor = lm.preprocessor
@@ -162,7 +163,10 @@ def hub_logits(backbone, ids):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"global_rope_scaling_factor": 8.0, "final_logit_soft_cap": 3.0},
+        pytest.param(
+            {"global_rope_scaling_factor": 8.0, "final_logit_soft_cap": 3.0},
+            marks=pytest.mark.once,
+        ),
         {"num_layers": 2, "local_rope_scaling_factor": 2.0, "use_sliding_window_attention": False},
     ],
     ids=["windows", "full"],

@@ -86,6 +86,7 @@ def row_of(output, name):
 
 @pytest.mark.real
 @pytest.mark.once
+@pytest.mark.slow
 def test_a_few_steps_of_adapting_gemma3(tmp_path):
     output = run(
         "04_adapt_gemma3.py", tmp_path, **{"default=50": "default=2", "default=24": "default=2"}
@@ -119,5 +120,6 @@ def test_training_options(tmp_path):
 
 @pytest.mark.real
 @pytest.mark.once
+@pytest.mark.slow
 def test_gemma3_weights(tmp_path):
     assert "Mars, Jupiter, Saturn" in run("06_gemma3_weights.py", tmp_path)

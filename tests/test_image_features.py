@@ -45,6 +45,7 @@ def test_they_stand_for_the_images(lm, features):
     assert lm.generate(features, max_new_tokens=5) == lm.generate(ROWS, max_new_tokens=5)
 
 
+@pytest.mark.once
 def test_the_tower_does_not_run_on_them(lm, features, monkeypatch):
     """On TensorFlow it stays in the graph, for an empty batch: of any image it would give NaN."""
     lm = tiny_task()

@@ -77,6 +77,7 @@ def assert_same_weights(one, other):
         np.testing.assert_array_equal(*values, err_msg=weight.path)
 
 
+@pytest.mark.once
 def test_keras_hub_loads_it_with_equal_outputs(lm, preset):
     hub = keras_hub.models.T5Gemma2Seq2SeqLM.from_preset(str(preset))
     np.testing.assert_allclose(logits_of_hub(hub), logits_of(lm), **CLOSE)

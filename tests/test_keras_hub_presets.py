@@ -57,6 +57,7 @@ def numpy_weights(model):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.once
 def test_outputs_are_those_of_keras_hub(presets, kind):
     directory, wanted = presets[kind]
     lm = T5Gemma2Seq2SeqLM.from_preset(directory)

@@ -105,6 +105,7 @@ def test_bfloat16_errs_no_more_than_the_reference():
 
 
 @pytest.mark.once  # minutes in all
+@pytest.mark.slow
 def test_the_published_270m_text_shape():
     """Widths, heads, windows, vocabulary and depth of 270m-270m, past its window of 512."""
     reference = _reference_270m()

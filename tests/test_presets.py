@@ -75,6 +75,7 @@ def assert_same_weights(one, other):
 # Presets of ours
 
 
+@pytest.mark.once
 def test_a_reloaded_preset_is_the_same(lm, preset):
     loaded = T5Gemma2Seq2SeqLM.from_preset(preset)
     np.testing.assert_array_equal(logits_of(loaded), logits_of(lm))

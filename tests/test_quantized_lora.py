@@ -33,6 +33,7 @@ def codes(lm):
 
 
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.once
 def test_training_is_that_of_the_same_weights_in_floats(mode):
     lm = quantized_task(mode)
     floats = in_floats(lm)

@@ -36,6 +36,7 @@ if output:
 
 
 @pytest.mark.parametrize("mode", ["int8", pytest.param("int4", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_peak_memory(mode):
     """Of 165 million weights, which take 330 MB in bfloat16 and twice that in float32."""
     with tempfile.TemporaryDirectory() as directory:

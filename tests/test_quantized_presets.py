@@ -45,6 +45,7 @@ def assert_same_weights(one, other):
         np.testing.assert_array_equal(value, other[path], err_msg=path)
 
 
+@pytest.mark.once
 def test_the_task(saved):
     lm, logits, directory = saved
     loaded = T5Gemma2Seq2SeqLM.from_preset(directory)

@@ -58,7 +58,9 @@ def run(lm, callbacks=(), **options):
     return losses.values
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["full", "lora"])
+@pytest.fixture(
+    scope="module", params=[False, pytest.param(True, marks=pytest.mark.once)], ids=["full", "lora"]
+)
 def uninterrupted(request):
     lm = new_task(request.param)
     return request.param, run(lm), [keras.ops.convert_to_numpy(w) for w in lm.weights]
@@ -85,6 +87,7 @@ def test_losses_and_weights_are_those_of_a_run_that_was_not_interrupted(tmp_path
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.once
 def test_frozen_weights_are_not_saved(tmp_path):
     from safetensors.numpy import load_file
 
@@ -175,6 +178,7 @@ def test_what_the_callback_refuses(tmp_path):
         model.fit(np.ones((2, 3)), np.ones((2, 2)), callbacks=[TrainingCheckpoint(tmp_path)])
 
 
+@pytest.mark.once
 def test_the_order_of_rows_hangs_on_the_seed_and_the_epoch():
     """And on nothing that is drawn in between: for a validation, say."""
 

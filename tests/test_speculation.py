@@ -55,7 +55,7 @@ def reads(monkeypatch, lm):
 
 
 @pytest.mark.parametrize(
-    "name", ["near", *(pytest.param(name, marks=pytest.mark.once) for name in ("far", "lookup"))]
+    "name", ["lookup", *(pytest.param(name, marks=pytest.mark.once) for name in ("far", "near"))]
 )
 def test_the_tokens_are_those_of_the_greedy_sampler(lm, assistants, name, rng, reads):
     """Past several windows; a prompt of one token and one that is longer than a ring."""

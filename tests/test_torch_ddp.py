@@ -49,6 +49,7 @@ def test_a_task_is_a_module_with_parameters():
 @pytest.mark.parametrize(
     "is_full", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["lora", "full"]
 )
+@pytest.mark.slow
 def test_the_guide_trains_what_fit_trains(tmp_path, is_full):
     """Losses and weights, with `DistributedDataParallel` around the task's own loss."""
     text = GUIDE.read_text().replace("9_600, 100", "9_600, 1_200")  # 8 rows, in batches of 5 and 3
