@@ -193,6 +193,8 @@ def _of_work(results, work):
 
 
 def _draw_curves(axis, results, key, unit, title):
+    from matplotlib import ticker
+
     axis.set_visible(True)
     for name in _in_order(_name(result) for result in results):
         own = [result for result in results if _name(result) == name]
@@ -213,7 +215,9 @@ def _draw_curves(axis, results, key, unit, title):
     axis.set(xscale="log", yscale="log", title=title, xlabel="encoder tokens")
     lengths = sorted({result["length"] for result in results})
     axis.set_xticks(lengths, [f"{length:,}" for length in lengths], minor=False)
-    axis.minorticks_off()
+    axis.set_xticks([], minor=True)
+    for set_formatter in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+        set_formatter(ticker.LogFormatter())
     axis.grid(alpha=0.3)
 
 
