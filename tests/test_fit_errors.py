@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import small_tasks
 from preprocessors import random_image
 from tasks import tiny_task
 
@@ -123,6 +124,31 @@ class Rows:
         rows = with_row(3, decoder_text="")
         for i in range(4):
             yield {name: values[i] for name, values in rows.items()}
+
+
+class FailingBatches(keras.utils.PyDataset):
+    is_failing = False
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        if self.is_failing:
+            raise ValueError("no such batch")
+        return small_tasks.ROWS
+
+
+def test_weights_outlive_an_error_in_the_first_batch():
+    """On JAX Keras takes them out of a model that is built before it asks for that batch."""
+    lm, batches = small_tasks.small_task(), FailingBatches()
+    lm.fit(batches, verbose=0)
+    want = [np.array(weight) for weight in lm.get_weights()]
+    batches.is_failing = True
+    for method in (lm.fit, lm.evaluate, lm.predict):
+        with pytest.raises(ValueError, match="no such batch"):
+            method(batches, verbose=0)
+    for weight, value in zip(lm.get_weights(), want, strict=True):
+            np.testing.assert_array_equal(weight, value)
 
 
 @pytest.mark.once

@@ -131,7 +131,16 @@ class Batches(data_adapters.data_adapter.DataAdapter):
             yield batch
 
     def get_jax_iterator(self):
-        """Batches whose rows several devices can share: where some lack, they are added."""
+        """Batches whose rows several devices can share: where some lack, they are added.
+
+        The first is read at once. Else Keras would ask for it when it has taken the weights out of
+        the model, and with an error they would be lost.
+        """
+        batches = self._shared_batches()
+        first = list(itertools.islice(batches, 1))
+        return itertools.chain(first, batches)
+
+    def _shared_batches(self):
         parts = sharding.row_parts()
         if parts == 1:
             yield from self.get_numpy_iterator()
