@@ -148,7 +148,7 @@ def test_weights_outlive_an_error_in_the_first_batch():
         with pytest.raises(ValueError, match="no such batch"):
             method(batches, verbose=0)
     for weight, value in zip(lm.get_weights(), want, strict=True):
-            np.testing.assert_array_equal(weight, value)
+        np.testing.assert_array_equal(weight, value)
 
 
 @pytest.mark.once
