@@ -7,6 +7,8 @@ import small_tasks
 from preprocessors import random_image
 from tasks import tiny_task
 
+from keras_t5gemma2.tasks.row_batches import PyDatasetBatches
+
 ROWS = {
     "encoder_text": ["the cat", "<start_of_image> is this", "a dog", "<start_of_image>"],
     "images": [None, random_image(), [], [random_image()]],
@@ -136,6 +138,15 @@ class FailingBatches(keras.utils.PyDataset):
         if self.is_failing:
             raise ValueError("no such batch")
         return small_tasks.ROWS
+
+
+def test_the_first_batch_is_read_before_training_begins():
+    """Keras takes the weights out of a model on JAX, and then asks for the first batch."""
+    dataset = FailingBatches()
+    dataset.is_failing = True
+    batches = PyDatasetBatches(dataset, False, lambda *parts, **_: parts)
+    with pytest.raises(ValueError, match="no such batch"):
+        batches.get_jax_iterator()
 
 
 def test_weights_outlive_an_error_in_the_first_batch():
