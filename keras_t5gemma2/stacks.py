@@ -113,11 +113,11 @@ class Decoder(Stack):
 
         return self._through_blocks(x, run, training)[0]
 
-    def prepare_decoding(self):
-        """Has the kernels in memory as a step reads them fastest, before the first one."""
+    def lay_out(self, is_training):
+        """Has the kernels in memory as a step reads them fastest, but for those being trained."""
         for layer in self._flatten_layers():
             if isinstance(layer, Dense):
-                layer.prepare_decoding()
+                layer.lay_out(is_training)
 
     def remember(self, encoded, encoder_padding_mask, is_shared=False):
         """`Memory` of the encoder's output (B, S, D), computed once an input.

@@ -11,6 +11,7 @@ import pytest
 from conftest import TOLERANCE
 from keras import ops
 from preprocessors import random_image
+from small_tasks import ROWS, small_task
 from tasks import tiny_task
 from tiny_models import END_OF_IMAGE, SMALL_CONFIG, TEXT_CONFIG, VISION, tiny_backbone, token_inputs
 
@@ -56,6 +57,25 @@ def test_kernels_of_the_decoder_are_laid_out_for_steps_and_stay_the_same(rng):
     np.testing.assert_allclose(lm.predict_on_batch(inputs), want, **TOLERANCE["float32"])
     kernel.assign(kernel * 0 + 1)
     assert kernel.value.t().is_contiguous() and (ops.convert_to_numpy(kernel) == 1).all()
+
+
+@pytest.mark.skipif(keras.config.backend() != "torch", reason="only torch reads them in place")
+def test_kernels_that_are_trained_stay_as_the_optimizer_has_them():
+    lm = small_task()
+    down, gate = (getattr(lm.backbone.decoder.blocks[0].mlp, name) for name in ("down", "gate"))
+    gate.trainable = False
+    lm.compile(optimizer="adam", sampler="greedy")
+    lm.generate("the cat", max_new_tokens=2)
+    assert not down.kernel.value.is_contiguous() and not gate.kernel.value.is_contiguous()
+    is_contiguous = []
+
+    class Generating(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            lm.generate("the cat", max_new_tokens=2)
+            is_contiguous.append([x.kernel.value.is_contiguous() for x in (down, gate)])
+
+    lm.fit(ROWS, epochs=2, verbose=0, callbacks=[Generating()])
+    assert is_contiguous == [[True, False]] * 2
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,7 @@ def test_products_are_the_same_for_any_number_of_rows(rng, count, dtype):
     kernel, table = (keras.Variable(m, dtype=dtype) for m in (matrix, matrix.T))
     want = want @ ops.convert_to_numpy(ops.cast(kernel, "float32"))
     results = [kernels.product(tensor, kernel), kernels.logits(tensor, table)]
-    kernels.lay_out(kernel)
+    kernels.lay_out(kernel, for_steps=True)
     results.append(kernels.product(tensor, kernel))
     for result in results:
         assert keras.backend.standardize_dtype(result.dtype) == dtype

@@ -208,8 +208,8 @@ def logits(x, table):
     return ops.matmul(x, ops.transpose(table))
 
 
-def lay_out(variable):
-    """Has a matrix (in, out) lie in memory as steps of decoding want it: here it does."""
+def lay_out(variable, for_steps):
+    """Has a matrix (in, out) lie in memory as steps of decoding want it, or training: it does."""
 
 
 def argmax(x):

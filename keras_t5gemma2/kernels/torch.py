@@ -63,11 +63,15 @@ def _times(x, rows):
     return (rows @ x.reshape(count, -1).t()).t().unflatten(0, x.shape[:-1])
 
 
-def lay_out(variable):
-    """Has a matrix (in, out) in memory as (out, in), as products with few rows are quickest."""
+def lay_out(variable, for_steps):
+    """Has a matrix (in, out) in memory as (out, in), as products with few rows are quickest.
+
+    Or as it was made, as the arrays of an optimizer are.
+    """
     value = variable.value
-    if value.device.type == "cpu" and not value.t().is_contiguous():
-        value.data = value.data.t().contiguous().t()
+    if value.device.type != "cpu" or (value.t() if for_steps else value).is_contiguous():
+        return
+    value.data = value.data.t().contiguous().t() if for_steps else value.data.contiguous()
 
 
 def argmax(x):

@@ -74,10 +74,11 @@ class Dense(PlainCall, QuantizedDense):
         # Before it is calibrated, a layer is called as if it were not quantized.
         return self._adapt(x, y, training) if self.has_integers else y
 
-    def prepare_decoding(self):
-        """Has the kernel in memory as products with few rows read it fastest."""
+    def lay_out(self, is_training):
+        """Has the kernel in memory as products with few rows read it, unless it is trained."""
         if self.quantization_mode is None:
-            kernels.lay_out(self._kernel)
+            is_trained = is_training and self._kernel.trainable
+            kernels.lay_out(self._kernel, for_steps=not is_trained)
 
     def effective_kernel(self):
         """(in, out) tensor that the output is the product with, active adapters included."""

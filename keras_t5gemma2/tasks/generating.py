@@ -329,8 +329,8 @@ class Generates:
     # Compiled functions -----------------------------------------------------------------------
 
     def make_generate_function(self):
-        if self.generate_function is None:
-            self.backbone.decoder.prepare_decoding()
+        # In the middle of training what is trained stays as its optimizer has it.
+        self.backbone.decoder.lay_out(is_training=getattr(self.optimizer, "built", False))
         is_plain = keras.config.backend() != "tensorflow" or self.run_eagerly
         if self.generate_function is not None or is_plain:
             return super().make_generate_function()
