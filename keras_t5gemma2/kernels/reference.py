@@ -1,6 +1,7 @@
 """The portable kernels, in pure `keras.ops`: the definition of what is right."""
 
 import functools
+import math
 
 import keras
 from keras import activations, ops
@@ -14,6 +15,7 @@ LOWEST = -1e20
 # Up to so many queries, as those of a step of decoding, have scores that are small beside the keys,
 # and read shared or `Scaled` keys as they are. More of them are worth making others.
 FEW_QUERIES = 8
+_PARTS = 4  # of the product of one row and a matrix
 
 
 def attend(query, positions, parts, scale, drop=None):
@@ -131,7 +133,7 @@ def _is_fused(matrices):
     if keras.config.backend() == "torch" or matrices.dtype != "int8":
         return False
     # Elsewhere a condition costs more than it saves: its outcome goes to the host.
-    return all(device.startswith("cpu") for device in keras.distribution.list_devices())
+    return _is_on_cpu()
 
 
 def _product_apart(product, rows, matrices, width):
@@ -200,12 +202,35 @@ def rms_norm(x, scale, epsilon):
 
 def product(x, kernel):
     """(..., in) times a variable (in, out)."""
-    return ops.matmul(x, kernel)
+    if not _is_one_row(x) or kernel.shape[0] % _PARTS:
+        return ops.matmul(x, kernel)
+    rows = ops.reshape(x, (_PARTS, -1))
+    sums = ops.einsum("pi,pio->po", rows, ops.reshape(kernel, (_PARTS, -1, kernel.shape[1])))
+    return ops.reshape(ops.sum(sums, axis=0), (*x.shape[:-1], -1))
 
 
 def logits(x, table):
     """(..., D) times a variable (V, D), transposed."""
-    return ops.matmul(x, ops.transpose(table))
+    if not _is_one_row(x):
+        return ops.matmul(x, ops.transpose(table))
+    return ops.reshape(ops.matmul(table, ops.reshape(x, (-1,))), (*x.shape[:-1], -1))
+
+
+def _is_one_row(x):
+    """Whether a CPU would compute the product of `x` and a matrix on one of its cores.
+
+    So it is for one row, as that of a step of decoding. In parts, each the sum over some of the
+    rows of the matrix, the product keeps several cores reading; and a vector at the right of a
+    matrix does too. Parts would be rounded one by one: of float32 only.
+    """
+    is_one = None not in x.shape and math.prod(x.shape[:-1]) == 1
+    if not is_one or keras.backend.standardize_dtype(x.dtype) != "float32":
+        return False
+    return keras.distribution.distribution() is None and _is_on_cpu()
+
+
+def _is_on_cpu():
+    return all(device.startswith("cpu") for device in keras.distribution.list_devices())
 
 
 def lay_out(variable, for_steps):
