@@ -27,6 +27,7 @@ __all__ = [
     "attend",
     "check_parameters",
     "compiled",
+    "compiled_step",
     "cross_entropy",
     "gelu",
     "linear_cross_entropy",
@@ -204,6 +205,7 @@ else:
 
 check_parameters = _backend.check_parameters
 compiled = _backend.compiled
+compiled_step = _backend.compiled_step
 rematerialized = _backend.rematerialized
 argmax = _formulas.argmax
 by_pieces = _formulas.by_pieces

@@ -175,6 +175,11 @@ def check_parameters(_):
     """See `kernels.torch_processes`: nothing else than Keras holds variables here."""
 
 
+def compiled_step(function, _):
+    """See `kernels.torch_step`: here a step is part of a program that is compiled whole."""
+    return function
+
+
 def compiled(function, task):
     """`function(carried, *others)` compiled, to be called again and again.
 

@@ -195,6 +195,15 @@ def compiled(function, _):
     return torch.no_grad()(function)
 
 
+def compiled_step(function, task):
+    """See `kernels.torch_step`, which is imported where it is needed: torch's compiler is large."""
+    if task.run_eagerly or not task.jit_compile:
+        return function
+    from keras_t5gemma2.kernels import torch_step
+
+    return torch_step.compiled_step(function)
+
+
 def sums_over_chunks(hidden, table, labels, weights, targets, soft_cap, size, _):
     """See `kernels.linear_cross_entropy`: the loss and the correct tokens, summed.
 

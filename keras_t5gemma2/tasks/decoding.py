@@ -112,7 +112,7 @@ def step(backbone, memory, prompt, cache, index):
         The hidden states (B, D) from which token `index` is predicted, and the `Cache` after it.
     """
     last = ops.convert_to_tensor(index - 1, dtype="int32")
-    token_ids = ops.slice(prompt, [0, last], [prompt.shape[0], 1])
+    token_ids = ops.take(prompt, ops.expand_dims(last, axis=0), axis=1)
     hidden, cache = read(backbone, memory, token_ids, cache, last)
     return hidden[:, 0], cache
 

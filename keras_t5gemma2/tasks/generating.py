@@ -14,7 +14,7 @@ from keras_t5gemma2.preprocessing.read_image import to_numpy
 from keras_t5gemma2.preprocessing.rows import Row, length_of_row, parse_rows
 from keras_t5gemma2.tasks import decoding, generation, speculation
 from keras_t5gemma2.tasks.beam_search import BeamSearch
-from keras_t5gemma2.tasks.programs import program
+from keras_t5gemma2.tasks.programs import next_token, program
 
 _CACHES = ("auto", "projected", "shared")
 _CACHE_DTYPES = ("auto", "int8")
@@ -229,15 +229,9 @@ class Generates:
         prompt, new = inputs["decoder_token_ids"], inputs["new_token_ids"]
         mask = ops.concatenate([ops.ones_like(prompt), ops.zeros_like(new)], axis=1)
         is_folded = decoding.carries_folded(self.sampler)
-
-        def next(prompt, cache, index):
-            cache = caches.unfolded(cache) if is_folded else cache
-            hidden, cache = decoding.step(self.backbone, memory, prompt, cache, index)
-            return self.logits(hidden), hidden, caches.folded(cache) if is_folded else cache
-
         sampler = decoding.bounded(self.sampler, inputs["new_tokens"])
         return sampler(
-            next=next,
+            next=next_token(self, memory, is_folded),
             prompt=ops.concatenate([prompt, new], axis=1),
             cache=caches.folded(cache) if is_folded else cache,
             index=prompt.shape[1],

@@ -1,12 +1,14 @@
 """Compiled programs of a task beside that of `generate`."""
 
+from keras import ops
+
 from keras_t5gemma2 import cache as caches
 from keras_t5gemma2 import kernels
 from keras_t5gemma2.tasks import decoding
 
 
-def program(task, key, make):
-    """What `kernels.compiled` makes of the function that `make()` gives, made once a key.
+def program(task, key, make, compiled=kernels.compiled):
+    """What `compiled` makes of the function that `make()` gives, made once a key.
 
     It is made anew where the task has made that of `generate` anew: both are stale then, by
     `compile`, by another adapter or by quantization.
@@ -15,13 +17,14 @@ def program(task, key, make):
         task: `T5Gemma2Seq2SeqLM`.
         key: a hashable: all that `make` reads beside the task.
         make: function without arguments.
+        compiled: function of that function and the task.
     """
     generate = task.make_generate_function()
     if getattr(task, "_more_programs", (None,))[0] is not generate:
         task._more_programs = (generate, {})
     programs = task._more_programs[1]
     if key not in programs:
-        programs[key] = kernels.compiled(make(), task)
+        programs[key] = compiled(make(), task)
     return programs[key]
 
 
@@ -42,3 +45,23 @@ def start(task, inputs, ahead=0):
         return memory, caches.folded(cache)
 
     return program(task, ("start", ahead, kind, dtype), lambda: start)((), inputs)
+
+
+def next_token(task, memory, is_folded=True):
+    """The function of a prompt, a cache and an index that a sampler asks for the next token.
+
+    Args:
+        task: `T5Gemma2Seq2SeqLM`.
+        memory: what `decoding.remember` gave.
+        is_folded: bool. Whether the sampler carries the cache from step to step folded.
+    """
+
+    def step(memory, prompt, cache, index):
+        cache = caches.unfolded(cache) if is_folded else cache
+        hidden, cache = decoding.step(task.backbone, memory, prompt, cache, index)
+        return task.logits(hidden), hidden, caches.folded(cache) if is_folded else cache
+
+    run = program(task, ("next", is_folded), lambda: step, kernels.compiled_step)
+    return lambda prompt, cache, index: run(
+        memory, prompt, cache, ops.convert_to_tensor(index, dtype="int32")
+    )

@@ -211,10 +211,20 @@ class T5Gemma2Seq2SeqLM(
     # Training ---------------------------------------------------------------------------------
 
     def compile(self, *args, **kwargs):
+        """As keras-hub has it. On torch, `jit_compile=True` compiles what generates a token.
+
+        That takes a minute or so for each size of input that `generate` or `stream` meets, and
+        needs what `torch.compile` needs, such as a C++ compiler; each token is quicker then.
+        Training, evaluation and the encoder run as without it.
+        """
         super().compile(*args, **kwargs)
         # keras-hub's own beams run on past the end token, where the reference's stop.
         if type(self.sampler) is keras_hub.samplers.BeamSampler:
             self.sampler = BeamSearch(**self.sampler.get_config())
+
+    def _should_torch_compile(self):
+        # Torch's compiler goes through a step of Keras's trainer piece by piece, for minutes.
+        return False
 
     def fit(
         self,

@@ -8,10 +8,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_t5gemma2 import cache as caches
 from keras_t5gemma2 import sharding
 from keras_t5gemma2.tasks import decoding, generation
-from keras_t5gemma2.tasks.programs import program, start
+from keras_t5gemma2.tasks.programs import next_token, program, start
 
 # A chunk's tokens come together. As long as one takes less than this, which hardly anybody notices,
 # the next is twice as long, since every chunk costs a call beside its steps: on TensorFlow ten
@@ -118,12 +117,6 @@ def _chunk(task, stop_token_ids):
 
     def go_on(cache, memory, prompt, numbers):
         first, here, steps = ops.unstack(ops.convert_to_tensor(numbers, dtype="int32"))
-
-        def next(prompt, cache, index):
-            cache = caches.unfolded(cache)
-            hidden, cache = decoding.step(task.backbone, memory, prompt, cache, index)
-            return task.logits(hidden), hidden, caches.folded(cache)
-
         sampler = copy.copy(decoding.bounded(task.sampler, steps))
         run_loop, ends = sampler.run_loop, []
 
@@ -134,7 +127,7 @@ def _chunk(task, stop_token_ids):
         sampler.run_loop = keep
         is_given = ops.arange(prompt.shape[1], dtype="int32") < first
         sampler(
-            next=next,
+            next=next_token(task, memory),
             prompt=prompt,
             cache=cache,
             index=here,
