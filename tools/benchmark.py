@@ -25,7 +25,7 @@ import tempfile
 
 import benchmark_report
 import processes
-from benchmark_contenders import CONTENDERS, PROMPT, Case, write_checkpoint
+from benchmark_contenders import CONTENDERS, NEW, PROMPT, ROWS, Case, write_checkpoint
 from benchmark_sizes import Sizes, cost
 from benchmark_works import WORKS, measure
 
@@ -103,8 +103,8 @@ def _groups(arguments, checkpoint):
                 continue
             yield [
                 Case(work, *who, dtype, batch, length, tokens, **fields)
-                for who in _who(arguments)
-                if length < _LONG or who[0] == "ours"
+                for who in _who(work, arguments)
+                if length < _LONG or who[0].startswith("ours")
             ]
 
 
@@ -117,13 +117,18 @@ def _shapes(work, arguments):
         return shapes + [(1, _LONG, tokens)] * (arguments.long and work != "prefill")
     if work == "train":
         return [(arguments.train_batch, arguments.train_length, arguments.train_tokens)]
+    if work in ("rows", "loop"):
+        return [(ROWS, min(arguments.lengths), NEW)]
     return [(1, min(arguments.lengths), 1)]
 
 
-def _who(arguments):
+def _who(work, arguments):
     """Pairs of an implementation and its backend."""
     for implementation in arguments.implementations:
         backends = ["torch"] if implementation == "transformers" else arguments.backends
+        if implementation == "ours compiled":
+            is_other = work in ("decode", "first") and "torch" in backends
+            backends = ["torch"] if is_other else []
         yield from ((implementation, backend) for backend in backends)
 
 

@@ -16,6 +16,9 @@ PROMPT = 128
 # The most new tokens in "decode": within one bucket, so that one program serves them all.
 MOST_NEW = 32
 RANK = 16
+# Rows of a data set in "rows" and "loop", and new tokens of each.
+ROWS, NEW = 32, 16
+_SHORTEST_ROW = 16
 _START = 2
 
 
@@ -25,7 +28,7 @@ class Case:
 
     Args:
         work: one of `WORKS`.
-        implementation: "ours", "keras-hub" or "transformers".
+        implementation: one of `CONTENDERS`.
         backend: string.
         dtype: "float32" or "bfloat16".
         batch: int. Rows.
@@ -67,6 +70,16 @@ class Case:
         ids[:, 0] = _START
         return ids
 
+    def mask(self):
+        """(batch, length) int32, of rows of many lengths in no order."""
+        lengths = np.random.default_rng(1).integers(
+            min(_SHORTEST_ROW, self.length), self.length + 1, self.batch
+        )
+        return (np.arange(self.length) < lengths[:, None]).astype("int32")
+
+
+_DECODER = ("decoder_token_ids", "decoder_padding_mask")
+
 
 class _Keras:
     """What keras-hub's model and ours have in common."""
@@ -105,6 +118,15 @@ class _Keras:
         labels, weights = self.case.ids(tokens), np.ones((self.case.batch, tokens), "float32")
         return lambda: self.lm.train_on_batch(inputs, labels, weights)
 
+    def rows(self):
+        inputs = {**self._inputs(1), "encoder_padding_mask": self.case.mask()}
+        return lambda: self._generate(inputs, self.case.tokens)
+
+    def loop(self):
+        inputs = {**self._inputs(1), "encoder_padding_mask": self.case.mask()}
+        rows = [{k: x[i : i + 1] for k, x in inputs.items()} for i in range(self.case.batch)]
+        return lambda: [self._generate(row, self.case.tokens) for row in rows]
+
     def _inputs(self, tokens):
         encoder, decoder = self.case.ids(self.case.length), self.case.prompt(tokens)
         return {
@@ -116,6 +138,8 @@ class _Keras:
 
 
 class Ours(_Keras):
+    jit_compile = "auto"
+
     def _make(self, directory, load_weights):
         import keras_t5gemma2
 
@@ -126,7 +150,7 @@ class Ours(_Keras):
             dtype=self.case.dtype,
         )
         self.lm = keras_t5gemma2.T5Gemma2Seq2SeqLM(backbone)
-        self.lm.compile(sampler="greedy", optimizer="adam")
+        self.lm.compile(sampler="greedy", optimizer="adam", jit_compile=self.jit_compile)
 
     def _complete(self, inputs):
         return self.lm.backbone.complete(inputs)
@@ -135,8 +159,16 @@ class Ours(_Keras):
         self.lm.enable_lora(RANK)
 
     def generate(self, prompt_length, new_tokens):
-        inputs = self._inputs(prompt_length)
-        return self.lm.generate(inputs, max_new_tokens=new_tokens, stop_token_ids=None)
+        return self._generate(self._inputs(prompt_length), new_tokens)
+
+    def _generate(self, inputs, new_tokens):
+        return self.lm.generate(inputs, max_new_tokens=new_tokens, stop_token_ids=None, verbose=0)
+
+
+class OursCompiled(Ours):
+    """On torch, where steps of decoding are compiled only if asked for."""
+
+    jit_compile = True
 
 
 class KerasHub(_Keras):
@@ -154,12 +186,9 @@ class KerasHub(_Keras):
         if self.lm.backbone.vision_encoder is None:
             return inputs
         size = self.lm.backbone.vision_encoder.image_size
-        images = np.zeros((self.case.batch, 1, size, size, 3), "float32")
-        return {
-            **inputs,
-            "images": images,
-            "vision_indices": np.zeros((self.case.batch, 256), "int32"),
-        }
+        rows = len(inputs["encoder_token_ids"])
+        images = np.zeros((rows, 1, size, size, 3), "float32")
+        return {**inputs, "images": images, "vision_indices": np.zeros((rows, 256), "int32")}
 
     def _enable_lora(self):
         attention = ["query_dense", "key_dense", "value_dense", "output_dense"]
@@ -177,6 +206,10 @@ class KerasHub(_Keras):
         inputs = self._complete(self._inputs(length))
         inputs["decoder_padding_mask"][:, length - new_tokens :] = 0
         return self.lm.generate(inputs, stop_token_ids=None)
+
+    def _generate(self, inputs, new_tokens):
+        prompt = {k: np.pad(inputs[k], [(0, 0), (0, new_tokens)]) for k in _DECODER}
+        return self.lm.generate(self._complete({**inputs, **prompt}), stop_token_ids=None)
 
 
 class Transformers:
@@ -260,15 +293,30 @@ class Transformers:
 
         return run
 
+    def rows(self):
+        ids, mask = self.case.ids(self.case.length), self.case.mask()
+        return lambda: self._generate(ids, mask, self.case.prompt(1), self.case.tokens)
+
+    def loop(self):
+        ids, mask = self.case.ids(self.case.length), self.case.mask()
+        rows = [row[seen == 1][None] for row, seen in zip(ids, mask, strict=True)]
+        prompt = self.case.prompt(1)[:1]
+        return lambda: [
+            self._generate(row, np.ones_like(row), prompt, self.case.tokens) for row in rows
+        ]
+
     def generate(self, prompt_length, new_tokens):
+        ids = self.case.ids(self.case.length)
+        self._generate(ids, np.ones_like(ids), self.case.prompt(prompt_length), new_tokens)
+
+    def _generate(self, ids, mask, prompt, new_tokens):
         import torch
 
-        ids = self._tensor(self.case.ids(self.case.length))
         with torch.inference_mode():
             return self.model.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                decoder_input_ids=self._tensor(self.case.prompt(prompt_length)),
+                input_ids=self._tensor(ids),
+                attention_mask=self._tensor(mask),
+                decoder_input_ids=self._tensor(prompt),
                 max_new_tokens=new_tokens,
                 min_new_tokens=new_tokens,
                 do_sample=False,
@@ -280,11 +328,18 @@ class Transformers:
         return torch.from_numpy(ids).long()
 
 
-CONTENDERS = {"ours": Ours, "keras-hub": KerasHub, "transformers": Transformers}
+CONTENDERS = {
+    "ours": Ours,
+    "ours compiled": OursCompiled,
+    "keras-hub": KerasHub,
+    "transformers": Transformers,
+}
 
 # What a user writes first; and what of it is not the implementation itself.
 IMPORTS = {
-    "ours": ("import keras_t5gemma2", "import keras, keras_hub"),
+    **dict.fromkeys(
+        ("ours", "ours compiled"), ("import keras_t5gemma2", "import keras, keras_hub")
+    ),
     "keras-hub": ("import keras_hub", "import keras"),
     "transformers": ("from transformers import T5Gemma2ForConditionalGeneration", "import torch"),
 }

@@ -9,7 +9,12 @@ _GIB = 1 << 30
 
 # Works that are measured at several lengths of the encoder.
 BY_LENGTH = ("encode", "prefill", "decode")
-_COLORS = {"ours": "tab:blue", "keras-hub": "tab:orange", "transformers": "black"}
+_COLORS = {
+    "ours": "tab:blue",
+    "ours compiled": "tab:cyan",
+    "keras-hub": "tab:orange",
+    "transformers": "black",
+}
 _LINES = {"jax": "-o", "tensorflow": "--s", "torch": ":^"}
 
 
@@ -112,6 +117,8 @@ def _table(results):
         head = [f"{head[0]}, {first['tokens']:,} decoder tokens"]
     if first["work"] in ("import", "load"):
         head = [""]
+    if first["work"] in ("rows", "loop"):
+        head = [f"{first['batch']} rows of up to {first['length']:,} encoder tokens"]
     cells = [[f"{_name(result)}, {result['dtype']}", _cell(result)] for result in results]
     for key in ("first token", "beyond"):
         if any(key in run for result in results for run in result["runs"]):
@@ -119,6 +126,11 @@ def _table(results):
             for row, result in zip(cells, results, strict=True):
                 known = [run[key] for run in result["runs"] if key in run]
                 row.append(_time(statistics.median(known)) if known else "")
+    if first["work"] in ("rows", "loop"):
+        head.append("new tokens a second")
+        for row, result in zip(cells, results, strict=True):
+            count = result["batch"] * result["tokens"]
+            row.append(f"{count / result['seconds']:.1f}" if result["seconds"] else "")
     yield _rows([head[0], "", *head[1:]], cells)
 
 

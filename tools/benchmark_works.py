@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-from benchmark_contenders import CONTENDERS, IMPORTS, MOST_NEW, PROMPT, Case
+from benchmark_contenders import CONTENDERS, IMPORTS, MOST_NEW, NEW, PROMPT, ROWS, Case
 from benchmark_sizes import measure_machine
 from processes import peak, start_of_peak
 
@@ -16,6 +16,8 @@ WORKS = {
     "encode": "the encoder alone",
     "prefill": f"encode, read a decoder prompt of {PROMPT} tokens, give the first new token",
     "decode": "one more token: the difference of two numbers of new tokens",
+    "rows": f"{ROWS} rows of up to so many tokens, {NEW} new tokens each, in one call",
+    "loop": "the same rows, a call for each",
     "train": "a training step with LoRA of rank 16 on all projections",
     "text": "a forward pass on text alone of the model that also takes images",
     "load": "from a directory with bfloat16 weights, images included, to a model",
@@ -112,7 +114,7 @@ def _seconds_of_program(statement):
 
 
 _MEASURES = {
-    **dict.fromkeys(("encode", "prefill", "train", "text"), _repeat),
+    **dict.fromkeys(("encode", "prefill", "rows", "loop", "train", "text"), _repeat),
     **{"decode": _decode, "first": _first, "load": _load, "import": _import},
 }
 
