@@ -1,5 +1,6 @@
 """The benchmark: what it counts, how it ends what is too much, and what it writes."""
 
+import argparse
 import importlib
 import json
 import pathlib
@@ -158,14 +159,45 @@ def test_the_picture_has_a_curve_for_each(found, tmp_path, monkeypatch):
     assert list(curves["limit"].get_ydata()) == [0.1, 0.1]
 
 
+# What is asked of whom
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("work", "expected"),
+    [
+        ("decode", [("ours", "jax"), ("ours", "torch"), ("ours compiled", "torch")]),
+        ("train", [("ours", "jax"), ("ours", "torch")]),
+    ],
+)
+def test_compiled_steps_are_asked_of_torch_where_there_are_steps(work, expected):
+    arguments = argparse.Namespace(
+        implementations=["ours", "ours compiled", "transformers"], backends=["jax", "torch"]
+    )
+    found = list(_tool("benchmark")._who(work, arguments))
+    assert found == [*expected, ("transformers", "torch")]
+
+
+@pytest.mark.once
+def test_rows_of_a_data_set_are_of_many_lengths():
+    contenders = _tool("benchmark_contenders")
+    case = contenders.Case("rows", "ours", "jax", batch=contenders.ROWS, length=512)
+    mask = case.mask()
+    lengths = mask.sum(axis=1)
+    assert mask.shape == (32, 512) and len(set(lengths)) > 16
+    assert lengths.min() >= 16 and lengths.max() <= 512
+    assert all(row[:length].all() for row, length in zip(mask, lengths, strict=True))
+
+
 # The whole
 
 
 @pytest.mark.once
-def test_a_run_of_tiny_models_writes_what_it_measured(tmp_path):
+@pytest.mark.parametrize("work", ["decode", "rows", "loop"])
+def test_a_run_of_tiny_models_writes_what_it_measured(tmp_path, work):
     backend = keras.config.backend()
     options = {
-        "--works": ["decode"],
+        "--works": [work],
         "--implementations": ["ours"],
         "--backends": [backend],
         "--lengths": ["40"],
@@ -184,7 +216,10 @@ def test_a_run_of_tiny_models_writes_what_it_measured(tmp_path):
     assert found["machine"]["bytes_per_second"] > 1e6
     (result,) = found["results"]
     assert result["reason"] is None
-    assert (result["backend"], result["batch"], result["length"]) == (backend, 2, 40)
+    rows = 2 if work == "decode" else 32
+    assert (result["backend"], result["batch"], result["length"]) == (backend, rows, 40)
     assert len(result["runs"][0]["seconds"]) == 2
-    assert result["limit"] > 0
+    assert bool(result["limit"]) == (work == "decode")
+    text = (tmp_path / "benchmark.md").read_text()
+    assert ("new tokens a second" in text) == (work != "decode")
     assert (tmp_path / "benchmark.md").exists() and (tmp_path / "benchmark.png").exists()
