@@ -154,7 +154,7 @@ def numpy32(x):
     return ops.convert_to_numpy(ops.cast(x, "float32"))
 
 
-@pytest.mark.parametrize("count", [1, 2, 4, 32, 33])
+@pytest.mark.parametrize("count", [1, 2, 4, 8, 32, 33])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("width", [24, 22])
 def test_products_are_the_same_for_any_number_of_rows(rng, count, dtype, width):

@@ -15,7 +15,7 @@ LOWEST = -1e20
 # Up to so many queries, as those of a step of decoding, have scores that are small beside the keys,
 # and read shared or `Scaled` keys as they are. More of them are worth making others.
 FEW_QUERIES = 8
-_PARTS = 4  # of the product of one row and a matrix
+_PARTS = 8  # of the product of few rows and a matrix
 
 
 def attend(query, positions, parts, scale, drop=None):
@@ -202,29 +202,35 @@ def rms_norm(x, scale, epsilon):
 
 def product(x, kernel):
     """(..., in) times a variable (in, out)."""
-    if not _is_one_row(x) or kernel.shape[0] % _PARTS:
+    if not _are_few_rows(x) or kernel.shape[0] % _PARTS:
         return ops.matmul(x, kernel)
-    rows = ops.reshape(x, (_PARTS, -1))
-    sums = ops.einsum("pi,pio->po", rows, ops.reshape(kernel, (_PARTS, -1, kernel.shape[1])))
-    return ops.reshape(ops.sum(sums, axis=0), (*x.shape[:-1], -1))
+    rows = ops.reshape(x, (-1, _PARTS, x.shape[-1] // _PARTS))
+    parts = ops.reshape(kernel, (_PARTS, -1, kernel.shape[1]))
+    sums = ops.sum(ops.einsum("rpi,pio->pro", rows, parts), axis=0)
+    return ops.reshape(sums, (*x.shape[:-1], -1))
 
 
 def logits(x, table):
     """(..., D) times a variable (V, D), transposed."""
-    if not _is_one_row(x):
+    if not _are_few_rows(x) or table.shape[0] % _PARTS:
         return ops.matmul(x, ops.transpose(table))
-    return ops.reshape(ops.matmul(table, ops.reshape(x, (-1,))), (*x.shape[:-1], -1))
+    rows = ops.reshape(x, (1, -1, x.shape[-1]))
+    rows = ops.broadcast_to(rows, (_PARTS, *rows.shape[1:]))
+    parts = ops.reshape(table, (_PARTS, -1, table.shape[1]))
+    columns = ops.reshape(ops.einsum("pvd,prd->pvr", parts, rows), (table.shape[0], -1))
+    return ops.reshape(ops.transpose(columns), (*x.shape[:-1], -1))
 
 
-def _is_one_row(x):
-    """Whether a CPU would compute the product of `x` and a matrix on one of its cores.
+def _are_few_rows(x):
+    """Whether a CPU would spend the product of `x` and a matrix waiting for memory.
 
-    So it is for one row, as that of a step of decoding. In parts, each the sum over some of the
-    rows of the matrix, the product keeps several cores reading; and a vector at the right of a
-    matrix does too. Parts would be rounded one by one: of float32 only.
+    So it is for the few rows of a step of decoding: compilers put them on one core, or rearrange
+    the whole matrix first. In parts that are products of their own, each with some rows of the
+    matrix, all cores read, and nothing is rearranged. Parts would be rounded one by one: of
+    float32 only.
     """
-    is_one = None not in x.shape and math.prod(x.shape[:-1]) == 1
-    if not is_one or keras.backend.standardize_dtype(x.dtype) != "float32":
+    are_few = None not in x.shape and math.prod(x.shape[:-1]) <= FEW_QUERIES
+    if not are_few or keras.backend.standardize_dtype(x.dtype) != "float32":
         return False
     return keras.distribution.distribution() is None and _is_on_cpu()
 
