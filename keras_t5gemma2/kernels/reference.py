@@ -229,7 +229,7 @@ def _are_few_rows(x):
     matrix, all cores read, and nothing is rearranged. Parts would be rounded one by one: of
     float32 only.
     """
-    are_few = None not in x.shape and math.prod(x.shape[:-1]) <= FEW_QUERIES
+    are_few = None not in x.shape and 0 < math.prod(x.shape[:-1]) <= FEW_QUERIES
     if not are_few or keras.backend.standardize_dtype(x.dtype) != "float32":
         return False
     return keras.distribution.distribution() is None and _is_on_cpu()
