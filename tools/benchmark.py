@@ -127,8 +127,8 @@ def _who(work, arguments):
     for implementation in arguments.implementations:
         backends = ["torch"] if implementation == "transformers" else arguments.backends
         if implementation == "ours compiled":
-            is_other = work in ("decode", "first") and "torch" in backends
-            backends = ["torch"] if is_other else []
+            has_steps = work in ("decode", "first")
+            backends = [name for name in backends if name == "torch" and has_steps]
         yield from ((implementation, backend) for backend in backends)
 
 

@@ -337,9 +337,7 @@ CONTENDERS = {
 
 # What a user writes first; and what of it is not the implementation itself.
 IMPORTS = {
-    **dict.fromkeys(
-        ("ours", "ours compiled"), ("import keras_t5gemma2", "import keras, keras_hub")
-    ),
+    "ours": ("import keras_t5gemma2", "import keras, keras_hub"),
     "keras-hub": ("import keras_hub", "import keras"),
     "transformers": ("from transformers import T5Gemma2ForConditionalGeneration", "import torch"),
 }
