@@ -22,6 +22,7 @@ from keras_t5gemma2.config import (
     VisionConfig,
     interleave,
 )
+from keras_t5gemma2.kernels.host_array import host_array
 from keras_t5gemma2.kernels.take_over import take_over
 
 PATHS = {"up/kernel": (3, 7), "up/bias": (7,), "down/kernel": (7, 5)}
@@ -321,8 +322,47 @@ def test_the_memory_of_weights_is_shared_with_no_forked_process():
     raise AssertionError("the address is in no area")
 
 
-@pytest.mark.skipif(keras.config.backend() != "torch", reason="Keras copies on torch alone")
-def test_torch_takes_the_memory_over():
-    values = np.arange(15, dtype="float32").reshape(3, 5)
+def address_of(tensor):
+    if keras.config.backend() == "torch":
+        return tensor.data_ptr()
+    if keras.config.backend() == "jax":
+        return tensor.unsafe_buffer_pointer()
+    return host_array(tensor).ctypes.data
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8", "bool"])
+def test_tensors_take_the_memory_over(dtype):
+    values = streaming._empty((3, 5), np.dtype(dtype))
+    values[:] = np.arange(15).reshape(3, 5)
+    expected = values.copy()
     tensor = take_over(values)
-    assert tensor.data_ptr() == values.ctypes.data and tuple(tensor.shape) == (3, 5)
+    assert keras.backend.standardize_dtype(tensor.dtype) == dtype
+    assert address_of(tensor) == values.ctypes.data
+    np.testing.assert_array_equal(host_array(tensor), expected)
+
+
+@pytest.mark.parametrize("offset", [1, 7])
+def test_arrays_that_begin_anywhere_are_taken_too(offset):
+    values = np.arange(16 + offset, dtype="float32")[offset:]
+    tensor = take_over(values.reshape(4, 4))
+    np.testing.assert_array_equal(keras.ops.matmul(tensor, np.eye(4, dtype="float32")), tensor)
+    assert float(take_over(np.array(3.0, "float32"))) == 3.0
+    assert take_over(np.zeros((0, 3), "float32")).shape == (0, 3)
+
+
+def test_what_was_taken_over_can_be_trained():
+    """A step may write into the memory that it reads, and nobody else sees it."""
+    values = random_values()
+    before = {path: array.copy() for path, array in values.items()}
+    tensors = stored({path: read_only(array) for path, array in values.items()})
+    trained, usual = build_with_weights(build, tensors), build()
+    for weight in usual.weights:
+        weight.assign(values[weight.path])
+    x = np.random.default_rng(1).normal(size=(4, 3)).astype("float32")
+    for model in (trained, usual):
+        model.compile(optimizer="adam", loss="mse")
+        model.fit(x, np.ones((4, 5)), epochs=3, batch_size=2, shuffle=False, verbose=0)
+    for path, value in numpy_weights(trained).items():
+        np.testing.assert_array_equal(value, numpy_weights(usual)[path])
+        np.testing.assert_array_equal(values[path], before[path])
+        assert not np.array_equal(value, before[path])

@@ -3,23 +3,49 @@
 import keras
 from keras import ops
 
+_BYTES_OF_A_VECTOR = 64
+
 
 def take_over(values):
     """A tensor of `values`, a numpy array that nobody else uses from now on.
 
-    Keras would copy it for torch, and take what numpy does not know itself, such as bfloat16,
-    there by way of float32. Elsewhere it does neither.
+    Where the tensor is in the memory of the CPU, it is in that of the array. Keras would copy it,
+    and for torch take what numpy does not know itself, such as bfloat16, by way of float32.
     """
-    if keras.config.backend() != "torch" or values.ndim == 0:
-        return ops.convert_to_tensor(values)
+    take = _TAKE.get(keras.config.backend(), ops.convert_to_tensor)
+    return ops.convert_to_tensor(values) if values.ndim == 0 else take(values)
+
+
+def _by_jax(values):
+    import jax
+
+    return jax.device_put(values, may_alias=True)
+
+
+def _by_tensorflow(values):
+    import tensorflow as tf
+
+    if values.ctypes.data % _BYTES_OF_A_VECTOR or not values.flags.c_contiguous:
+        return ops.convert_to_tensor(values)  # TensorFlow's kernels rely on both
+    tensor = tf.experimental.dlpack.from_dlpack(_known_to_numpy(values).__dlpack__())
+    return tensor if values.dtype.kind != "V" else tf.bitcast(tensor, values.dtype.name)
+
+
+def _by_torch(values):
     import torch
 
     # Keras knows the device.
     device = ops.convert_to_tensor(values.reshape(-1)[:0]).device
-    if values.dtype.kind != "V":
-        return torch.from_numpy(values).to(device)
-    bits = torch.from_numpy(values.view(f"int{8 * values.dtype.itemsize}"))
-    return bits.view(getattr(torch, str(values.dtype))).to(device)
+    tensor = torch.from_numpy(_known_to_numpy(values))
+    return tensor.view(getattr(torch, values.dtype.name)).to(device)
+
+
+_TAKE = {"jax": _by_jax, "tensorflow": _by_tensorflow, "torch": _by_torch}
+
+
+def _known_to_numpy(values):
+    """The same bits, as integers where their type is none of numpy's own."""
+    return values.view(f"int{8 * values.dtype.itemsize}") if values.dtype.kind == "V" else values
 
 
 def take_over_parts(read, shape, layout):
