@@ -88,6 +88,22 @@ def test_layout_is_applied():
     np.testing.assert_array_equal(numpy_weights(model)["up/kernel"], kernel)
 
 
+@pytest.mark.skipif(keras.config.backend() != "torch", reason="arrays elsewhere lie row by row")
+@pytest.mark.parametrize("shape", [(3, 7), (1, 7), (7, 1)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_torch_has_a_matrix_as_it_is_in_the_file(shape, dtype):
+    def build():
+        inputs = keras.Input(shape[:1])
+        dense = layers.Dense(shape[1], use_bias=False, dtype=dtype, name="d")
+        return keras.Model(inputs, dense(inputs))
+
+    file = np.arange(shape[0] * shape[1], dtype="float32").reshape(shape[::-1])
+    tensor = StoredTensor("t", file.shape, lambda: read_only(file.astype(dtype)), layout=LINEAR)
+    kernel = build_with_weights(build, {"d/kernel": tensor}).weights[0]
+    assert kernel.value.t().is_contiguous()
+    np.testing.assert_array_equal(ops.convert_to_numpy(ops.cast(kernel, "float32")), file.T)
+
+
 @pytest.mark.parametrize("layout", ["rows", "columns"])
 def test_copies_in_many_pieces_are_whole(monkeypatch, layout):
     monkeypatch.setattr(streaming, "_BYTES_PER_PIECE", 16)

@@ -17,7 +17,7 @@ import numpy as np
 from keras.src.backend.common import global_state
 
 from keras_t5gemma2.checkpoints.names import AS_IS, Layout
-from keras_t5gemma2.kernels.take_over import take_over, take_over_parts
+from keras_t5gemma2.kernels.take_over import take_over, take_over_parts, takes_columns
 from keras_t5gemma2.quantization.layers import Quantizable
 
 # Values are copied out of a file in pieces, so that only a piece of the file is in memory.
@@ -265,6 +265,9 @@ def progress_bar(total):
 
 def _owned(source, dtype, release, pool):
     """The values of `source` in `dtype`, in memory that nobody else has a hold on."""
+    if source.ndim == 2 and not source.flags.c_contiguous and takes_columns():
+        # To put rows where columns were takes several times as long as to copy.
+        return _owned(source.T, dtype, release, pool).T
     if source.flags.writeable and source.flags.c_contiguous and source.dtype == dtype:
         return source
     values = _empty(source.shape, dtype)

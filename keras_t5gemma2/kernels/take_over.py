@@ -16,6 +16,11 @@ def take_over(values):
     return ops.convert_to_tensor(values) if values.ndim == 0 else take(values)
 
 
+def takes_columns():
+    """Whether a matrix that is taken over may lie in memory column by column."""
+    return keras.config.backend() == "torch"
+
+
 def _by_jax(values):
     import jax
 
@@ -35,7 +40,7 @@ def _by_torch(values):
     import torch
 
     # Keras knows the device.
-    device = ops.convert_to_tensor(values.reshape(-1)[:0]).device
+    device = ops.convert_to_tensor(values[:0]).device
     tensor = torch.from_numpy(_known_to_numpy(values))
     return tensor.view(getattr(torch, values.dtype.name)).to(device)
 

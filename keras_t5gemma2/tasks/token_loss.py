@@ -73,7 +73,8 @@ class TrainsWithoutLogits:
     def make_train_function(self, force=False):
         # What was compiled for the other setting would go on as before.
         kernels.prepare_training(self)
-        self.backbone.decoder.lay_out(is_training=True)
+        for variable in self.trainable_variables:
+            kernels.lay_out(variable, for_steps=False)
         is_checkpointing = self.backbone.gradient_checkpointing
         changed = is_checkpointing != self._is_checkpointing
         self._is_checkpointing = is_checkpointing
