@@ -11,6 +11,7 @@ from tiny_models import SMALL_CONFIG, tiny_backbone, token_inputs
 
 from keras_t5gemma2 import T5Gemma2Seq2SeqLM, kernels
 from keras_t5gemma2.tasks import decoding, generation
+from keras_t5gemma2.tasks.programs import program
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +66,21 @@ def test_rows_that_share_are_not_tiled(lm, rng, monkeypatch):
     generate(lm, token_inputs(rng, (1,) * 5, (1,) * 5), encoded=encoded)
     lm.generate_function = None
     assert batches == {(5, 5, 1)}
+
+
+def test_calls_with_different_caches_keep_their_programs(lm):
+    made = []
+
+    def asked(kind, dtype):
+        lm.cross_attention_cache, lm.cache_dtype = kind, dtype
+        return program(lm, "name", lambda: made.append((kind, dtype)) or (lambda values, x: x))
+
+    caches = [("shared", "auto"), ("projected", "auto"), ("projected", "int8")]
+    first = [asked(*cache) for cache in caches]
+    assert [asked(*cache) for cache in caches] == first and made == caches
+    lm.generate_function = None
+    assert asked(*caches[0]) is not first[0]
+    lm.cross_attention_cache = lm.cache_dtype = "auto"
 
 
 def test_several_samples_of_a_row(rng):

@@ -72,6 +72,34 @@ def test_trained_switched_merged_and_unmerged():
     assert generated(lm) == tuned_text
 
 
+def test_each_choice_of_adapters_has_the_programs_of_all_caches():
+    """Of calls with and without the adapter, and with two caches, none reads the other's."""
+    lm = small_task()
+    lm.enable_lora(rank=2, target=["query", "down"])
+    randomize_adapters(lm)
+    texts = {}
+    for adapter, *kinds in (
+        (None, "projected"),
+        ("default", "shared", "projected"),
+        (None, "projected", "shared"),
+        ("default", "projected", "shared"),
+    ):
+        lm.set_adapter(adapter)
+        for kind in kinds:
+            lm.cross_attention_cache = kind
+            texts.setdefault(adapter, []).extend([generated(lm), streamed(lm)])
+    for adapter, each in texts.items():
+        assert all(text == each[0] for text in each), adapter
+    assert texts["default"][0] != texts[None][0]
+
+
+def streamed(lm):
+    texts = [""] * len(ROWS["encoder_text"])
+    for row, piece in lm.stream(ROWS["encoder_text"], max_new_tokens=6):
+        texts[row] += piece
+    return texts
+
+
 @pytest.mark.once
 def test_several_adapters_and_their_sum():
     lm = small_task()

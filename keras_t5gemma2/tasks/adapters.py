@@ -239,7 +239,7 @@ class HasAdapters:
     def _programs_here(self):
         names = ("test_function", "predict_function")
         pairs = [(model, name) for model in (self, self.backbone) for name in names]
-        return [*pairs, (self, "generate_function")]
+        return [*pairs, (self, "_generating")]
 
     def _forget_programs(self):
         self._programs = {}

@@ -52,7 +52,7 @@ class Generates:
     """
 
     _cross_attention_cache = _cache_dtype = "auto"
-    _generate_functions = None  # compiled `generate_step`, by the cache
+    _generating = None  # what is compiled for generation, by name and cache: see `programs`
 
     @property
     def cross_attention_cache(self):
@@ -82,15 +82,14 @@ class Generates:
     @property
     def generate_function(self):
         """The compiled `generate_step`, which `None` is put in the place of to compile anew."""
-        return (self._generate_functions or {}).get(self._cache_key)
+        return (self._generating or {}).get(("generate", self._cache_key))
 
     @generate_function.setter
     def generate_function(self, value):
         if value is None:
-            self._generate_functions = {}
+            self._generating = None
         else:
-            others = self._generate_functions or {}
-            self._generate_functions = {**others, self._cache_key: value}
+            self._generating = {**(self._generating or {}), ("generate", self._cache_key): value}
 
     @property
     def _cache_key(self):
@@ -113,7 +112,7 @@ class Generates:
         """
         rows, _ = self._rows(inputs)
         with self._keeping(cross_attention_cache):
-            encode = program(self, ("encode", *self._cache_key), self._encode_function)
+            encode = program(self, "encode", self._encode_function)
             memory = encode((), sharding.to_devices(generation.pad_encoder(rows)))
         return Encoded(memory, len(rows.prompts))
 

@@ -8,10 +8,10 @@ from keras_t5gemma2.tasks import decoding
 
 
 def program(task, key, make, compiled=kernels.compiled):
-    """What `compiled` makes of the function that `make()` gives, made once a key.
+    """What `compiled` makes of the function that `make()` gives, made once a key and cache.
 
-    It is made anew where the task has made that of `generate` anew: both are stale then, by
-    `compile`, by another adapter or by quantization.
+    It is made anew where that of `generate` is: by `compile`, by another adapter or by
+    quantization both are stale.
 
     Args:
         task: `T5Gemma2Seq2SeqLM`.
@@ -19,10 +19,8 @@ def program(task, key, make, compiled=kernels.compiled):
         make: function without arguments.
         compiled: function of that function and the task.
     """
-    generate = task.make_generate_function()
-    if getattr(task, "_more_programs", (None,))[0] is not generate:
-        task._more_programs = (generate, {})
-    programs = task._more_programs[1]
+    task.make_generate_function()  # which also makes the task ready to generate
+    programs, key = task._generating, (key, task._cache_key)
     if key not in programs:
         programs[key] = compiled(make(), task)
     return programs[key]
@@ -44,7 +42,7 @@ def start(task, inputs, ahead=0):
         cache, _ = decoding.prefill(task.backbone, inputs, memory, ahead=ahead, cache_dtype=dtype)
         return memory, caches.folded(cache)
 
-    return program(task, ("start", ahead, kind, dtype), lambda: start)((), inputs)
+    return program(task, ("start", ahead), lambda: start)((), inputs)
 
 
 def next_token(task, memory, is_folded=True):
