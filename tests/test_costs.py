@@ -75,6 +75,31 @@ def test_attention_makes_no_array_of_length_times_length(rng, window):
     assert largest(8192) <= max(2 * 8192 * 16, 2 * 256 * 1024)
 
 
+@pytest.mark.skipif(BACKEND != "jax", reason="XLA plans the memory of all layers at once")
+def test_what_layers_compute_in_takes_no_more_memory_for_more_layers():
+    """Buffers that begin with zeros XLA would make for all layers before the first."""
+    import jax
+
+    length, width = 4096, 128
+
+    def held(blocks):
+        attention = AttentionConfig(num_heads=4, num_kv_heads=1, head_dim=32, window=512)
+        full = AttentionConfig(num_heads=4, num_kv_heads=1, head_dim=32, window=None)
+        kinds = (attention, full) * (blocks // 2)
+        encoder = Encoder(StackConfig(hidden_dim=width, mlp_dim=48, layers=kinds))
+        encoder.build((None, length, width))
+
+        def output(x, values):
+            return encoder.stateless_call(values, [], x, np.ones((1, length), "int32"))[0]
+
+        values = [variable.value for variable in encoder.trainable_variables]
+        program = jax.jit(output).lower(np.ones((1, length, width), "float32"), values).compile()
+        return program.memory_analysis().temp_size_in_bytes
+
+    hidden_state = 4 * length * width
+    assert held(6) - held(2) < hidden_state
+
+
 def test_no_array_is_as_long_as_the_input_and_as_wide_as_the_mlp():
     from keras_t5gemma2.layers import GatedMLP
 

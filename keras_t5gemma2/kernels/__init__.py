@@ -203,12 +203,12 @@ else:
     _sums_over_chunks = _backend.sums_over_chunks
     _formulas = reference
 
+by_pieces = _backend.by_pieces
 check_parameters = _backend.check_parameters
 compiled = _backend.compiled
 compiled_step = _backend.compiled_step
 rematerialized = _backend.rematerialized
 argmax = _formulas.argmax
-by_pieces = _formulas.by_pieces
 gelu = _formulas.gelu
 lay_out = _formulas.lay_out
 logits = _formulas.logits

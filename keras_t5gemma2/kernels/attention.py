@@ -90,7 +90,7 @@ def attend(query, positions, parts, scale, drop=None, shards=None):
 
 def _attend(query, positions, parts, scale):
     kernel = choose(query, parts)
-    return kernel.attend(query, positions, parts, scale, _BACKEND.differentiable)
+    return kernel.attend(query, positions, parts, scale, _BACKEND)
 
 
 def _whole(keys_values):
@@ -121,7 +121,7 @@ def choose(query, parts):
 
 
 class _Kernel(NamedTuple):
-    attend: Any  # function of (query, positions, parts, scale, differentiable)
+    attend: Any  # function of (query, positions, parts, scale, module of the backend)
     suits: Any  # from (query, parts) to whether to choose it, if none above it is chosen
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
-from keras_t5gemma2.kernels.reference import LOWEST, UNSEEN, for_each_row, seen
+from keras_t5gemma2.kernels.reference import LOWEST, UNSEEN, for_each_row, seen, zero_after
 
 # Tokens of a block of queries, and of keys: of those inside a window, and of all others.
 QUERIES, KEYS_IN_WINDOW, KEYS = 256, 256, 1024
@@ -30,26 +30,27 @@ class _Part(NamedTuple):
     window: Any
 
 
-def attend(query, positions, parts, scale, differentiable):
+def attend(query, positions, parts, scale, backend):
     """See `kernels.attend`; without dropout of probabilities, or gradients where rows share keys.
 
     Args:
-        differentiable: the backend's way to give a function a gradient of its own; see
-            `kernels.jax.differentiable`.
+        backend: module with the backend's way to give a function a gradient of its own, and to
+            put blocks in the place of others: see `differentiable` and `map_blocks` of
+            `kernels.jax`.
     """
     if positions is None:
         positions = ops.zeros((ops.shape(query)[0], ops.shape(query)[2]), "int32")
     windows = [window for _, window in parts]
 
     def forward(fixed, *tensors):
-        return _Blocks(fixed, tensors, windows, scale).forward()
+        return _Blocks(fixed, tensors, windows, scale).forward(backend.map_blocks)
 
     def backward(fixed, tensors, *results_and_upstream):
         return _Blocks(fixed, tensors, windows, scale).backward(*results_and_upstream)
 
     fixed = (positions, *(for_each_row(_positions(kv), query) for kv, _ in parts))
     tensors = [tensor for kv, _ in parts for tensor in (kv.keys, kv.values)]
-    return differentiable(forward, backward)(fixed, query, *tensors)
+    return backend.differentiable(forward, backward)(fixed, query, *tensors)
 
 
 def _positions(keys_values):
@@ -95,13 +96,13 @@ class _Blocks:
 
     # Forward ----------------------------------------------------------------------------------
 
-    def forward(self):
+    def forward(self, map_blocks):
         """The output (B, N, T, H), and float32 (query blocks, B, K, G * size, 1) log of sums."""
-        output, log_sums = ops.map(self._forward_of_block, self._block_numbers())
-        return ops.cast(self._whole(output), self.dtype), log_sums
+        output, log_sums = map_blocks(self._forward_of_block, self.query, self.size, axis=3)
+        return self._rows(output), log_sums
 
-    def _forward_of_block(self, i):
-        query, positions = self._tile(self.query, i) * self.scale, self._tile_of_positions(i)
+    def _forward_of_block(self, i, query):
+        query, positions = self._rows_of(query) * self.scale, self._tile_of_positions(i)
         shape = (self.batch, self.kv_heads, ops.shape(query)[2])
         state = (
             ops.full((*shape, 1), LOWEST, "float32"),
@@ -123,7 +124,7 @@ class _Blocks:
             state = ops.fori_loop(part.first[i], part.end[i], body, state)
         top, total, summed = state
         total = ops.maximum(total, 1e-30)
-        return ops.cast(summed / total, self.dtype), top + ops.log(total)
+        return self._block_of(summed / total), top + ops.log(total)
 
     # Backward ---------------------------------------------------------------------------------
 
@@ -132,25 +133,26 @@ class _Blocks:
         output, upstream = self._queries(output), self._queries(upstream)
 
         def body(i, carry):
-            of_query, of_parts = carry
-            slope, of_parts = self._backward_of_block(i, output, log_sums, upstream, of_parts)
-            start = (0, 0, 0, i * self.size, 0)
-            return ops.slice_update(of_query, start, slope), of_parts
+            # The gradient of each block takes the place of the block.
+            query, of_parts = carry
+            tile = self._tile(query, i)
+            slope, of_parts = self._backward_of_block(i, tile, output, log_sums, upstream, of_parts)
+            return ops.slice_update(query, (0, 0, 0, i * self.size, 0), slope), of_parts
 
-        of_query = ops.zeros(ops.shape(self.query), self.dtype)
+        zero = zero_after(upstream)
         of_parts = [
-            tuple(ops.zeros(ops.shape(x), "float32") for x in (part.keys, part.values))
+            tuple(ops.broadcast_to(zero, ops.shape(x)) for x in (part.keys, part.values))
             for part in self.parts
         ]
-        of_query, of_parts = ops.fori_loop(0, self._count(), body, (of_query, of_parts))
+        of_query, of_parts = ops.fori_loop(0, self._count(), body, (self.query, of_parts))
         gradients = [self._rows(of_query)]
         for part, (of_keys, of_values) in zip(self.parts, of_parts, strict=True):
             for gradient in (of_keys, of_values):
                 gradients.append(ops.cast(gradient[:, :, : part.length], part.keys.dtype))
         return gradients
 
-    def _backward_of_block(self, i, output, log_sums, upstream, of_parts):
-        query, positions = self._tile(self.query, i) * self.scale, self._tile_of_positions(i)
+    def _backward_of_block(self, i, query, output, log_sums, upstream, of_parts):
+        query, positions = query * self.scale, self._tile_of_positions(i)
         upstream = self._tile(upstream, i)
         # What each row's slopes sum to: the same for all its keys, of every part.
         mean = ops.sum(self._tile(output, i) * upstream, axis=-1, keepdims=True)
@@ -174,22 +176,27 @@ class _Blocks:
             state = (of_query, *slopes)
             of_query, *slopes = ops.fori_loop(part.first[i], part.end[i], body, state)
             updated.append(tuple(slopes))
-        shape = (self.batch, self.kv_heads, -1, self.size, self.width)
-        return ops.cast(ops.reshape(of_query * self.scale, shape), self.dtype), updated
+        return self._block_of(of_query * self.scale), updated
 
     # Blocks -----------------------------------------------------------------------------------
 
     def _count(self):
         return ops.shape(self.positions)[1] // self.size
 
-    def _block_numbers(self):
-        return ops.arange(self._count(), dtype="int32")
-
     def _tile(self, x, i):
         """Block `i` of (B, K, G, T, H) as float32 (B, K, G * size, H)."""
         shape = (*ops.shape(x)[:3], self.size, x.shape[-1])
-        tile = ops.cast(ops.slice(x, (0, 0, 0, i * self.size, 0), shape), "float32")
-        return ops.reshape(tile, (self.batch, self.kv_heads, -1, x.shape[-1]))
+        return self._rows_of(ops.slice(x, (0, 0, 0, i * self.size, 0), shape))
+
+    def _rows_of(self, block):
+        """(B, K, G, size, H) as float32 (B, K, G * size, H)."""
+        shape = (self.batch, self.kv_heads, -1, block.shape[-1])
+        return ops.reshape(ops.cast(block, "float32"), shape)
+
+    def _block_of(self, rows):
+        """Float32 (B, K, G * size, H) as (B, K, G, size, H) in the dtype of the query."""
+        shape = (self.batch, self.kv_heads, -1, self.size, self.width)
+        return ops.cast(ops.reshape(rows, shape), self.dtype)
 
     def _tile_of_positions(self, i):
         """(B, G * size) int32."""
@@ -207,13 +214,6 @@ class _Blocks:
         )
         there = ops.slice(part.positions, (0, j * part.size), (self.batch, part.size))
         return keys, values, ops.expand_dims(seen(positions, there, part.window), 1)
-
-    def _whole(self, blocks):
-        """(query blocks, B, K, G * size, H) to (B, N, T, H)."""
-        shape = (-1, self.batch, self.kv_heads, self.heads // self.kv_heads, self.size, self.width)
-        x = ops.transpose(ops.reshape(blocks, shape), (1, 2, 3, 0, 4, 5))
-        shape = (self.batch, self.heads, -1, self.width)
-        return ops.reshape(x, shape)[:, :, : self.length]
 
     def _rows(self, x):
         """(B, K, G, T, H), padded, to (B, N, T, H)."""

@@ -10,6 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from keras_t5gemma2 import sharding
 from keras_t5gemma2.kernels import jax_cudnn
+from keras_t5gemma2.kernels.reference import zero_after
 
 
 def _attend_on_tpu(query, positions, parts, scale, _):
@@ -119,6 +120,32 @@ def differentiable(forward, backward):
 
     function.defvjp(keep, lambda kept, upstream: (None, *backward(*kept, upstream)))
     return function
+
+
+def map_blocks(function, x, size, axis):
+    """See `kernels.reference`. The result takes the memory of `x`, if nothing else needs it."""
+    count, shape = x.shape[axis] // size, list(x.shape)
+    shape[axis] = size
+    _, more = jax.eval_shape(function, jnp.int32(0), jax.ShapeDtypeStruct(shape, x.dtype))
+    zero = zero_after(x)
+    more = jax.tree.map(lambda x: jnp.full((count, *x.shape), zero, x.dtype), more)
+
+    def body(i, carry):
+        x, more = carry
+        block = lax.dynamic_slice_in_dim(x, i * size, size, axis)
+        block, fresh = function(i, block)
+        more = jax.tree.map(lambda all, one: all.at[i].set(one), more, fresh)
+        return lax.dynamic_update_slice_in_dim(x, block, i * size, axis), more
+
+    return lax.fori_loop(0, count, body, (x, more))
+
+
+def by_pieces(function, x, size):
+    """See `kernels.reference`."""
+    length = x.shape[1]
+    if length is None or length <= size or length % size:
+        return function(x)
+    return map_blocks(lambda _, piece: (function(piece), ()), x, size, axis=1)[0]
 
 
 def rematerialized(function):

@@ -3,6 +3,8 @@
 import keras
 import tensorflow as tf
 
+from keras_t5gemma2.kernels.reference import by_pieces, map_blocks  # noqa: F401  see `kernels`
+
 ATTENTION = {}  # see `kernels.torch`
 
 

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional
 
 from keras_t5gemma2.kernels import reference, torch_flash
+from keras_t5gemma2.kernels.reference import map_blocks  # noqa: F401  what `blocked` takes from here
 from keras_t5gemma2.kernels.scaled import Scaled, apart
 from keras_t5gemma2.kernels.torch_processes import (  # noqa: F401  what `kernels` takes from here
     check_parameters,
@@ -92,7 +93,7 @@ def merge_heads(x):
 def rotate(x, cos, sin):
     """See `kernels.reference`."""
     x32 = x.float()
-    return torch.addcmul(x32 * cos, x32.roll(x.shape[-1] // 2, -1), sin).to(x.dtype)
+    return (x32 * cos).addcmul_(x32.roll(x.shape[-1] // 2, -1), sin).to(x.dtype)
 
 
 def gelu(x):
@@ -104,7 +105,10 @@ def by_pieces(function, x, size):
     """See `kernels.reference`."""
     if x.shape[1] <= size:
         return function(x)
-    return torch.cat([function(piece) for piece in x.split(size, dim=1)], dim=1)
+    y = torch.empty_like(x)
+    for start in range(0, x.shape[1], size):
+        y[:, start : start + size] = function(x[:, start : start + size])
+    return y
 
 
 def weighted_sums(queries, positions, parts, scale):

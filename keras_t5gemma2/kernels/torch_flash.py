@@ -88,21 +88,21 @@ def _hidden(positions, key_positions, window, sizes, dtype):
     return bias.masked_fill_(~is_seen, torch.finfo(dtype).min)[:, None], sees.float()
 
 
-def attend(query, positions, parts, scale, differentiable):
+def attend(query, positions, parts, scale, backend):
     """See `kernels.attend` and `kernels.blocked.attend`."""
     windows = [window for _, window in parts]
     hidden = (kv.positions for kv, _ in parts)
     fixed = (positions, *(p if p is None else for_each_row(p, query) for p in hidden))
 
     def forward(fixed, *tensors):
-        return _forward(list(_tiles(fixed, tensors, windows)), tensors, scale)
+        return _forward(_tiles(fixed, tensors, windows), tensors, scale)
 
     def backward(fixed, tensors, output, log_sums, upstream):
-        tiles = list(_tiles(fixed, tensors, windows))
+        tiles = _tiles(fixed, tensors, windows)
         return _backward(tiles, tensors, output, log_sums, upstream, scale)
 
     tensors = [tensor for kv, _ in parts for tensor in (kv.keys, kv.values)]
-    return differentiable(forward, backward)(fixed, query, *tensors)
+    return backend.differentiable(forward, backward)(fixed, query, *tensors)
 
 
 def _tiles(fixed, tensors, windows):
@@ -160,7 +160,10 @@ def _forward(tiles, tensors, scale):
     """The output (B, N, T, H), and the float32 log of each query's sum (B, K, G, T)."""
     query, *keys_and_values = tensors
     kv_heads = keys_and_values[0].shape[1]
-    outputs, log_sums = [], []
+    batch, heads, length, width = query.shape
+    # In memory token by token, as the heads are put together for the next product.
+    output = query.new_empty((batch, length, heads, width)).transpose(1, 2)
+    log_sums = query.new_empty((batch, heads, length), dtype=torch.float32)
     for rows, parts in tiles:
         tile = _rows(query, rows, kv_heads)
         results = [
@@ -172,11 +175,9 @@ def _forward(tiles, tensors, scale):
             )
             for part, columns, bias in parts
         ]
-        output, log_sum = _joined(results, tile)
-        shape = (query.shape[0], query.shape[1], rows.stop - rows.start)
-        outputs.append(output.reshape(*shape, query.shape[3]))
-        log_sums.append(log_sum.reshape(shape))
-    return torch.cat(outputs, dim=2), torch.cat(log_sums, dim=2)
+        for whole, part in zip((output, log_sums), _joined(results, tile), strict=True):
+            whole[:, :, rows] = part.reshape(whole[:, :, rows].shape)
+    return output, log_sums
 
 
 def _joined(results, tile):
