@@ -248,9 +248,16 @@ class GatedMLP(PlainCall, layers.Layer):
         return kernels.by_pieces(self._call, x, TOKENS_AT_A_TIME)
 
     def _call(self, x, training=False):
-        return self.down(dropped(self.dropout, kernels.gelu(self.gate(x)) * self.up(x), training))
+        # These two are kept for gradients, and what is computed between them is not.
+        gated = kernels.rematerialized(_gated) if training else _gated
+        mixed, _ = gated(self.gate(x), self.up(x))
+        return self.down(dropped(self.dropout, mixed, training))
 
     _dense = Attention._dense
+
+
+def _gated(gate, up):
+    return kernels.gelu(gate) * up, ()
 
 
 class Block(PlainCall, layers.Layer):

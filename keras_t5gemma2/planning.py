@@ -347,27 +347,28 @@ def _of_inference(config, work):
 def _of_training(config, work):
     size = _compute_size(work)
     read, written = (work.rows * length for length in (work.encoder_length, work.decoder_length))
-    stacks = [(config.encoder, read, 0), (config.decoder, written, read)]
+    stacks = [(config.encoder, read), (config.decoder, written)]
     of_layers = [
-        _kept_of_layer(stack, attention, work, tokens, seen)
-        for stack, tokens, seen in stacks
+        _kept_of_layer(stack, attention, work, tokens)
+        for stack, tokens in stacks
         for attention in stack.layers
     ]
     if work.gradient_checkpointing:
-        kept = sum(len(stack.layers) * tokens for stack, tokens, _ in stacks)
+        kept = sum(len(stack.layers) * tokens for stack, tokens in stacks)
         kept = kept * config.hidden_dim * size + max(of_layers)
     else:
         kept = sum(of_layers)
-    return max(_of_images(config, work), kept + _of_loss(config, work, written))
+    scores = _of_scores(config.encoder, work, work.encoder_length)
+    return max(_of_images(config, work), kept + scores + _of_loss(config, work, written))
 
 
-def _kept_of_layer(stack, attention, work, tokens, seen):
+def _kept_of_layer(stack, attention, work, tokens):
     """What the gradient of a layer needs. Measured, not counted: XLA keeps some of it twice."""
     heads = attention.num_heads * attention.head_dim / _divides(attention.num_heads, work)
     own = attention.num_kv_heads * attention.head_dim / _divides(attention.num_kv_heads, work)
     wide = stack.mlp_dim / _divides(stack.mlp_dim, work)
-    numbers = tokens * (15 * stack.hidden_dim + 15 * heads + 8 * own + 7.5 * wide)
-    return math.ceil((numbers + 5 * seen * own) * _compute_size(work))
+    numbers = tokens * (7.3 * stack.hidden_dim + 5.2 * heads + 1.3 * own + 3.1 * wide)
+    return math.ceil(numbers * _compute_size(work))
 
 
 def _forward_of_layer(stack, work, tokens, length):
@@ -377,9 +378,15 @@ def _forward_of_layer(stack, work, tokens, length):
     at_once = tokens if length % TOKENS_AT_A_TIME else tokens * TOKENS_AT_A_TIME / length
     of_mlp = (6 * tokens * stack.hidden_dim + 5.5 * min(at_once, tokens) * wide) * size
     heads = attention.num_heads / _divides(attention.num_heads, work)
-    tile = work.rows * heads * min(QUERIES, length) * min(KEYS, length)
     numbers = tokens * (3 * stack.hidden_dim + 5 * heads * attention.head_dim)
-    return math.ceil(max(of_mlp, numbers * size + 2.1 * tile * _FLOAT32))
+    return math.ceil(max(of_mlp, numbers * size + _of_scores(stack, work, length)))
+
+
+def _of_scores(stack, work, length):
+    """Two tiles of the scores of all heads, in float32."""
+    heads = stack.layers[0].num_heads
+    heads /= _divides(heads, work)
+    return 2 * work.rows * heads * min(QUERIES, length) * min(KEYS, length) * _FLOAT32
 
 
 def _of_loss(config, work, tokens):

@@ -179,6 +179,21 @@ def test_checkpointing_keeps_one_hidden_state_of_a_block(is_checkpointing):
     assert of_a_block < 2 if is_checkpointing else of_a_block > 8
 
 
+@pytest.mark.skipif(BACKEND == "tensorflow", reason="what it keeps does not show in its programs")
+def test_training_keeps_the_gate_and_the_other_product_of_an_mlp():
+    """On torch also what is computed from the two, for the gradient of the next kernel."""
+    length, wide = 96, 2048
+
+    def kept(blocks):
+        attention = AttentionConfig(num_heads=1, num_kv_heads=1, head_dim=8, window=None)
+        encoder = Encoder(StackConfig(hidden_dim=16, mlp_dim=wide, layers=(attention,) * blocks))
+        encoder.build((None, length, 16))
+        return _kept_for_gradients(encoder, np.ones((2, length, 16), "float32"))
+
+    of_a_block = (kept(6) - kept(2)) / 4 / (2 * length * wide * 4)
+    assert of_a_block < (3.5 if BACKEND == "torch" else 2.5)
+
+
 @pytest.mark.parametrize("is_checkpointing", [False, True] if BACKEND == "tensorflow" else [])
 def test_the_second_run_of_a_block_is_one_operation(is_checkpointing):
     """Nothing of it can be computed, and then kept, before its gradient is wanted."""

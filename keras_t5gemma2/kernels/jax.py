@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import keras
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
+from keras import ops
 
 from keras_t5gemma2 import sharding
-from keras_t5gemma2.kernels import jax_cudnn
-from keras_t5gemma2.kernels.reference import zero_after
+from keras_t5gemma2.kernels import jax_cudnn, reference
 
 
 def _attend_on_tpu(query, positions, parts, scale, _):
@@ -127,7 +127,7 @@ def map_blocks(function, x, size, axis):
     count, shape = x.shape[axis] // size, list(x.shape)
     shape[axis] = size
     _, more = jax.eval_shape(function, jnp.int32(0), jax.ShapeDtypeStruct(shape, x.dtype))
-    zero = zero_after(x)
+    zero = reference.zero_after(x)
     more = jax.tree.map(lambda x: jnp.full((count, *x.shape), zero, x.dtype), more)
 
     def body(i, carry):
@@ -179,6 +179,15 @@ def rematerialized(function):
 
     again.defvjp(forward, backward)
     return again
+
+
+def rms_norm(x, scale, epsilon):
+    """See `kernels.reference`; for its gradient nothing is kept but `x`."""
+
+    def norm(x, scale):
+        return reference.rms_norm(x, scale, epsilon), ()
+
+    return rematerialized(norm)(x, ops.convert_to_tensor(scale))[0]
 
 
 def summed_over_replicas(x):

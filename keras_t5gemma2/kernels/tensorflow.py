@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from keras_t5gemma2.kernels.reference import by_pieces, map_blocks  # noqa: F401  see `kernels`
+from keras_t5gemma2.kernels.reference import by_pieces, map_blocks, rms_norm  # noqa: F401
 
 ATTENTION = {}  # see `kernels.torch`
 
