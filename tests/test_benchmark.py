@@ -1,6 +1,7 @@
 """The benchmark: what it counts, how it ends what is too much, and what it writes."""
 
 import argparse
+import dataclasses
 import importlib
 import json
 import pathlib
@@ -96,6 +97,18 @@ def test_a_measurement_ends_with_what_it_printed_or_with_the_reason(tmp_path, ca
     seconds = 1 if case == "time" else 30
     limits = processes.Limits(seconds, resident_bytes=0.2 * (1 << 30))
     assert processes.measure_alone(script, case, limits=limits) == expected
+
+
+@pytest.mark.once
+def test_an_import_is_measured_beyond_what_it_builds_on(monkeypatch):
+    works = _tool("benchmark_works")
+    case = works.Case("import", "ours", "torch")
+    monkeypatch.setitem(works.IMPORTS, "ours", ("time.sleep(0.2)", "time.sleep(0.5)"))
+    found = works.measure(dataclasses.asdict(case))
+    assert 0.2 <= found["beyond"] < 0.5 and found["seconds"][0] >= 0.7
+    monkeypatch.setitem(works.IMPORTS, "ours", ("import nothing_of_this_name", "pass"))
+    with pytest.raises(RuntimeError, match="nothing_of_this_name"):
+        works.measure(dataclasses.asdict(case))
 
 
 # The report

@@ -7,7 +7,7 @@ from conftest import TOLERANCE
 from keras import ops
 
 from keras_t5gemma2 import cache, kernels
-from keras_t5gemma2.kernels import KeyValues, Window
+from keras_t5gemma2.kernels import KeyValues, Window, attention, reference
 from keras_t5gemma2.kernels.reference import seen as sees
 
 
@@ -178,3 +178,23 @@ def test_products_are_the_same_for_any_number_of_rows(rng, count, dtype, width):
 def test_the_first_of_equal_numbers_is_the_highest():
     x = ops.convert_to_tensor([[0.0, 2.0, 2.0, 1.0], [3.0, 1.0, 3.0, 3.0]])
     assert ops.convert_to_numpy(kernels.argmax(x)).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_blocks_take_the_place_of_others(rng, axis):
+    x = rng.standard_normal((2, 12, 8, 3), "float32")
+
+    def function(i, block):
+        return block * ops.cast(i + 2, "float32"), ops.sum(block)
+
+    backend = attention._BACKEND
+    y, sums = backend.map_blocks(function, ops.convert_to_tensor(x), 4, axis)
+    blocks = np.split(x, x.shape[axis] // 4, axis)
+    want = np.concatenate([block * (i + 2) for i, block in enumerate(blocks)], axis)
+    np.testing.assert_array_equal(ops.convert_to_numpy(y), want)
+    np.testing.assert_allclose(sums, [block.sum() for block in blocks], rtol=1e-5)
+
+
+@pytest.mark.parametrize("values", [[3.0, 1.0], [-2.0], [np.nan], [np.inf], [-np.inf], []])
+def test_a_zero_of_any_numbers_is_zero(values):
+    assert float(reference.zero_after(ops.convert_to_tensor(values, dtype="float32"))) == 0.0
