@@ -1,5 +1,7 @@
 """Windows against written-out matrices, attention against its formula, caches against sequences."""
 
+import types
+
 import keras
 import numpy as np
 import pytest
@@ -173,6 +175,18 @@ def test_products_are_the_same_for_any_number_of_rows(rng, count, dtype, width):
         result = ops.convert_to_numpy(ops.cast(result, "float32"))
         np.testing.assert_allclose(result, want, **TOLERANCE[dtype])
     np.testing.assert_array_equal(kernels.argmax(results[1]), ops.argmax(results[1], axis=-1))
+
+
+@pytest.mark.skipif(keras.config.backend() != "torch", reason="arrays elsewhere lie row by row")
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_what_is_trained_lies_row_by_row_on_every_device(device):
+    import torch
+
+    variable = types.SimpleNamespace(value=torch.empty((5, 3), device=device).t())
+    kernels.lay_out(variable, for_steps=False)
+    assert variable.value.is_contiguous()
+    kernels.lay_out(variable, for_steps=True)
+    assert variable.value.is_contiguous() == (device != "cpu")
 
 
 def test_the_first_of_equal_numbers_is_the_highest():

@@ -67,12 +67,13 @@ def _times(x, rows):
 def lay_out(variable, for_steps):
     """Has a matrix (in, out) in memory as (out, in), as products with few rows are quickest.
 
-    Or as it was made, as the arrays of an optimizer are.
+    Or as it was made, as the arrays of an optimizer are. The first makes a difference on CPUs.
     """
     value = variable.value
-    if value.device.type != "cpu" or (value.t() if for_steps else value).is_contiguous():
-        return
-    value.data = value.data.t().contiguous().t() if for_steps else value.data.contiguous()
+    if not for_steps:
+        value.data = value.data.contiguous()
+    elif value.device.type == "cpu" and not value.t().is_contiguous():
+        value.data = value.data.t().contiguous().t()
 
 
 def argmax(x):
