@@ -1,4 +1,4 @@
-"""What users are told: values cut short in errors, and warnings that point at the user's line."""
+"""What users are told: errors with values cut short, warnings at the user's line, and news."""
 
 import os
 import reprlib
@@ -38,6 +38,15 @@ def warn(message):
         message: string, what happened, where, and what to do.
     """
     warnings.warn(message, stacklevel=_depth_of_the_user())
+
+
+def say(line):
+    """Writes a line to stderr: what happens now, where nothing is wrong.
+
+    Args:
+        line: string.
+    """
+    print(line, file=sys.stderr, flush=True)
 
 
 def _representation(limit):

@@ -8,6 +8,8 @@ import keras
 
 from keras_t5gemma2.lora import targets
 from keras_t5gemma2.lora.config import LoRAConfig, check_adapter_name
+from keras_t5gemma2.messages import say
+from keras_t5gemma2.tasks.default_optimizer import default_optimizer
 
 _NOTHING = types.MappingProxyType({})
 # Choices of adapters whose compiled functions are kept.
@@ -22,6 +24,7 @@ class HasAdapters:
     _adapter_weights = _NOTHING  # from the names of the active adapters to their weights
     _trained_adapter = None  # the name of the adapter that `fit` trains
     _optimized_adapter = None  # the name of the one that the optimizer was last made for
+    _has_default_optimizer = False  # whether the user has compiled with none of their own
     _is_merged = False
     _programs = _NOTHING  # compiled functions of choices of adapters that are not the present one
 
@@ -51,7 +54,8 @@ class HasAdapters:
 
         From then on `fit` trains the adapter alone: y = x W + scale * (drop(x) A) B on each
         layer of `target`, which starts as y = x W. Norms, the embedding table, the end-of-image
-        vector and the vision tower are frozen. The optimizer starts anew.
+        vector and the vision tower are frozen. The optimizer starts anew: the one of `compile`,
+        or, where none was named there, AdamW with a rate for adapters, which is logged.
 
         Args:
             rank: int. Columns of A and rows of B, 4 to 64 say.
@@ -206,8 +210,25 @@ class HasAdapters:
 
     def _reset_optimizer(self):
         optimizer = getattr(self, "optimizer", None)
-        if optimizer is not None and optimizer.built:
+        if optimizer is None:
+            return
+        if self._has_default_optimizer:
+            new = self._default_optimizer()
+            if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+                new = keras.optimizers.LossScaleOptimizer(new, name=optimizer.name)
+            self.optimizer = new
+        elif optimizer.built:
             self.optimizer = type(optimizer).from_config(optimizer.get_config())
+
+    def _default_optimizer(self):
+        of_adapters = self._trained_adapter is not None
+        optimizer = default_optimizer(self.backbone.config.decoder.hidden_dim, of_adapters)
+        if of_adapters:
+            say(
+                f"The adapter {self._trained_adapter!r} trains with AdamW and a learning rate of "
+                f"{float(optimizer.learning_rate):.2g}, unless `compile` names an optimizer."
+            )
+        return optimizer
 
     # Compiled functions -----------------------------------------------------------------------
 
