@@ -24,6 +24,7 @@ def _fit_embedded(epochs, **lora):
     return lm.fit(FINNISH, epochs=epochs, batch_size=16, verbose=0).history["loss"]
 
 
+@pytest.mark.once
 def test_adapters_halve_the_loss_of_the_embedded_preset():
     losses = _fit_embedded(3, rank=16, alpha=32)
     assert losses[-1] < 0.5 * losses[0]
