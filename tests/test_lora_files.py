@@ -129,6 +129,77 @@ def test_files_that_are_no_adapters(file, tmp_path):
 
 
 @pytest.mark.once
+def test_an_expression_in_a_file_is_never_run(file, logits, tmp_path):
+    """An earlier release wrote such targets; the tensors tell which layers are meant."""
+    hostile = _with_metadata(file, tmp_path / "e.safetensors", target="(([a-z_0-9/]+)+)+X")
+    lm = small_task()
+    lm.load_adapter(hostile)
+    np.testing.assert_allclose(lm.predict(ROWS, verbose=0), logits, rtol=1e-5, atol=1e-5)
+    assert isinstance(lm.adapters["default"]["target"], list)
+
+    config = lm.get_config()
+    config["adapters"]["configs"]["default"]["target"] = "(([a-z_0-9/]+)+)+X"
+    with pytest.raises(ValueError, match="must describe a LoRA adapter: its `target` must be"):
+        T5Gemma2Seq2SeqLM.from_config(config)
+
+
+@pytest.mark.once
+def test_an_expression_of_the_users_is_kept_as_names(tmp_path):
+    lm = adapted_task(target="decoder/.*/(query|up)")
+    names = ["decoder/layer_0/attention/query", "decoder/layer_0/mlp/up"]
+    assert lm.adapters["default"]["target"] == names
+    lm.save(tmp_path / "task.keras")
+    assert keras.saving.load_model(tmp_path / "task.keras").adapters == lm.adapters
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rank": "3"}, "its `rank` must be an integer. Received: rank='3'"),
+        ({"rank": 0}, "`rank` must be a positive integer"),
+        ({"alpha": {}}, "its `alpha` must be a number"),
+        ({"dropout": None}, "its `dropout` must be a number"),
+        ({"target": [1]}, "its `target` must be"),
+        ({"use_dora": "yes"}, "its `use_dora` must be true or false"),
+        ({"version": "9" * 5000}, "must be of version 1"),
+        ({"more": 1}, "its fields must be among rank, alpha"),
+        ("[1, 2]", "metadata of .* must be an object"),
+        ("[" * 100_000, "metadata of .* must be JSON"),
+        ("{", "metadata of .* must be JSON"),
+    ],
+)
+def test_bad_metadata_is_told(file, tmp_path, changes, message):
+    path = tmp_path / "f.safetensors"
+    if isinstance(changes, str):
+        save_file(load_file(file), path, {"config": changes})
+    else:
+        _with_metadata(file, path, **changes)
+    lm = small_task()
+    with pytest.raises(ValueError, match=message) as caught:
+        lm.load_adapter(path)
+    assert len(str(caught.value)) < 1000 and lm.adapters == {}
+
+
+@pytest.mark.once
+def test_weights_of_integers_are_refused(file, tmp_path):
+    tensors = load_file(file)
+    tensors["decoder/layer_0/mlp/down/lora_b"] = np.ones((3, 28), "int8")
+    with safe_open(file, "numpy") as stored:
+        save_file(tensors, tmp_path / "g.safetensors", stored.metadata())
+    with pytest.raises(ValueError, match="must be floats. Received: .*lora_b' of int8"):
+        small_task().load_adapter(tmp_path / "g.safetensors")
+
+
+def _with_metadata(file, path, **changes):
+    """A copy of an adapter's file that says something else of itself."""
+    with safe_open(file, "numpy") as stored:
+        about = json.loads(stored.metadata()["config"])
+    save_file(load_file(file), path, {"config": json.dumps({**about, **changes})})
+    return path
+
+
+@pytest.mark.once
 def test_a_failed_save_leaves_the_old_file(lm, file, monkeypatch):
     before = file.read_bytes()
 

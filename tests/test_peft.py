@@ -142,6 +142,26 @@ def test_what_is_written_is_what_was_read(variant, tmp_path):
 
 
 @pytest.mark.once
+@pytest.mark.parametrize("target", [["q_proj", "v_proj"], "all-linear"], ids=["names", "all"])
+def test_what_training_on_text_leaves_on_the_tower_is_left_out(target, tmp_path):
+    """The plain spellings of peft reach into the vision tower, where B stays zero."""
+    model = peft.get_peft_model(
+        tiny_reference(**SIZES), peft.LoraConfig(r=3, lora_alpha=7, target_modules=target)
+    )
+    x, labels = arrays()
+    _train(model, x, labels, steps=2, learning_rate=0.5)
+    model.save_pretrained(tmp_path)
+    assert any("vision_tower" in name for name in load_file(tmp_path / "adapter_model.safetensors"))
+    lm = our_task()
+    with pytest.warns(UserWarning, match="on the vision tower, which add nothing") as caught:
+        lm.load_adapter(tmp_path)
+    assert len([one for one in caught if "vision tower" in str(one.message)]) == 1
+    with torch.no_grad():
+        wanted = their_logits(model.eval(), x).numpy()
+    np.testing.assert_allclose(our_logits(lm, x), wanted, **NEAR)
+
+
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -173,6 +193,8 @@ def test_directories_that_are_no_adapters(tmp_path):
         ({"peft_type": "IA3"}, "peft_type='IA3'"),
         ({"init_lora_weights": "pissa"}, "'pissa', which changes the base weights"),
         ({"r": 5}, "lora_a must be .40, 5. and is .40, 4."),
+        ({"r": "4"}, "its `rank` must be an integer. Received: rank='4'"),
+        ({"lora_alpha": [1]}, "its `alpha` must be a number"),
     ):
         path.write_text(json.dumps({**config, **change}))
         with pytest.raises(ValueError, match=message):

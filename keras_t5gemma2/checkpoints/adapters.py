@@ -11,6 +11,7 @@ from keras_t5gemma2.checkpoints.safetensors_file import read_safetensors_file
 from keras_t5gemma2.checkpoints.streaming import list_names
 from keras_t5gemma2.lora import targets
 from keras_t5gemma2.lora.config import LoRAConfig
+from keras_t5gemma2.messages import shown
 
 # The key of the configuration in the file's metadata, and what it is the configuration of.
 _CONFIG, _FORMAT = "config", "keras_t5gemma2.lora"
@@ -93,10 +94,10 @@ def read_adapter(path):
     """
     from safetensors import safe_open
 
-    tensors = read_safetensors_file(path)
+    tensors = read_values(read_safetensors_file(path), path)
     with safe_open(str(path), "numpy") as file:
         metadata = file.metadata() or {}
-    about = json.loads(metadata.get(_CONFIG, "{}"))
+    about = _parsed(metadata.get(_CONFIG, "{}"), path)
     if about.pop("format", None) != _FORMAT:
         raise ValueError(
             "An adapter must be a file that `save_adapter` wrote. Received: "
@@ -106,9 +107,37 @@ def read_adapter(path):
     if (version := about.pop("version", None)) != _VERSION:
         raise ValueError(
             f"An adapter must be of version {_VERSION}, or a later release of this package is "
-            f"needed. Received: {path}, of version {version}"
+            f"needed. Received: {path}, of version {shown(version)}"
         )
-    return StoredAdapter(LoRAConfig(**about), {key: t.read() for key, t in tensors.items()})
+    target = about.get("target", "text")
+    if isinstance(target, str) and target != "text":  # an expression, of an earlier release
+        about["target"] = list(dict.fromkeys(map(_layer_path, tensors)))
+    return StoredAdapter(LoRAConfig.from_file(about, path), tensors)
+
+
+def read_values(tensors, path):
+    """The arrays of a dict of `FileTensor`.
+
+    Raises:
+        ValueError: one holds no floats.
+    """
+    for tensor in tensors.values():
+        if tensor.dtype.kind in "iub":
+            raise ValueError(
+                f"The weights of an adapter must be floats. Received: {path}, with "
+                f"{shown(tensor.name)} of {tensor.dtype}"
+            )
+    return {name: tensor.read() for name, tensor in tensors.items()}
+
+
+def _parsed(text, path):
+    try:
+        about = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"The metadata of {path} must be JSON: {shown(str(error))}") from error
+    if not isinstance(about, dict):
+        raise ValueError(f"The metadata of {path} must be an object. Received: {shown(about)}")
+    return about
 
 
 def _shapes(layer, config):

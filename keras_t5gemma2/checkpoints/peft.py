@@ -6,13 +6,14 @@ import pathlib
 import numpy as np
 
 from keras_t5gemma2.checkpoints import names
-from keras_t5gemma2.checkpoints.adapters import StoredAdapter
+from keras_t5gemma2.checkpoints.adapters import StoredAdapter, read_values
 from keras_t5gemma2.checkpoints.atomic import atomic_directory
 from keras_t5gemma2.checkpoints.safetensors_file import read_safetensors_file
 from keras_t5gemma2.checkpoints.streaming import list_names
 from keras_t5gemma2.checkpoints.transformers_files import read_json
 from keras_t5gemma2.lora import targets
 from keras_t5gemma2.lora.config import LoRAConfig
+from keras_t5gemma2.messages import shown, warn
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
@@ -92,25 +93,44 @@ def read_peft_adapter(directory, backbone):
             f"An adapter of peft must have its weights in {WEIGHTS_FILE}. Received: {directory}, "
             "without it. Save it again with `safe_serialization=True`."
         )
-    found = read_safetensors_file(directory / WEIGHTS_FILE)
-    tensors = _by_path({name: tensor.read() for name, tensor in found.items()}, backbone, directory)
+    path = directory / WEIGHTS_FILE
+    arrays = read_values(read_safetensors_file(path), path)
+    tensors = _by_path(_without_tower(arrays, path), backbone, directory)
     layers = targets.dense_layers(backbone)
     paths = {key.rpartition("/")[0] for key in tensors}
-    config = LoRAConfig(
-        **{field: fields[key] for key, field in _OF_CONFIG.items() if key in fields},
-        target=targets.describe([path for path in layers if path in paths], backbone),
+    own = {field: fields[key] for key, field in _OF_CONFIG.items() if key in fields}
+    target = targets.describe([path for path in layers if path in paths], backbone)
+    own["target"] = target if isinstance(target, str) else list(target)
+    return StoredAdapter(LoRAConfig.from_file(own, directory / CONFIG_FILE), tensors)
+
+
+def _without_tower(arrays, path):
+    """`arrays` without what peft puts on the vision tower and training on text leaves at zero."""
+    tower = [name for name in arrays if names.is_vision_name(_canonical(name))]
+    trained = [
+        name
+        for name in tower
+        # Of a product with B = 0 nothing comes; of lengths of columns it cannot be told.
+        if not name.endswith(".lora_A.weight")
+        and (np.any(arrays[name]) or name.endswith(".lora_magnitude_vector"))
+    ]
+    if trained or not tower:
+        return arrays  # whose names `_by_path` refuses
+    warn(
+        f"The adapter in {path} has {len(tower)} tensors on the vision tower, which add nothing: "
+        "they were left out. `exclude_modules='.*vision_tower.*'` keeps peft off the tower."
     )
-    return StoredAdapter(config, tensors)
+    return {name: array for name, array in arrays.items() if name not in tower}
 
 
 def _check_config(fields, directory):
     if fields.get("peft_type") != "LORA":
         raise ValueError(
             "An adapter of peft must be of the type LORA. Received: "
-            f"peft_type={fields.get('peft_type')!r} in {directory / CONFIG_FILE}"
+            f"peft_type={shown(fields.get('peft_type'))} in {directory / CONFIG_FILE}"
         )
     problems = [
-        f"{key}={value!r}"
+        f"{shown(key)[1:-1]}={shown(value)}"
         for key, value in fields.items()
         if value
         and key not in _ABOUT
@@ -118,11 +138,11 @@ def _check_config(fields, directory):
         and (key, value) != ("bias", "none")
     ]
     if (start := fields.get("init_lora_weights", True)) not in _STARTS:
-        problems.append(f"init_lora_weights={start!r}, which changes the base weights")
+        problems.append(f"init_lora_weights={shown(start)}, which changes the base weights")
     if problems:
         raise ValueError(
             "An adapter of peft must be plain LoRA, rsLoRA or DoRA with one rank, and train "
-            f"nothing else. Received: {', '.join(problems)} in {directory / CONFIG_FILE}. Merge "
+            f"nothing else. Received: {list_names(problems)} in {directory / CONFIG_FILE}. Merge "
             "it there, and load the whole model."
         )
 
@@ -134,8 +154,7 @@ def _by_path(arrays, backbone, directory):
     tensors, unknown = {}, []
     for name, array in arrays.items():
         end = next((end for end in _PARTS if name.endswith(end)), None)
-        module = name.removeprefix(_PREFIX).removesuffix(end or "")
-        path = modules.get(names.canonical_name(f"{module}.weight"))
+        path = modules.get(_canonical(name))
         if end is None or path is None:
             unknown.append(name)
             continue
@@ -150,6 +169,12 @@ def _by_path(arrays, backbone, directory):
             "the tower."
         )
     return tensors
+
+
+def _canonical(name):
+    """The canonical name of the weight that a tensor of peft's belongs to."""
+    end = next((end for end in _PARTS if name.endswith(end)), "")
+    return names.canonical_name(f"{name.removeprefix(_PREFIX).removesuffix(end)}.weight")
 
 
 def _paths_by_module(config):

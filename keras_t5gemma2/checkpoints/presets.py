@@ -184,7 +184,7 @@ def adapter_files(preset):
     try:
         for name, config in adapters["configs"].items():
             check_adapter_name(name)
-            LoRAConfig(**config)
+            LoRAConfig.from_file(config, name)
         active = adapters["active"]
         is_known = active is None or set([active] if isinstance(active, str) else active) <= set(
             adapters["configs"]

@@ -4,6 +4,18 @@ import dataclasses
 import math
 import re
 
+from keras_t5gemma2.messages import shown
+
+# What a field may hold in a file. An integer is a number, too, and a bool is none.
+_KINDS = {
+    "rank": ((int,), "an integer"),
+    "alpha": ((int, float, type(None)), "a number"),
+    "dropout": ((int, float), "a number"),
+    "target": ((str, list), '"text" or a list of names'),
+    "use_rslora": ((bool,), "true or false"),
+    "use_dora": ((bool,), "true or false"),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class LoRAConfig:
@@ -46,6 +58,28 @@ class LoRAConfig:
         if not isinstance(self.target, str):
             object.__setattr__(self, "target", tuple(self.target))
 
+    @classmethod
+    def from_file(cls, fields, origin):
+        """The configuration that a file describes, which nobody has vouched for.
+
+        Its `target` is "text" or a list of names: an expression would be one of whoever wrote the
+        file, and can take for ever.
+
+        Args:
+            fields: what `to_dict` gave, or whatever else the file holds in its place.
+            origin: path of the file, for errors.
+
+        Raises:
+            ValueError: `fields` are not those of a configuration.
+        """
+        problem = _problem_of_fields(fields)
+        if problem is None:
+            try:
+                return cls(**fields)
+            except ValueError as error:
+                problem = str(error)
+        raise ValueError(f"{origin} must describe a LoRA adapter: {problem}")
+
     @property
     def scale(self):
         return self.alpha / (math.sqrt(self.rank) if self.use_rslora else self.rank)
@@ -54,6 +88,23 @@ class LoRAConfig:
         """The configuration as plain JSON."""
         target = self.target if isinstance(self.target, str) else list(self.target)
         return {**dataclasses.asdict(self), "target": target}
+
+
+def _problem_of_fields(fields):
+    if not isinstance(fields, dict):
+        return f"its configuration must be an object. Received: {shown(fields)}"
+    if unknown := sorted(map(str, set(fields) - set(_KINDS))):
+        return f"its fields must be among {', '.join(_KINDS)}. Received: {shown(unknown)}"
+    if "rank" not in fields:
+        return "it must have a `rank`, which is missing"
+    for name, value in fields.items():
+        types, kind = _KINDS[name]
+        is_of_names = name != "target" or value == "text" or isinstance(value, list)
+        if isinstance(value, list):
+            is_of_names = all(isinstance(one, str) for one in value)
+        if type(value) not in types or not is_of_names:
+            return f"its `{name}` must be {kind}. Received: {name}={shown(value)}"
+    return None
 
 
 def check_adapter_name(name):

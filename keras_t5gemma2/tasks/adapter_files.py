@@ -33,7 +33,8 @@ class SavesAdapters(HasAdapters):
         """Adds an adapter that `save_adapter` wrote, and makes it the active one.
 
         Args:
-            path: path of the file.
+            path: path of the file; or of a directory that the peft library wrote, which
+                `load_peft_adapter` reads.
             name: string. What to call it here. An adapter of this name that is there already
                 must have the same configuration, and takes the values of the file.
 
@@ -44,6 +45,9 @@ class SavesAdapters(HasAdapters):
         """
         from keras_t5gemma2.checkpoints import adapters
 
+        if pathlib.Path(path).is_dir():
+            self.load_peft_adapter(path, name)
+            return
         self._take(name, adapters.read_adapter(path), path)
 
     @by_one_process
@@ -63,6 +67,9 @@ class SavesAdapters(HasAdapters):
     def load_peft_adapter(self, directory, name="default"):
         """Adds an adapter that the peft library wrote, and makes it the active one.
 
+        What it has on the vision tower is left out with a warning where it adds exactly nothing,
+        as with `target_modules=["q_proj", "v_proj"]` or "all-linear" after training on text.
+
         Args:
             directory: path of a directory with `adapter_config.json` and
                 `adapter_model.safetensors`.
@@ -70,8 +77,8 @@ class SavesAdapters(HasAdapters):
 
         Raises:
             FileNotFoundError: a file is missing.
-            ValueError: it is no LoRA, rsLoRA or DoRA adapter of the text stacks, or was made
-                for a model of other sizes; nothing has changed.
+            ValueError: it is no LoRA, rsLoRA or DoRA adapter of the text stacks, was trained on
+                the vision tower too, or was made for a model of other sizes; nothing has changed.
         """
         from keras_t5gemma2.checkpoints import peft
 
@@ -119,7 +126,7 @@ class SavesAdapters(HasAdapters):
             return lm
         if not adapters["in_files"]:
             for name, fields in adapters["configs"].items():
-                lm._add_adapter(name, LoRAConfig(**fields))
+                lm._add_adapter(name, LoRAConfig.from_file(fields, f"The adapter {name!r}"))
             lm.set_adapter(adapters["active"])
         elif not _reads_files.get():
             raise ValueError(

@@ -1,6 +1,7 @@
 """What a task can do with low-rank adapters: add, train, switch and merge them."""
 
 import contextlib
+import dataclasses
 import itertools
 import types
 
@@ -280,7 +281,10 @@ class HasAdapters:
                 f"There is an adapter {name!r} already. Received: name={name!r}. Give another "
                 "name, or call `remove_adapter` first."
             )
-        paths = set(targets.resolve(config.target, self.backbone))
+        paths = targets.resolve(config.target, self.backbone)
+        if isinstance(config.target, str):  # an expression is run here, and goes into no file
+            target = targets.describe(paths, self.backbone)
+            config = dataclasses.replace(config, target=target)
         if not self._adapter_configs:
             self._freeze()
         for path, layer in self._dense_layers().items():
