@@ -7,19 +7,25 @@ import keras_hub
 from keras import ops
 
 from keras_t5gemma2 import distribution, sharding
+from keras_t5gemma2.arguments import check_constructor, check_loading
 from keras_t5gemma2.config import BackboneConfig
 from keras_t5gemma2.layers import Embedder
 from keras_t5gemma2.lora.dense import RefusesKerasLoRA
 from keras_t5gemma2.quantization import plans
 from keras_t5gemma2.quantization.models import Quantizes, load_quantized
 from keras_t5gemma2.registry import presets
-from keras_t5gemma2.saving import SavesAtomically, by_one_process
+from keras_t5gemma2.saving import LoadsFiniteWeights, SavesAtomically, by_one_process
 from keras_t5gemma2.stacks import Decoder, Encoder
 from keras_t5gemma2.vision import Vision
 
+# Arguments that a preset gives, and nobody else.
+_IN_A_PRESET = ("config", "quantized_layers", "rounds_activations")
+
 
 @keras.saving.register_keras_serializable(package="keras_t5gemma2")
-class T5Gemma2Backbone(SavesAtomically, RefusesKerasLoRA, Quantizes, keras_hub.models.Backbone):
+class T5Gemma2Backbone(
+    SavesAtomically, LoadsFiniteWeights, RefusesKerasLoRA, Quantizes, keras_hub.models.Backbone
+):
     """The hidden states of a T5Gemma 2 encoder-decoder.
 
     Inputs, a dict:
@@ -83,6 +89,7 @@ class T5Gemma2Backbone(SavesAtomically, RefusesKerasLoRA, Quantizes, keras_hub.m
         rounds_activations=False,
         **kwargs,
     ):
+        check_constructor(self, kwargs)
         if isinstance(config, dict):
             config = BackboneConfig.from_dict(config)
         self.config = config
@@ -184,6 +191,7 @@ class T5Gemma2Backbone(SavesAtomically, RefusesKerasLoRA, Quantizes, keras_hub.m
         text_only=False,
         embeddings=None,
         quantize=None,
+        allow_nonfinite=False,
         **kwargs,
     ):
         """The backbone of a preset or of a published checkpoint.
@@ -200,21 +208,26 @@ class T5Gemma2Backbone(SavesAtomically, RefusesKerasLoRA, Quantizes, keras_hub.m
             quantize: "int8", "int4" or a config, or a dict of arguments of `quantize`: weights
                 of floats are quantized one by one as they are read, so that memory for the
                 integers is enough.
+            allow_nonfinite: bool. Whether weights may be NaN or infinite; otherwise they are
+                refused, with the name of their tensor.
             **kwargs: `dtype`, `name`, `trainable`.
 
         Raises:
             FileNotFoundError, PermissionError, ConnectionError: the files cannot be had; the
                 message says why and what to do.
+            TypeError: there is no such argument; the message names the nearest.
             ValueError: a file is not what it should be; the message names the tensor or key.
         """
         from keras_t5gemma2.checkpoints import presets
 
+        check_loading(cls, "from_preset", kwargs, _IN_A_PRESET)
         directory, preset = presets.locate(preset, load_weights)
         if directory is not None:
-            places = directory, load_weights, text_only, embeddings
+            places = directory, load_weights, text_only, embeddings, allow_nonfinite
             load = functools.partial(presets.load_backbone, *places, **kwargs)
             return load_quantized(load, load_weights, quantize)
-        presets.check_only_keras(preset, text_only, embeddings, quantize)
+        options = {"quantize": quantize, "allow_nonfinite": allow_nonfinite}
+        presets.check_only_keras(preset, embeddings, text_only=text_only, **options)
         return super().from_preset(preset, load_weights, **kwargs)
 
     @staticmethod

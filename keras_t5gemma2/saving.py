@@ -3,6 +3,7 @@
 import contextlib
 import functools
 
+from keras_t5gemma2.arguments import check_loading
 from keras_t5gemma2.kernels import processes
 
 _is_writing = False
@@ -68,6 +69,28 @@ class SavesAtomically:
             super().save_to_preset(str(directory), *args, **kwargs)
 
 
+class LoadsFiniteWeights:
+    """A model whose `load_weights` takes no NaN; goes before the class of Keras."""
+
+    def load_weights(self, filepath, *args, allow_nonfinite=False, **kwargs):
+        """As `keras.Model` has it. Weights that are NaN or infinite are refused.
+
+        Args:
+            filepath: path of the file.
+            *args: as of Keras's.
+            allow_nonfinite: bool. Whether weights may be NaN or infinite.
+            **kwargs: as of Keras's.
+
+        Raises:
+            ValueError: a weight is not finite; the message names it. The model then holds it.
+        """
+        super().load_weights(filepath, *args, **kwargs)
+        if not allow_nonfinite:
+            from keras_t5gemma2.checkpoints.finite import check_finite_variables
+
+            check_finite_variables(self.weights, filepath)
+
+
 class LoadsFromCheckpoints:
     """A preprocessing layer that is also read from a checkpoint in the reference's format."""
 
@@ -84,10 +107,12 @@ class LoadsFromCheckpoints:
         Raises:
             FileNotFoundError, PermissionError, ConnectionError: the files cannot be had; the
                 message says why and what to do.
+            TypeError: there is no such argument; the message names the nearest.
             ValueError: a file is not what it should be.
         """
         from keras_t5gemma2.checkpoints import presets
 
+        check_loading(cls, "from_preset", kwargs, by_preset=("proto",))
         directory, preset = presets.locate(preset, load_weights=False)
         if directory is not None:
             return presets.load_layer(cls, directory, **kwargs)

@@ -9,6 +9,7 @@ from conftest import TOLERANCE
 from gradients import value_and_gradients
 from keras import ops
 from small_tasks import CONFIG, ROWS, small_task
+from tiny_models import tiny_backbone
 
 from keras_t5gemma2 import Distillation, T5Gemma2Seq2SeqLM, TeacherSamples, kernels
 from keras_t5gemma2.kernels import SoftTargets, reference
@@ -222,7 +223,7 @@ def test_student_comes_closer_to_its_teacher(teacher):
 def test_errors(teacher):
     student = small_task()
     config = dataclasses.replace(CONFIG, vocabulary_size=CONFIG.vocabulary_size - 1)
-    other = T5Gemma2Seq2SeqLM(small_task(config).backbone)
+    other = T5Gemma2Seq2SeqLM(tiny_backbone(config))
     with pytest.raises(ValueError, match=rf"{config.vocabulary_size} of the teacher"):
         student.fit(ROWS, distillation=Distillation(other))
     with pytest.raises(ValueError, match="teacher of the same backbone"):
@@ -241,7 +242,7 @@ def test_errors(teacher):
         student.fit(iter([ROWS]), distillation=Distillation(samples), verbose=0)
     with pytest.raises(ValueError, match=r"token id \d+, and a student of vocabulary_size=3"):
         tiny = dataclasses.replace(CONFIG, vocabulary_size=3)
-        Distillation(samples).check(T5Gemma2Seq2SeqLM(small_task(tiny).backbone))
+        Distillation(samples).check(T5Gemma2Seq2SeqLM(tiny_backbone(tiny)))
     with pytest.raises(ValueError, match="lengths that add up to 7"):
         TeacherSamples(np.zeros((6, 3), "int32"), np.zeros((6, 3), "float32"), [3, 4])
     student.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))

@@ -31,7 +31,8 @@ def lm():
         (IMAGE_SIZE, IMAGE_SIZE), pan_and_scan=True, min_crop_size=9, max_num_crops=3
     )
     preprocessor = T5Gemma2Seq2SeqLMPreprocessor(TOKENIZER, converter, tokens_per_image=4)
-    return T5Gemma2Seq2SeqLM(load_ours(tiny_reference()), preprocessor)
+    size = {"vocab_size": TOKENIZER.vocabulary_size()}
+    return T5Gemma2Seq2SeqLM(load_ours(tiny_reference(text=size)), preprocessor)
 
 
 def names(directory):
@@ -54,7 +55,7 @@ def test_files(lm, tmp_path):
     lm.export_to_transformers(tmp_path)
     assert names(tmp_path) == FILES
     config = read(tmp_path, "config.json")
-    assert config["dtype"] == "float32" and config["vocab_size"] == 101
+    assert config["dtype"] == "float32" and config["vocab_size"] == TOKENIZER.vocabulary_size()
     assert config["encoder"]["boi_token_index"] == TOKENIZER.start_of_image_token_id
     assert config["decoder"]["eos_token_id"] == TOKENIZER.end_token_id
     generation = read(tmp_path, "generation_config.json")

@@ -44,7 +44,15 @@ _NEEDED = {
 }
 
 
-def load_gemma3(encoder, decoder=None, dtype=None, text_only=False, image_token_id=None, **kwargs):
+def load_gemma3(
+    encoder,
+    decoder=None,
+    dtype=None,
+    text_only=False,
+    image_token_id=None,
+    allow_nonfinite=False,
+    **kwargs,
+):
     """A backbone whose encoder and decoder start from Gemma 3 models.
 
     RoPE, windows and soft caps are those of the models. A vision tower and its projector come
@@ -58,6 +66,7 @@ def load_gemma3(encoder, decoder=None, dtype=None, text_only=False, image_token_
         dtype: string or `keras.DTypePolicy` of every part; `None` is Keras's global policy.
         text_only: bool. If true, a vision tower is neither built nor read.
         image_token_id: int. The id at whose places images stand; by default the encoder's.
+        allow_nonfinite: bool. Whether weights may be NaN or infinite.
         **kwargs: further arguments of `T5Gemma2Backbone`, such as `name`.
 
     Returns:
@@ -81,6 +90,7 @@ def load_gemma3(encoder, decoder=None, dtype=None, text_only=False, image_token_
     model = build_with_weights(
         lambda: T5Gemma2Backbone(config, dtype=dtype, **kwargs),
         _tensors_by_path(config, first, second),
+        allow_nonfinite,
     )
     _set_end_of_image(model.embedder)
     return model
@@ -168,7 +178,8 @@ def _existing(path):
         raise FileNotFoundError(
             "A Gemma 3 model must be the path of a GGUF file, of a directory with config.json and "
             "safetensors, or of a preset directory of keras-hub. "
-            f"Received: {str(path)!r}, which does not exist"
+            f"Received: {str(path)!r}, which does not exist. One of Hugging Face's is had by "
+            "`huggingface_hub.snapshot_download(repository)`, which gives a path"
         )
     return path
 
@@ -242,12 +253,16 @@ def _check_names(source):
 def _check_head(source):
     """A matrix for the logits may be there, as a copy of the embedding table."""
     head, table = source.tensors.get(_HEAD), source.tensors[_TABLE]
-    if head is not None and not np.array_equal(head.read(), table.read()):
+    if head is not None and not _is_same(head.read(), table.read()):
         raise ValueError(
             "The embedding table gives T5Gemma 2's logits too, so that a matrix of their own must "
             f"be a copy of it. Received: {head.name}, which differs from {table.name}, in "
             f"{source.path}"
         )
+
+
+def _is_same(head, table):
+    return head.shape == table.shape and np.array_equal(head, table, equal_nan=True)
 
 
 def _tensors_by_path(config, encoder, decoder):

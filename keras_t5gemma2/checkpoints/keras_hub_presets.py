@@ -33,7 +33,13 @@ _LEVELS = {"scale": 1 / 127.5, "offset": -1.0}
 
 
 def load_backbone(
-    directory, load_weights=True, text_only=False, embeddings=None, dtype=None, **kwargs
+    directory,
+    load_weights=True,
+    text_only=False,
+    embeddings=None,
+    dtype=None,
+    allow_nonfinite=False,
+    **kwargs,
 ):
     """The backbone of a preset directory of keras-hub's own T5Gemma 2.
 
@@ -44,6 +50,7 @@ def load_backbone(
         embeddings: "encoder", "decoder", "mean" or `None`: which of the two embedding tables of
             the preset the model takes, where they differ.
         dtype: string or `keras.DTypePolicy` of every part; `None` is Keras's global policy.
+        allow_nonfinite: bool. Whether weights may be NaN or infinite.
         **kwargs: further arguments of `T5Gemma2Backbone`.
 
     Raises:
@@ -59,7 +66,8 @@ def load_backbone(
 
     if not load_weights:
         return build()
-    return build_with_weights(build, _tensors_by_path(directory, config, embeddings))
+    tensors = _tensors_by_path(directory, config, embeddings)
+    return build_with_weights(build, tensors, allow_nonfinite)
 
 
 def _tensors_by_path(directory, config, embeddings):

@@ -57,7 +57,9 @@ def is_own(directory, values):
     return found is T5Gemma2Backbone
 
 
-def load_backbone(directory, load_weights=True, text_only=False, dtype=None, **kwargs):
+def load_backbone(
+    directory, load_weights=True, text_only=False, dtype=None, allow_nonfinite=False, **kwargs
+):
     """The backbone of a preset directory of this package.
 
     Args:
@@ -66,6 +68,7 @@ def load_backbone(directory, load_weights=True, text_only=False, dtype=None, **k
         text_only: bool. Leave out the vision tower: it is neither built nor read.
         dtype: string or `keras.DTypePolicy` of every part; `None` is Keras's global policy. In a
             quantized preset it is that of what is no integer.
+        allow_nonfinite: bool. Whether weights may be NaN or infinite.
         **kwargs: further arguments of `T5Gemma2Backbone`, instead of those in the preset.
 
     Raises:
@@ -100,7 +103,8 @@ def load_backbone(directory, load_weights=True, text_only=False, dtype=None, **k
     if text_only:
         found = {n: t for n, t in found.items() if not n.startswith("layers/vision/")}
     rows, integers = rows_in_file(config, modes)
-    return build_with_weights(build, stored_tensors(directory, rows, found, integers))
+    tensors = stored_tensors(directory, rows, found, integers)
+    return build_with_weights(build, tensors, allow_nonfinite)
 
 
 def load_tokenizer(cls, directory, **kwargs):

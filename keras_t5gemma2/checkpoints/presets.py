@@ -1,6 +1,8 @@
 """From the name of a preset to the files behind it, and from the files to objects."""
 
+import difflib
 import pathlib
+import re
 import warnings
 from typing import NamedTuple
 
@@ -21,9 +23,11 @@ from keras_t5gemma2.checkpoints.keras_hub_config import is_keras_hub
 from keras_t5gemma2.checkpoints.keras_hub_pairs import check_choice
 from keras_t5gemma2.checkpoints.transformers_files import read_json
 from keras_t5gemma2.lora.config import LoRAConfig, check_adapter_name
+from keras_t5gemma2.messages import shown
 from keras_t5gemma2.registry import presets
 
 _HUB, _KAGGLE = "hf://", "kaggle://"
+_HUB_PAGES = ("https://huggingface.co/", "https://hf.co/", "huggingface.co/", "hf.co/", "hf:")
 # What a checkpoint has beside its weights: small files, all of them wanted.
 _SMALL_FILES = ("*.json", "tokenizer.model")
 _WEIGHTS = ("*.safetensors",)
@@ -72,18 +76,21 @@ def locate(preset, load_weights=True):
         if _reader_of(download_from_kaggle(handle, "config.json").parent) is None:
             return None, preset
         return (download_from_kaggle if load_weights else small_files_from_kaggle)(handle), None
-    if "://" in preset:
+    if "://" in preset and not preset.startswith(_HUB_PAGES):
         return None, preset
     directory = pathlib.Path(preset).expanduser()
     if not directory.is_dir():
         raise FileNotFoundError(
             "A preset must be a name, a handle such as hf://organization/repository, or a "
-            f"directory. Received: preset={preset!r}. The names are: {', '.join(presets)}"
+            f"directory.{_meant(preset)} Received: preset={shown(preset)}. The names are: "
+            f"{', '.join(presets)}"
         )
     return (None, str(directory)) if _reader_of(directory) is None else (directory, None)
 
 
-def load_backbone(directory, load_weights=True, text_only=False, embeddings=None, **kwargs):
+def load_backbone(
+    directory, load_weights=True, text_only=False, embeddings=None, allow_nonfinite=False, **kwargs
+):
     """The backbone of a directory that `locate` gave.
 
     Args:
@@ -91,9 +98,11 @@ def load_backbone(directory, load_weights=True, text_only=False, embeddings=None
         load_weights: bool. If false, the weights are random.
         text_only: bool. Leave out the vision tower.
         embeddings: "encoder", "decoder", "mean" or `None`, for presets of keras-hub alone.
+        allow_nonfinite: bool. Whether weights may be NaN or infinite.
         **kwargs: `dtype` and further arguments of the backbone.
     """
     check_choice(embeddings)
+    kwargs["allow_nonfinite"] = allow_nonfinite
     reader = _reader_of(directory)
     if reader is keras_hub_presets:
         load = keras_hub_presets.load_backbone
@@ -112,10 +121,10 @@ def check_no_choice(embeddings, preset):
         )
 
 
-def check_only_keras(preset, text_only, embeddings, quantize):
+def check_only_keras(preset, embeddings, **options):
     """Raises where something is asked of a preset that keras-hub is to load, which it cannot do."""
     check_no_choice(embeddings, preset)
-    for name, value in (("text_only", text_only), ("quantize", quantize)):
+    for name, value in options.items():
         if value:
             raise ValueError(
                 f"`{name}` needs a preset of a class of this package, in a directory or behind an "
@@ -195,6 +204,21 @@ def adapter_files(preset):
         raise ValueError(f"{path} must have only its own adapters active. Received: {active!r}")
     paths = {name: path.parent / "adapters" / f"{name}.safetensors" for name in adapters["configs"]}
     return AdapterFiles(paths, active)
+
+
+def _meant(preset):
+    """A question whether another preset was meant, or nothing."""
+    page = next((page for page in _HUB_PAGES if preset.startswith(page)), "")
+    repository = preset.removeprefix(page).strip("/")
+    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repository) and len(repository) < 80:
+        return f" Did you mean {_HUB}{repository}?"
+    handles = {row["hf_handle"].rpartition("/")[2]: row["hf_handle"] for row in _published()}
+    near = difflib.get_close_matches(preset.lower(), [*presets, *handles], 1, 0.6)
+    return f" Did you mean {handles.get(near[0], near[0])}?" if near else ""
+
+
+def _published():
+    return [row for row in presets.values() if "hf_handle" in row]
 
 
 def _reader_of(directory):

@@ -16,6 +16,7 @@ import ml_dtypes  # noqa: F401  gives numpy the name "bfloat16"
 import numpy as np
 from keras.src.backend.common import global_state
 
+from keras_t5gemma2.checkpoints.finite import is_finite, nonfinite_message
 from keras_t5gemma2.checkpoints.names import AS_IS, Layout
 from keras_t5gemma2.kernels.take_over import take_over, take_over_parts, takes_columns
 from keras_t5gemma2.quantization.layers import Quantizable
@@ -58,7 +59,7 @@ class StoredTensor:
     layout: Layout = AS_IS
 
 
-def build_with_weights(build, tensors_by_path):
+def build_with_weights(build, tensors_by_path, allow_nonfinite=False):
     """The model that `build` gives, with the weights of a checkpoint.
 
     No variable is allocated before its value is read, and the largest are read first, while
@@ -72,13 +73,15 @@ def build_with_weights(build, tensors_by_path):
         tensors_by_path: dict of `StoredTensor` by the `path` of the variable that takes it, one
             for each of `model.weights`. What is no weight, such as the state of a random seed,
             gets its initial value.
+        allow_nonfinite: bool. Whether values may be NaN or infinite.
 
     Returns:
         The model. Each variable has the dtype that `build` gave it.
 
     Raises:
         ValueError: a weight has no tensor, a tensor no weight, or the two differ in shape, or
-            one is of integers and the other is not. Whatever had been read is freed.
+            one is of integers and the other is not, or values are not finite. Whatever had been
+            read is freed.
 
     Example:
 
@@ -102,7 +105,7 @@ def build_with_weights(build, tensors_by_path):
         weights = {id(variable) for variable in model.weights}
         for variable in frozen:
             variable.trainable = id(variable) in weights
-        _fill(pairs)
+        _fill(pairs, allow_nonfinite)
         for variable in created:
             if variable._value is None:
                 variable._deferred_initialize()
@@ -211,25 +214,28 @@ def _num_bytes_of(target):
     return sum(map(num_bytes, variables))
 
 
-def _fill(pairs):
+def _fill(pairs, allow_nonfinite):
     progress = progress_bar(sum(_num_bytes_of(target) for target, _ in pairs))
     done = 0
     with concurrent.futures.ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
         for target, tensor in pairs:
-            for variable, value in _values(target, tensor, pool):
+            for variable, value in _values(target, tensor, pool, allow_nonfinite):
                 variable._initialize(value)
                 variable._initializer = None
             done += _num_bytes_of(target)
             progress(done)
 
 
-def _values(target, tensor, pool):
+def _values(target, tensor, pool, allow_nonfinite):
     """Pairs of variables and what they are initialized with, one at a time."""
     source = tensor.layout.to_variable(tensor.read())
+    checked = None if allow_nonfinite else tensor.name
     if isinstance(target, Quantizable):
+        if checked is not None:
+            _check_finite(source, source, tensor.release, pool, checked)
         found = target.quantized_values(source, empty=_empty, release=tensor.release)
         for variable, values in zip(target.quantized_variables, found, strict=True):
-            yield variable, _value(values, variable, _nothing, pool)
+            yield variable, _value(values, variable, _nothing, pool, checked)
         return
     dtype = np.dtype(target.dtype)
     if source.dtype != dtype and {source.dtype.kind, dtype.kind} & {"i", "u"}:
@@ -237,17 +243,17 @@ def _values(target, tensor, pool):
             f"The tensor {tensor.name} must be of type {dtype}, as its variable is. Received: "
             f"{source.dtype}"
         )
-    yield target, _value(source, target, tensor.release, pool)
+    yield target, _value(source, target, tensor.release, pool, checked)
 
 
-def _value(source, variable, release, pool):
+def _value(source, variable, release, pool, checked):
     """The values of `source` where the variable is to have them."""
     dtype = np.dtype(variable.dtype)
     if variable._layout is None:
-        return take_over(_owned(source, dtype, release, pool))
+        return take_over(_owned(source, dtype, release, pool, checked))
 
     def read(index):
-        return _owned(source[index], dtype, release, pool)
+        return _owned(source[index], dtype, release, pool, checked)
 
     return take_over_parts(read, source.shape, variable._layout)
 
@@ -263,23 +269,43 @@ def progress_bar(total):
     return lambda done: bar.update(done // _BYTES_PER_UNIT, finalize=done == total)
 
 
-def _owned(source, dtype, release, pool):
-    """The values of `source` in `dtype`, in memory that nobody else has a hold on."""
+def _owned(source, dtype, release, pool, checked=None):
+    """The values of `source` in `dtype`, in memory that nobody else has a hold on.
+
+    Where `checked` names the tensor, they must be finite.
+    """
     if source.ndim == 2 and not source.flags.c_contiguous and takes_columns():
         # To put rows where columns were takes several times as long as to copy.
-        return _owned(source.T, dtype, release, pool).T
+        return _owned(source.T, dtype, release, pool, checked).T
     if source.flags.writeable and source.flags.c_contiguous and source.dtype == dtype:
+        if checked is not None:
+            _check_finite(source, source, _nothing, pool, checked)
         return source
     values = _empty(source.shape, dtype)
 
     def copy(piece):
         _copy(source[piece], values, piece)
+        # Looked at while it is in cache.
+        is_sound = checked is None or is_finite(values[piece])
         release()
+        return is_sound
 
     # Every piece is waited for, and what one of them raises is raised.
-    for _ in pool.map(copy, _pieces(source)):
-        pass
+    if not all(list(pool.map(copy, _pieces(source)))):
+        raise ValueError(nonfinite_message(checked, source, values))
     return values
+
+
+def _check_finite(source, values, release, pool, name):
+    """Raises where not all values are finite."""
+
+    def look(piece):
+        is_sound = is_finite(values[piece])
+        release()
+        return is_sound
+
+    if not all(list(pool.map(look, _pieces(values)))):
+        raise ValueError(nonfinite_message(name, source, values))
 
 
 def _copy(source, values, piece):
@@ -290,7 +316,9 @@ def _copy(source, values, piece):
         bits[piece] = source.view("uint16")
         bits[piece] <<= 16
     else:
-        values[piece] = source
+        # What overflows is found where values are checked.
+        with np.errstate(over="ignore"):
+            values[piece] = source
 
 
 def _empty(shape, dtype):

@@ -14,7 +14,9 @@ _FLOATS = ("float64", "float32", "float16", "bfloat16")
 _BYTES_COMPARED_AT_ONCE = 1 << 23
 
 
-def load_backbone(directory, load_weights=True, text_only=False, dtype=None, **kwargs):
+def load_backbone(
+    directory, load_weights=True, text_only=False, dtype=None, allow_nonfinite=False, **kwargs
+):
     """The backbone of a checkpoint directory of the reference.
 
     Args:
@@ -23,6 +25,7 @@ def load_backbone(directory, load_weights=True, text_only=False, dtype=None, **k
         load_weights: bool. If false, the weights are random and no file of weights is needed.
         text_only: bool. Leave out the vision tower: it is neither built nor read.
         dtype: string or `keras.DTypePolicy` of every part; `None` is Keras's global policy.
+        allow_nonfinite: bool. Whether weights may be NaN or infinite.
         **kwargs: further arguments of `T5Gemma2Backbone`, such as `name`.
 
     Returns:
@@ -50,7 +53,9 @@ def load_backbone(directory, load_weights=True, text_only=False, dtype=None, **k
     def build():
         return T5Gemma2Backbone(config, dtype=dtype, **kwargs)
 
-    return build_with_weights(build, stored_tensors(directory, config)) if load_weights else build()
+    if not load_weights:
+        return build()
+    return build_with_weights(build, stored_tensors(directory, config), allow_nonfinite)
 
 
 def stored_tensors(directory, config):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 import re
 
 from keras_t5gemma2.messages import shown
@@ -49,8 +50,11 @@ class LoRAConfig:
             raise ValueError(f"`rank` must be a positive integer. Received: rank={self.rank}")
         if self.alpha is None:
             object.__setattr__(self, "alpha", self.rank)
-        if not self.alpha > 0:
-            raise ValueError(f"`alpha` must be positive. Received: alpha={self.alpha}")
+        is_number = isinstance(self.alpha, numbers.Real) and not isinstance(self.alpha, bool)
+        if not (is_number and 0 < self.alpha < math.inf):
+            raise ValueError(
+                f"`alpha` must be a positive, finite number. Received: alpha={shown(self.alpha)}"
+            )
         if not 0 <= self.dropout < 1:
             raise ValueError(
                 f"`dropout` must be at least 0 and less than 1. Received: dropout={self.dropout}"

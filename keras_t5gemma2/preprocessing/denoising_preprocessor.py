@@ -5,6 +5,7 @@ import itertools
 import keras
 import numpy as np
 
+from keras_t5gemma2.arguments import check_loading
 from keras_t5gemma2.preprocessing.denoising import (
     DENOISERS,
     Denoiser,
@@ -135,6 +136,7 @@ class T5Gemma2DenoisingPreprocessor(T5Gemma2Seq2SeqLMPreprocessor):
     @classmethod
     def from_preset(cls, preset, **kwargs):
         """As of `T5Gemma2Seq2SeqLMPreprocessor`; the arguments of this class may be given too."""
+        check_loading(cls, "from_preset", kwargs)
         found = T5Gemma2Seq2SeqLMPreprocessor.from_preset(preset)
         config = found.get_config() if isinstance(found, cls) else _shared(found)
         parts = {"tokenizer": found.tokenizer, "image_converter": found.image_converter}

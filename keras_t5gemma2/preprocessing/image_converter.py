@@ -5,6 +5,7 @@ import keras_hub
 import numpy as np
 import PIL.Image
 
+from keras_t5gemma2.arguments import check_constructor
 from keras_t5gemma2.backbone import T5Gemma2Backbone
 from keras_t5gemma2.preprocessing.pan_and_scan import check_at_least_one, pan_and_scan
 from keras_t5gemma2.preprocessing.read_image import read_image, to_numpy
@@ -61,6 +62,7 @@ class T5Gemma2ImageConverter(
         min_ratio_to_activate=1.2,
         **kwargs,
     ):
+        check_constructor(self, kwargs)
         check_at_least_one(min_crop_size=min_crop_size, max_num_crops=max_num_crops)
         # What is done here, in keras-hub's terms; its own resizing layer only keeps the size.
         super().__init__(

@@ -4,6 +4,7 @@ import keras
 import keras_hub
 import numpy as np
 
+from keras_t5gemma2.arguments import check_constructor
 from keras_t5gemma2.backbone import T5Gemma2Backbone
 from keras_t5gemma2.preprocessing.encoding import RowEncoder
 from keras_t5gemma2.preprocessing.image_converter import T5Gemma2ImageConverter
@@ -91,6 +92,7 @@ class T5Gemma2Seq2SeqLMPreprocessor(
         truncate=True,
         **kwargs,
     ):
+        check_constructor(self, kwargs, "config_file")
         super().__init__(tokenizer, encoder_sequence_length, decoder_sequence_length, **kwargs)
         check_at_least_one(tokens_per_image=tokens_per_image)
         self.image_converter = image_converter

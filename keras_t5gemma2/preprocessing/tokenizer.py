@@ -6,6 +6,7 @@ import keras
 import keras_hub
 import numpy as np
 
+from keras_t5gemma2.arguments import check_constructor
 from keras_t5gemma2.backbone import T5Gemma2Backbone
 from keras_t5gemma2.preprocessing.read_image import to_numpy
 from keras_t5gemma2.preprocessing.traced import is_traced, ragged_rows
@@ -82,6 +83,7 @@ class T5Gemma2Tokenizer(LoadsFromCheckpoints, SavesAtomically, keras_hub.tokeniz
     backbone_cls = T5Gemma2Backbone
 
     def __init__(self, proto=None, **kwargs):
+        check_constructor(self, kwargs, "config_file")
         super().__init__(**{"dtype": "int32", **kwargs})
         self.file_assets = [VOCABULARY_FILE]
         self.set_proto(proto)

@@ -29,7 +29,7 @@ class SavesAdapters(HasAdapters):
 
         adapters.write_adapter(path, self._stored(name))
 
-    def load_adapter(self, path, name="default"):
+    def load_adapter(self, path, name="default", allow_nonfinite=False):
         """Adds an adapter that `save_adapter` wrote, and makes it the active one.
 
         Args:
@@ -37,18 +37,20 @@ class SavesAdapters(HasAdapters):
                 `load_peft_adapter` reads.
             name: string. What to call it here. An adapter of this name that is there already
                 must have the same configuration, and takes the values of the file.
+            allow_nonfinite: bool. Whether values may be NaN or infinite.
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: it is no whole file of an adapter, or was made for a model of other
-                sizes; the message says what differs, and nothing has changed.
+            ValueError: it is no whole file of an adapter, holds values that are not finite, or
+                was made for a model of other sizes; the message says what is wrong, and nothing
+                has changed.
         """
         from keras_t5gemma2.checkpoints import adapters
 
         if pathlib.Path(path).is_dir():
-            self.load_peft_adapter(path, name)
+            self.load_peft_adapter(path, name, allow_nonfinite)
             return
-        self._take(name, adapters.read_adapter(path), path)
+        self._take(name, adapters.read_adapter(path), path, allow_nonfinite)
 
     @by_one_process
     def save_peft_adapter(self, directory, name="default"):
@@ -64,7 +66,7 @@ class SavesAdapters(HasAdapters):
 
         peft.write_peft_adapter(directory, self._stored(name), self.backbone)
 
-    def load_peft_adapter(self, directory, name="default"):
+    def load_peft_adapter(self, directory, name="default", allow_nonfinite=False):
         """Adds an adapter that the peft library wrote, and makes it the active one.
 
         What it has on the vision tower is left out with a warning where it adds exactly nothing,
@@ -74,15 +76,18 @@ class SavesAdapters(HasAdapters):
             directory: path of a directory with `adapter_config.json` and
                 `adapter_model.safetensors`.
             name: string. What to call it here, as for `load_adapter`.
+            allow_nonfinite: bool. Whether values may be NaN or infinite.
 
         Raises:
             FileNotFoundError: a file is missing.
             ValueError: it is no LoRA, rsLoRA or DoRA adapter of the text stacks, was trained on
-                the vision tower too, or was made for a model of other sizes; nothing has changed.
+                the vision tower too, holds values that are not finite, or was made for a model of
+                other sizes; nothing has changed.
         """
         from keras_t5gemma2.checkpoints import peft
 
-        self._take(name, peft.read_peft_adapter(directory, self.backbone), directory)
+        stored = peft.read_peft_adapter(directory, self.backbone)
+        self._take(name, stored, directory, allow_nonfinite)
 
     def _stored(self, name):
         from keras_t5gemma2.checkpoints import adapters
@@ -90,13 +95,16 @@ class SavesAdapters(HasAdapters):
         self._check_known([name])
         return adapters.adapter_of(self.backbone, name, self._adapter_configs[name])
 
-    def _take(self, name, stored, origin):
+    def _take(self, name, stored, origin, allow_nonfinite=False):
         """Adds a `StoredAdapter`, read from `origin`, and makes it the active one."""
         from keras_t5gemma2.checkpoints import adapters
+        from keras_t5gemma2.checkpoints.finite import check_finite_arrays
 
         check_adapter_name(name)
         self._check_not_merged("an adapter is loaded")
         adapters.check_fits(stored, self.backbone, origin)
+        if not allow_nonfinite:
+            check_finite_arrays(stored.tensors, origin)
         own = self._adapter_configs.get(name, stored.config)
         if own != stored.config:
             raise ValueError(
@@ -154,13 +162,13 @@ class SavesAdapters(HasAdapters):
         for layer in self._dense_layers().values():
             layer.saves_adapters = not in_files
 
-    def _load_preset_adapters(self, preset):
+    def _load_preset_adapters(self, preset, allow_nonfinite=False):
         """Adds the adapters of a preset; gives the task itself."""
         from keras_t5gemma2.checkpoints import presets
 
         if (found := presets.adapter_files(preset)) is not None:
             for name, path in found.paths.items():
-                self.load_adapter(path, name)
+                self.load_adapter(path, name, allow_nonfinite)
             self.set_adapter(found.active)
         return self
 

@@ -27,9 +27,13 @@ class TeacherSamples:
         token_ids: (tokens, samples) int32, of all rows one after another.
         probabilities: (tokens, samples) float32, which add up to 1 for each token.
         lengths: (rows,) ints, the tokens of each row.
+        allow_nonfinite: bool. Whether probabilities may be NaN or infinite.
+
+    Raises:
+        ValueError: the shapes do not fit together, or a probability is not finite.
     """
 
-    def __init__(self, token_ids, probabilities, lengths):
+    def __init__(self, token_ids, probabilities, lengths, allow_nonfinite=False):
         self.token_ids, self.probabilities = token_ids, probabilities
         self.lengths = np.asarray(lengths, int)
         if len(token_ids) != self.lengths.sum() or token_ids.shape != probabilities.shape:
@@ -38,6 +42,8 @@ class TeacherSamples:
                 f"token_ids of shape {token_ids.shape}, probabilities of shape "
                 f"{probabilities.shape}, and lengths that add up to {self.lengths.sum()}"
             )
+        if not allow_nonfinite:
+            _check_finite(self)
         self._starts = np.cumsum(self.lengths) - self.lengths
 
     def __len__(self):
@@ -58,10 +64,35 @@ class TeacherSamples:
             np.savez(file, **arrays, lengths=self.lengths)
 
     @classmethod
-    def load(cls, path):
-        """What `save` wrote."""
+    def load(cls, path, allow_nonfinite=False):
+        """What `save` wrote.
+
+        Args:
+            path: path of the file.
+            allow_nonfinite: bool. Whether probabilities may be NaN or infinite.
+
+        Raises:
+            ValueError: a probability is not finite; the message names the row.
+        """
         with np.load(path, allow_pickle=False) as file:
-            return cls(file["token_ids"], file["probabilities"], file["lengths"])
+            arrays = file["token_ids"], file["probabilities"], file["lengths"]
+        try:
+            return cls(*arrays, allow_nonfinite)
+        except ValueError as error:
+            raise ValueError(f"{error}. The samples are those of {path}") from error
+
+
+def _check_finite(samples):
+    is_sound = np.isfinite(samples.probabilities).all(axis=-1)
+    if not is_sound.all():
+        ends = np.cumsum(samples.lengths)
+        row = int(np.searchsorted(ends, int(np.argmin(is_sound)), side="right"))
+        raise ValueError(
+            "`probabilities` of a teacher's samples must be finite. Received: "
+            f"{int(np.count_nonzero(~is_sound))} of {len(is_sound)} tokens with NaN or infinite "
+            f"ones, the first in row {row}. Sample again from a sound teacher, or give "
+            "`allow_nonfinite=True`"
+        )
 
 
 class Distillation:

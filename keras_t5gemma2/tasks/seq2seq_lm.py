@@ -7,12 +7,14 @@ import keras_hub
 from keras import ops
 
 from keras_t5gemma2 import sharding
+from keras_t5gemma2.arguments import check_constructor, check_loading
 from keras_t5gemma2.backbone import T5Gemma2Backbone
 from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
 from keras_t5gemma2.quantization.models import load_quantized
 from keras_t5gemma2.registry import presets
-from keras_t5gemma2.saving import SavesAtomically, by_one_process
+from keras_t5gemma2.saving import LoadsFiniteWeights, SavesAtomically, by_one_process
 from keras_t5gemma2.tasks.adapter_files import reading_adapter_files
+from keras_t5gemma2.tasks.agreement import check_agreement
 from keras_t5gemma2.tasks.beam_search import BeamSearch
 from keras_t5gemma2.tasks.checkpointing import with_places
 from keras_t5gemma2.tasks.distillation import sample_rows
@@ -31,6 +33,7 @@ from keras_t5gemma2.tasks.warmup import WarmsUp
 @keras.saving.register_keras_serializable(package="keras_t5gemma2")
 class T5Gemma2Seq2SeqLM(
     SavesAtomically,
+    LoadsFiniteWeights,
     QuantizesBackbone,
     Exports,
     TrainsWithoutLogits,
@@ -70,6 +73,7 @@ class T5Gemma2Seq2SeqLM(
         cache_dtype="auto",
         **kwargs,
     ):
+        check_constructor(self, kwargs, "compile")
         self.backbone = backbone
         self.preprocessor = preprocessor
         inputs = backbone.input
@@ -80,6 +84,16 @@ class T5Gemma2Seq2SeqLM(
         # On torch, Keras has looked for parameters before there was a module to register them:
         # without this the task would have none, and `DistributedDataParallel` nothing to do.
         self._post_build()
+
+    @property
+    def preprocessor(self):
+        """What makes arrays of text and images; settable, to one that fits the backbone."""
+        return super().preprocessor
+
+    @preprocessor.setter
+    def preprocessor(self, value):
+        check_agreement(self.backbone, value)
+        keras_hub.models.Task.preprocessor.fset(self, value)
 
     def get_config(self):
         return {
@@ -105,6 +119,7 @@ class T5Gemma2Seq2SeqLM(
         text_only=False,
         embeddings=None,
         quantize=None,
+        allow_nonfinite=False,
         **kwargs,
     ):
         """The model of a preset or of a published checkpoint, with its preprocessor.
@@ -120,19 +135,24 @@ class T5Gemma2Seq2SeqLM(
             quantize: "int8", "int4" or a config, or a dict of arguments of `quantize`: weights
                 of floats are quantized one by one as they are read, so that memory for the
                 integers is enough.
+            allow_nonfinite: bool. Whether weights and adapters may be NaN or infinite; otherwise
+                they are refused, with the name of their tensor.
             **kwargs: `dtype` of every part, by default Keras's global policy; `preprocessor`
                 and further arguments of the constructor.
 
         Raises:
             FileNotFoundError, PermissionError, ConnectionError: the files cannot be had; the
                 message says why and what to do.
+            TypeError: there is no such argument; the message names the nearest.
             ValueError: a file is not what it should be; the message names the tensor or key.
         """
         from keras_t5gemma2.checkpoints import presets
 
+        check_loading(cls, "from_preset", kwargs, by_preset=("backbone",), more=("compile",))
         directory, preset = presets.locate(preset, load_weights)
         if directory is None:
-            presets.check_only_keras(preset, text_only, embeddings, quantize)
+            options = {"quantize": quantize, "allow_nonfinite": allow_nonfinite}
+            presets.check_only_keras(preset, embeddings, text_only=text_only, **options)
             with reading_adapter_files(preset):
                 lm = super().from_preset(preset, load_weights, **kwargs)
             return lm._load_preset_adapters(preset) if load_weights else lm
@@ -141,15 +161,22 @@ class T5Gemma2Seq2SeqLM(
             kwargs["preprocessor"] = presets.load_task_preprocessor(
                 cls.preprocessor_cls, directory, text_only
             )
-        places = directory, load_weights, text_only, embeddings
+        places = directory, load_weights, text_only, embeddings, allow_nonfinite
         load = functools.partial(presets.load_backbone, *places, dtype=kwargs.pop("dtype", None))
         backbone = load_quantized(load, load_weights, quantize)
         lm = task(backbone, **{**settings, **kwargs})
-        return lm._load_preset_adapters(directory) if load_weights else lm
+        return lm._load_preset_adapters(directory, allow_nonfinite) if load_weights else lm
 
     @classmethod
     def from_gemma3(
-        cls, encoder, decoder=None, dtype=None, text_only=False, quantize=None, **kwargs
+        cls,
+        encoder,
+        decoder=None,
+        dtype=None,
+        text_only=False,
+        quantize=None,
+        allow_nonfinite=False,
+        **kwargs,
     ):
         """A model whose encoder and decoder start from Gemma 3, as in the paper.
 
@@ -166,6 +193,7 @@ class T5Gemma2Seq2SeqLM(
             dtype: string or `keras.DTypePolicy` of every part.
             text_only: bool. If true, a vision tower is neither built nor read.
             quantize: as `from_preset` has it.
+            allow_nonfinite: as `from_preset` has it.
             **kwargs: `preprocessor` and further arguments of the constructor.
 
         Raises:
@@ -173,9 +201,11 @@ class T5Gemma2Seq2SeqLM(
             ImportError: the extra `gguf` is needed and not installed.
             ValueError: it is no Gemma 3 model, the two models do not fit together, or a file is
                 not what it should be.
+            TypeError: there is no such argument; the message names the nearest.
         """
         from keras_t5gemma2.checkpoints import gemma3
 
+        check_loading(cls, "from_gemma3", kwargs, by_preset=("backbone",), more=("compile",))
         if "preprocessor" not in kwargs:
             kwargs["preprocessor"] = gemma3.load_gemma3_preprocessor(
                 cls.preprocessor_cls, encoder, decoder, text_only
@@ -184,7 +214,8 @@ class T5Gemma2Seq2SeqLM(
         # Gemma 3 has its image token behind the vocabulary, where T5Gemma 2 has none.
         image_token_id = getattr(tokenizer, "image_token_id", None)
         places = encoder, decoder, dtype, text_only
-        load = functools.partial(gemma3.load_gemma3, *places, image_token_id=image_token_id)
+        options = {"image_token_id": image_token_id, "allow_nonfinite": allow_nonfinite}
+        load = functools.partial(gemma3.load_gemma3, *places, **options)
         backbone = load_quantized(load, True, quantize)
         return cls(backbone, **kwargs)
 
@@ -356,6 +387,8 @@ class T5Gemma2Seq2SeqLM(
         return self._preparation()(x, y, sample_weight)
 
     def _preparation(self, class_weight=None, distillation=None):
+        # Again, since a tokenizer can take another vocabulary.
+        check_agreement(self.backbone, self.preprocessor)
         vision = self.backbone.config.vision
         return Preparation(self.preprocessor, vision, class_weight, distillation)
 
