@@ -24,8 +24,8 @@ from keras_t5gemma2.kernels import CHUNK_BYTES
 from keras_t5gemma2.kernels.blocked import KEYS, QUERIES
 from keras_t5gemma2.layers import TOKENS_AT_A_TIME
 from keras_t5gemma2.lora import targets
+from keras_t5gemma2.preprocessing.packing import bucket
 from keras_t5gemma2.tasks import decoding
-from keras_t5gemma2.tasks.generation import bucket
 
 MODES = ("inference", "fit", "lora")
 

@@ -1,5 +1,7 @@
 """The preprocessor in a `tf.data` pipeline gives what it gives outside of one."""
 
+import functools
+
 import keras
 import numpy as np
 import PIL.Image
@@ -72,18 +74,44 @@ def test_traced_pipeline_gives_the_same_arrays(preprocessor, tmp_path, batch_siz
     preprocess = preprocessor if training else preprocessor.generate_preprocess
     dataset = _traced(preprocess, x, batch_size)
     expected = preprocess({name: np.array(value) for name, value in x.items()})
-    axes = 1 if batch_size else 0
-    keras.tree.map_structure(
-        lambda leaf, array: (
-            leaf.shape.assert_is_compatible_with((None,) * axes + array.shape[1:])
-            or np.testing.assert_equal(leaf.shape[axes:].as_list(), list(array.shape[1:]))
-        ),
-        dataset.element_spec,
-        expected,
-    )
+    _check_static_sizes(dataset, expected, batch_size, are_tokens_known=False)
     join = np.concatenate if batch_size else np.stack
     found = keras.tree.map_structure(lambda *leaves: join(leaves), *dataset.as_numpy_iterator())
     assert_equal(found, expected)
+
+
+def _check_static_sizes(dataset, expected, batch_size, are_tokens_known):
+    """All are known but the rows of a batch and, where no length is given, the tokens."""
+    axes = 1 if batch_size else 0
+
+    def check(leaf, array):
+        leaf.shape.assert_is_compatible_with((None,) * axes + array.shape[1:])
+        is_of_tokens = array.ndim == 2
+        wanted = [None] if is_of_tokens and not are_tokens_known else list(array.shape[1:])
+        assert leaf.shape[axes:].as_list() == wanted
+
+    keras.tree.map_structure(check, dataset.element_spec, expected)
+
+
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_traced_pipeline_with_given_lengths(preprocessor, batch_size):
+    lengths = {"encoder_sequence_length": 23, "decoder_sequence_length": 9}
+    x = {"encoder_text": ["a", "the cat", "is"], "decoder_text": ["a", "a red bee", "dog"]}
+    for preprocess in (preprocessor, preprocessor.generate_preprocess):
+        dataset = _traced(functools.partial(preprocess, **lengths), x, batch_size)
+        _check_static_sizes(dataset, preprocess(x, **lengths), batch_size, are_tokens_known=True)
+        found = next(dataset.as_numpy_iterator())
+        expected = preprocess(
+            {name: value[0] if batch_size is None else value[:2] for name, value in x.items()},
+            **lengths,
+        )
+        assert_equal(found, expected)
+
+
+def test_traced_pipeline_pads_to_the_longest_row_of_a_batch(preprocessor):
+    x = {"encoder_text": ["a", "the cat", "is " * 60], "decoder_text": ["a"] * 3}
+    shapes = [x["encoder_token_ids"].shape for x, *_ in _traced(preprocessor, x, 2)]
+    assert shapes == [(2, 32), (1, 64)]
 
 
 def test_traced_pipeline_with_pan_and_scan():

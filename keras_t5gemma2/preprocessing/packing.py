@@ -1,6 +1,51 @@
-"""Rows of different lengths as arrays, and back."""
+"""Rows of different lengths as arrays of few shapes, and back."""
 
 import numpy as np
+
+
+def bucket(length, smallest=32):
+    """The length that `length` is rounded up to: so that few programs are compiled.
+
+    Powers of two and, from 32 on, the middle between two of them. Of more than 32 tokens, at
+    most a third of what a row is padded to is padding.
+
+    Args:
+        length: int.
+        smallest: int, a power of two. The least length to be given.
+
+    >>> [bucket(n) for n in (1, 33, 49, 65, 100, 300, 400)]
+    [32, 48, 64, 96, 128, 384, 512]
+    >>> [bucket(n, smallest=16) for n in (3, 17)]
+    [16, 32]
+    """
+    size = smallest
+    while size < length:
+        size *= 2
+    middle = size // 4 * 3
+    return middle if size > max(smallest, 32) and length <= middle else size
+
+
+def padded_length(rows, cap):
+    """What rows are padded to: the longest one's bucket, and no more than `cap`.
+
+    Args:
+        rows: list of (row length,) ids.
+        cap: int.
+    """
+    return min(bucket(max(len(row) for row in rows)), cap)
+
+
+def fit_width(array, width):
+    """`array` with as many columns: those beyond are cut, those that lack are zeros.
+
+    Args:
+        array: (rows, columns, ...).
+        width: int.
+    """
+    missing = max(0, width - array.shape[1])
+    if missing:
+        array = np.pad(array, [(0, missing if axis == 1 else 0) for axis in range(array.ndim)])
+    return array[:, :width]
 
 
 def pad_tokens(rows, length, pad_token_id):

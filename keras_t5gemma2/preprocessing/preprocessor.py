@@ -8,7 +8,13 @@ from keras_t5gemma2.arguments import check_constructor
 from keras_t5gemma2.backbone import T5Gemma2Backbone
 from keras_t5gemma2.preprocessing.encoding import RowEncoder
 from keras_t5gemma2.preprocessing.image_converter import T5Gemma2ImageConverter
-from keras_t5gemma2.preprocessing.packing import pad_tokens, stack_images, unpad_tokens
+from keras_t5gemma2.preprocessing.packing import (
+    fit_width,
+    pad_tokens,
+    padded_length,
+    stack_images,
+    unpad_tokens,
+)
 from keras_t5gemma2.preprocessing.pan_and_scan import check_at_least_one
 from keras_t5gemma2.preprocessing.read_image import to_numpy
 from keras_t5gemma2.preprocessing.rows import input_dict, parse_rows
@@ -34,7 +40,8 @@ class T5Gemma2Seq2SeqLMPreprocessor(
     string, a list of strings, or a dict of `encoder_text`, `images` and `decoder_text`.
 
     Everything runs on numpy with every backend and gives numpy arrays; mapped over a
-    `tf.data.Dataset`, the same code runs inside of the pipeline.
+    `tf.data.Dataset`, the same code runs inside of the pipeline. There, map it over batches, or
+    give both lengths: single rows have lengths of their own, which `batch` does not join.
 
     Args:
         tokenizer: `T5Gemma2Tokenizer`.
@@ -117,8 +124,9 @@ class T5Gemma2Seq2SeqLMPreprocessor(
             x: dict of `encoder_text`, `decoder_text` and optionally `images`; see `parse_rows`.
             y: `None`: the labels are made from `decoder_text`.
             sample_weight: `None`, or floats, which the tokens' weights are times: one per row, or
-                one per label, (batch, decoder length).
-            encoder_sequence_length: int. Instead of the preprocessor's own, as the next.
+                one per label, (batch, labels): as many as the longest row has, or more.
+            encoder_sequence_length: int. What rows are padded to and cut at, in the place of the
+                longest one's bucket and of the preprocessor's own length; so the next.
             decoder_sequence_length: int.
             sequence_length: int. The same as `decoder_sequence_length`.
 
@@ -126,10 +134,11 @@ class T5Gemma2Seq2SeqLMPreprocessor(
             A tuple of the inputs, the labels and the weights. The inputs are a dict of
             `encoder_token_ids` and `encoder_padding_mask` (batch, encoder length),
             `decoder_token_ids` and `decoder_padding_mask` (batch, decoder length), int32 and bool,
-            and, with an image converter, `images` (batch, most images of a row, height, width,
-            3), float32, or, where the rows hold `ImageFeatures`, `image_features` (batch, most
-            images of a row, tokens_per_image, width of the vision tower). The labels are the ids
-            that follow those of the decoder, the weights are float32 and 0 where the label is
+            padded to the longest row rounded up to 32, 48, 64, 96, 128, 192, ... tokens; and, with
+            an image converter, `images` (batch, most images of a row, height, width, 3), float32,
+            or, where the rows hold `ImageFeatures`, `image_features` (batch, most images of a row,
+            tokens_per_image, width of the vision tower). The labels are the ids that follow those
+            of the decoder, the weights are float32 and 0 where the label is
             padding. One row gives arrays without a batch axis.
 
         Raises:
@@ -143,7 +152,7 @@ class T5Gemma2Seq2SeqLMPreprocessor(
                 "`y` must be `None`: the labels are made from `decoder_text`. Received: y of type "
                 f"{type(y)}"
             )
-        lengths = self._lengths(encoder_sequence_length, decoder_sequence_length, sequence_length)
+        lengths = _given(encoder_sequence_length, decoder_sequence_length, sequence_length)
         arrays = self._call_arrays(x, lengths, training=True, sample_weight=sample_weight)
         labels, weights = arrays.pop("labels"), arrays.pop("sample_weight")
         return keras.utils.pack_x_y_sample_weight(arrays, labels, weights)
@@ -172,7 +181,7 @@ class T5Gemma2Seq2SeqLMPreprocessor(
             ValueError: as `call`.
             TypeError: as `call`.
         """
-        lengths = self._lengths(encoder_sequence_length, decoder_sequence_length, sequence_length)
+        lengths = _given(encoder_sequence_length, decoder_sequence_length, sequence_length)
         return self._call_arrays(x, lengths, training=False)
 
     def generate_postprocess(self, x):
@@ -259,14 +268,8 @@ class T5Gemma2Seq2SeqLMPreprocessor(
             kwargs["image_converter"] = _load_image_converter(cls.image_converter_cls, loader)
         return super()._add_missing_kwargs(loader, kwargs)
 
-    def _lengths(self, encoder=None, decoder=None, alias=None):
+    def _lengths(self, encoder=None, decoder=None):
         """(encoder, decoder) length: the preprocessor's own where none is given."""
-        if None not in (decoder, alias) and decoder != alias:
-            raise ValueError(
-                "`sequence_length` is another name of `decoder_sequence_length`: give only one. "
-                f"Received: sequence_length={alias}, decoder_sequence_length={decoder}"
-            )
-        decoder = alias if decoder is None else decoder
         encoder = self.encoder_sequence_length if encoder is None else encoder
         decoder = self.decoder_sequence_length if decoder is None else decoder
         check_at_least_one(encoder_sequence_length=encoder, decoder_sequence_length=decoder)
@@ -291,15 +294,21 @@ class T5Gemma2Seq2SeqLMPreprocessor(
         return dict(zip(outputs, results, strict=True))
 
     def _arrays(self, x, lengths, training, sample_weight):
-        encoded, is_single = self.encode_rows(x, training, *lengths)
+        caps = self._lengths(*lengths)
+        encoded, is_single = self.encode_rows(x, training, *caps)
+        rows = encoded.encoder_ids, encoded.decoder_ids
+        encoder, decoder = (
+            padded_length(of_stack, cap) if length is None else length
+            for of_stack, cap, length in zip(rows, caps, lengths, strict=True)
+        )
         pad_token_id = self.tokenizer.pad_token_id
-        encoder_ids, encoder_mask = pad_tokens(encoded.encoder_ids, lengths[0], pad_token_id)
-        ids, mask = pad_tokens(encoded.decoder_ids, lengths[1] + training, pad_token_id)
+        encoder_ids, encoder_mask = pad_tokens(encoded.encoder_ids, encoder, pad_token_id)
+        ids, mask = pad_tokens(encoded.decoder_ids, decoder + training, pad_token_id)
         arrays = {
             "encoder_token_ids": encoder_ids,
             "encoder_padding_mask": encoder_mask,
-            "decoder_token_ids": ids[:, : lengths[1]],
-            "decoder_padding_mask": mask[:, : lengths[1]],
+            "decoder_token_ids": ids[:, :decoder],
+            "decoder_padding_mask": mask[:, :decoder],
         }
         for name in ("images", "image_features"):
             if (of_rows := getattr(encoded, name)) is not None:
@@ -312,6 +321,7 @@ class T5Gemma2Seq2SeqLMPreprocessor(
     def _output_shapes(self, tensors, lengths, training):
         """The dtype and static shape of each of the arrays, for `numpy_call`."""
         batch, images = static_axes(tensors)
+        # `None` where the longest row of a batch will say how long it is.
         encoder, decoder = (*batch, lengths[0]), (*batch, lengths[1])
         outputs = {
             "encoder_token_ids": ("int32", encoder),
@@ -328,18 +338,32 @@ class T5Gemma2Seq2SeqLMPreprocessor(
         return outputs
 
 
+def _given(encoder, decoder, alias):
+    """The (encoder, decoder) length of a call, `None` where none is given."""
+    if None not in (decoder, alias) and decoder != alias:
+        raise ValueError(
+            "`sequence_length` is another name of `decoder_sequence_length`: give only one. "
+            f"Received: sequence_length={alias}, decoder_sequence_length={decoder}"
+        )
+    return encoder, alias if decoder is None else decoder
+
+
 def _weights(mask, sample_weight, is_single):
     weights = mask.astype("float32")
     if sample_weight is None:
         return weights
     given = to_numpy(sample_weight).astype("float32")
     of_rows, of_labels = ((), mask.shape[1:]) if is_single else (mask.shape[:1], mask.shape)
-    if given.shape not in (of_rows, of_labels):
+    if given.shape == of_rows:
+        return weights * given.reshape(-1, 1)
+    # Those of labels need not know what the batch is padded to, if they reach its longest row.
+    longest = mask.sum(axis=1).max()
+    if given.shape[:-1] != of_rows or given.ndim == 0 or given.shape[-1] < longest:
         raise ValueError(
             f"`sample_weight` must be one number per row, of shape {of_rows}, or one per label, of "
             f"shape {of_labels}. Received: sample_weight of shape {given.shape}"
         )
-    return weights * (given if given.shape == of_labels else given.reshape(-1, 1))
+    return weights * fit_width(given.reshape(len(mask), -1), mask.shape[1])
 
 
 def _check_targets_are_given(rows):

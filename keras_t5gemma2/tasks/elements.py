@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_t5gemma2.backbone import check_image_features, image_shapes
+from keras_t5gemma2.preprocessing.packing import fit_width
 from keras_t5gemma2.preprocessing.read_image import to_numpy
 from keras_t5gemma2.preprocessing.rows import are_row_dicts, parse_rows
 
@@ -110,14 +111,20 @@ def unpack(element):
 
 
 def join_elements(elements):
-    """(x, y, sample_weight) of a batch from its rows."""
+    """(x, y, sample_weight) of a batch from its rows; arrays may be of different lengths."""
     x, y, weights = zip(*map(unpack, elements), strict=True)
-    weights = None if weights[0] is None else np.stack([to_numpy(weight) for weight in weights])
+    weights = None if weights[0] is None else [to_numpy(weight) for weight in weights]
     if not are_arrays(x[0]):
-        return list(x), None, weights
+        return list(x), None, None if weights is None else _stack(weights)
     names = dict.fromkeys(name for row in x for name in row)
     arrays = {name: _stack([to_numpy(row[name]) for row in x]) for name in names}
-    return arrays, None if y[0] is None else np.stack([to_numpy(of_row) for of_row in y]), weights
+    if y[0] is None:
+        return arrays, None, None if weights is None else _stack(weights)
+    labels = [to_numpy(of_row) for of_row in y]
+    # A weight for each label, so that what fills a shorter row up has none.
+    ones = [np.ones(len(of_row), "float32") for of_row in labels]
+    weights = ones if weights is None else [w * o for w, o in zip(weights, ones, strict=True)]
+    return arrays, _stack(labels), _stack(weights)
 
 
 def rows_of_arrays(x, y, sample_weight):
@@ -137,10 +144,11 @@ def rows_of_arrays(x, y, sample_weight):
 
 
 def _stack(rows):
-    """Rows of one shape; of images, those with fewer are filled up with zeros."""
+    """Rows as one array; tokens and images of those that have fewer are filled up with zeros."""
+    if rows[0].ndim == 0:
+        return np.stack(rows)
     most = max(len(row) for row in rows)
-    padding = [[(0, most - len(row))] + [(0, 0)] * (row.ndim - 1) for row in rows]
-    return np.stack([np.pad(row, pad) for row, pad in zip(rows, padding, strict=True)])
+    return np.stack([fit_width(row[None], most)[0] for row in rows])
 
 
 def _with_few_sizes(images):

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_t5gemma2.preprocessing.packing import stack_images
+from keras_t5gemma2.preprocessing.packing import bucket, stack_images
 from keras_t5gemma2.preprocessing.read_image import to_numpy
 
 SEEN = ("images", "image_features")
@@ -87,22 +87,6 @@ def row_of(rows, index):
     *lists, seen = rows
     seen = {name: values[index : index + 1] for name, values in seen.items()}
     return Rows(*([values[index]] for values in lists), seen)
-
-
-def bucket(length, smallest):
-    """The length that `length` is rounded up to: so that few programs are compiled.
-
-    Powers of two, and from 256 on the middle between two of them: 256, 384, 512, 768, ...
-    Padding is at most 2 times the tokens, and 1.5 times where they are many.
-
-    >>> [bucket(n, smallest=64) for n in (1, 65, 300, 400, 600)]
-    [64, 128, 384, 512, 768]
-    """
-    size = smallest
-    while size < length:
-        size *= 2
-    middle = size // 4 * 3
-    return middle if size > 256 and length <= middle else size
 
 
 def pad_rows(rows, new_tokens):

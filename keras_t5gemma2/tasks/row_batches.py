@@ -13,13 +13,15 @@ from keras.src.trainers import data_adapters
 
 from keras_t5gemma2 import sharding
 from keras_t5gemma2.preprocessing import traced
-from keras_t5gemma2.preprocessing.rows import parse_rows
+from keras_t5gemma2.preprocessing.rows import length_of_row, parse_rows
 from keras_t5gemma2.tasks.distillation import split_targets
 from keras_t5gemma2.tasks.elements import are_arrays, is_row, join_elements, rows_of_arrays, unpack
+from keras_t5gemma2.tasks.grouping import by_length, shuffled_by_length
+from keras_t5gemma2.tasks.joining import joined, marked
 from keras_t5gemma2.tasks.parts import part_of_batch
 
 
-def batches_of(x, y, sample_weight, batch_size, shuffle, preparation):
+def batches_of(x, y, sample_weight, batch_size, shuffle, preparation, group_by_length=False):
     """The `Batches` of whatever holds the data.
 
     Everything is read and sliced here, not by Keras's own adapters or keras-hub's pipelines:
@@ -36,6 +38,7 @@ def batches_of(x, y, sample_weight, batch_size, shuffle, preparation):
         batch_size: int or `None`.
         shuffle: bool.
         preparation: `Preparation`.
+        group_by_length: bool. Whether batches of rows in memory are of rows of similar length.
     """
     if isinstance(x, data_adapters.data_adapter.DataAdapter):
         return x  # `fit` calls `evaluate` with what it was given
@@ -45,8 +48,11 @@ def batches_of(x, y, sample_weight, batch_size, shuffle, preparation):
         rows = rows_of_arrays(x, y, sample_weight)
         return InMemoryBatches(*rows, batch_size, shuffle, preparation)
     if isinstance(x, (dict, list, tuple, str, np.ndarray)) or hasattr(x, "ndim"):
-        rows = _rows_in_memory(x, y, sample_weight, preparation)
-        return InMemoryBatches(*rows, batch_size, shuffle, preparation)
+        *rows, lengths = _rows_in_memory(x, y, sample_weight, preparation)
+        batches = InMemoryBatches(*rows, batch_size, shuffle, preparation)
+        batches.lengths_differ = True
+        batches.lengths = lengths if group_by_length else None
+        return batches
     given = {"y": y, "sample_weight": sample_weight}
     if given := [name for name, value in given.items() if value is not None]:
         raise ValueError(
@@ -108,7 +114,8 @@ class Batches(data_adapters.data_adapter.DataAdapter):
     can_be_read_ahead = True
     lengths_differ = True
     can_add_rows = True  # which the loss and the metrics must not see
-    rows_added = ()  # of the batches read last: how many rows each had, and how many were added
+    is_joined = False  # whether the outputs are logits for `joined`
+    sizes = ()  # of the batches of an epoch: their rows, how many were added, and their length
 
     def first(self):
         """A batch as all others are, for its structure."""
@@ -136,22 +143,39 @@ class Batches(data_adapters.data_adapter.DataAdapter):
         The first is read at once. Else Keras would ask for it when it has taken the weights out of
         the model, and with an error they would be lost.
         """
-        batches = self._shared_batches()
+        batches = self._handed_over(self._shared_batches())
         first = list(itertools.islice(batches, 1))
         return itertools.chain(first, batches)
 
     def _shared_batches(self):
         parts = sharding.row_parts()
         if parts == 1:
-            yield from self.get_numpy_iterator()
+            yield from self._read_batches()
             return
-        self.rows_added = []
-        for number, batch in enumerate(self.get_numpy_iterator()):
-            rows = len(keras.tree.flatten(batch)[0])
+        for number, (batch, size) in enumerate(self._read_batches()):
+            rows, _, length = size
             if number == 0 and rows == 1 and sharding.shares_single_rows():
                 parts = 1
-            self.rows_added.append((rows, -rows % parts))
-            yield self._with_rows(batch, rows, -rows % parts, parts)
+            missing = -rows % parts
+            yield self._with_rows(batch, rows, missing, parts), (rows, missing, length)
+
+    def _read_batches(self):
+        """Pairs of a batch and its place in `sizes`."""
+        for batch in self.get_numpy_iterator():
+            x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
+            rows, length = x["decoder_token_ids"].shape
+            yield batch, (rows, 0, length)
+
+    def _handed_over(self, batches):
+        """The batches as Keras gets them, whose sizes are written down.
+
+        At the end of an epoch Keras may begin another one, and take a batch or none of it.
+        """
+        sizes = []
+        for batch, size in batches:
+            sizes.append(size)
+            self.sizes = max(self.sizes, sizes, key=len)
+            yield marked(batch) if self.is_joined else batch
 
     def _with_rows(self, batch, rows, missing, parts):
         if missing and not self.can_add_rows:
@@ -169,25 +193,22 @@ class Batches(data_adapters.data_adapter.DataAdapter):
             weights = np.concatenate([weights[:rows], np.zeros_like(weights[rows:])])
         return keras.utils.pack_x_y_sample_weight(x, y, weights)
 
-    def without_rows_added(self, outputs):
-        """`outputs` of the batches read last, less those of the rows that were added."""
-        if not any(added for _, added in self.rows_added):
-            return outputs
-        keep = [np.repeat([True, False], rows_and_added) for rows_and_added in self.rows_added]
-        keep = np.concatenate(keep)[: len(outputs)]
-        return outputs[keep]
+    def joined(self, logits):
+        """What `predict` gives, of the logits of all tokens of an epoch without `shuffle`."""
+        return joined(logits, self.sizes)
 
     def get_torch_dataloader(self):
         # No `DataLoader`: it draws from the generator that dropout draws from, whenever it begins,
         # and a run that is taken up in the middle of an epoch begins once less.
         to_tensors = functools.partial(keras.tree.map_structure, ops.convert_to_tensor)
-        return map(to_tensors, self.get_numpy_iterator())
+        return map(to_tensors, self._handed_over(self._read_batches()))
 
     def get_tf_dataset(self):
         def batches():
-            return map(_without_bools, self.get_numpy_iterator())
+            return map(_without_bools, self._handed_over(self._read_batches()))
 
-        example = _without_bools(self.first())
+        example = self.first()
+        example = _without_bools(marked(example) if self.is_joined else example)
         return traced.dataset_of(batches, example, self.can_be_read_ahead, self.lengths_differ)
 
 
@@ -209,7 +230,8 @@ class InMemoryBatches(Batches):
         preparation: `Preparation`.
     """
 
-    lengths_differ = False  # one preprocessor, or one array
+    lengths_differ = False  # of arrays; rows have those of the longest one of a batch
+    lengths = None  # of all rows, where batches are of similar ones
 
     def __init__(self, take, indices, batch_size, shuffle, preparation):
         self.take, self.indices, self.shuffle = take, indices, shuffle
@@ -229,11 +251,20 @@ class InMemoryBatches(Batches):
         return self._prepare(self.indices[: self.batch_size])
 
     def __iter__(self):
-        order = self.indices
-        if self.shuffle:
-            order = np.random.default_rng((self.seed, self.epoch)).permutation(order)
+        order = self._order()
         for start in range(0, len(order), self.batch_size):
             yield self._prepare(order[start : start + self.batch_size])
+
+    def joined(self, logits):
+        return joined(logits, self.sizes, None if self.lengths is None else self._order())
+
+    def _order(self):
+        if not self.shuffle:
+            return self.indices if self.lengths is None else by_length(self.indices, self.lengths)
+        rng = np.random.default_rng((self.seed, self.epoch))
+        if self.lengths is None:
+            return rng.permutation(self.indices)
+        return shuffled_by_length(self.indices, self.lengths, self.batch_size, rng)
 
     def _prepare(self, indices):
         return self.preparation(*self.take(indices), indices=indices)
@@ -249,10 +280,13 @@ class InMemoryBatches(Batches):
             )
         first, last = self.indices[:where], self.indices[where:]
         size = self.batch_size
-        return (
+        parts = (
             InMemoryBatches(self.take, first, size, self.shuffle, self.preparation),
             InMemoryBatches(self.take, last, validation_batch_size or size, False, preparation),
         )
+        for part in parts:
+            part.lengths_differ, part.lengths = self.lengths_differ, self.lengths
+        return parts
 
 
 _END = object()
@@ -399,7 +433,7 @@ def _rows_in_memory(x, y, sample_weight, preparation):
     def take(indices):
         return [rows[i] for i in indices], y, None if weights is None else weights[indices]
 
-    return take, np.arange(len(rows))
+    return take, np.arange(len(rows)), [length_of_row(row) for row in rows]
 
 
 def _unpack_arrays(x, sample_weight):

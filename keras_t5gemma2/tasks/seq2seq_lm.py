@@ -22,6 +22,7 @@ from keras_t5gemma2.tasks.elements import Preparation, unpack
 from keras_t5gemma2.tasks.exporting import Exports
 from keras_t5gemma2.tasks.generating import Generates
 from keras_t5gemma2.tasks.infilling import Infills
+from keras_t5gemma2.tasks.joining import JoinsLogits
 from keras_t5gemma2.tasks.precompute import with_features
 from keras_t5gemma2.tasks.quantizing import QuantizesBackbone
 from keras_t5gemma2.tasks.row_batches import InMemoryBatches, batches_of, reading
@@ -37,6 +38,7 @@ class T5Gemma2Seq2SeqLM(
     QuantizesBackbone,
     Exports,
     TrainsWithoutLogits,
+    JoinsLogits,
     Generates,
     Infills,
     Streams,
@@ -273,9 +275,9 @@ class T5Gemma2Seq2SeqLM(
     ):
         """Trains on raw text and images, or on what the preprocessor makes of them.
 
-        Rows in memory are checked before the first step, all others when they are read. The
-        images axis of a batch is filled up to 0, 1, 2, 4, 8, ... images, so that few programs are
-        compiled.
+        Rows in memory are checked before the first step, all others when they are read. A batch
+        is padded to its longest row, rounded up to 32, 48, 64, 96, 128, 192, ... tokens, and to 0,
+        1, 2, 4, 8, ... images, so that few programs are compiled.
 
         Args:
             x: dict of `encoder_text`, `decoder_text` and, optionally, `images`, a value per row;
@@ -285,8 +287,8 @@ class T5Gemma2Seq2SeqLM(
                 (x, y, sample_weight).
             y: `None`: the targets are made from `decoder_text`; the labels of arrays.
             batch_size: int. Rows per step, 32 by default; not for data that comes in batches.
-            sample_weight: (rows,) or (rows, decoder length) floats, times the loss of the rows'
-                tokens or of each label.
+            sample_weight: (rows,) or (rows, labels) floats, times the loss of the rows' tokens or
+                of each label; of text as many as the longest row has, or more.
             validation_data: as `x`, or `(x,)`, `(x, y, sample_weight)`.
             validation_split: float. The part of the rows in memory, their last, to validate on.
             validation_batch_size: int. By default as `batch_size`.
@@ -332,10 +334,14 @@ class T5Gemma2Seq2SeqLM(
             return keras.Model.evaluate(self, data, **kwargs)
 
     def predict(self, x=None, batch_size=None, **kwargs):
-        """The logits on data as `fit` takes it, (rows, decoder length, vocabulary)."""
+        """The logits on data as `fit` takes it, (rows, decoder length, vocabulary).
+
+        The decoder length is that of the longest batch. Logits are zeros where a batch had none.
+        """
         data = batches_of(x, None, None, batch_size, False, self._preparation())
+        data.is_joined = True
         with reading(data, steps=kwargs.get("steps")):
-            return data.without_rows_added(keras.Model.predict(self, data, **kwargs))
+            return data.joined(keras.Model.predict(self, data, **kwargs))
 
     def precompute(self, x, batch_size=8, verbose=1):
         """`x` with what the frozen vision tower makes of its images in place of them.
