@@ -10,8 +10,9 @@ from keras_t5gemma2 import distribution, sharding
 from keras_t5gemma2.arguments import check_constructor, check_loading
 from keras_t5gemma2.config import BackboneConfig
 from keras_t5gemma2.layers import Embedder
-from keras_t5gemma2.lora.dense import RefusesKerasLoRA
+from keras_t5gemma2.lora.through_task import AdaptsThroughTask
 from keras_t5gemma2.quantization import plans
+from keras_t5gemma2.quantization.counting import SummarizesParameters
 from keras_t5gemma2.quantization.models import Quantizes, load_quantized
 from keras_t5gemma2.registry import presets
 from keras_t5gemma2.saving import LoadsFiniteWeights, SavesAtomically, by_one_process
@@ -24,7 +25,12 @@ _IN_A_PRESET = ("config", "quantized_layers", "rounds_activations")
 
 @keras.saving.register_keras_serializable(package="keras_t5gemma2")
 class T5Gemma2Backbone(
-    SavesAtomically, LoadsFiniteWeights, RefusesKerasLoRA, Quantizes, keras_hub.models.Backbone
+    SavesAtomically,
+    LoadsFiniteWeights,
+    AdaptsThroughTask,
+    SummarizesParameters,
+    Quantizes,
+    keras_hub.models.Backbone,
 ):
     """The hidden states of a T5Gemma 2 encoder-decoder.
 

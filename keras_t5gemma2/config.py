@@ -1,5 +1,6 @@
 """Sizes of a T5Gemma 2 model, as frozen objects that turn into plain JSON and back."""
 
+import collections
 import dataclasses
 
 
@@ -30,6 +31,9 @@ class AttentionConfig:
     query_pre_attn_scalar: float = 256.0
     dropout: float = 0.0
     norm_epsilon: float = 1e-6
+
+    def __repr__(self):
+        return _short(self)
 
     def __post_init__(self):
         _check_positive(self, "num_heads", "num_kv_heads", "head_dim", "rope_factor")
@@ -73,6 +77,14 @@ class StackConfig:
         _check_positive(self, "hidden_dim", "mlp_dim")
         object.__setattr__(self, "layers", tuple(self.layers))
 
+    def __repr__(self):
+        windows = collections.Counter(layer.window for layer in self.layers)
+        kinds = [
+            f"{count} {'full' if window is None else f'of window {window}'}"
+            for window, count in windows.items()
+        ]
+        return _short(self, layers=f"<{len(self.layers)}: {', '.join(kinds)}>")
+
     @classmethod
     def from_dict(cls, fields):
         layers = tuple(AttentionConfig(**layer) for layer in fields["layers"])
@@ -104,6 +116,9 @@ class VisionConfig:
     tokens_per_image: int = 256
     norm_epsilon: float = 1e-6
     dropout: float = 0.0
+
+    def __repr__(self):
+        return _short(self)
 
     def __post_init__(self):
         _check_positive(self, "image_size", "patch_size", "hidden_dim", "mlp_dim", "num_heads")
@@ -166,6 +181,9 @@ class BackboneConfig:
     image_token_id: int = 256_001
     final_logit_soft_cap: float | None = None
 
+    def __repr__(self):
+        return _short(self)
+
     def __post_init__(self):
         _check_positive(self, "vocabulary_size")
         if self.encoder.hidden_dim != self.decoder.hidden_dim:
@@ -204,6 +222,16 @@ def interleave(local, full, num_layers, period=6):
     [512, 512, 512, 512, 512, None, 512]
     """
     return tuple(full if (i + 1) % period == 0 else local for i in range(num_layers))
+
+
+def _short(config, **shown):
+    """A config by its fields that are not at their default, or as `shown` has them."""
+    fields = [
+        f"{field.name}={shown.get(field.name, repr(getattr(config, field.name)))}"
+        for field in dataclasses.fields(config)
+        if getattr(config, field.name) != field.default
+    ]
+    return f"{type(config).__name__}({', '.join(fields)})"
 
 
 def _to_json(value):

@@ -9,13 +9,14 @@ from keras_t5gemma2 import kernels
 from keras_t5gemma2.kernels import KeyValues, Window
 from keras_t5gemma2.lora.dense import Dense
 from keras_t5gemma2.plain_call import PlainCall
+from keras_t5gemma2.quantization.counting import CountsParameters
 from keras_t5gemma2.quantization.layers import QuantizedEmbedding
 
 # Of a long input, so many tokens are as wide as the MLP at the same time.
 TOKENS_AT_A_TIME = 2048
 
 
-class Embedder(PlainCall, layers.Layer):
+class Embedder(CountsParameters, PlainCall, layers.Layer):
     """The one embedding table: ids to vectors for both stacks, and hidden states to logits.
 
     The end-of-image id has a vector of its own, which is not scaled and which the logits do not

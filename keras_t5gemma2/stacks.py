@@ -8,10 +8,11 @@ from keras_t5gemma2.kernels import Window
 from keras_t5gemma2.layers import Block, Memory, Places, RMSNorm, dropped
 from keras_t5gemma2.lora.dense import Dense
 from keras_t5gemma2.plain_call import PlainCall
+from keras_t5gemma2.quantization.counting import CountsParameters
 from keras_t5gemma2.recompute import recomputed
 
 
-class Stack(PlainCall, layers.Layer):
+class Stack(CountsParameters, PlainCall, layers.Layer):
     """Layers and a last norm; the subclass says which tokens see which.
 
     Attributes:

@@ -13,8 +13,8 @@ from keras_t5gemma2.quantization.layers import QuantizedDense
 
 _REFUSAL = (
     "Adapters belong to the task, which freezes, saves and merges them together: call "
-    "`T5Gemma2Seq2SeqLM.enable_lora`, `save_adapter` and `load_adapter`. Received: a call of "
-    "`{method}` of {owner}."
+    "`T5Gemma2Seq2SeqLM.enable_lora`, with the path of the layer in `target`. Received: a call of "
+    "`enable_lora` of the layer {path}."
 )
 
 
@@ -33,6 +33,10 @@ class Adapter:
     b: Any
     magnitude: Any
     scale: float
+
+    def __repr__(self):
+        kind = "" if self.magnitude is None else ", with magnitudes"
+        return f"<adapter of rank {self.a.shape[1]}, scale {self.scale:g}{kind}>"
 
     @property
     def variables(self):
@@ -291,30 +295,4 @@ class Dense(PlainCall, QuantizedDense):
             self._tracker.lock()
 
     def enable_lora(self, *args, **kwargs):
-        raise ValueError(_REFUSAL.format(method="enable_lora", owner=f"the layer {self.path}"))
-
-
-class RefusesKerasLoRA:
-    """A backbone whose adapters belong to its task; keras-hub's own ways would bypass them."""
-
-    def enable_lora(self, *args, **kwargs):
-        self._refuse("enable_lora")
-
-    def save_lora_weights(self, *args, **kwargs):
-        self._refuse("save_lora_weights")
-
-    def load_lora_weights(self, *args, **kwargs):
-        self._refuse("load_lora_weights")
-
-    def save_to_preset(self, *args, **kwargs):
-        layers = [layer for layer in self._flatten_layers() if isinstance(layer, Dense)]
-        if any(layer._saved_adapters() for layer in layers):
-            raise ValueError(
-                "A backbone with adapters is saved by its task: call "
-                "`T5Gemma2Seq2SeqLM.save_to_preset`, or `merge_adapter` before the backbone is "
-                "saved on its own."
-            )
-        super().save_to_preset(*args, **kwargs)
-
-    def _refuse(self, method):
-        raise ValueError(_REFUSAL.format(method=method, owner="the backbone"))
+        raise ValueError(_REFUSAL.format(path=self.path))

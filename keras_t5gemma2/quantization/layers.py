@@ -93,6 +93,11 @@ class Quantizable:
         found = self.code_variables
         return [*found, self.g_idx] if self.scheme.block else found
 
+    @property
+    def stored_variables(self):
+        """All variables in place of the matrix, of a layer of any kind of integers."""
+        return self.quantized_variables
+
     def quantized_values(self, matrix, **kwargs):
         """An array for each of `quantized_variables`, made of a float matrix."""
         codes, scale, zero = self.codes_of(matrix, **kwargs)
@@ -186,6 +191,12 @@ class QuantizedDense(Quantizable, layers.Dense):
         factors = [self.awq_scales] if self.quantization_mode == "awq" else []
         found = [self.quantized_kernel, self.kernel_scale, self.kernel_zero]
         return [*found, *factors, self.g_idx]
+
+    @property
+    def stored_variables(self):
+        if self.quantization_mode in _CALIBRATED:
+            return self._calibrated_variables()
+        return super().stored_variables
 
     def save_own_variables(self, store):
         """Of a calibrated layer, also the zero points, which Keras forgets but reads."""

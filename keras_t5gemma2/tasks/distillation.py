@@ -49,6 +49,10 @@ class TeacherSamples:
     def __len__(self):
         return len(self.lengths)
 
+    def __repr__(self):
+        samples = self.token_ids.shape[1]
+        return f"<TeacherSamples: {len(self)} rows, {len(self.token_ids)} tokens, {samples} each>"
+
     def of_row(self, index):
         """(length, samples) ids and probabilities of one row."""
         start = self._starts[index]

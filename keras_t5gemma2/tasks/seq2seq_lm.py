@@ -10,6 +10,7 @@ from keras_t5gemma2 import sharding
 from keras_t5gemma2.arguments import check_constructor, check_loading
 from keras_t5gemma2.backbone import T5Gemma2Backbone
 from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
+from keras_t5gemma2.quantization.counting import SummarizesParameters
 from keras_t5gemma2.quantization.models import load_quantized
 from keras_t5gemma2.registry import presets
 from keras_t5gemma2.saving import LoadsFiniteWeights, SavesAtomically, by_one_process
@@ -43,6 +44,7 @@ class T5Gemma2Seq2SeqLM(
     Infills,
     Streams,
     WarmsUp,
+    SummarizesParameters,
     keras_hub.models.Seq2SeqLM,
 ):
     """A T5Gemma 2 model that reads text and images and writes text.
@@ -76,6 +78,7 @@ class T5Gemma2Seq2SeqLM(
         **kwargs,
     ):
         check_constructor(self, kwargs, "compile")
+        backbone.belongs_to(self)
         self.backbone = backbone
         self.preprocessor = preprocessor
         inputs = backbone.input

@@ -1,0 +1,71 @@
+"""keras-hub's calls for LoRA on a backbone, handed to the task that the backbone is part of."""
+
+import weakref
+
+from keras_t5gemma2.lora.dense import Dense
+
+
+class AdaptsThroughTask:
+    """A backbone whose adapters are those of its task, which freezes, saves and merges them."""
+
+    _task = None  # weak reference to the task made of this backbone last
+
+    def belongs_to(self, task):
+        """Names the task that this backbone is part of."""
+        self._task = weakref.ref(task)
+
+    def enable_lora(self, rank, target_layer_names=None):
+        """Adds an adapter, as `T5Gemma2Seq2SeqLM.enable_lora` of the backbone's task does.
+
+        Args:
+            rank: int. Columns of A and rows of B; the scale is 1.
+            target_layer_names: list of the names that `target` may hold there; by default all
+                projections of both stacks.
+
+        Raises:
+            ValueError: the backbone is part of no task; or as the task has it.
+        """
+        target = "text" if target_layer_names is None else target_layer_names
+        self._own_task("enable_lora").enable_lora(rank, target=target)
+
+    def save_lora_weights(self, filepath):
+        """Writes the adapter as `T5Gemma2Seq2SeqLM.save_adapter` of the backbone's task does.
+
+        Args:
+            filepath: path of the file, which is in the safetensors format whatever its name.
+
+        Raises:
+            ValueError: the backbone is part of no task, or there is no adapter.
+        """
+        self._own_task("save_lora_weights").save_adapter(filepath)
+
+    def load_lora_weights(self, filepath):
+        """Adds an adapter as `T5Gemma2Seq2SeqLM.load_adapter` of the backbone's task does.
+
+        Args:
+            filepath: path of a file that `save_lora_weights` or `save_adapter` wrote.
+
+        Raises:
+            ValueError: the backbone is part of no task; or as the task has it.
+        """
+        self._own_task("load_lora_weights").load_adapter(filepath)
+
+    def save_to_preset(self, *args, **kwargs):
+        layers = [layer for layer in self._flatten_layers() if isinstance(layer, Dense)]
+        if any(layer._saved_adapters() for layer in layers):
+            raise ValueError(
+                "A backbone with adapters is saved by its task: call "
+                "`T5Gemma2Seq2SeqLM.save_to_preset`, or `merge_adapter` before the backbone is "
+                "saved on its own."
+            )
+        super().save_to_preset(*args, **kwargs)
+
+    def _own_task(self, method):
+        task = self._task() if self._task is not None else None
+        if task is None:
+            raise ValueError(
+                "Adapters belong to a task, which freezes, saves and merges them together. "
+                f"Received: a call of `{method}` of a backbone that is part of none. Make one "
+                "first: `lm = T5Gemma2Seq2SeqLM(backbone)`."
+            )
+        return task

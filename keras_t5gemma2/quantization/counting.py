@@ -1,0 +1,57 @@
+"""How many parameters a model has, whatever stores them: integers share bytes, and have scales."""
+
+import math
+import re
+
+from keras_t5gemma2.quantization.layers import Quantizable
+
+
+def parameters(layer, weights=None):
+    """The number of parameters: of a quantized matrix, those of the matrix that it stands for.
+
+    Args:
+        layer: `keras.layers.Layer`, whose inner layers count.
+        weights: list of variables to count only; by default all of the layer.
+    """
+    weights = {id(variable): variable for variable in (weights or layer.weights)}
+    count = 0
+    for inner in layer._flatten_layers():
+        if isinstance(inner, Quantizable) and inner.has_integers:
+            stored = [weights.pop(id(variable), None) for variable in inner.stored_variables]
+            count += math.prod(inner.matrix_shape) if any(v is not None for v in stored) else 0
+    return count + sum(math.prod(variable.shape) for variable in weights.values())
+
+
+class CountsParameters:
+    """A layer whose number of parameters is that of its `parameters`."""
+
+    def count_params(self):
+        """The number of parameters, a quantized matrix counted as what it stands for."""
+        return parameters(self)
+
+
+class SummarizesParameters(CountsParameters):
+    """A model whose summary counts `parameters`, beside the bytes that store them."""
+
+    def summary(self, *args, print_fn=None, **kwargs):
+        """As `keras.Model.summary`; a quantized matrix counts as the one that it stands for."""
+        counts = {
+            "Total": parameters(self),
+            "Trainable": _of(self, self.trainable_weights),
+            "Non-trainable": _of(self, self.non_trainable_weights),
+        }
+        if counts["Total"] == sum(math.prod(variable.shape) for variable in self.weights):
+            return super().summary(*args, print_fn=print_fn, **kwargs)
+        lines = []
+        super().summary(*args, print_fn=lambda text, **_: lines.append(text), **kwargs)
+        text = "\n".join(lines).rstrip("\n")
+        optimizer = getattr(self, "optimizer", None)
+        if self.compiled and optimizer is not None and optimizer.built:
+            counts["Total"] += sum(math.prod(variable.shape) for variable in optimizer.variables)
+        for name, count in counts.items():
+            text = re.sub(rf"(?m)^( {name} params: )[\d,]+", rf"\g<1>{count:,}", text)
+        (print_fn or print)(text)
+
+
+def _of(layer, weights):
+    return parameters(layer, weights) if weights else 0
