@@ -24,8 +24,8 @@ from keras_t5gemma2.kernels import CHUNK_BYTES
 from keras_t5gemma2.kernels.blocked import KEYS, QUERIES
 from keras_t5gemma2.layers import TOKENS_AT_A_TIME
 from keras_t5gemma2.lora import targets
-from keras_t5gemma2.preprocessing.packing import bucket
 from keras_t5gemma2.tasks import decoding
+from keras_t5gemma2.tasks.generation import size_of
 
 MODES = ("inference", "fit", "lora")
 
@@ -312,7 +312,7 @@ def _shares(config, work):
 
 def _cache(config, work):
     decoder, size = config.decoder, _compute_size(work)
-    length = bucket(work.encoder_length, smallest=64)
+    length = size_of(work.encoder_length, smallest=64)
     rows = work.rows
     is_shared = decoding.is_shared(
         work.cross_attention_cache, decoder, work.batch_size, length, size
@@ -326,7 +326,7 @@ def _cache(config, work):
         seen += sum(2 * width * config.hidden_dim * size for width in widths)
     else:
         seen = sum(2 * width * rows * length * size for width in widths)
-    counts = caches.slot_counts(decoder, 1 + bucket(work.decoder_length, smallest=32))
+    counts = caches.slot_counts(decoder, 1 + size_of(work.decoder_length, smallest=32))
     own = sum(2 * width * rows * n * size for width, n in zip(widths, counts, strict=True))
     return seen + positions + own + rows * sum(set(counts)) * _INT32
 
@@ -335,7 +335,7 @@ def _cache(config, work):
 
 
 def _of_inference(config, work):
-    encoder_length = bucket(work.encoder_length, smallest=64)
+    encoder_length = size_of(work.encoder_length, smallest=64)
     return max(
         _of_images(config, work),
         _forward_of_layer(config.encoder, work, work.rows * encoder_length, encoder_length),

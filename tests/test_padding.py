@@ -76,7 +76,8 @@ def test_few_sizes():
     sizes = [32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048]
     assert list(dict.fromkeys(bucket(n) for n in range(2049))) == sizes
     assert all(bucket(n) >= n for n in range(2049))
-    assert [bucket(n, smallest=16) for n in (1, 16, 17, 33)] == [16, 16, 32, 48]
+    found = [bucket(n, smallest=16, middles_from=64) for n in (1, 16, 17, 33, 65, 97)]
+    assert found == [16, 16, 32, 64, 96, 128]
 
 
 @pytest.mark.once

@@ -3,26 +3,27 @@
 import numpy as np
 
 
-def bucket(length, smallest=32):
+def bucket(length, smallest=32, middles_from=32):
     """The length that `length` is rounded up to: so that few programs are compiled.
 
-    Powers of two and, from 32 on, the middle between two of them. Of more than 32 tokens, at
-    most a third of what a row is padded to is padding.
+    Powers of two and, from `middles_from` on, the middle between two of them. By default at most
+    a third of what a row of more than 32 tokens is padded to is padding.
 
     Args:
         length: int.
         smallest: int, a power of two. The least length to be given.
+        middles_from: int, a power of two.
 
     >>> [bucket(n) for n in (1, 33, 49, 65, 100, 300, 400)]
     [32, 48, 64, 96, 128, 384, 512]
-    >>> [bucket(n, smallest=16) for n in (3, 17)]
-    [16, 32]
+    >>> [bucket(n, smallest=64, middles_from=256) for n in (1, 65, 300, 400, 600)]
+    [64, 128, 384, 512, 768]
     """
     size = smallest
     while size < length:
         size *= 2
     middle = size // 4 * 3
-    return middle if size > max(smallest, 32) and length <= middle else size
+    return middle if size > max(smallest, middles_from) and length <= middle else size
 
 
 def padded_length(rows, cap):

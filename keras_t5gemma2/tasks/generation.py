@@ -89,6 +89,11 @@ def row_of(rows, index):
     return Rows(*([values[index]] for values in lists), seen)
 
 
+def size_of(length, smallest):
+    """The `bucket` of a length, of fewer sizes: three of them together make a program."""
+    return bucket(length, smallest, middles_from=256)
+
+
 def pad_rows(rows, new_tokens):
     """The arrays that `generate_step` takes.
 
@@ -104,7 +109,7 @@ def pad_rows(rows, new_tokens):
 
 def pad_encoder(rows):
     """The part of `pad_rows` that is the encoder's."""
-    length = bucket(max(len(ids) for ids in rows.encoder_ids), smallest=64)
+    length = size_of(max(len(ids) for ids in rows.encoder_ids), smallest=64)
     return {
         "encoder_token_ids": _stack(rows.encoder_ids, length),
         "encoder_padding_mask": _stack(rows.encoder_masks, length),
@@ -115,8 +120,8 @@ def pad_encoder(rows):
 def pad_prompts(rows, new_tokens):
     """The part of `pad_rows` that is the decoder's."""
     longest = max(len(prompt) for prompt in rows.prompts)
-    length = 1 if longest == 1 else bucket(longest, smallest=16)
-    room = bucket(new_tokens, smallest=32)
+    length = 1 if longest == 1 else size_of(longest, smallest=16)
+    room = size_of(new_tokens, smallest=32)
     return {
         "decoder_token_ids": _stack(rows.prompts, length, side="left"),
         "decoder_padding_mask": _stack([p * 0 + 1 for p in rows.prompts], length, "left"),
