@@ -15,7 +15,7 @@ from keras_t5gemma2.quantization import plans
 from keras_t5gemma2.quantization.counting import SummarizesParameters
 from keras_t5gemma2.quantization.models import Quantizes, load_quantized
 from keras_t5gemma2.registry import presets
-from keras_t5gemma2.saving import LoadsFiniteWeights, SavesAtomically, by_one_process
+from keras_t5gemma2.saving import LoadsFiniteWeights, SavesAtomically, SavesWhole, by_one_process
 from keras_t5gemma2.stacks import Decoder, Encoder
 from keras_t5gemma2.vision import Vision
 
@@ -26,6 +26,7 @@ _IN_A_PRESET = ("config", "quantized_layers", "rounds_activations")
 @keras.saving.register_keras_serializable(package="keras_t5gemma2")
 class T5Gemma2Backbone(
     SavesAtomically,
+    SavesWhole,
     LoadsFiniteWeights,
     AdaptsThroughTask,
     SummarizesParameters,

@@ -8,6 +8,7 @@ import sys
 import keras
 import numpy as np
 
+from keras_t5gemma2.disk import local_path
 from keras_t5gemma2.preprocessing.rows import length_of_row, parse_rows
 from keras_t5gemma2.tasks.generating import Generates
 from keras_t5gemma2.tasks.generation import sorted_batches
@@ -34,7 +35,7 @@ class Run:
         verbose = 1 if verbose == "auto" else verbose
         progress = keras.utils.Progbar(len(self.rows), verbose=verbose, unit_name="row")
         with contextlib.ExitStack() as stack:
-            file = path and stack.enter_context(open(path, "w", encoding="utf-8"))
+            file = path and stack.enter_context(local_path(path).open("w", encoding="utf-8"))
             for batch in batches:
                 rows = [self.rows[index] for index in batch]
                 texts = [g(rows, strip_prompt=True, **options or {}) for g in self.generators]

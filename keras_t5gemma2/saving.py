@@ -2,11 +2,16 @@
 
 import contextlib
 import functools
+import math
+
+import keras
 
 from keras_t5gemma2.arguments import check_loading
+from keras_t5gemma2.disk import check_room, local_path, reserve, writing_h5
 from keras_t5gemma2.kernels import processes
 
 _is_writing = False
+_BYTES = {"float32": 4, "int32": 4, "uint32": 4, "bfloat16": 2, "float16": 2, "int8": 1, "uint8": 1}
 
 
 def by_one_process(method):
@@ -69,6 +74,54 @@ class SavesAtomically:
             super().save_to_preset(str(directory), *args, **kwargs)
 
 
+class SavesWhole:
+    """A model whose files of Keras's are whole or not there; goes before the class of Keras.
+
+    `~` is expanded in paths. A disk without room for the file is an `OSError` before it is begun.
+    """
+
+    def save(self, filepath, overwrite=True, zipped=None, **kwargs):
+        """As `keras.Model.save`; what is at `filepath` stays until all is written."""
+        if _is_remote(filepath):
+            return super().save(filepath, overwrite, zipped, **kwargs)
+        path = local_path(filepath)
+        is_asked = not overwrite and path.exists()  # Keras asks whether to go on
+        if is_asked or zipped is False or path.suffix != ".keras":
+            return super().save(path, overwrite, zipped, **kwargs)
+        from keras_t5gemma2.checkpoints.atomic import atomic_file
+
+        with atomic_file(path) as temporary:
+            check_room(temporary, sum(_sizes(self)))
+            super().save(temporary, overwrite, zipped, **kwargs)
+
+    def save_weights(self, filepath, overwrite=True, max_shard_size=None):
+        """As `keras.Model.save_weights`; what is at `filepath` stays until all is written."""
+        if _is_remote(filepath):
+            return super().save_weights(filepath, overwrite, max_shard_size)
+        path = local_path(filepath)
+        if max_shard_size is not None or (not overwrite and path.exists()):
+            check_room(path, sum(_sizes(self)))
+            return super().save_weights(path, overwrite, max_shard_size)
+        from keras_t5gemma2.checkpoints.atomic import atomic_file
+
+        with atomic_file(path) as temporary, writing_h5(temporary, _sizes(self)):
+            super().save_weights(temporary, overwrite)
+
+    def save_own_variables(self, store):
+        reserve()  # Keras has just opened the file
+        super().save_own_variables(store)
+
+
+def _is_remote(path):
+    return "://" in str(path)
+
+
+def _sizes(model):
+    """The bytes of each variable."""
+    dtypes = ((v.shape, keras.backend.standardize_dtype(v.dtype)) for v in model.variables)
+    return [math.prod(shape) * _BYTES.get(dtype, 8) for shape, dtype in dtypes]
+
+
 class LoadsFiniteWeights:
     """A model whose `load_weights` takes no NaN; goes before the class of Keras."""
 
@@ -84,7 +137,8 @@ class LoadsFiniteWeights:
         Raises:
             ValueError: a weight is not finite; the message names it. The model then holds it.
         """
-        super().load_weights(filepath, *args, **kwargs)
+        path = filepath if _is_remote(filepath) else local_path(filepath)
+        super().load_weights(path, *args, **kwargs)
         if not allow_nonfinite:
             from keras_t5gemma2.checkpoints.finite import check_finite_variables
 

@@ -9,6 +9,7 @@ from keras import ops
 from keras_t5gemma2.checkpoints.atomic import atomic_file
 from keras_t5gemma2.checkpoints.safetensors_file import read_safetensors_file
 from keras_t5gemma2.checkpoints.streaming import list_names
+from keras_t5gemma2.disk import local_path
 from keras_t5gemma2.lora import targets
 from keras_t5gemma2.lora.config import LoRAConfig
 from keras_t5gemma2.messages import shown
@@ -94,6 +95,7 @@ def read_adapter(path):
     """
     from safetensors import safe_open
 
+    path = local_path(path)
     tensors = read_values(read_safetensors_file(path), path)
     with safe_open(str(path), "numpy") as file:
         metadata = file.metadata() or {}

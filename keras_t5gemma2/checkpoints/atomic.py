@@ -1,10 +1,18 @@
 """Files and directories that are written whole or not at all."""
 
 import contextlib
+import errno
 import os
 import pathlib
 import secrets
 import shutil
+
+from keras_t5gemma2.disk import local_path
+
+try:
+    import fcntl
+except ImportError:  # Windows has none
+    fcntl = None
 
 
 @contextlib.contextmanager
@@ -31,6 +39,7 @@ def atomic_directory(path, replaces=(), written_last="config.json"):
 
     Raises:
         NotADirectoryError: a file is in the way.
+        FileExistsError: another process writes to the directory, or has made it meanwhile.
 
     Example:
 
@@ -43,7 +52,7 @@ def atomic_directory(path, replaces=(), written_last="config.json"):
     >>> [file.name for file in path.iterdir()]
     ['config.json']
     """
-    path = pathlib.Path(path).resolve()
+    path = local_path(path).resolve()
     if path.exists() and not path.is_dir():
         raise NotADirectoryError(f"A directory cannot be written where a file is. Received: {path}")
     is_fresh = not path.exists()
@@ -54,11 +63,12 @@ def atomic_directory(path, replaces=(), written_last="config.json"):
     temporary = parent / f".{path.name}.{secrets.token_hex(4)}"
     try:
         (temporary / "new").mkdir(parents=True)
-        yield temporary / "new"
-        if is_fresh:
-            os.rename(temporary / "new", path)
-        else:
-            _exchange(path, temporary, replaces, written_last)
+        with contextlib.nullcontext() if is_fresh else _only_writer(path):
+            yield temporary / "new"
+            if is_fresh:
+                _rename_to_fresh(temporary / "new", path)
+            else:
+                _exchange(path, temporary, replaces, written_last)
     except BaseException:
         shutil.rmtree(temporary / "new", ignore_errors=True)
         # It still holds old files, if they could not be put back.
@@ -90,16 +100,54 @@ def atomic_file(path):
     >>> path.read_text()
     'whole'
     """
-    path = pathlib.Path(path).expanduser().resolve()
+    path = local_path(path).resolve()
     if path.is_dir():
         raise IsADirectoryError(f"A file cannot be written where a directory is. Received: {path}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    # With the ending of its name, by which some writers choose the format.
+    temporary = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
     try:
         yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _only_writer(path):
+    """Raises where another process, or another thread, writes to the directory at this moment."""
+    if fcntl is None:
+        yield
+        return
+    directory = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _taken(path) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(directory)  # which gives the lock back, as does the end of the process
+
+
+def _rename_to_fresh(origin, path):
+    try:
+        os.rename(origin, path)
+    except OSError as error:
+        if path.exists():
+            raise _taken(path) from error
+        raise
+
+
+def _taken(path):
+    return FileExistsError(
+        errno.EEXIST,
+        "A directory must be written by one at a time. Another process saves there, or has done so "
+        "since this one began: what it has written stays. Save again, or elsewhere",
+        str(path),
+    )
 
 
 def _exchange(path, temporary, replaces, written_last):

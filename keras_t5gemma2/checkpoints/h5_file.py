@@ -22,6 +22,7 @@ from keras_t5gemma2.checkpoints.safetensors_file import (
     check_plain_name,
 )
 from keras_t5gemma2.checkpoints.streaming import StoredTensor, list_names
+from keras_t5gemma2.disk import reserve, writing_h5
 
 SINGLE_FILE = "model.weights.h5"
 INDEX_FILE = "model.weights.json"
@@ -209,7 +210,9 @@ def _layer(array):
 def _write_file(path, arrays):
     import h5py
 
-    with h5py.File(path, "w") as file:
+    sizes = [array.num_bytes for array in arrays]
+    with writing_h5(path, sizes), h5py.File(path, "w") as file:
+        reserve()
         for array in arrays:
             values = array.read()
             dataset = file.create_dataset(array.name, data=values)

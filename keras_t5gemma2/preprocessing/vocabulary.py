@@ -130,7 +130,7 @@ def _read(proto):
         return proto, f"{len(proto)} bytes that begin with {proto[:16]}"
     if not isinstance(proto, (str, os.PathLike)):
         raise TypeError(f"`proto` must be a path or bytes. Received: {type(proto).__name__}")
-    path = os.fspath(proto)
+    path = os.path.expanduser(os.fspath(proto))
     try:
         with open(path, "rb") as file:
             return file.read(), f"the file '{path}'"

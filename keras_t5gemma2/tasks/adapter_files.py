@@ -4,6 +4,7 @@ import contextlib
 import contextvars
 import pathlib
 
+from keras_t5gemma2.disk import local_path
 from keras_t5gemma2.lora.config import LoRAConfig, check_adapter_name
 from keras_t5gemma2.saving import by_one_process
 from keras_t5gemma2.tasks.adapters import HasAdapters
@@ -47,7 +48,7 @@ class SavesAdapters(HasAdapters):
         """
         from keras_t5gemma2.checkpoints import adapters
 
-        if pathlib.Path(path).is_dir():
+        if local_path(path).is_dir():
             self.load_peft_adapter(path, name, allow_nonfinite)
             return
         self._take(name, adapters.read_adapter(path), path, allow_nonfinite)

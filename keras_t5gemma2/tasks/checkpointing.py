@@ -1,16 +1,19 @@
 """Training that is interrupted and goes on as if it had not been."""
 
 import json
-import pathlib
+import re
 import shutil
 
 import keras
 import numpy as np
 
+from keras_t5gemma2.disk import local_path
 from keras_t5gemma2.kernels import processes
 from keras_t5gemma2.kernels.take_over import take_over
 
 _STATE = "state.json"
+_WHOLE = r"epoch_\d{6,}_step_\d{9,}"
+_UNFINISHED = rf"\.{_WHOLE}\.[0-9a-f]{{8}}"  # as `atomic_directory` names them
 _MAX_BYTES_OF_A_FILE = 5 << 30
 
 
@@ -56,7 +59,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
                 '`save_freq` must be "epoch" or a positive number of steps. Received: '
                 f"save_freq={save_freq!r}"
             )
-        self.directory = pathlib.Path(directory)
+        self.directory = local_path(directory)
         self.save_freq, self.delete_checkpoint = save_freq, delete_checkpoint
         self._epoch = self._start = 0  # the epoch that runs, and the batch that it began with
         self._counters = ()  # and values, as they were after the last batch
@@ -132,8 +135,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
                 "seed": getattr(self.batches, "seed", None),
             }
             old = _whole_ones(self.directory)
-            for unfinished in self.directory.glob(".epoch_*"):  # of processes that were killed
-                shutil.rmtree(unfinished)
+            for path in _named(self.directory, _UNFINISHED):  # of processes that were killed
+                shutil.rmtree(path)
             target = self.directory / f"epoch_{epoch:06}_step_{step:09}"
             with atomic_directory(target, written_last=_STATE) as temporary:
                 write_safetensors(temporary, tensors, _MAX_BYTES_OF_A_FILE)
@@ -162,12 +165,12 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
         if not self.model.optimizer.built:
             self.model.optimizer.build(self.model.trainable_variables)
+        state = _read_state(path)
         groups, tensors = self._variables(), read_safetensors(path)
         for name, group in groups.items():
             _check_fits(path, name, group, tensors)
         for name in ("model", "optimizer"):
             _assign(groups[name], [tensors[key].read() for key in _keys(name, groups[name])])
-        state = json.loads((path / _STATE).read_text())
         if state["step"] > 0:  # else they are those of the epoch before
             self._of_metrics = [tensors[key].read() for key in _keys("metrics", groups["metrics"])]
         self.model._initial_epoch = state["epoch"]
@@ -221,16 +224,42 @@ def with_places(callbacks, batches, steps_per_epoch):
 
 def newest(directory):
     """The path of the newest whole state in a directory of `TrainingCheckpoint`, or `None`."""
-    return max(_whole_ones(pathlib.Path(directory)), key=_place, default=None)
+    return max(_whole_ones(local_path(directory)), key=_place, default=None)
 
 
 def _whole_ones(directory):
-    return [path.parent for path in directory.glob(f"epoch_*/{_STATE}")]
+    return [path for path in _named(directory, _WHOLE) if (path / _STATE).is_file()]
+
+
+def _named(directory, pattern):
+    """The directories in one whose whole name is as a pattern has it: all others are the user's."""
+    if not directory.is_dir():
+        return []
+    return [p for p in directory.iterdir() if re.fullmatch(pattern, p.name) and p.is_dir()]
 
 
 def _place(path):
     _, epoch, _, step = path.name.split("_")
     return int(epoch), int(step)
+
+
+def _read_state(path):
+    """The parsed `state.json` of a directory, with all that `_restore` takes of it."""
+    path, kinds = path / _STATE, {"epoch": int, "step": int}
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        is_sound = all(type(state[name]) is kind for name, kind in kinds.items())
+        is_sound &= state["epoch"] >= 0 and state["step"] >= 0
+        is_sound &= type(state["seed"]) in (int, type(None))
+        is_sound &= type(state["random_states"]) in (list, type(None))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        is_sound = False
+    if not is_sound:
+        raise ValueError(
+            f"The state of an interrupted run must be as it was written. Received: {path}, which "
+            "is damaged. Remove its directory to begin from an earlier state or anew"
+        )
+    return state
 
 
 def _keys(name, variables):

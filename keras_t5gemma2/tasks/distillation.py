@@ -12,6 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_t5gemma2 import sharding
+from keras_t5gemma2.disk import local_path
 from keras_t5gemma2.tasks.programs import program
 
 # The teacher's logits of one chunk of tokens, in float32; noise and their sum are as large.
@@ -78,7 +79,7 @@ class TeacherSamples:
         Raises:
             ValueError: a probability is not finite; the message names the row.
         """
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(local_path(path), allow_pickle=False) as file:
             arrays = file["token_ids"], file["probabilities"], file["lengths"]
         try:
             return cls(*arrays, allow_nonfinite)

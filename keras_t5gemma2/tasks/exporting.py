@@ -1,5 +1,6 @@
 """What a task writes for others to read."""
 
+from keras_t5gemma2.disk import local_path
 from keras_t5gemma2.saving import by_one_process
 from keras_t5gemma2.tasks import runtimes
 from keras_t5gemma2.tasks.adapter_files import SavesAdapters
@@ -88,6 +89,7 @@ class Exports(SavesAdapters):
                 new.append(int(token[0]))
                 state = model.step({"token_ids": token, **memory, **state})
         """
+        filepath = local_path(filepath)
         if input_signature is not None:
             return super().export(filepath, format, verbose, input_signature, **kwargs)
         sizes = runtimes.Sizes(batch_size, encoder_length, prompt_length, decoder_length, images)

@@ -13,7 +13,7 @@ from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreproces
 from keras_t5gemma2.quantization.counting import SummarizesParameters
 from keras_t5gemma2.quantization.models import load_quantized
 from keras_t5gemma2.registry import presets
-from keras_t5gemma2.saving import LoadsFiniteWeights, SavesAtomically, by_one_process
+from keras_t5gemma2.saving import LoadsFiniteWeights, SavesAtomically, SavesWhole, by_one_process
 from keras_t5gemma2.tasks.adapter_files import reading_adapter_files
 from keras_t5gemma2.tasks.agreement import check_agreement
 from keras_t5gemma2.tasks.beam_search import BeamSearch
@@ -35,6 +35,7 @@ from keras_t5gemma2.tasks.warmup import WarmsUp
 @keras.saving.register_keras_serializable(package="keras_t5gemma2")
 class T5Gemma2Seq2SeqLM(
     SavesAtomically,
+    SavesWhole,
     LoadsFiniteWeights,
     QuantizesBackbone,
     Exports,
