@@ -79,6 +79,18 @@ def test_backends_are_imported_in_kernels_only():
         assert not roots & {"jax", "torch", "tensorflow"}, path
 
 
+def test_every_function_has_a_statement():
+    """Of one with a docstring alone TensorFlow says that it cannot transform it."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                assert len(node.body) > 1 or not _is_text(node.body[0]), f"{path}: {node.name}"
+
+
+def _is_text(statement):
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+
+
 def test_nothing_heavy_is_imported_with_the_package():
     """Hubs, plots and the reference come when they are needed: importing stays quick.
 

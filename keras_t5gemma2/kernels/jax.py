@@ -205,10 +205,12 @@ def sums_of_metrics(sums):
 
 def prepare_training(_):
     """See `kernels.torch_processes`: there is nothing to prepare."""
+    return
 
 
 def check_parameters(_):
     """See `kernels.torch_processes`: nothing else than Keras holds variables here."""
+    return
 
 
 def compiled_step(function, _):

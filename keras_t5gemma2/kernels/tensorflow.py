@@ -71,10 +71,12 @@ def sums_of_metrics(sums):
 
 def prepare_training(_):
     """See `kernels.torch_processes`: Keras's optimizers add up the gradients of all replicas."""
+    return
 
 
 def check_parameters(_):
     """See `kernels.torch_processes`: nothing else than Keras holds variables here."""
+    return
 
 
 def compiled_step(function, _):
