@@ -17,6 +17,7 @@ from keras_t5gemma2.quantization.models import Quantizes, load_quantized
 from keras_t5gemma2.registry import presets
 from keras_t5gemma2.saving import LoadsFiniteWeights, SavesAtomically, SavesWhole, by_one_process
 from keras_t5gemma2.stacks import Decoder, Encoder
+from keras_t5gemma2.trainer_state import keep_state
 from keras_t5gemma2.vision import Vision
 
 # Arguments that a preset gives, and nobody else.
@@ -100,6 +101,7 @@ class T5Gemma2Backbone(
         if isinstance(config, dict):
             config = BackboneConfig.from_dict(config)
         self.config = config
+        keep_state()
         plan = plans.plan_of_modes(quantized_layers, rounds_activations)
         with sharding.fitting(config), plans.planned(plan):
             super().__init__(**self._build(config, dtype), dtype=dtype, **kwargs)

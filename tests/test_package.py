@@ -26,7 +26,8 @@ ORDER = [
     *("kernels.processes", "sharding", "kernels.jax", "kernels.tensorflow", "kernels.torch"),
     *("kernels.attention", "kernels"),
     *("distribution", "cache", "plain_call", "quantization", "lora", "layers"),
-    *("recompute", "stacks", "quantization.calibration", "vision", "saving", "backbone"),
+    *("recompute", "stacks", "quantization.calibration", "vision", "saving"),
+    *("trainer_state", "backbone"),
     *("preprocessing", "tasks", "checkpoints", "planning"),
     *("text_metrics", "evaluation_run", "evaluation"),
 ]
