@@ -18,7 +18,7 @@ from keras_t5gemma2.registry import presets
 from keras_t5gemma2.saving import LoadsFiniteWeights, SavesAtomically, SavesWhole, by_one_process
 from keras_t5gemma2.stacks import Decoder, Encoder
 from keras_t5gemma2.trainer_state import keep_state
-from keras_t5gemma2.vision import Vision
+from keras_t5gemma2.vision import Vision, check_image_features, image_shapes
 
 # Arguments that a preset gives, and nobody else.
 _IN_A_PRESET = ("config", "quantized_layers", "rounds_activations")
@@ -150,8 +150,6 @@ class T5Gemma2Backbone(
     def encode(self, token_ids, padding_mask, images=None, image_features=None):
         """The encoder's output, (batch, encoder length, hidden_dim)."""
         x = self.embedder(token_ids)
-        if image_features is not None:
-            check_image_features(self.config.vision, image_features)
         if images is not None or image_features is not None:
             x = self.vision(x, token_ids, images, image_features)
         return self.encoder(x, padding_mask)
@@ -159,26 +157,52 @@ class T5Gemma2Backbone(
     def __call__(self, inputs, *args, **kwargs):
         return super().__call__(self.complete(inputs), *args, **kwargs)
 
+    def call(self, inputs, training=None, mask=None, **kwargs):
+        # Keras's trainer on JAX comes here without `__call__`.
+        return super().call(self.complete(inputs), training=training, mask=mask, **kwargs)
+
+    def compute_output_spec(self, inputs, training=None, mask=None):
+        return super().compute_output_spec(self.complete_spec(inputs), training, mask)
+
     def complete(self, inputs):
         """`inputs` as tensors; where the model takes images and none are given, an empty batch.
+
+        Of symbolic inputs, those that are missing are `None`.
 
         Raises:
             ValueError: `image_features` are not those of this model's vision tower.
         """
-        values = inputs.values() if isinstance(inputs, dict) else ()
-        if not values or any(keras.backend.is_keras_tensor(v) for v in values):
+        if not isinstance(inputs, dict) or "encoder_token_ids" not in inputs:
+            return inputs  # Keras's own message tells what to do
+        given = {name: value for name, value in inputs.items() if value is not None}
+        if not all(hasattr(value, "shape") for value in given.values()):
             return inputs
-        if not all(hasattr(value, "shape") for value in values):
-            return inputs  # raw text, say: Keras's own message tells what to do
+        if any(keras.backend.is_keras_tensor(value) for value in given.values()):
+            return {**dict.fromkeys(self._image_shapes), **given}
         # Keras refuses a dict of arrays and tensors mixed.
-        inputs = {name: ops.convert_to_tensor(value) for name, value in inputs.items()}
-        if self.config.vision is not None:
-            batch = ops.shape(inputs["encoder_token_ids"])[0]
-            for name, shape in image_shapes(self.config.vision).items():
-                if name not in inputs:
-                    inputs[name] = ops.zeros((batch, 0, *shape))
-            check_image_features(self.config.vision, inputs["image_features"])
+        given = {name: ops.convert_to_tensor(value) for name, value in given.items()}
+        batch = ops.shape(given["encoder_token_ids"])[0]
+        for name, shape in self._image_shapes.items():
+            if name not in given:
+                given[name] = ops.zeros((batch, 0, *shape))
+        if "image_features" in given:
+            check_image_features(self.config.vision, given["image_features"])
+        return given
+
+    def complete_spec(self, inputs):
+        """Symbolic `inputs`; an empty batch of images in place of none."""
+        inputs = self.complete(inputs)
+        if not isinstance(inputs, dict) or "encoder_token_ids" not in inputs:
+            return inputs
+        batch = inputs["encoder_token_ids"].shape[0]
+        for name, shape in self._image_shapes.items():
+            if inputs[name] is None:
+                inputs[name] = keras.KerasTensor((batch, 0, *shape))
         return inputs
+
+    @property
+    def _image_shapes(self):
+        return {} if self.config.vision is None else image_shapes(self.config.vision)
 
     def get_config(self):
         return {
@@ -314,25 +338,8 @@ def _inputs(config):
         )
     }
     if config.vision is not None:
-        for name, shape in image_shapes(config.vision).items():
-            inputs[name] = keras.Input((None, *shape), dtype="float32", name=name)
+        # The preprocessor's empty features do not know how wide the tower is.
+        shapes = {**image_shapes(config.vision), "image_features": (None, None)}
+        for name, shape in shapes.items():
+            inputs[name] = keras.Input((None, *shape), dtype="float32", name=name, optional=True)
     return inputs
-
-
-def image_shapes(vision):
-    """The shape of one image in each of the two forms that it may have."""
-    return {
-        "images": (vision.image_size, vision.image_size, 3),
-        "image_features": (vision.tokens_per_image, vision.hidden_dim),
-    }
-
-
-def check_image_features(vision, features):
-    """Raises a `ValueError` if these cannot be features of this vision tower."""
-    expected = image_shapes(vision)["image_features"]
-    if tuple(features.shape)[2:] != expected:
-        raise ValueError(
-            "`image_features` must be what this model's vision tower gives, of shape (batch, "
-            f"images, {expected[0]}, {expected[1]}). Received: shape {tuple(features.shape)}. "
-            "Compute them with this model's `precompute`"
-        )

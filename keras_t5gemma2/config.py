@@ -54,6 +54,10 @@ class AttentionConfig:
                 f"Received: window={self.window}"
             )
 
+    @classmethod
+    def from_dict(cls, fields):
+        return cls(**fields)
+
 
 @dataclasses.dataclass(frozen=True)
 class StackConfig:
@@ -87,7 +91,7 @@ class StackConfig:
 
     @classmethod
     def from_dict(cls, fields):
-        layers = tuple(AttentionConfig(**layer) for layer in fields["layers"])
+        layers = tuple(AttentionConfig.from_dict(layer) for layer in fields["layers"])
         return cls(**{**fields, "layers": layers})
 
 
@@ -139,6 +143,10 @@ class VisionConfig:
                 f"image_size={self.image_size}, patch_size={self.patch_size}, "
                 f"tokens_per_image={self.tokens_per_image}"
             )
+
+    @classmethod
+    def from_dict(cls, fields):
+        return cls(**fields)
 
     @property
     def patches_per_side(self):
@@ -199,7 +207,7 @@ class BackboneConfig:
 
     def to_dict(self):
         """The configuration as nested dicts, lists and numbers: plain JSON."""
-        return _to_json(self)
+        return to_json(self)
 
     @classmethod
     def from_dict(cls, fields):
@@ -210,7 +218,7 @@ class BackboneConfig:
                 **fields,
                 "encoder": StackConfig.from_dict(fields["encoder"]),
                 "decoder": StackConfig.from_dict(fields["decoder"]),
-                "vision": None if vision is None else VisionConfig(**vision),
+                "vision": None if vision is None else VisionConfig.from_dict(vision),
             }
         )
 
@@ -234,12 +242,13 @@ def _short(config, **shown):
     return f"{type(config).__name__}({', '.join(fields)})"
 
 
-def _to_json(value):
+def to_json(value):
+    """A config, or any frozen dataclass of numbers, as nested dicts, lists and numbers."""
     if dataclasses.is_dataclass(value):
         fields = dataclasses.fields(value)
-        return {field.name: _to_json(getattr(value, field.name)) for field in fields}
+        return {field.name: to_json(getattr(value, field.name)) for field in fields}
     if isinstance(value, tuple):
-        return [_to_json(item) for item in value]
+        return [to_json(item) for item in value]
     return value
 
 

@@ -6,7 +6,9 @@ import numpy as np
 from keras import initializers, layers, ops
 
 from keras_t5gemma2 import kernels
+from keras_t5gemma2.config import AttentionConfig, BackboneConfig, StackConfig
 from keras_t5gemma2.kernels import KeyValues, Window
+from keras_t5gemma2.layer_config import Configured, registered
 from keras_t5gemma2.lora.dense import Dense
 from keras_t5gemma2.plain_call import PlainCall
 from keras_t5gemma2.quantization.counting import CountsParameters
@@ -16,7 +18,8 @@ from keras_t5gemma2.quantization.layers import QuantizedEmbedding
 TOKENS_AT_A_TIME = 2048
 
 
-class Embedder(CountsParameters, PlainCall, layers.Layer):
+@registered
+class Embedder(CountsParameters, PlainCall, Configured, layers.Layer):
     """The one embedding table: ids to vectors for both stacks, and hidden states to logits.
 
     The end-of-image id has a vector of its own, which is not scaled and which the logits do not
@@ -25,6 +28,8 @@ class Embedder(CountsParameters, PlainCall, layers.Layer):
     Args:
         config: `BackboneConfig`.
     """
+
+    arguments = {"config": BackboneConfig}
 
     def __init__(self, config, **kwargs):
         super().__init__(**kwargs)
@@ -58,8 +63,11 @@ class Embedder(CountsParameters, PlainCall, layers.Layer):
         return (*shape, self.config.hidden_dim)
 
 
-class RMSNorm(PlainCall, layers.Layer):
+@registered
+class RMSNorm(PlainCall, Configured, layers.Layer):
     """x / rms(x) * (1 + scale), computed in float32; the stored scale starts at zero."""
+
+    arguments = {"epsilon": None}
 
     def __init__(self, epsilon, **kwargs):
         super().__init__(**kwargs)
@@ -99,7 +107,8 @@ class Memory(NamedTuple):
         return kind(*self.shared, *self.layers[index], self.positions)
 
 
-class Attention(PlainCall, layers.Layer):
+@registered
+class Attention(PlainCall, Configured, layers.Layer):
     """Grouped-query attention over the layer's own tokens and, in the decoder, the encoder's.
 
     Args:
@@ -107,6 +116,8 @@ class Attention(PlainCall, layers.Layer):
         window: `kernels.Window`, the rule for the layer's own tokens.
         hidden_dim: int. Width of the inputs and outputs.
     """
+
+    arguments = {"config": AttentionConfig, "window": Window, "hidden_dim": None}
 
     def __init__(self, config, window, hidden_dim, **kwargs):
         # What is kept in float32 stays so: scales of a cache, say.
@@ -226,8 +237,11 @@ class Attention(PlainCall, layers.Layer):
         return kernels.split_heads(x, self.config.head_dim)
 
 
-class GatedMLP(PlainCall, layers.Layer):
+@registered
+class GatedMLP(PlainCall, Configured, layers.Layer):
     """down(gelu(gate(x)) * up(x)), with the tanh form of gelu."""
+
+    arguments = {"config": StackConfig}
 
     def __init__(self, config, **kwargs):
         super().__init__(**kwargs)
@@ -261,7 +275,8 @@ def _gated(gate, up):
     return kernels.gelu(gate) * up, ()
 
 
-class Block(PlainCall, layers.Layer):
+@registered
+class Block(PlainCall, Configured, layers.Layer):
     """One layer: attention, then MLP, each between two norms and added to its input.
 
     Args:
@@ -269,6 +284,8 @@ class Block(PlainCall, layers.Layer):
         attention: `AttentionConfig` of this layer.
         window: `kernels.Window`, the rule for the layer's own tokens.
     """
+
+    arguments = {"config": StackConfig, "attention": AttentionConfig, "window": Window}
 
     def __init__(self, config, attention, window, **kwargs):
         super().__init__(autocast=False, **kwargs)  # as `Attention`
@@ -305,6 +322,11 @@ class Block(PlainCall, layers.Layer):
         y = self.mlp(self.mlp_norm(x), training=training)
         x = x + dropped(self.dropout, self.mlp_output_norm(y), training)
         return x, own
+
+    def argument(self, name):
+        if name == "config":
+            return self.config
+        return self.attention.config if name == "attention" else self.attention.window
 
     def _norm(self, name):
         return RMSNorm(self.config.norm_epsilon, dtype=self.dtype_policy, name=name)

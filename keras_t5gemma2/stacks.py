@@ -4,7 +4,9 @@ import keras
 from keras import layers, ops
 
 from keras_t5gemma2 import sharding
+from keras_t5gemma2.config import StackConfig
 from keras_t5gemma2.kernels import Window
+from keras_t5gemma2.layer_config import Configured, registered
 from keras_t5gemma2.layers import Block, Memory, Places, RMSNorm, dropped
 from keras_t5gemma2.lora.dense import Dense
 from keras_t5gemma2.plain_call import PlainCall
@@ -12,22 +14,22 @@ from keras_t5gemma2.quantization.counting import CountsParameters
 from keras_t5gemma2.recompute import recomputed
 
 
-class Stack(CountsParameters, PlainCall, layers.Layer):
+class Stack(CountsParameters, PlainCall, Configured, layers.Layer):
     """Layers and a last norm; the subclass says which tokens see which.
-
-    Attributes:
-        gradient_checkpointing: bool. Whether training keeps the input of each layer only, and
-            computes the rest again in the backward pass.
 
     Args:
         config: `StackConfig`.
+        gradient_checkpointing: bool. Whether training keeps the input of each layer only, and
+            computes the rest again in the backward pass. May be set at any time.
     """
 
-    def __init__(self, config, **kwargs):
+    arguments = {"config": StackConfig, "gradient_checkpointing": None}
+
+    def __init__(self, config, gradient_checkpointing=False, **kwargs):
         # The layers cast their own weights: what is kept for them are the weights themselves.
         super().__init__(autocast=False, **kwargs)
         self.config = config
-        self.gradient_checkpointing = False
+        self.gradient_checkpointing = gradient_checkpointing
         self.blocks = [
             Block(
                 config,
@@ -68,6 +70,7 @@ class Stack(CountsParameters, PlainCall, layers.Layer):
         return function(*tensors)
 
 
+@registered
 class Encoder(Stack):
     """The bidirectional stack."""
 
@@ -93,6 +96,7 @@ class Encoder(Stack):
         return encoded if shards is None else shards.join(encoded)
 
 
+@registered
 class Decoder(Stack):
     """The causal stack, whose every layer also attends to the encoder's output."""
 

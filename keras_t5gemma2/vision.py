@@ -5,18 +5,23 @@ import functools
 from keras import initializers, layers, ops
 
 from keras_t5gemma2 import kernels
+from keras_t5gemma2.config import BackboneConfig, VisionConfig
 from keras_t5gemma2.kernels import KeyValues, Window
+from keras_t5gemma2.layer_config import Configured, registered
 from keras_t5gemma2.layers import RMSNorm
 from keras_t5gemma2.quantization.layers import QuantizedDense
 from keras_t5gemma2.recompute import recomputed
 
 
-class Vision(layers.Layer):
+@registered
+class Vision(Configured, layers.Layer):
     """Fills the image tokens of each row with the features of that row's images, in order.
 
     Args:
         config: `BackboneConfig` with a `vision` part.
     """
+
+    arguments = {"config": BackboneConfig}
 
     def __init__(self, config, **kwargs):
         super().__init__(**kwargs)
@@ -44,9 +49,14 @@ class Vision(layers.Layer):
             training: bool.
 
         With no images (n = 0) the image tokens keep their embedding and nothing is computed.
+
+        Raises:
+            ValueError: `image_features` are not those of this tower.
         """
+        if image_features is not None:
+            check_image_features(self.config.vision, image_features)
         parts = [part for part in (images, image_features) if part is not None]
-        parts = [part for part in parts if part.shape[1] != 0]
+        parts = [part for part in parts if 0 not in part.shape[1:]]
         features = [f if f is image_features else self.features(f, training) for f in parts]
         if not features:
             return x
@@ -65,29 +75,43 @@ class Vision(layers.Layer):
             features = ops.stop_gradient(features)
         return ops.reshape(features, (rows, count, vision.tokens_per_image, vision.hidden_dim))
 
+    @property
+    def trainable(self):
+        return self._trainable
+
+    @trainable.setter
+    def trainable(self, value):
+        """Also of all parts, but for a tower that was frozen itself: it stays so."""
+        is_tower_trained = self.tower.is_trained
+        layers.Layer.trainable.fset(self, value)
+        self.tower.trainable = value and is_tower_trained
+        self.tower.is_trained = is_tower_trained
+
     def compute_output_shape(
         self, x_shape, token_ids_shape, images_shape=None, image_features_shape=None
     ):
         return x_shape
 
 
-class VisionTower(layers.Layer):
+@registered
+class VisionTower(Configured, layers.Layer):
     """Images of (B, height, width, 3) to features of (B, tokens_per_image, D), row by row.
 
     Reference: `SiglipVisionModel` without its head, and the average over cells of patches that
     is the first part of the reference's projector: up to here nothing is trained, as published.
 
-    Attributes:
-        gradient_checkpointing: bool, as `Stack` has it.
-
     Args:
         config: `VisionConfig`.
+        gradient_checkpointing: bool, as `Stack` has it.
     """
 
-    def __init__(self, config, **kwargs):
+    arguments = {"config": VisionConfig, "gradient_checkpointing": None}
+    is_trained = True  # as it was last set here, and not with all that is around it
+
+    def __init__(self, config, gradient_checkpointing=False, **kwargs):
         super().__init__(autocast=False, **kwargs)  # as `Stack`
         self.config = config
-        self.gradient_checkpointing = False
+        self.gradient_checkpointing = gradient_checkpointing
         self.patch_embedding = PatchEmbedding(
             config.hidden_dim,
             kernel_size=config.patch_size,
@@ -127,6 +151,15 @@ class VisionTower(layers.Layer):
                 x = block(x, training=training)
         return self._average(self.norm(x))
 
+    @property
+    def trainable(self):
+        return self._trainable
+
+    @trainable.setter
+    def trainable(self, value):
+        layers.Layer.trainable.fset(self, value)
+        self.is_trained = bool(value)
+
     def _average(self, patches):
         """One token for each square cell of patches."""
         side, width = self.config.tokens_per_side, self.config.hidden_dim
@@ -136,6 +169,7 @@ class VisionTower(layers.Layer):
         return ops.reshape(ops.cast(cells, patches.dtype), (-1, side * side, width))
 
 
+@registered
 class PatchEmbedding(layers.Conv2D):
     """A convolution whose patches do not overlap, computed as the one product that it is.
 
@@ -155,8 +189,11 @@ class PatchEmbedding(layers.Conv2D):
         return ops.cast(product + bias, images.dtype)
 
 
-class VisionBlock(layers.Layer):
+@registered
+class VisionBlock(Configured, layers.Layer):
     """One pre-norm layer of the tower: attention of every patch to every patch, then an MLP."""
+
+    arguments = {"config": VisionConfig}
 
     def __init__(self, config, **kwargs):
         super().__init__(**kwargs)
@@ -196,7 +233,8 @@ class VisionBlock(layers.Layer):
         return kernels.split_heads(x, self.config.hidden_dim // self.config.num_heads)
 
 
-class Projector(layers.Layer):
+@registered
+class Projector(Configured, layers.Layer):
     """Features of the tower to the tokens of the encoder: norm and projection.
 
     Args:
@@ -204,9 +242,11 @@ class Projector(layers.Layer):
         hidden_dim: int. Width of the encoder.
     """
 
+    arguments = {"config": VisionConfig, "hidden_dim": None}
+
     def __init__(self, config, hidden_dim, **kwargs):
         super().__init__(**kwargs)
-        self.config = config
+        self.config, self.hidden_dim = config, hidden_dim
         self.norm = RMSNorm(config.norm_epsilon, dtype=self.dtype_policy, name="norm")
         self.projection = QuantizedDense(
             hidden_dim, use_bias=False, dtype=self.dtype_policy, name="projection"
@@ -219,6 +259,27 @@ class Projector(layers.Layer):
 
     def call(self, features):
         return self.projection(self.norm(features))
+
+
+def image_shapes(vision):
+    """The shape of one image in each of the two forms that it may have."""
+    return {
+        "images": (vision.image_size, vision.image_size, 3),
+        "image_features": (vision.tokens_per_image, vision.hidden_dim),
+    }
+
+
+def check_image_features(vision, features):
+    """Raises a `ValueError` if these cannot be features of this vision tower."""
+    expected = image_shapes(vision)["image_features"]
+    rank, (count, *shape) = len(features.shape), tuple(features.shape)[1:]
+    fits = [size in (None, known) for size, known in zip(shape, expected, strict=False)]
+    if rank != 4 or (count != 0 and not all(fits)):
+        raise ValueError(
+            "`image_features` must be what this model's vision tower gives, of shape (batch, "
+            f"images, {expected[0]}, {expected[1]}). Received: shape {tuple(features.shape)}. "
+            "Compute them with this model's `precompute`"
+        )
 
 
 def place(features, x, is_image):

@@ -25,7 +25,7 @@ ORDER = [
     *("kernels.torch_flash", "kernels.torch_flex", "kernels.jax_cudnn", "kernels.torch_processes"),
     *("kernels.processes", "sharding", "kernels.jax", "kernels.tensorflow", "kernels.torch"),
     *("kernels.attention", "kernels"),
-    *("distribution", "cache", "plain_call", "quantization", "lora", "layers"),
+    *("distribution", "cache", "plain_call", "layer_config", "quantization", "lora", "layers"),
     *("recompute", "stacks", "quantization.calibration", "vision", "saving"),
     *("trainer_state", "backbone"),
     *("preprocessing", "tasks", "checkpoints", "planning"),

@@ -46,6 +46,10 @@ class Window:
     right: int | None = None
 
     @classmethod
+    def from_dict(cls, fields):
+        return cls(**fields)
+
+    @classmethod
     def causal(cls, size=None):
         """The decoder's rule: `size` tokens ending with the query itself."""
         return cls(None if size is None else size - 1, 0)

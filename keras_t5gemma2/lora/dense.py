@@ -8,6 +8,7 @@ from keras import initializers, layers, ops
 
 from keras_t5gemma2 import kernels, sharding
 from keras_t5gemma2.kernels.host_array import host_array
+from keras_t5gemma2.layer_config import registered
 from keras_t5gemma2.plain_call import PlainCall
 from keras_t5gemma2.quantization.layers import QuantizedDense
 
@@ -45,6 +46,7 @@ class Adapter:
         return {name: variable for name, variable in found.items() if variable is not None}
 
 
+@registered
 class Dense(PlainCall, QuantizedDense):
     """x W, plus (x A) B of each active adapter: never W + A B, nor a gradient of its size.
 

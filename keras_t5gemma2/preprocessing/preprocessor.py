@@ -135,10 +135,11 @@ class T5Gemma2Seq2SeqLMPreprocessor(
             `encoder_token_ids` and `encoder_padding_mask` (batch, encoder length),
             `decoder_token_ids` and `decoder_padding_mask` (batch, decoder length), int32 and bool,
             padded to the longest row rounded up to 32, 48, 64, 96, 128, 192, ... tokens; and, with
-            an image converter, `images` (batch, most images of a row, height, width, 3), float32,
-            or, where the rows hold `ImageFeatures`, `image_features` (batch, most images of a row,
-            tokens_per_image, width of the vision tower). The labels are the ids that follow those
-            of the decoder, the weights are float32 and 0 where the label is
+            an image converter, float32 `images` (batch, most images of a row, height, width, 3) and
+            `image_features`, of which one is empty, (batch, 0, ...): the second, but where the rows
+            hold `ImageFeatures`; then it is (batch, most images of a row, tokens_per_image, width
+            of the vision tower). The labels are the ids that follow those of the decoder, the
+            weights are float32 and 0 where the label is
             padding. One row gives arrays without a batch axis.
 
         Raises:
@@ -313,10 +314,20 @@ class T5Gemma2Seq2SeqLMPreprocessor(
         for name in ("images", "image_features"):
             if (of_rows := getattr(encoded, name)) is not None:
                 arrays[name] = stack_images(of_rows)
+            elif (shape := self._empty_image_shapes().get(name)) is not None:
+                arrays[name] = np.zeros((len(ids), 0, *shape), "float32")
         if training:
             arrays["labels"] = ids[:, 1:]
             arrays["sample_weight"] = _weights(mask[:, 1:], sample_weight, is_single)
         return {name: array[0] for name, array in arrays.items()} if is_single else arrays
+
+    def _empty_image_shapes(self):
+        """Of both forms that images may have: a model with a vision tower takes both."""
+        if self.image_converter is None:
+            return {}
+        images = (*self.image_converter.image_size, 3)
+        # How wide the tower is, only the model knows.
+        return {"images": images, "image_features": (self.tokens_per_image, 0)}
 
     def _output_shapes(self, tensors, lengths, training):
         """The dtype and static shape of each of the arrays, for `numpy_call`."""
@@ -333,6 +344,8 @@ class T5Gemma2Seq2SeqLMPreprocessor(
             images = None if self.image_converter.pan_and_scan and images != 0 else images
             shape = (*batch, images, *self.image_converter.image_size, 3)
             outputs["images"] = ("float32", shape)
+            features = self._empty_image_shapes()["image_features"]
+            outputs["image_features"] = ("float32", (*batch, 0, *features))
         if training:
             outputs.update(labels=("int32", decoder), sample_weight=("float32", decoder))
         return outputs

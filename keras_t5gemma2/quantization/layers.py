@@ -11,6 +11,7 @@ from keras import layers, ops
 
 from keras_t5gemma2 import kernels, sharding
 from keras_t5gemma2.kernels.host_array import host_array
+from keras_t5gemma2.layer_config import registered
 from keras_t5gemma2.quantization import plans
 from keras_t5gemma2.quantization.arrays import Scheme, quantized
 
@@ -146,6 +147,7 @@ class Quantizable:
         return matrix
 
 
+@registered
 class QuantizedDense(Quantizable, layers.Dense):
     """A dense layer whose kernel may be of integers, of any of the kinds that Keras knows."""
 
@@ -221,6 +223,7 @@ class QuantizedDense(Quantizable, layers.Dense):
         return ops.transpose(matrix)
 
 
+@registered
 class QuantizedEmbedding(Quantizable, layers.ReversibleEmbedding):
     """An embedding table, also of logits, whose rows may be of integers."""
 
