@@ -189,7 +189,7 @@ def test_a_head_runs_and_is_saved_and_cloned(backbone, preprocessed, tmp_path, k
     for case in CASES[:1] if kind == "of text" else CASES if is_torch else CASES[1:2]:
         x = {name: preprocessed[case][name] for name in head.input}
         want = head.predict_on_batch(x)
-        for model in (loaded, cloned):
+        for model in (loaded, cloned) if is_torch else (loaded,):
             np.testing.assert_allclose(model.predict_on_batch(x), want, **TOLERANCE["float32"])
     head.compile(keras.optimizers.SGD(1e-3), "mse")
     history = head.fit(x, want + 1, epochs=2, verbose=0).history["loss"]
@@ -207,8 +207,10 @@ def test_a_quantized_part_says_where_a_head_belongs(backbone):
 @pytest.mark.once
 def test_cloning_a_task_says_what_to_do():
     lm = tiny_task()
-    with pytest.raises(ValueError, match="clone_model.*from_config.lm.get_config"):
+    with pytest.raises(ValueError, match="clone_model.*from_config.lm.backbone.get_config"):
         keras.models.clone_model(lm)
-    again = type(lm).from_config(lm.get_config())
+    backbone = type(lm.backbone).from_config(lm.backbone.get_config())
+    again = type(lm)(backbone, lm.preprocessor)
+    again.compile(sampler="greedy")
     again.set_weights(lm.get_weights())
     assert again.generate("the cat", max_new_tokens=3) == lm.generate("the cat", max_new_tokens=3)

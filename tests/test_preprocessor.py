@@ -54,6 +54,7 @@ def test_training_labels_follow_the_inputs(preprocessor):
         "decoder_token_ids": "int32",
         "decoder_padding_mask": "bool",
         "images": "float32",
+        "image_features": "float32",
     }
     assert (labels.dtype, weights.dtype) == ("int32", "float32")
     assert all(type(array) is np.ndarray for array in [*x.values(), labels, weights])

@@ -6,10 +6,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_t5gemma2.backbone import check_image_features, image_shapes
+from keras_t5gemma2.backbone import image_shapes
 from keras_t5gemma2.preprocessing.packing import fit_width
 from keras_t5gemma2.preprocessing.read_image import to_numpy
 from keras_t5gemma2.preprocessing.rows import are_row_dicts, parse_rows
+from keras_t5gemma2.tasks.array_checks import IGNORED, check_inputs, check_labels, check_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,31 +19,52 @@ class Preparation:
 
     Args:
         preprocessor: `T5Gemma2Seq2SeqLMPreprocessor`, or `None` where everything is arrays.
-        vision: `VisionConfig`, or `None`.
+        config: `BackboneConfig`.
         class_weight: dict from token ids to what the weights of such labels are times, or `None`.
         distillation: `Distillation`, whose targets come in the place of labels, or `None`.
+        has_token_labels: bool. Whether labels are token ids: those of a loss of the user's own
+            may be anything.
     """
 
     preprocessor: Any
-    vision: Any
+    config: Any
     class_weight: dict | None = None
     distillation: Any = None
+    has_token_labels: bool = True
 
     def __call__(self, x, y=None, sample_weight=None, indices=None):
         """`x` as a dict of arrays, or (x, labels), or (x, labels, weights)."""
         if are_arrays(x):
-            x = {name: to_numpy(value) for name, value in x.items()}
-            y = None if y is None else to_numpy(y)
+            x, y, sample_weight = self.checked(x, y, sample_weight)
+            if y is not None and self.has_token_labels:
+                y, sample_weight = _without_ignored(y, sample_weight)
         else:
             self._check_preprocessor(x)
+            if sample_weight is not None:
+                check_weights(to_numpy(sample_weight))
             # Not through `__call__`: it refuses texts and tensors together, and buries errors.
             x, y, sample_weight = self.preprocessor.call(parse_rows(x)[0], y, sample_weight)
-        if self.vision is not None:
+        if self.config.vision is not None:
             x = {**x, **self._images(x)}
         weights = self._weights(y, sample_weight)
         if self.distillation is not None:
             y = self.distillation.targets(x, y, indices)
         return keras.utils.pack_x_y_sample_weight(x, y, weights)
+
+    def checked(self, x, y=None, sample_weight=None):
+        """The three as numpy arrays.
+
+        Raises:
+            ValueError: about arrays that the model cannot take.
+        """
+        x = {name: to_numpy(value) for name, value in x.items()}
+        check_inputs(x, self.config)
+        y = None if y is None else to_numpy(y)
+        if y is not None and self.has_token_labels:
+            check_labels(y, x["decoder_token_ids"], self.config)
+        if sample_weight is not None:
+            check_weights(sample_weight := to_numpy(sample_weight))
+        return x, y, sample_weight
 
     def check(self, rows):
         """Raises what is wrong with raw rows, as far as it shows without reading a file."""
@@ -58,12 +80,12 @@ class Preparation:
 
     def _images(self, x):
         """Both forms of images, one of them empty: every batch has the same structure."""
-        if "image_features" in x:
-            check_image_features(self.vision, x["image_features"])
         batch = len(x["encoder_token_ids"])
         return {
-            name: _with_few_sizes(x[name]) if name in x else np.zeros((batch, 0, *shape), "float32")
-            for name, shape in image_shapes(self.vision).items()
+            name: _with_few_sizes(x[name])
+            if name in x and np.shape(x[name])[1]
+            else np.zeros((batch, 0, *shape), "float32")
+            for name, shape in image_shapes(self.config.vision).items()
         }
 
     def _weights(self, labels, sample_weight):
@@ -82,6 +104,16 @@ class Preparation:
         for token_id, weight in (self.class_weight or {}).items():
             weights[labels == token_id] *= weight
         return weights
+
+
+def _without_ignored(labels, weights):
+    """Labels, and weights that are 0 where there is no loss; so in every batch of a stream."""
+    counted = labels != IGNORED
+    if weights is None:
+        weights = counted.astype("float32")
+    elif weights.shape in (labels.shape[:1], labels.shape):  # else an error says what it must be
+        weights = np.where(counted, weights if weights.ndim == 2 else weights[:, None], 0)
+    return np.where(counted, labels, 0), weights
 
 
 def are_arrays(x):
@@ -147,7 +179,9 @@ def _stack(rows):
     """Rows as one array; tokens and images of those that have fewer are filled up with zeros."""
     if rows[0].ndim == 0:
         return np.stack(rows)
-    most = max(len(row) for row in rows)
+    most, shape = max((len(row), row.shape[1:]) for row in rows)
+    # Features of no image do not know how wide the tower is.
+    rows = [row if len(row) else np.zeros((0, *shape), row.dtype) for row in rows]
     return np.stack([fit_width(row[None], most)[0] for row in rows])
 
 

@@ -10,10 +10,13 @@ from keras import ops
 
 from keras_t5gemma2 import cache as caches
 from keras_t5gemma2 import sharding
+from keras_t5gemma2.messages import shown
 from keras_t5gemma2.preprocessing.read_image import to_numpy
 from keras_t5gemma2.preprocessing.rows import Row, length_of_row, parse_rows
 from keras_t5gemma2.tasks import decoding, generation, speculation
+from keras_t5gemma2.tasks.array_checks import SIDES, check_inputs
 from keras_t5gemma2.tasks.beam_search import BeamSearch
+from keras_t5gemma2.tasks.elements import are_arrays
 from keras_t5gemma2.tasks.programs import next_token, program
 
 _CACHES = ("auto", "projected", "shared")
@@ -166,7 +169,8 @@ class Generates:
 
         Returns:
             A string for a string (or a dict of them), else a list of strings; without a
-            preprocessor a dict of `decoder_token_ids` (rows, length) and `decoder_padding_mask`.
+            preprocessor a dict of `decoder_token_ids` (rows, length) and `decoder_padding_mask`,
+            without the axis of rows for arrays of one row without it.
         """
         if hasattr(inputs, "as_numpy_iterator"):
             options = (max_length, stop_token_ids, strip_prompt, max_new_tokens, assistant)
@@ -247,7 +251,7 @@ class Generates:
         if inputs is None:
             inputs = self._prompts_of_encoded(encoded)
         if self.preprocessor is None:
-            return self._batches_of_arrays(inputs, encoded, batch_size, parts), False
+            return self._batches_of_arrays(inputs, encoded, batch_size, parts)
         rows, is_single = parse_rows(inputs)
         if encoded is not None:  # its rows belong together
             return [(range(len(rows)), rows)], is_single and len(encoded) == 1
@@ -256,16 +260,34 @@ class Generates:
         return [(indices, [rows[i] for i in indices]) for indices in batches], is_single
 
     def _batches_of_arrays(self, inputs, encoded, batch_size, parts):
-        count = len(inputs["decoder_token_ids"])
+        arrays, is_single = self._arrays(inputs, encoded)
+        count = len(arrays["decoder_token_ids"])
         if encoded is not None:
-            return [(range(count), inputs)]
-        arrays = {name: to_numpy(value) for name, value in inputs.items()}
+            return [(range(count), arrays)], is_single
         lengths = arrays["encoder_padding_mask"].sum(axis=1).tolist()
         size = _ROWS_AT_A_TIME if batch_size is None else batch_size
         batches = generation.sorted_batches(lengths, size, parts)
         if len(batches) == 1 and len(batches[0]) == count:
-            return [(range(count), arrays)]
-        return [(batch, {name: x[batch] for name, x in arrays.items()}) for batch in batches]
+            return [(range(count), arrays)], is_single
+        batches = [(batch, {name: x[batch] for name, x in arrays.items()}) for batch in batches]
+        return batches, is_single
+
+    def _arrays(self, inputs, encoded=None):
+        """Arrays of rows that have been checked, and whether they came as one row without an axis.
+
+        They are as the backbone takes them; only the decoder's where the rest is encoded already.
+        """
+        if not are_arrays(inputs):
+            raise ValueError(
+                "Without a preprocessor the inputs must be arrays as the model takes them, such as "
+                f"`decoder_token_ids`. Received: preprocessor=None, and {shown(inputs)}"
+            )
+        arrays = {name: to_numpy(value) for name, value in inputs.items()}
+        if is_single := arrays["decoder_token_ids"].ndim == 1:
+            arrays = {name: array[None] for name, array in arrays.items()}
+        sides = SIDES if encoded is None else SIDES[1:]
+        check_inputs(arrays, self.backbone.config, sides)
+        return arrays, is_single
 
     def _prompts_of_encoded(self, encoded):
         if encoded is None or self.preprocessor is None:
@@ -279,10 +301,11 @@ class Generates:
     def _rows(self, inputs, encoded=None):
         """`generation.Rows`, of which only the prompts are there if the rest is encoded already."""
         if self.preprocessor is None:
+            arrays, is_single = self._arrays(inputs, encoded)
             if encoded is not None:
-                prompts = generation.prompts_of_arrays(inputs)
-                return generation.rows_of_prompts(prompts), False
-            return generation.rows_of_arrays(inputs), False
+                prompts = generation.prompts_of_arrays(arrays)
+                return generation.rows_of_prompts(prompts), is_single
+            return generation.rows_of_arrays(arrays), is_single
         if encoded is not None:
             inputs = [row._replace(encoder_text=None, images=[]) for row in inputs]
         # A prompt is never cut: one that leaves no room is an error.
@@ -315,7 +338,8 @@ class Generates:
         ]
         outputs = generation.pad_outputs(ids, length)
         if self.preprocessor is None:
-            return outputs
+            is_alone = is_single and len(ids) == 1
+            return {name: array[0] for name, array in outputs.items()} if is_alone else outputs
         text = self.preprocessor.generate_postprocess(outputs)
         return text[0] if is_single and len(text) == 1 else text
 
@@ -393,7 +417,7 @@ class Generates:
             budgets = [max_new_tokens] * len(rows.prompts)
         else:
             if max_length is None and self.preprocessor is None:
-                max_length = np.shape(inputs["decoder_token_ids"])[1]
+                max_length = np.shape(inputs["decoder_token_ids"])[-1]
             elif max_length is None:
                 max_length = self.preprocessor.decoder_sequence_length
             budgets = [max_length - len(prompt) for prompt in rows.prompts]

@@ -41,7 +41,7 @@ def rows_of_arrays(inputs):
         list(arrays["encoder_token_ids"]),
         list(arrays["encoder_padding_mask"].astype(bool)),
         prompts_of_arrays(inputs),
-        {name: arrays[name] for name in SEEN if name in arrays},
+        {name: arrays[name] for name in SEEN if name in arrays and arrays[name].shape[1]},
     )
 
 

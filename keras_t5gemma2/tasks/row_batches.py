@@ -14,6 +14,7 @@ from keras.src.trainers import data_adapters
 from keras_t5gemma2 import sharding
 from keras_t5gemma2.preprocessing import traced
 from keras_t5gemma2.preprocessing.rows import length_of_row, parse_rows
+from keras_t5gemma2.tasks.array_checks import check_weights
 from keras_t5gemma2.tasks.distillation import split_targets
 from keras_t5gemma2.tasks.elements import are_arrays, is_row, join_elements, rows_of_arrays, unpack
 from keras_t5gemma2.tasks.grouping import by_length, shuffled_by_length
@@ -45,6 +46,7 @@ def batches_of(x, y, sample_weight, batch_size, shuffle, preparation, group_by_l
     if isinstance(x, (tuple, list)) and x and are_arrays(x[0]) and y is None:
         x, y, sample_weight = _unpack_arrays(x, sample_weight)
     if are_arrays(x):
+        x, y, sample_weight = preparation.checked(x, y, sample_weight)
         rows = rows_of_arrays(x, y, sample_weight)
         return InMemoryBatches(*rows, batch_size, shuffle, preparation)
     if isinstance(x, (dict, list, tuple, str, np.ndarray)) or hasattr(x, "ndim"):
@@ -132,7 +134,7 @@ class Batches(data_adapters.data_adapter.DataAdapter):
                 batch = part_of_batch(next(iterator))
             except StopIteration:
                 return
-            except Exception as error:
+            except (Exception, KeyboardInterrupt) as error:
                 self.error = error
                 raise
             yield batch
@@ -424,6 +426,8 @@ def _rows_in_memory(x, y, sample_weight, preparation):
     rows, _ = parse_rows(x)
     preparation.check(rows)
     weights = None if sample_weight is None else np.asarray(sample_weight)
+    if weights is not None:
+        check_weights(weights)
     if weights is not None and len(weights) != len(rows):
         raise ValueError(
             "`sample_weight` must have as many rows as `x`. Received: sample_weight of shape "

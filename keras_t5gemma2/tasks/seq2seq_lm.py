@@ -1,5 +1,6 @@
 """The task: text and images in, text out; trained with `fit`, run with `generate`."""
 
+import dataclasses
 import functools
 
 import keras
@@ -9,6 +10,7 @@ from keras import ops
 from keras_t5gemma2 import sharding
 from keras_t5gemma2.arguments import check_constructor, check_loading
 from keras_t5gemma2.backbone import T5Gemma2Backbone
+from keras_t5gemma2.messages import shown
 from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
 from keras_t5gemma2.quantization.counting import SummarizesParameters
 from keras_t5gemma2.quantization.models import load_quantized
@@ -19,7 +21,7 @@ from keras_t5gemma2.tasks.agreement import check_agreement
 from keras_t5gemma2.tasks.beam_search import BeamSearch
 from keras_t5gemma2.tasks.checkpointing import with_places
 from keras_t5gemma2.tasks.distillation import sample_rows
-from keras_t5gemma2.tasks.elements import Preparation, unpack
+from keras_t5gemma2.tasks.elements import Preparation, are_arrays, unpack
 from keras_t5gemma2.tasks.exporting import Exports
 from keras_t5gemma2.tasks.generating import Generates
 from keras_t5gemma2.tasks.infilling import Infills
@@ -114,6 +116,22 @@ class T5Gemma2Seq2SeqLM(
 
     def __call__(self, inputs, *args, **kwargs):
         return super().__call__(self.backbone.complete(inputs), *args, **kwargs)
+
+    def compute_output_spec(self, inputs, training=None, mask=None):
+        inputs = self.backbone.complete_spec(inputs)
+        return super().compute_output_spec(inputs, training, mask)
+
+    def _run_through_graph(self, inputs, *args, **kwargs):
+        # In Keras 3.15 `clone_model` alone gives both.
+        if kwargs.keys() >= {"operation_fn", "call_fn"}:
+            raise ValueError(
+                "`clone_model` would make a plain model of the task, without `generate`, and whose "
+                "logits are untied from the embedding table. Received: a "
+                f"{type(self).__name__}. Call `type(lm)(type(lm.backbone).from_config("
+                "lm.backbone.get_config()), lm.preprocessor)`, and `set_weights(lm.get_weights())` "
+                "for the same weights"
+            )
+        return super()._run_through_graph(inputs, *args, **kwargs)
 
     # Loading ----------------------------------------------------------------------------------
 
@@ -288,8 +306,9 @@ class T5Gemma2Seq2SeqLM(
                 a list of such dicts of single rows; or a `keras.utils.PyDataset`, `tf.data` or
                 grain data set, torch `DataLoader` or generator, over batches or over rows. Each
                 may also hold arrays as the preprocessor makes them: x, (x, y) or
-                (x, y, sample_weight).
-            y: `None`: the targets are made from `decoder_text`; the labels of arrays.
+                (x, y, sample_weight). Ids, masks, labels and weights are checked.
+            y: `None`: the targets are made from `decoder_text`; the labels of arrays. A label of
+                -100 has no loss.
             batch_size: int. Rows per step, 32 by default; not for data that comes in batches.
             sample_weight: (rows,) or (rows, labels) floats, times the loss of the rows' tokens or
                 of each label; of text as many as the longest row has, or more.
@@ -399,8 +418,13 @@ class T5Gemma2Seq2SeqLM(
     def _preparation(self, class_weight=None, distillation=None):
         # Again, since a tokenizer can take another vocabulary.
         check_agreement(self.backbone, self.preprocessor)
-        vision = self.backbone.config.vision
-        return Preparation(self.preprocessor, vision, class_weight, distillation)
+        return Preparation(
+            self.preprocessor,
+            self.backbone.config,
+            class_weight,
+            distillation,
+            has_token_labels=self._token_loss is not None,
+        )
 
     def _check_distillation(self, distillation):
         distillation.check(self)
@@ -416,13 +440,17 @@ class T5Gemma2Seq2SeqLM(
 
         Args:
             inputs: dict of `encoder_text`, `decoder_text` and, optionally, `images`, as `fit`
-                takes it.
+                takes it; or a tuple of arrays as the preprocessor makes them, (x, labels) or
+                (x, labels, weights), where -100 is a label that does not count.
 
         Returns:
             (rows,) float32: the log-probability of each row's `decoder_text`, the sum over its
             tokens and the end token. A number for a single row.
         """
-        x, labels, weights = self.preprocessor(inputs)
+        if self.preprocessor is None or (isinstance(inputs, tuple) and are_arrays(inputs[0])):
+            x, labels, weights = self._arrays_to_score(inputs)
+        else:
+            x, labels, weights = self.preprocessor(inputs)
         if is_single := labels.ndim == 1:
             x = {name: value[None] for name, value in x.items()}
             labels, weights = labels[None], weights[None]
@@ -432,6 +460,15 @@ class T5Gemma2Seq2SeqLM(
         of_labels = ops.take_along_axis(log_probabilities, labels[..., None], axis=-1)
         scores = ops.convert_to_numpy(of_labels)[..., 0] * weights
         return float(scores.sum()) if is_single else scores.sum(axis=1)
+
+    def _arrays_to_score(self, inputs):
+        x, labels, weights = keras.utils.unpack_x_y_sample_weight(inputs)
+        if labels is None or not are_arrays(x):
+            raise ValueError(
+                "Without a preprocessor `inputs` must be a tuple of arrays, (x, labels) or (x, "
+                f"labels, weights). Received: preprocessor=None, and {shown(inputs)}"
+            )
+        return dataclasses.replace(self._preparation(), has_token_labels=True)(x, labels, weights)
 
 
 def _split(batches, validation_split, validation_batch_size, preparation):

@@ -7,6 +7,7 @@ import keras_hub
 from keras import ops
 
 from keras_t5gemma2 import kernels
+from keras_t5gemma2.tasks.array_checks import IGNORED
 from keras_t5gemma2.tasks.distillation import split_targets
 
 
@@ -64,6 +65,7 @@ class TrainsWithoutLogits:
         )
 
     def call(self, inputs, training=None, mask=None, **kwargs):
+        inputs = self.backbone.complete(inputs)
         if not self._gives_hidden:
             return super().call(inputs, training=training, mask=mask, **kwargs)
         return self.backbone(inputs, training=training)["decoder_sequence_output"]
@@ -77,6 +79,7 @@ class TrainsWithoutLogits:
             return super().test_step(*args, **kwargs)
 
     def make_train_function(self, force=False):
+        _check_optimizer(self)
         # What was compiled for the other setting would go on as before.
         kernels.prepare_training(self)
         for variable in self.trainable_variables:
@@ -114,7 +117,8 @@ class TrainsWithoutLogits:
         the tokens of short answers more.
 
         Args:
-            x, y, sample_weight: what `preprocess_samples` gives, as arrays or tensors.
+            x, y, sample_weight: what `preprocess_samples` gives, as arrays or tensors. A label
+                of -100 has no loss.
             training: bool. Whether a gradient will be asked for.
 
         Returns:
@@ -128,6 +132,8 @@ class TrainsWithoutLogits:
     def _token_sums(self, y, y_pred, sample_weight, training):
         labels, targets = split_targets(y)
         weights = token_weights(labels, sample_weight)
+        is_ignored = ops.equal(labels, IGNORED)  # in a training loop of a user's own
+        labels, weights = ops.where(is_ignored, 0, labels), ops.where(is_ignored, 0.0, weights)
         if not self._gives_hidden:
             return kernels.cross_entropy(y_pred, labels, weights, targets)
         layer, trainable = self.backbone.token_embedding, None
@@ -150,6 +156,30 @@ class TrainsWithoutLogits:
             # Keras weighs batches by their rows: those of few tokens would count too much.
             results["loss"] = results.pop(self._token_loss.mean.name)
         return results
+
+
+def _check_optimizer(task):
+    """Raises a `ValueError` if there is nothing to train, or an optimizer of other variables."""
+    trained = task.trainable_variables
+    if not trained:
+        raise ValueError(
+            "There must be something to train. Received: a task whose every part has "
+            "`trainable = False`. Set `lm.backbone.trainable = True`, or that of a part"
+        )
+    optimizer = getattr(task.optimizer, "inner_optimizer", task.optimizer)  # if it scales the loss
+    if not getattr(optimizer, "built", False):
+        return
+    known = {id(variable): variable.path for variable in optimizer._trainable_variables}
+    new = [variable.path for variable in trained if id(variable) not in known]
+    if new or len(known) > len(trained):
+        gone = set(known.values()) - {variable.path for variable in trained}
+        changed = f"not {new[0]!r}" if new else f"also {sorted(gone)[0]!r}"
+        raise ValueError(
+            f"The optimizer must have been made for the {len(trained)} variables that are trained. "
+            f"Received: one for {len(known)} variables, {changed}. It belongs to another model, or "
+            "`trainable` of a part has changed since: call `compile` with a new optimizer, or set "
+            "`trainable` back"
+        )
 
 
 class TokenLoss:
