@@ -1,6 +1,7 @@
 """What backbone, task and preprocessing layers share of loading and saving presets."""
 
 import contextlib
+import contextvars
 import functools
 import math
 
@@ -10,7 +11,7 @@ from keras_t5gemma2.arguments import check_loading
 from keras_t5gemma2.disk import check_room, local_path, reserve, writing_h5
 from keras_t5gemma2.kernels import processes
 
-_is_writing = False
+_is_writing = contextvars.ContextVar("is_writing", default=False)
 _BYTES = {"float32": 4, "int32": 4, "uint32": 4, "bfloat16": 2, "float16": 2, "int8": 1, "uint8": 1}
 
 
@@ -30,14 +31,13 @@ def by_one_process(method):
 
 @contextlib.contextmanager
 def _one_writer(layer):
-    global _is_writing
     # Of torch's processes each has all of the model, and the user says which one writes.
-    if _is_writing or not processes.is_joint():
+    if _is_writing.get() or not processes.is_joint():
         yield True
         return
     spread = [v for v in layer.variables if not processes.is_whole(v.value)]
     values = [variable.value for variable in spread]
-    _is_writing = True
+    token = _is_writing.set(True)
     try:
         for variable, value in zip(spread, values, strict=True):
             of_all = processes.whole(value)
@@ -45,7 +45,7 @@ def _one_writer(layer):
                 variable._value = of_all
         yield processes.index() == 0
     finally:
-        _is_writing = False
+        _is_writing.reset(token)
         for variable, value in zip(spread, values, strict=True):
             variable._value = value
         processes.wait("saving")

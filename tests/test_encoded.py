@@ -10,7 +10,7 @@ from tasks import tiny_task
 from tiny_models import SMALL_CONFIG, tiny_backbone, token_inputs
 
 from keras_t5gemma2 import T5Gemma2Seq2SeqLM, kernels
-from keras_t5gemma2.tasks import decoding, generation
+from keras_t5gemma2.tasks import calls, decoding, generation
 from keras_t5gemma2.tasks.programs import program
 
 
@@ -73,13 +73,18 @@ def test_calls_with_different_caches_keep_their_programs(lm):
 
     def asked(kind, dtype):
         lm.cross_attention_cache, lm.cache_dtype = kind, dtype
-        return program(lm, "name", lambda: made.append((kind, dtype)) or (lambda values, x: x))
+        make = lambda: made.append((kind, dtype)) or (lambda values, x: x)  # noqa: E731
+        call = calls.call_of(lm)
+        return program(lm, ("name",), make, call)((), np.zeros(2, "float32"))
 
     caches = [("shared", "auto"), ("projected", "auto"), ("projected", "int8")]
-    first = [asked(*cache) for cache in caches]
-    assert [asked(*cache) for cache in caches] == first and made == caches
+    for _ in range(2):
+        for cache in caches:
+            asked(*cache)
+    assert made == caches
     lm.generate_function = None
-    assert asked(*caches[0]) is not first[0]
+    asked(*caches[0])
+    assert made == [*caches, caches[0]]
     lm.cross_attention_cache = lm.cache_dtype = "auto"
 
 

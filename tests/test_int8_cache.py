@@ -12,7 +12,7 @@ from tiny_models import SMALL_CONFIG, tiny_backbone, token_inputs
 
 from keras_t5gemma2 import BeamSearch, T5Gemma2Seq2SeqLM, kernels
 from keras_t5gemma2.kernels import KeyValues, Window
-from keras_t5gemma2.tasks import decoding, generation, programs
+from keras_t5gemma2.tasks import calls, decoding, generation, programs
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_memory_is_a_byte_for_each_number_and_a_scale_for_each_token_and_head(rn
         """Bytes of the keys and values of the memory and the cache."""
         lm.cache_dtype = cache_dtype
         inputs = {name: ops.convert_to_tensor(value) for name, value in arrays.items()}
-        memory, cache = programs.start(lm, inputs)
+        memory, cache = programs.start(lm, inputs, calls.call_of(lm))
         leaves = tree.flatten([memory.layers, cache.past])
         return sum(_bytes(leaf) for leaf in leaves)
 

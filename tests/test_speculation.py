@@ -11,7 +11,7 @@ from tasks import tiny_task
 from tiny_models import SMALL_CONFIG, TEXT_CONFIG, VISION, tiny_backbone, token_inputs
 
 from keras_t5gemma2 import T5Gemma2Seq2SeqLM, cache, kernels
-from keras_t5gemma2.tasks import decoding, generation, speculation
+from keras_t5gemma2.tasks import calls, decoding, generation, speculation
 from keras_t5gemma2.tasks.programs import start
 
 
@@ -41,8 +41,8 @@ def reads(monkeypatch, lm):
     """Of each reading of the model itself, how many tokens."""
     counts, make = [], speculation.program
 
-    def counted(task, key, build):
-        run = make(task, key, build)
+    def counted(task, *args, **options):
+        run = make(task, *args, **options)
         if task is not lm:
             return run
         return lambda *args: counts.append(args[2].shape[1]) or run(*args)
@@ -111,7 +111,9 @@ def test_wrong_tokens_leave_nothing_behind(lm, rng):
     ids = inputs["decoder_token_ids"][0]
     rows = generation.rows_of_arrays(inputs)
     arrays = generation.pad_rows(rows._replace(prompts=[ids[:9]]), new_tokens=30)
-    memory, state = start(lm, keras.tree.map_structure(ops.convert_to_tensor, arrays), ahead=7)
+    memory, state = start(
+        lm, keras.tree.map_structure(ops.convert_to_tensor, arrays), calls.call_of(lm), 7
+    )
 
     def reading(state, memory, tokens, first):
         tokens, first = (ops.convert_to_tensor(x, dtype="int32") for x in (tokens, first))

@@ -31,8 +31,8 @@ def chunks(monkeypatch):
     """Of each chunk, the tokens that it was asked for and the ids after it."""
     seen, make = [], streaming.program
 
-    def watched(task, key, build):
-        run = make(task, key, build)
+    def watched(*args, **options):
+        run = make(*args, **options)
 
         def call(*args):
             outputs = run(*args)

@@ -28,6 +28,7 @@ __all__ = [
     "check_parameters",
     "compiled",
     "compiled_step",
+    "compiles",
     "cross_entropy",
     "gelu",
     "linear_cross_entropy",
@@ -207,6 +208,7 @@ by_pieces = _backend.by_pieces
 check_parameters = _backend.check_parameters
 compiled = _backend.compiled
 compiled_step = _backend.compiled_step
+compiles = _backend.compiles
 rematerialized = _backend.rematerialized
 argmax = _formulas.argmax
 gelu = _formulas.gelu

@@ -1,6 +1,7 @@
 """Attention, and the table that chooses who computes it."""
 
 import contextlib
+import contextvars
 import dataclasses
 import importlib
 from typing import Any, NamedTuple
@@ -12,7 +13,9 @@ from keras_t5gemma2.kernels import blocked, reference
 from keras_t5gemma2.kernels.scaled import plain
 
 _BACKEND = importlib.import_module(f"keras_t5gemma2.kernels.{keras.config.backend()}")
-_forced = None  # the name of the kernel that `use` asks for
+_forced = contextvars.ContextVar(
+    "forced", default=None
+)  # the name of the kernel that `use` asks for
 
 
 class KeyValues(NamedTuple):
@@ -108,19 +111,18 @@ def _whole(keys_values):
 @contextlib.contextmanager
 def use(name):
     """Has every attention inside computed, or traced, by the kernel `name` of `KERNELS`."""
-    global _forced
     if name not in KERNELS:
         raise ValueError(f"`name` must be one of {sorted(KERNELS)}. Received: name={name!r}")
-    earlier, _forced = _forced, name
+    token = _forced.set(name)
     try:
         yield
     finally:
-        _forced = earlier
+        _forced.reset(token)
 
 
 def choose(query, parts):
-    if _forced is not None:
-        return KERNELS[_forced]
+    if _forced.get() is not None:
+        return KERNELS[_forced.get()]
     return next(kernel for kernel in KERNELS.values() if kernel.suits(query, parts))
 
 

@@ -218,13 +218,18 @@ def compiled_step(function, _):
     return function
 
 
-def compiled(function, task):
+def compiles(task):
+    """Whether `compiled` gives anything else than the function itself."""
+    return not task.run_eagerly
+
+
+def compiled(function, task, changed=()):
     """`function(carried, *others)` compiled, to be called again and again.
 
     Args:
-        function: from trees of tensors to a tree of tensors. It may read the variables of `task`,
-            and change those of its sampler.
-        task: what has the variables, a `sampler`, `run_eagerly` and `jit_compile`.
+        function: from trees of tensors to a tree of tensors. It may read the variables of `task`.
+        task: what has the variables, `run_eagerly` and `jit_compile`.
+        changed: sequence of other variables, which it may read and change: those of a sampler.
 
     Returns:
         A function with the same arguments. The memory of `carried` is used again: it is gone.
@@ -233,7 +238,6 @@ def compiled(function, task):
         return function
     # Found once: to look for them takes longer than some programs.
     read = [*task.trainable_variables, *task.non_trainable_variables]
-    changed = task.sampler.variables
 
     @functools.partial(jax.jit, donate_argnums=0)
     def program(carried, others, values, states):

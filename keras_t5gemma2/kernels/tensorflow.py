@@ -84,7 +84,12 @@ def compiled_step(function, _):
     return function
 
 
-def compiled(function, task):
+def compiles(task):
+    """See `kernels.jax.compiles`."""
+    return not task.run_eagerly
+
+
+def compiled(function, task, _=()):
     """See `kernels.jax.compiled`."""
     # Keras would use XLA where there is an accelerator only. But without it loops copy buffers.
     if task.run_eagerly:

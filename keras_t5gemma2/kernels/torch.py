@@ -195,7 +195,12 @@ def rematerialized(function):
     return keras.remat(function)
 
 
-def compiled(function, _):
+def compiles(_):
+    """See `kernels.jax.compiles`: what `compiled_step` compiles, it reports itself."""
+    return False
+
+
+def compiled(function, _, __=()):
     """See `kernels.jax.compiled`: here nothing is, but no gradient is kept either."""
     return torch.no_grad()(function)
 

@@ -1,10 +1,15 @@
 """A step of decoding as one program of torch's compiler."""
 
+import threading
+
 import torch
 from keras import tree
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from keras_t5gemma2 import compiling
+
 # Each fused operation rounds where the eager one does: half precision gives the same tokens.
+_MOST_PROGRAMS = 64
 _OPTIONS = {"emulate_precision_casts": True}
 
 
@@ -19,13 +24,22 @@ def compiled_step(function):
         function: of nested tuples and dicts of tensors, to such. What it does must depend on
             their shapes only, and a second call with the same must give the same.
     """
-    programs = {}
+    programs, lock = {}, threading.Lock()
 
     def run(*args):
         tensors = tree.flatten(args)
         key = tuple((x.shape, x.stride(), x.dtype, x.device) for x in tensors)
         if key not in programs:
-            programs[key] = _program(function, args, tensors)
+            with lock:
+                if key not in programs:
+                    sizes = f"{args[1].shape[0]} rows of {args[1].shape[1]} tokens of the decoder"
+                    with compiling.compiling("a step of generate", sizes):
+                        program, structure = _program(function, args, tensors)
+                        outputs = program(*tensors)  # which is when torch compiles it
+                    while len(programs) >= _MOST_PROGRAMS:
+                        del programs[next(iter(programs))]
+                    programs[key] = program, structure
+                    return tree.pack_sequence_as(structure, outputs)
         program, structure = programs[key]
         return tree.pack_sequence_as(structure, program(*tensors))
 

@@ -13,6 +13,7 @@ from keras import ops
 
 from keras_t5gemma2 import sharding
 from keras_t5gemma2.disk import local_path
+from keras_t5gemma2.tasks import calls
 from keras_t5gemma2.tasks.programs import program
 
 # The teacher's logits of one chunk of tokens, in float32; noise and their sum are as large.
@@ -259,7 +260,8 @@ def sample_batch(task, x, num_samples, seeds):
     # Always as many tokens, so that one program is compiled.
     size = min(max(1, _CHUNK_BYTES // (4 * backbone.config.vocabulary_size)), mask.size)
     generator = _generator()
-    draw = program(task, ("sample", count), lambda: _drawing(task, count))
+    call = calls.call_of(task)
+    draw = program(task, ("sample_logits", count), lambda: _drawing(task, count), call)
     ids = np.zeros((*mask.shape, count), "int32").reshape(-1, count)
     shares = np.zeros(ids.shape, "float32")
     for start in range(0, len(places), size):

@@ -1,6 +1,6 @@
 """Generation: `encode` and `generate`, for a task that has a backbone, a sampler and logits."""
 
-import contextlib
+import functools
 import sys
 
 import keras
@@ -13,14 +13,12 @@ from keras_t5gemma2 import sharding
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.preprocessing.read_image import to_numpy
 from keras_t5gemma2.preprocessing.rows import Row, length_of_row, parse_rows
-from keras_t5gemma2.tasks import decoding, generation, speculation
+from keras_t5gemma2.tasks import calls, decoding, generation, speculation
 from keras_t5gemma2.tasks.array_checks import SIDES, check_inputs
 from keras_t5gemma2.tasks.beam_search import BeamSearch
 from keras_t5gemma2.tasks.elements import are_arrays
-from keras_t5gemma2.tasks.programs import next_token, program
+from keras_t5gemma2.tasks.programs import next_token, program, programs_of
 
-_CACHES = ("auto", "projected", "shared")
-_CACHE_DTYPES = ("auto", "int8")
 _ROWS_AT_A_TIME = 32
 
 
@@ -55,7 +53,8 @@ class Generates:
     """
 
     _cross_attention_cache = _cache_dtype = "auto"
-    _generating = None  # what is compiled for generation, by name and cache: see `programs`
+    _generating = None  # `programs.Programs`, or `None` where all is to be compiled anew
+    _sampler = None
 
     @property
     def cross_attention_cache(self):
@@ -63,12 +62,7 @@ class Generates:
 
     @cross_attention_cache.setter
     def cross_attention_cache(self, value):
-        if value not in _CACHES:
-            raise ValueError(
-                f"`cross_attention_cache` must be one of {_CACHES}. Received: "
-                f"cross_attention_cache={value!r}"
-            )
-        self._cross_attention_cache = value
+        self._cross_attention_cache = calls.checked_cache(value)
 
     @property
     def cache_dtype(self):
@@ -76,34 +70,49 @@ class Generates:
 
     @cache_dtype.setter
     def cache_dtype(self, value):
-        if value not in _CACHE_DTYPES:
+        if value not in calls.CACHE_DTYPES:
             raise ValueError(
-                f"`cache_dtype` must be one of {_CACHE_DTYPES}. Received: cache_dtype={value!r}"
+                f"`cache_dtype` must be one of {calls.CACHE_DTYPES}. Received: "
+                f"cache_dtype={value!r}"
             )
         self._cache_dtype = value
 
     @property
+    def sampler(self):
+        """The `keras_hub.samplers.Sampler` that chooses the next token.
+
+        It may be set, by name too, and its attributes changed: the next call goes by them.
+        """
+        return self._sampler
+
+    @sampler.setter
+    def sampler(self, value):
+        value = keras_hub.samplers.get(value)
+        # keras-hub's own beams run on past the end token, where the reference's stop.
+        if type(value) is keras_hub.samplers.BeamSampler:
+            value = BeamSearch(**value.get_config())
+        calls.take_seed(value)
+        self._sampler = value
+
+    @property
     def generate_function(self):
-        """The compiled `generate_step`, which `None` is put in the place of to compile anew."""
-        return (self._generating or {}).get(("generate", self._cache_key))
+        """What `make_generate_function` gave. Set to `None` to compile all anew."""
+        return None if self._generating is None else self._generating.generate
 
     @generate_function.setter
     def generate_function(self, value):
         if value is None:
             self._generating = None
         else:
-            self._generating = {**(self._generating or {}), ("generate", self._cache_key): value}
+            programs_of(self).generate = value
 
-    @property
-    def _cache_key(self):
-        return self.cross_attention_cache, self.cache_dtype
-
-    def encode(self, inputs, cross_attention_cache=None):
+    def encode(self, inputs, cross_attention_cache=None, verbose="auto"):
         """The encoder's side of `generate`, computed once, for its argument `encoded`.
 
         Args:
             inputs: as `generate` takes it; what is said there of the decoder is not read.
             cross_attention_cache: as the attribute, which it is by default.
+            verbose: 0, 1 or "auto". Whether to say on stderr that a program is compiled.
 
         Returns:
             `Encoded` of as many rows.
@@ -113,10 +122,10 @@ class Generates:
             encoded = lm.encode("a long document")
             lm.generate({"decoder_text": ["In short:", "In detail:"]}, encoded=encoded)
         """
+        call = calls.call_of(self, cross_attention_cache, verbose)
         rows, _ = self._rows(inputs)
-        with self._keeping(cross_attention_cache):
-            encode = program(self, "encode", self._encode_function)
-            memory = encode((), sharding.to_devices(generation.pad_encoder(rows)))
+        encode = program(self, ("encode",), lambda: self._encode_function(call), call)
+        memory = encode((), sharding.to_devices(generation.pad_encoder(rows)))
         return Encoded(memory, len(rows.prompts))
 
     def generate(
@@ -136,7 +145,8 @@ class Generates:
     ):
         """Text that continues the decoder's prompt, given the encoder's text and images.
 
-        The sampler is the one given to `compile(sampler=...)`.
+        The sampler is the one given to `compile(sampler=...)`, as it is when the call begins.
+        Several threads may generate at the same time.
 
         Args:
             inputs: a string, a list of strings, or a dict of `encoder_text`, `images` and
@@ -164,8 +174,8 @@ class Generates:
             batch_size: int. Rows at a time, by default 32. Of more rows, those of similar length
                 are generated together, and the result has the order of `inputs`.
             cross_attention_cache: as the attribute, which it is by default.
-            verbose: 0, 1 or "auto". Whether to show the progress; "auto" where there are several
-                batches.
+            verbose: 0, 1 or "auto". Whether to show the progress, "auto" where there are several
+                batches, and to say on stderr that a program is compiled, which 0 turns off.
 
         Returns:
             A string for a string (or a dict of them), else a list of strings; without a
@@ -177,6 +187,7 @@ class Generates:
             batches = [self.generate(batch, *options) for batch in inputs.as_numpy_iterator()]
             return _concatenate(batches)
 
+        call = calls.call_of(self, cross_attention_cache, verbose)
         if num_return_sequences != 1:
             self._check_draws(num_return_sequences)
         stop_token_ids = self._stop_token_ids(stop_token_ids)
@@ -195,23 +206,19 @@ class Generates:
         count = 1 + max(max(indices) for indices, _ in batches)
         progress = keras.utils.Progbar(count, verbose=int(is_shown), unit_name="row")
         found = {}
-        with self._keeping(cross_attention_cache):
-            for indices, part in batches:
-                rows = self._rows(part, encoded)[0]
-                budgets = self._budgets(part, rows, *limits)
-                if assistant is None:
-                    drawn = encoded, num_return_sequences
-                    new = self._new_tokens(rows, budgets, stop_token_ids, *drawn)
-                else:
-                    new = speculation.new_tokens(self, assistant, rows, budgets, stop_token_ids)
-                    new = [[of_row] for of_row in new]
-                found |= dict(
-                    zip(indices, zip(rows.prompts, budgets, new, strict=True), strict=True)
-                )
-                progress.update(len(found))
+        for indices, part in batches:
+            rows = self._rows(part, encoded)[0]
+            budgets = self._budgets(part, rows, *limits)
+            asked = rows, budgets, stop_token_ids, call
+            if assistant is None:
+                new = self._new_tokens(*asked, encoded, num_return_sequences)
+            else:
+                new = [[of_row] for of_row in speculation.new_tokens(self, assistant, *asked)]
+            found |= dict(zip(indices, zip(rows.prompts, budgets, new, strict=True), strict=True))
+            progress.update(len(found))
         return self._finished([found[i] for i in range(count)], strip_prompt, is_single)
 
-    def generate_step(self, inputs, stop_token_ids=None):
+    def generate_step(self, inputs, stop_token_ids=None, call=None):
         """One batch from ids to ids; compiled by `make_generate_function`.
 
         Args:
@@ -219,22 +226,24 @@ class Generates:
                 the encoder, what `encode` made of them as `memory`. R rows of the prompts in turn
                 share one of the encoder's.
             stop_token_ids: tuple of ints, or `None`.
+            call: `calls.Call`, by default as the task's attributes are now.
 
         Returns:
             (B, prompt and room) int32 ids, prompts at the left; -1 where none was generated.
         """
         # Contrastive search alone looks back at the states of earlier tokens.
-        looks_back = isinstance(self.sampler, keras_hub.samplers.ContrastiveSampler)
-        memory = inputs["memory"] if "memory" in inputs else self._encode_step(inputs)
+        call = calls.call_of(self) if call is None else call
+        looks_back = isinstance(call.sampler, keras_hub.samplers.ContrastiveSampler)
+        memory = inputs["memory"] if "memory" in inputs else self._encode_step(inputs, call)
         cache, hidden = decoding.prefill(
-            self.backbone, inputs, memory, keep_states=looks_back, cache_dtype=self.cache_dtype
+            self.backbone, inputs, memory, keep_states=looks_back, cache_dtype=call.cache_dtype
         )
         prompt, new = inputs["decoder_token_ids"], inputs["new_token_ids"]
         mask = ops.concatenate([ops.ones_like(prompt), ops.zeros_like(new)], axis=1)
-        is_folded = decoding.carries_folded(self.sampler)
-        sampler = decoding.bounded(self.sampler, inputs["new_tokens"])
+        is_folded = decoding.carries_folded(call.sampler)
+        sampler = decoding.bounded(call.sampler, inputs["new_tokens"])
         return sampler(
-            next=next_token(self, memory, is_folded),
+            next=next_token(self, memory, call, is_folded),
             prompt=ops.concatenate([prompt, new], axis=1),
             cache=caches.folded(cache) if is_folded else cache,
             index=prompt.shape[1],
@@ -312,7 +321,7 @@ class Generates:
         rows, is_single = self.preprocessor.encode_rows(inputs, decoder_sequence_length=sys.maxsize)
         return generation.rows_of_encoded(rows), is_single
 
-    def _new_tokens(self, rows, budgets, stop_token_ids, encoded, times):
+    def _new_tokens(self, rows, budgets, stop_token_ids, call, encoded, times):
         """For each row and each time, the tokens generated."""
         repeated = [prompt for prompt in rows.prompts for _ in range(times)]
         arrays = generation.pad_prompts(rows._replace(prompts=repeated), max(budgets))
@@ -322,7 +331,7 @@ class Generates:
         else:
             _check_encoded(encoded, rows)
             inputs = {**sharding.to_devices(arrays), "memory": encoded.memory}
-        step = self.make_generate_function()
+        step = self.make_generate_function(call)
         token_ids = ops.convert_to_numpy(step(inputs, stop_token_ids=stop_token_ids))
         budgets = [budget for budget in budgets for _ in range(times)]
         new = generation.new_tokens_of_rows(token_ids, length, budgets, stop_token_ids)
@@ -345,36 +354,37 @@ class Generates:
 
     # Compiled functions -----------------------------------------------------------------------
 
-    def make_generate_function(self):
-        # In the middle of training what is trained stays as its optimizer has it.
+    def make_generate_function(self, call=None):
+        """`generate_step` compiled, a function of inputs and `stop_token_ids`.
+
+        Args:
+            call: `calls.Call`, by default as the task's attributes are when the function is called.
+        """
+        programs = programs_of(self)
+        if programs.generate is None:
+            programs.generate = functools.partial(self._generate, calls.call_of)
+        if call is None:
+            return programs.generate
+        return functools.partial(self._generate, lambda _: call)
+
+    def _generate(self, call_of, inputs, stop_token_ids=None):
+        call = call_of(self)
+        stops = None if stop_token_ids is None else tuple(stop_token_ids)
+
+        def make():
+            return lambda _, inputs: self.generate_step(inputs, stops, call)
+
+        return program(self, ("generate", stops), make, call, draws=True)((), inputs)
+
+    def prepare_generation(self):
+        """Lays weights out for steps; what is in training stays as its optimizer has it."""
         self.backbone.decoder.lay_out(is_training=getattr(self.optimizer, "built", False))
-        is_plain = keras.config.backend() != "tensorflow" or self.run_eagerly
-        if self.generate_function is not None or is_plain:
-            return super().make_generate_function()
-        # Keras compiles with XLA where there is an accelerator only. But without it a loop makes
-        # a copy of a cache for each token.
-        earlier, self.jit_compile = self.jit_compile, True
-        try:
-            return super().make_generate_function()
-        finally:
-            self.jit_compile = earlier
 
-    def _encode_function(self):
-        return lambda _, inputs: self._encode_step(inputs)
+    def _encode_function(self, call):
+        return lambda _, inputs: self._encode_step(inputs, call)
 
-    def _encode_step(self, inputs):
-        return decoding.remember(self.backbone, inputs, *self._cache_key)
-
-    @contextlib.contextmanager
-    def _keeping(self, cross_attention_cache):
-        """Inside, the attribute is this value, if it is one."""
-        earlier = self.cross_attention_cache
-        if cross_attention_cache is not None:
-            self.cross_attention_cache = cross_attention_cache
-        try:
-            yield
-        finally:
-            self.cross_attention_cache = earlier
+    def _encode_step(self, inputs, call):
+        return decoding.remember(self.backbone, inputs, *call.cache)
 
     # Checks -----------------------------------------------------------------------------------
 

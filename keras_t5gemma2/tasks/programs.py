@@ -1,56 +1,160 @@
-"""Compiled programs of a task beside that of `generate`."""
+"""Compiled programs of a task: one for each task, kind of cache, sampler and set of shapes."""
 
-from keras import ops
+import threading
+
+from keras import ops, tree
 
 from keras_t5gemma2 import cache as caches
-from keras_t5gemma2 import kernels
-from keras_t5gemma2.tasks import decoding
+from keras_t5gemma2 import compiling, kernels
+from keras_t5gemma2.layers import Memory
+from keras_t5gemma2.tasks import calls, decoding
+
+# Programs kept for each choice of adapters. Sizes are rounded up, so that most uses need fewer.
+MOST_PROGRAMS = 64
 
 
-def program(task, key, make, compiled=kernels.compiled):
-    """What `compiled` makes of the function that `make()` gives, made once a key and cache.
+class Programs:
+    """What was compiled for the present weights, adapters and `compile`; the latest used are kept.
 
-    It is made anew where that of `generate` is: by `compile`, by another adapter or by
-    quantization both are stale.
+    Attributes:
+        generate: the function that `make_generate_function` gives, or `None`.
+    """
+
+    def __init__(self):
+        self.generate = None
+        self._by_key = {}
+
+    def __len__(self):
+        return len(self._by_key)
+
+    def get(self, key, make):
+        """The program of a key, made by `make()` where there is none."""
+        with _lock:
+            found = self._by_key.pop(key, None)
+            self._by_key[key] = found = make() if found is None else found
+            while len(self._by_key) > MOST_PROGRAMS:
+                del self._by_key[next(iter(self._by_key))]
+        return found
+
+
+_lock = threading.RLock()
+
+
+def programs_of(task):
+    """The `Programs` of a task, which are forgotten by `compile`, new adapters or quantizing."""
+    with _lock:
+        if task._generating is None:
+            task._generating = Programs()
+        return task._generating
+
+
+def program(task, key, make, call, compiled=kernels.compiled, draws=False):
+    """A function compiled once for each key, kind of cache and set of shapes.
 
     Args:
         task: `T5Gemma2Seq2SeqLM`.
-        key: a hashable: all that `make` reads beside the task.
-        make: function without arguments.
+        key: a tuple that begins with what the program does. All that `make` reads beside the
+            task, the kind of cache, and the sampler where it draws.
+        make: function without arguments that gives the function to compile.
+        call: `calls.Call`.
         compiled: function of that function and the task.
+        draws: bool. Whether the sampler is called, which is then a part of the key.
     """
-    task.make_generate_function()  # which also makes the task ready to generate
-    programs, key = task._generating, (key, task._cache_key)
-    if key not in programs:
-        programs[key] = compiled(make(), task)
-    return programs[key]
+    task.prepare_generation()
+    kept = programs_of(task)
+    key = (*key, call.cache, *([call.sampler_key] if draws else ()))
+    if compiled is not kernels.compiled:
+        return kept.get(key, lambda: compiled(make(), task))
+    changed = getattr(call.sampler, "variables", ()) if draws else ()
+    if not kernels.compiles(task):
+        run = kept.get(key, lambda: compiled(make(), task, changed))
+        return lambda *args: _run(run, call, draws, args)
+
+    def run_for_shapes(*args):
+        shapes = tuple((tuple(x.shape), str(x.dtype)) for x in tree.flatten(args))
+        new = lambda: _Compiled(compiled(make(), task, changed), key[0])  # noqa: E731
+        return _run(kept.get((key, shapes), new), call, draws, args)
+
+    return run_for_shapes
 
 
-def start(task, inputs, ahead=0):
+def _run(run, call, draws, args):
+    if not draws:
+        with compiling.told(call.verbose):
+            return run(*args)
+    with compiling.told(call.verbose), calls.taking_turns(call):
+        return run(*args)
+
+
+class _Compiled:
+    """A program for one set of shapes, which other threads wait for while it is compiled."""
+
+    def __init__(self, run, what):
+        self._run, self._what = run, what
+        self._lock, self._is_new = threading.Lock(), True
+
+    def __call__(self, *args):
+        if self._is_new:
+            with self._lock:
+                if self._is_new:
+                    with compiling.compiling(self._what, _sizes(args)):
+                        outputs = self._run(*args)
+                    self._is_new = False
+                    return outputs
+        return self._run(*args)
+
+
+def _sizes(args):
+    """The sizes of the arguments of a program, in words."""
+    found = {}
+    for arg in args:
+        if isinstance(arg, Memory):
+            found["encoder_token_ids"] = arg.positions.shape
+        elif isinstance(arg, dict):
+            memory = arg.get("memory")
+            found |= {name: x.shape for name, x in arg.items() if name != "memory"}
+            found |= {} if memory is None else {"encoder_token_ids": memory.positions.shape}
+        elif len(getattr(arg, "shape", ())) == 2:
+            found["decoder_token_ids"] = arg.shape
+    words = {
+        "encoder_token_ids": "tokens of the encoder",
+        "decoder_token_ids": "tokens of the decoder",
+        "new_token_ids": "new tokens",
+        "images": "images",
+        "image_features": "images",
+    }
+    shapes = [found[name] for name in words if name in found]
+    rows = max((shape[0] for shape in shapes), default=1)
+    sizes = [f"{found[name][1]} {words[name]}" for name in words if name in found]
+    return ", ".join([f"{rows} {'row' if rows == 1 else 'rows'}", *sizes])
+
+
+def start(task, inputs, call, ahead=0):
     """What the encoder leaves, and the cache as loops carry it, of a batch of prompts.
 
     Args:
         task: `T5Gemma2Seq2SeqLM`.
         inputs: dict of the tensors that `generation.pad_rows` makes.
+        call: `calls.Call`.
         ahead: as `decoding.prefill` has it.
     """
 
-    kind, dtype = task.cross_attention_cache, task.cache_dtype
-
     def start(_, inputs):
-        memory = decoding.remember(task.backbone, inputs, kind, dtype)
-        cache, _ = decoding.prefill(task.backbone, inputs, memory, ahead=ahead, cache_dtype=dtype)
+        memory = decoding.remember(task.backbone, inputs, *call.cache)
+        options = {"ahead": ahead, "cache_dtype": call.cache_dtype}
+        cache, _ = decoding.prefill(task.backbone, inputs, memory, **options)
         return memory, caches.folded(cache)
 
-    return program(task, ("start", ahead), lambda: start)((), inputs)
+    return program(task, ("the start of a text", ahead), lambda: start, call)((), inputs)
 
 
-def next_token(task, memory, is_folded=True):
+def next_token(task, memory, call, is_folded=True):
     """The function of a prompt, a cache and an index that a sampler asks for the next token.
 
     Args:
         task: `T5Gemma2Seq2SeqLM`.
         memory: what `decoding.remember` gave.
+        call: `calls.Call`.
         is_folded: bool. Whether the sampler carries the cache from step to step folded.
     """
 
@@ -59,7 +163,7 @@ def next_token(task, memory, is_folded=True):
         hidden, cache = decoding.step(task.backbone, memory, prompt, cache, index)
         return task.logits(hidden), hidden, caches.folded(cache) if is_folded else cache
 
-    run = program(task, ("next", is_folded), lambda: step, kernels.compiled_step)
+    run = program(task, ("next", is_folded), lambda: step, call, kernels.compiled_step)
     return lambda prompt, cache, index: run(
         memory, prompt, cache, ops.convert_to_tensor(index, dtype="int32")
     )

@@ -18,7 +18,6 @@ from keras_t5gemma2.registry import presets
 from keras_t5gemma2.saving import LoadsFiniteWeights, SavesAtomically, SavesWhole, by_one_process
 from keras_t5gemma2.tasks.adapter_files import reading_adapter_files
 from keras_t5gemma2.tasks.agreement import check_agreement
-from keras_t5gemma2.tasks.beam_search import BeamSearch
 from keras_t5gemma2.tasks.checkpointing import with_places
 from keras_t5gemma2.tasks.distillation import sample_rows
 from keras_t5gemma2.tasks.elements import Preparation, are_arrays, unpack
@@ -273,9 +272,6 @@ class T5Gemma2Seq2SeqLM(
         Training, evaluation and the encoder run as without it.
         """
         super().compile(*args, **kwargs)
-        # keras-hub's own beams run on past the end token, where the reference's stop.
-        if type(self.sampler) is keras_hub.samplers.BeamSampler:
-            self.sampler = BeamSearch(**self.sampler.get_config())
 
     def _should_torch_compile(self):
         # Torch's compiler goes through a step of Keras's trainer piece by piece, for minutes.

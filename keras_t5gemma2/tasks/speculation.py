@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_t5gemma2 import cache as caches
 from keras_t5gemma2.backbone import image_shapes
-from keras_t5gemma2.tasks import decoding, generation
+from keras_t5gemma2.tasks import calls, decoding, generation
 from keras_t5gemma2.tasks.programs import program, start
 
 # Tokens proposed at once. Looking them up costs nothing, a model costs a step for each.
@@ -15,7 +15,7 @@ _LOOKED_UP, _PREDICTED = 7, 4
 _LONGEST_MATCH = 3  # tokens
 
 
-def new_tokens(task, assistant, rows, budgets, stop_token_ids):
+def new_tokens(task, assistant, rows, budgets, stop_token_ids, call):
     """The tokens that the greedy sampler gives, in fewer steps; row after row.
 
     Args:
@@ -24,6 +24,7 @@ def new_tokens(task, assistant, rows, budgets, stop_token_ids):
         rows: `generation.Rows`.
         budgets: list of ints. Per row, how many tokens to generate.
         stop_token_ids: tuple of ints, or `None`.
+        call: `calls.Call`.
 
     Returns:
         Per row an int32 array of the new tokens, the stop token included.
@@ -31,19 +32,20 @@ def new_tokens(task, assistant, rows, budgets, stop_token_ids):
     Raises:
         ValueError: the sampler is not greedy, or the assistant fits neither it nor the inputs.
     """
-    _check_is_greedy(task.sampler)
+    _check_is_greedy(call.sampler)
     _check_assistant(task, assistant, rows)
+    stops = stop_token_ids or ()
     return [
-        _new_tokens(task, assistant, generation.row_of(rows, i), budget, stop_token_ids or ())
+        _new_tokens(task, assistant, generation.row_of(rows, i), budget, stops, call)
         for i, budget in enumerate(budgets)
     ]
 
 
-def _new_tokens(task, assistant, row, budget, stop_token_ids):
+def _new_tokens(task, assistant, row, budget, stop_token_ids, call):
     arrays = generation.pad_rows(row, budget)
     inputs = keras.tree.map_structure(ops.convert_to_tensor, arrays)
-    proposals = _proposals(assistant, row, inputs)
-    reader = _Reader(task, inputs, proposals.most)
+    proposals = _proposals(assistant, row, inputs, call)
+    reader = _Reader(task, inputs, proposals.most, call)
 
     ids, new = row.prompts[0].tolist(), []
     last = arrays["decoder_token_ids"].shape[1] - 1  # the slot of the last of `ids`
@@ -70,11 +72,12 @@ class _Reader:
         task: `T5Gemma2Seq2SeqLM`.
         inputs: dict of the tensors that `generation.pad_rows` makes of one row.
         ahead: int. Of the tokens of one reading, those that may prove wrong.
+        call: `calls.Call`.
     """
 
-    def __init__(self, task, inputs, ahead):
-        self._memory, self._cache = start(task, inputs, ahead)
-        self._read = program(task, "read", lambda: _reading(task))
+    def __init__(self, task, inputs, ahead, call):
+        self._memory, self._cache = start(task, inputs, call, ahead)
+        self._read = program(task, ("a step of generate",), lambda: _reading(task), call)
 
     def read(self, ids, first):
         """Per token, the likeliest next one: ids stand in the slots from `first` on."""
@@ -96,10 +99,10 @@ def _reading(task):
 # Proposals --------------------------------------------------------------------------------------
 
 
-def _proposals(assistant, row, inputs):
+def _proposals(assistant, row, inputs, call):
     if assistant == "prompt_lookup":
         return _Lookup(row)
-    return _Assistant(assistant, inputs)
+    return _Assistant(assistant, inputs, call.verbose)
 
 
 class _Lookup:
@@ -148,10 +151,11 @@ class _Assistant:
 
     most = _PREDICTED
 
-    def __init__(self, task, inputs):
+    def __init__(self, task, inputs, verbose):
         if task.backbone.config.vision is None:
             inputs = {k: v for k, v in inputs.items() if k not in generation.SEEN}
-        self._reader = _Reader(task, inputs, ahead=self.most)
+        call = calls.call_of(task, verbose=verbose)
+        self._reader = _Reader(task, inputs, self.most, call)
         self._is_new = True
 
     def next(self, ids, last):

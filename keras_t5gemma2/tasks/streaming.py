@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_t5gemma2 import sharding
-from keras_t5gemma2.tasks import decoding, generation
+from keras_t5gemma2.tasks import calls, decoding, generation
 from keras_t5gemma2.tasks.programs import next_token, program, start
 
 # A chunk's tokens come together. As long as one takes less than this, which hardly anybody notices,
@@ -29,6 +29,9 @@ class Streams:
         stop_token_ids="auto",
         strip_prompt=True,
         max_new_tokens=None,
+        *,
+        cross_attention_cache=None,
+        verbose="auto",
     ):
         """The text of `generate` in pieces, each as soon as no further token can change it.
 
@@ -42,6 +45,8 @@ class Streams:
             stop_token_ids: as `generate` has it.
             strip_prompt: bool. Whether to leave out the decoder's prompt, which else comes first.
             max_new_tokens: as `generate` has it.
+            cross_attention_cache: as `generate` has it.
+            verbose: 0, 1 or "auto". Whether to say on stderr that a program is compiled.
 
         Returns:
             An iterator of strings for a string (or a dict of them), else of tuples of the number
@@ -66,7 +71,8 @@ class Streams:
         stop_token_ids = self._stop_token_ids(stop_token_ids)
         rows, is_scalar = self._rows(inputs)
         budgets = self._budgets(inputs, rows, max_length, max_new_tokens)
-        tokens = _tokens(self, rows, budgets, stop_token_ids)
+        call = calls.call_of(self, cross_attention_cache, verbose)
+        tokens = _tokens(self, rows, budgets, stop_token_ids, call)
         pieces = _ids(rows.prompts, tokens, strip_prompt)
         if self.preprocessor is not None:
             pieces = _texts(pieces, self.preprocessor.tokenizer, len(rows.prompts))
@@ -85,12 +91,13 @@ def _check_goes_token_by_token(sampler):
 # Ids --------------------------------------------------------------------------------------------
 
 
-def _tokens(task, rows, budgets, stop_token_ids):
+def _tokens(task, rows, budgets, stop_token_ids, call):
     """Tuples of row and new id, in the order in which they come."""
     arrays = generation.pad_rows(rows, max(budgets))
     inputs = sharding.to_devices(arrays)
-    memory, cache = start(task, inputs)
-    go_on = program(task, ("chunk", stop_token_ids), lambda: _chunk(task, stop_token_ids))
+    memory, cache = start(task, inputs, call)
+    stops = stop_token_ids
+    go_on = program(task, ("stream", stops), lambda: _chunk(task, stops, call), call, draws=True)
     prompt = ops.concatenate([inputs["decoder_token_ids"], inputs["new_token_ids"]], axis=1)
 
     first = here = arrays["decoder_token_ids"].shape[1]
@@ -112,12 +119,12 @@ def _tokens(task, rows, budgets, stop_token_ids):
                     del running[row]
 
 
-def _chunk(task, stop_token_ids):
+def _chunk(task, stop_token_ids, call):
     """A few steps of the sampler, which knows nothing of it: its loop ends early."""
 
     def go_on(cache, memory, prompt, numbers):
         first, here, steps = ops.unstack(ops.convert_to_tensor(numbers, dtype="int32"))
-        sampler = copy.copy(decoding.bounded(task.sampler, steps))
+        sampler = copy.copy(decoding.bounded(call.sampler, steps))
         run_loop, ends = sampler.run_loop, []
 
         def keep(*args, **kwargs):
@@ -127,7 +134,7 @@ def _chunk(task, stop_token_ids):
         sampler.run_loop = keep
         is_given = ops.arange(prompt.shape[1], dtype="int32") < first
         sampler(
-            next=next_token(task, memory),
+            next=next_token(task, memory, call),
             prompt=prompt,
             cache=cache,
             index=here,

@@ -1,6 +1,7 @@
 """The loss and metrics of target tokens, each token as its weight says, without their logits."""
 
 import contextlib
+import contextvars
 
 import keras
 import keras_hub
@@ -10,11 +11,13 @@ from keras_t5gemma2 import kernels
 from keras_t5gemma2.tasks.array_checks import IGNORED
 from keras_t5gemma2.tasks.distillation import split_targets
 
+# The task whose calls give hidden states and not logits, in this thread and now.
+_giving_hidden = contextvars.ContextVar("giving_hidden", default=None)
+
 
 class TrainsWithoutLogits:
     """Makes a task's steps take the loss from hidden states; calls and `predict` give logits."""
 
-    _gives_hidden = False  # whether calls give hidden states and not logits
     _needs_logits = False  # for what the user compiled with
     _token_loss = None
     _is_checkpointing = None  # as the compiled training step has it
@@ -92,11 +95,15 @@ class TrainsWithoutLogits:
     @contextlib.contextmanager
     def _without_logits(self):
         """A step inside, which may be traced, gets hidden states as the model's output."""
-        self._gives_hidden = not self._needs_logits
+        token = _giving_hidden.set(None if self._needs_logits else self)
         try:
             yield
         finally:
-            self._gives_hidden = False
+            _giving_hidden.reset(token)
+
+    @property
+    def _gives_hidden(self):
+        return _giving_hidden.get() is self
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The loss of logits `y_pred`, as `compile` says; in a step, of hidden states.

@@ -6,7 +6,7 @@ import numpy as np
 from keras import ops
 
 from keras_t5gemma2 import sharding
-from keras_t5gemma2.tasks import generation
+from keras_t5gemma2.tasks import calls, generation
 
 
 class WarmsUp:
@@ -20,6 +20,7 @@ class WarmsUp:
         prompt_length=1,
         images=0,
         stop_token_ids="auto",
+        verbose="auto",
     ):
         """Compiles for inputs of these lengths, so that `generate` does not have to.
 
@@ -37,6 +38,7 @@ class WarmsUp:
                 is one.
             images: int. Of the row that has most, crops included.
             stop_token_ids: as `generate` has it.
+            verbose: 0, 1 or "auto". Whether to say on stderr what is compiled, unless 0.
 
         Raises:
             ValueError: a number is less than 1, or there are images and no vision tower.
@@ -61,6 +63,7 @@ class WarmsUp:
         }
         sizes = [_positive_integers(name, value) for name, value in sizes.items()]
         seen = self._images_of_a_row(images)
+        call = calls.call_of(self, verbose=verbose)
         random_state = [variable.numpy() for variable in self.sampler.variables]
         done = set()
         for size in itertools.product(*sizes):
@@ -68,7 +71,7 @@ class WarmsUp:
             shape = tuple(arrays[name].shape for name in sorted(arrays))
             if shape not in done:
                 done.add(shape)
-                step = self.make_generate_function()
+                step = self.make_generate_function(call)
                 tensors = sharding.to_devices(arrays)
                 ops.convert_to_numpy(step(tensors, stop_token_ids=stop_token_ids))
         for variable, value in zip(self.sampler.variables, random_state, strict=True):

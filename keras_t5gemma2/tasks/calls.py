@@ -1,0 +1,113 @@
+"""The options of one call, which travel as an argument and never stand on the task."""
+
+import contextlib
+import copy
+import threading
+import weakref
+from typing import Any, NamedTuple
+
+import keras
+
+from keras_t5gemma2.preprocessing.read_image import to_numpy
+
+CACHES = ("auto", "projected", "shared")
+CACHE_DTYPES = ("auto", "int8")
+
+
+class Call(NamedTuple):
+    """What one call of `generate`, `stream` or `encode` goes by, whatever changes meanwhile."""
+
+    cross_attention_cache: str
+    cache_dtype: str
+    verbose: Any  # 0, 1 or "auto"
+    sampler: Any  # a copy of the task's, as it was when the call began
+    sampler_key: Any  # hashable: equal where compiled programs of the sampler are
+
+    @property
+    def cache(self):
+        return self.cross_attention_cache, self.cache_dtype
+
+
+def call_of(task, cross_attention_cache=None, verbose="auto"):
+    """The `Call` that begins now.
+
+    Args:
+        task: `T5Gemma2Seq2SeqLM`.
+        cross_attention_cache: as the task's attribute, which it is by default.
+        verbose: 0, 1 or "auto".
+    """
+    cache = task.cross_attention_cache
+    if cross_attention_cache is not None:
+        cache = checked_cache(cross_attention_cache)
+    sampler = task.sampler
+    take_seed(sampler)
+    key = sampler, _frozen(getattr(sampler, "__dict__", {}))
+    return Call(cache, task.cache_dtype, verbose, copy.copy(sampler), key)
+
+
+def checked_cache(value):
+    if value not in CACHES:
+        raise ValueError(
+            f"`cross_attention_cache` must be one of {CACHES}. Received: "
+            f"cross_attention_cache={value!r}"
+        )
+    return value
+
+
+# Samplers ---------------------------------------------------------------------------------------
+
+_lock = threading.RLock()
+_seeds = weakref.WeakKeyDictionary()  # per sampler the seed that its random state started from
+_turns = weakref.WeakKeyDictionary()  # per sampler the lock that its random state is moved under
+
+
+def take_seed(sampler):
+    """Starts the random state anew where `sampler.seed` was set after the state was made."""
+    generator = getattr(sampler, "seed_generator", None)
+    if not isinstance(generator, keras.random.SeedGenerator) or not hasattr(sampler, "seed"):
+        return
+    with _lock:
+        earlier = _seeds.get(sampler, generator.get_config()["seed"])
+        if sampler.seed != earlier:
+            generator.state.assign(keras.random.SeedGenerator(sampler.seed).state)
+        _seeds[sampler] = sampler.seed
+
+
+def taking_turns(call):
+    """A context in which no other thread draws from the random state of the call's sampler."""
+    sampler, _ = call.sampler_key
+    if not getattr(sampler, "variables", None):
+        return contextlib.nullcontext()
+    with _lock:
+        return _turns.setdefault(sampler, threading.RLock())
+
+
+class _Same:
+    """An object without a hash of its own, equal to itself only."""
+
+    def __init__(self, value):
+        self._value = value
+
+    def __eq__(self, other):
+        return isinstance(other, _Same) and self._value is other._value
+
+    def __hash__(self):
+        return id(self._value)
+
+
+def _frozen(value):
+    """A hashable that is equal for equal values, all the way down."""
+    if isinstance(value, dict):
+        return tuple((name, _frozen(item)) for name, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return type(value), tuple(map(_frozen, value))
+    if isinstance(value, (set, frozenset)):
+        return type(value), frozenset(map(_frozen, value))
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        array = to_numpy(value)
+        return array.shape, str(array.dtype), array.tobytes()
+    try:
+        hash(value)
+    except TypeError:
+        return _Same(value)
+    return type(value), value
