@@ -47,6 +47,38 @@ def ended_compiling(what, began):
     _say(f"compiled {what} in {time.perf_counter() - began:.1f} s")
 
 
+_WORDS = {
+    "encoder_token_ids": "tokens of the encoder",
+    "decoder_token_ids": "tokens of the decoder",
+    "new_token_ids": "new tokens",
+    "images": "images",
+    "image_features": "images",
+}
+
+
+def sizes_of(args):
+    """The sizes of the arguments of a program, in words.
+
+    Args:
+        args: list of dicts of arrays as the model takes them, of what the encoder left
+            (`layers.Memory`), of arrays of the decoder's ids, and of others, which do not count.
+    """
+    shapes = {}
+    for arg in args:
+        if isinstance(arg, dict):
+            shapes |= {name: x.shape for name, x in arg.items() if name in _WORDS}
+            arg = arg.get("memory")
+        if hasattr(arg, "positions"):
+            shapes["encoder_token_ids"] = arg.positions.shape
+        elif len(getattr(arg, "shape", ())) == 2:
+            shapes["decoder_token_ids"] = arg.shape
+    named = [(_WORDS[name], shapes[name]) for name in _WORDS if name in shapes]
+    rows = [shape[0] for _, shape in named if shape[0] is not None]
+    count = max(rows) if rows else "any number of"
+    sizes = [f"{'any number of' if n is None else n} {words}" for words, (_, n, *_) in named]
+    return ", ".join([f"{count} {'row' if count == 1 else 'rows'}", *sizes])
+
+
 def _say(text):
     # On stderr, which notebooks and scripts keep apart from results.
     if is_told() and sys.stderr is not None:

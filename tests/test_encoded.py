@@ -2,15 +2,18 @@
 
 import dataclasses
 
+import keras
 import numpy as np
 import pytest
 from conftest import TOLERANCE
 from keras import ops, tree
+from small_tasks import small_task
 from tasks import tiny_task
 from tiny_models import SMALL_CONFIG, tiny_backbone, token_inputs
 
 from keras_t5gemma2 import T5Gemma2Seq2SeqLM, kernels
 from keras_t5gemma2.tasks import calls, decoding, generation
+from keras_t5gemma2.tasks import encoded as encoded_inputs
 from keras_t5gemma2.tasks.programs import program
 
 
@@ -220,3 +223,119 @@ def test_the_cache_is_an_option_of_the_task():
     assert lm.cross_attention_cache == "shared"
     with pytest.raises(ValueError, match="must be one of"):
         lm.cross_attention_cache = None
+
+
+# The model and the weights that it came from
+
+
+def changes():
+    """Per name, what makes an encoded input that of another model: functions of a task."""
+
+    def fit(lm):
+        lm.compile(optimizer=keras.optimizers.SGD(0.1), sampler="greedy")
+        lm.fit({"encoder_text": ["a"], "decoder_text": ["b"]}, verbose=0)
+
+    def set_weights(lm):
+        lm.set_weights([weight + 1 for weight in lm.get_weights()])
+
+    def assign_one_number(lm):
+        kernel = lm.backbone.encoder.blocks[0].mlp.down.kernel
+        value = np.array(ops.convert_to_numpy(kernel))
+        value[-1, -1] += 1e-3
+        kernel.assign(value)
+
+    def scale_the_table(lm):
+        table = lm.backbone.token_embedding.embeddings
+        table.assign(table * 1.01)
+
+    return {
+        "fit": (fit, "the weights of the model have changed"),
+        "set_weights": (set_weights, "the weights of the model have changed"),
+        "one number": (assign_one_number, "the weights of the model have changed"),
+        "table": (scale_the_table, "the weights of the model have changed"),
+        "lora": (lambda lm: lm.enable_lora(rank=2), "the active adapters"),
+        "quantize": (lambda lm: lm.quantize("int8"), "the weights of the model have changed"),
+        "cache": (lambda lm: setattr(lm, "cache_dtype", "int8"), "with cache_dtype='auto'"),
+    }
+
+
+@pytest.mark.parametrize("name", changes())
+def test_what_was_encoded_before_a_change_is_refused(name):
+    change, message = changes()[name]
+    lm = small_task()
+    encoded = lm.encode("the cat")
+    assert isinstance(lm.generate(encoded=encoded, max_new_tokens=2), list)
+    change(lm)
+    with pytest.raises(ValueError, match=f"{message}.*Call `encode` of this model again"):
+        lm.generate(encoded=encoded, max_new_tokens=2)
+    assert lm.generate(encoded=lm.encode("the cat"), max_new_tokens=2)
+
+
+def test_what_was_encoded_with_other_adapters_is_refused(tmp_path):
+    lm = small_task()
+    lm.save_weights(tmp_path / "lm.weights.h5")
+    lm.enable_lora(rank=2)
+    lm.trainable_variables[1].assign(lm.trainable_variables[1] + 1)
+    encoded = {}
+    for name in ("default", None):
+        lm.set_adapter(name)
+        encoded[name] = lm.encode("the cat")
+    with pytest.raises(ValueError, match="the active adapters"):
+        lm.generate(encoded=encoded["default"], max_new_tokens=2)
+    lm.set_adapter("default")
+    lm.generate(encoded=encoded["default"], max_new_tokens=2)
+    lm.merge_adapter()
+    with pytest.raises(ValueError, match="whether they are merged"):
+        lm.generate(encoded=encoded["default"], max_new_tokens=2)
+
+
+def test_what_another_model_encoded_is_refused(tmp_path):
+    lm, other = small_task(), small_task()
+    encoded = lm.encode("the cat")
+    with pytest.raises(ValueError, match=r"by another model. Received: encoded=Encoded\(rows=1"):
+        other.generate(encoded=encoded, max_new_tokens=2)
+    same = T5Gemma2Seq2SeqLM(lm.backbone, lm.preprocessor)
+    same.compile(sampler="greedy")
+    want = lm.generate(encoded=encoded, max_new_tokens=2)
+    assert same.generate(encoded=encoded, max_new_tokens=2) == want
+    # What changes no number changes nothing.
+    lm.evaluate({"encoder_text": ["a"], "decoder_text": ["b"]}, verbose=0)
+    lm.predict({"encoder_text": ["a"], "decoder_text": ["b"]}, verbose=0)
+    lm.set_weights(lm.get_weights())
+    lm.save_weights(tmp_path / "lm.weights.h5")
+    lm.load_weights(tmp_path / "lm.weights.h5")
+    assert lm.generate(encoded=encoded, max_new_tokens=2) == want
+    lm.set_weights([weight * 2 for weight in lm.get_weights()])
+    encoded = lm.encode("the cat")
+    lm.load_weights(tmp_path / "lm.weights.h5")
+    with pytest.raises(ValueError, match="the weights of the model have changed"):
+        lm.generate(encoded=encoded, max_new_tokens=2)
+
+
+@pytest.mark.once
+def test_a_sample_of_large_weights_is_compared(monkeypatch):
+    lm = small_task()
+    monkeypatch.setattr(encoded_inputs, "_MOST_SAMPLES", 1000)
+    weights = lm.backbone.weights
+    encoded = lm.encode("the cat")
+    lm.generate(encoded=encoded, max_new_tokens=2)
+    for weight in (weights[0], weights[5], weights[-1]):
+        weight.assign(weight + 1)
+        with pytest.raises(ValueError, match="the weights of the model have changed"):
+            lm.generate(encoded=encoded, max_new_tokens=2)
+        weight.assign(weight - 1)
+
+
+@pytest.mark.once
+def test_what_is_encoded_says_what_it_is(lm, rng):
+    encoded = lm.encode(token_inputs(rng, (13, 7), (1, 1)), cross_attention_cache="shared")
+    assert repr(encoded) == (
+        f'Encoded(rows=2, tokens=20, bytes={encoded.nbytes}, kind="shared", dtype="float32")'
+    )
+    leaves = {id(leaf): leaf for leaf in tree.flatten(encoded.memory)}.values()
+    assert encoded.nbytes == sum(4 * int(np.prod(leaf.shape)) for leaf in leaves)
+    prompts = token_inputs(rng, (1, 1), (1, 1))
+    with pytest.raises(ValueError, match="cross_attention_cache='projected', encoded=Encoded"):
+        generate(lm, prompts, encoded=encoded, cross_attention_cache="projected")
+    with pytest.raises(TypeError, match="must be what `encode` gave.*of type str"):
+        generate(lm, prompts, encoded="the cat")

@@ -14,6 +14,7 @@ from keras import ops
 from keras_t5gemma2 import sharding
 from keras_t5gemma2.kernels import reference
 from keras_t5gemma2.kernels.attention import KeyValues, Window, attend, use
+from keras_t5gemma2.kernels.forks import check_process
 from keras_t5gemma2.kernels.reference import FEW_QUERIES
 from keras_t5gemma2.kernels.scaled import Scaled, plain, times
 
@@ -28,7 +29,9 @@ __all__ = [
     "check_parameters",
     "compiled",
     "compiled_step",
+    "check_process",
     "compiles",
+    "is_traced",
     "cross_entropy",
     "gelu",
     "linear_cross_entropy",
@@ -209,6 +212,7 @@ check_parameters = _backend.check_parameters
 compiled = _backend.compiled
 compiled_step = _backend.compiled_step
 compiles = _backend.compiles
+is_traced = _backend.is_traced
 rematerialized = _backend.rematerialized
 argmax = _formulas.argmax
 gelu = _formulas.gelu

@@ -218,6 +218,11 @@ def compiled_step(function, _):
     return function
 
 
+def is_traced(data):
+    """Whether a program is being traced, of which `data`, a tree of tensors, is the input."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in keras.tree.flatten(data))
+
+
 def compiles(task):
     """Whether `compiled` gives anything else than the function itself."""
     return not task.run_eagerly

@@ -84,6 +84,11 @@ def compiled_step(function, _):
     return function
 
 
+def is_traced(_):
+    """See `kernels.jax.is_traced`."""
+    return tf.inside_function()
+
+
 def compiles(task):
     """See `kernels.jax.compiles`."""
     return not task.run_eagerly

@@ -195,6 +195,11 @@ def rematerialized(function):
     return keras.remat(function)
 
 
+def is_traced(_):
+    """See `kernels.jax.is_traced`: steps of training run op by op."""
+    return False
+
+
 def compiles(_):
     """See `kernels.jax.compiles`: what `compiled_step` compiles, it reports itself."""
     return False

@@ -17,24 +17,10 @@ from keras_t5gemma2.tasks import calls, decoding, generation, speculation
 from keras_t5gemma2.tasks.array_checks import SIDES, check_inputs
 from keras_t5gemma2.tasks.beam_search import BeamSearch
 from keras_t5gemma2.tasks.elements import are_arrays
+from keras_t5gemma2.tasks.encoded import Encoded, check_encoded, source_of
 from keras_t5gemma2.tasks.programs import next_token, program, programs_of
 
 _ROWS_AT_A_TIME = 32
-
-
-class Encoded:
-    """What the decoder needs of an input, as `T5Gemma2Seq2SeqLM.encode` gives it.
-
-    Attributes:
-        memory: `layers.Memory`, whose tensors are (rows, ...).
-        rows: int.
-    """
-
-    def __init__(self, memory, rows):
-        self.memory, self.rows = memory, rows
-
-    def __len__(self):
-        return self.rows
 
 
 class Generates:
@@ -126,7 +112,8 @@ class Generates:
         rows, _ = self._rows(inputs)
         encode = program(self, ("encode",), lambda: self._encode_function(call), call)
         memory = encode((), sharding.to_devices(generation.pad_encoder(rows)))
-        return Encoded(memory, len(rows.prompts))
+        tokens = sum(int(mask.sum()) for mask in rows.encoder_masks)
+        return Encoded(memory, len(rows.prompts), tokens, source_of(self, call))
 
     def generate(
         self,
@@ -167,7 +154,8 @@ class Generates:
                 answers that copy. Or a smaller `T5Gemma2Seq2SeqLM` of the same vocabulary. Rows
                 are generated one after another.
             encoded: what `encode` gave, in place of the encoder's text and images, which are
-                then not read. Of R times as many rows, R in turn share one encoded row: all of
+                then not read. It is for this model, and refused where weights or adapters have
+                changed since. Of R times as many rows, R in turn share one encoded row: all of
                 them where one was encoded. `inputs` may be `None`: a row for each encoded one.
             num_return_sequences: int. Sequences drawn for each row, which share what is encoded.
                 They follow each other in the result.
@@ -188,6 +176,8 @@ class Generates:
             return _concatenate(batches)
 
         call = calls.call_of(self, cross_attention_cache, verbose)
+        if encoded is not None:
+            check_encoded(encoded, self, call, cross_attention_cache)
         if num_return_sequences != 1:
             self._check_draws(num_return_sequences)
         stop_token_ids = self._stop_token_ids(stop_token_ids)
@@ -329,7 +319,7 @@ class Generates:
         if encoded is None:
             inputs = sharding.to_devices({**generation.pad_encoder(rows), **arrays})
         else:
-            _check_encoded(encoded, rows)
+            _check_count(encoded, rows)
             inputs = {**sharding.to_devices(arrays), "memory": encoded.memory}
         step = self.make_generate_function(call)
         token_ids = ops.convert_to_numpy(step(inputs, stop_token_ids=stop_token_ids))
@@ -448,7 +438,7 @@ class Generates:
         return budgets
 
 
-def _check_encoded(encoded, rows):
+def _check_count(encoded, rows):
     if len(rows.prompts) % len(encoded):
         raise ValueError(
             "There must be as many rows as were encoded, or R times as many. Received: "

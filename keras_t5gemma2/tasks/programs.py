@@ -6,7 +6,6 @@ from keras import ops, tree
 
 from keras_t5gemma2 import cache as caches
 from keras_t5gemma2 import compiling, kernels
-from keras_t5gemma2.layers import Memory
 from keras_t5gemma2.tasks import calls, decoding
 
 # Programs kept for each choice of adapters. Sizes are rounded up, so that most uses need fewer.
@@ -60,6 +59,7 @@ def program(task, key, make, call, compiled=kernels.compiled, draws=False):
         compiled: function of that function and the task.
         draws: bool. Whether the sampler is called, which is then a part of the key.
     """
+    kernels.check_process(task.made_in_process)
     task.prepare_generation()
     kept = programs_of(task)
     key = (*key, call.cache, *([call.sampler_key] if draws else ()))
@@ -97,36 +97,11 @@ class _Compiled:
         if self._is_new:
             with self._lock:
                 if self._is_new:
-                    with compiling.compiling(self._what, _sizes(args)):
+                    with compiling.compiling(self._what, compiling.sizes_of(args)):
                         outputs = self._run(*args)
                     self._is_new = False
                     return outputs
         return self._run(*args)
-
-
-def _sizes(args):
-    """The sizes of the arguments of a program, in words."""
-    found = {}
-    for arg in args:
-        if isinstance(arg, Memory):
-            found["encoder_token_ids"] = arg.positions.shape
-        elif isinstance(arg, dict):
-            memory = arg.get("memory")
-            found |= {name: x.shape for name, x in arg.items() if name != "memory"}
-            found |= {} if memory is None else {"encoder_token_ids": memory.positions.shape}
-        elif len(getattr(arg, "shape", ())) == 2:
-            found["decoder_token_ids"] = arg.shape
-    words = {
-        "encoder_token_ids": "tokens of the encoder",
-        "decoder_token_ids": "tokens of the decoder",
-        "new_token_ids": "new tokens",
-        "images": "images",
-        "image_features": "images",
-    }
-    shapes = [found[name] for name in words if name in found]
-    rows = max((shape[0] for shape in shapes), default=1)
-    sizes = [f"{found[name][1]} {words[name]}" for name in words if name in found]
-    return ", ".join([f"{rows} {'row' if rows == 1 else 'rows'}", *sizes])
 
 
 def start(task, inputs, call, ahead=0):

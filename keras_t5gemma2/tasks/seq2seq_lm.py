@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 
 import keras
 import keras_hub
@@ -27,6 +28,7 @@ from keras_t5gemma2.tasks.infilling import Infills
 from keras_t5gemma2.tasks.joining import JoinsLogits
 from keras_t5gemma2.tasks.precompute import with_features
 from keras_t5gemma2.tasks.quantizing import QuantizesBackbone
+from keras_t5gemma2.tasks.reporting import reporting_steps
 from keras_t5gemma2.tasks.row_batches import InMemoryBatches, batches_of, reading
 from keras_t5gemma2.tasks.streaming import Streams
 from keras_t5gemma2.tasks.token_loss import TrainsWithoutLogits
@@ -80,6 +82,7 @@ class T5Gemma2Seq2SeqLM(
         **kwargs,
     ):
         check_constructor(self, kwargs, "compile")
+        self.made_in_process = os.getpid()
         backbone.belongs_to(self)
         self.backbone = backbone
         self.preprocessor = preprocessor
@@ -338,10 +341,13 @@ class T5Gemma2Seq2SeqLM(
             data.can_add_rows = not self._needs_logits
         steps = kwargs.get("steps_per_epoch")
         callbacks, is_saved = with_places(kwargs.pop("callbacks", None), training, steps)
-        with reading(training, validation, steps=steps, may_begin_late=is_saved):
-            history = keras.Model.fit(
-                self, training, validation_data=validation, callbacks=callbacks, **kwargs
-            )
+        reporting = reporting_steps(self, callbacks, kwargs.get("verbose", "auto"))
+        options = {"validation_data": validation, **kwargs}
+        with (
+            reading(training, validation, steps=steps, may_begin_late=is_saved),
+            reporting as callbacks,
+        ):
+            history = keras.Model.fit(self, training, callbacks=callbacks, **options)
         _part_averages(self.optimizer)
         return history
 
@@ -349,8 +355,9 @@ class T5Gemma2Seq2SeqLM(
         """The loss and metrics on data as `fit` takes it."""
         data = batches_of(x, y, sample_weight, batch_size, False, self._preparation())
         data.can_add_rows = not self._needs_logits
-        with reading(data, steps=kwargs.get("steps")):
-            return keras.Model.evaluate(self, data, **kwargs)
+        reporting = self, kwargs.pop("callbacks", None), kwargs.get("verbose", "auto")
+        with reading(data, steps=kwargs.get("steps")), reporting_steps(*reporting) as callbacks:
+            return keras.Model.evaluate(self, data, callbacks=callbacks, **kwargs)
 
     def predict(self, x=None, batch_size=None, **kwargs):
         """The logits on data as `fit` takes it, (rows, decoder length, vocabulary).
@@ -359,8 +366,9 @@ class T5Gemma2Seq2SeqLM(
         """
         data = batches_of(x, None, None, batch_size, False, self._preparation())
         data.is_joined = True
-        with reading(data, steps=kwargs.get("steps")):
-            return data.joined(keras.Model.predict(self, data, **kwargs))
+        reporting = self, kwargs.pop("callbacks", None), kwargs.get("verbose", "auto")
+        with reading(data, steps=kwargs.get("steps")), reporting_steps(*reporting) as callbacks:
+            return data.joined(keras.Model.predict(self, data, callbacks=callbacks, **kwargs))
 
     def precompute(self, x, batch_size=8, verbose=1):
         """`x` with what the frozen vision tower makes of its images in place of them.

@@ -9,7 +9,9 @@ from keras import ops
 
 from keras_t5gemma2 import kernels
 from keras_t5gemma2.tasks.array_checks import IGNORED
+from keras_t5gemma2.tasks.compile_config import compile_config, compile_from
 from keras_t5gemma2.tasks.distillation import split_targets
+from keras_t5gemma2.tasks.reporting import step_begins
 
 # The task whose calls give hidden states and not logits, in this thread and now.
 _giving_hidden = contextvars.ContextVar("giving_hidden", default=None)
@@ -67,6 +69,14 @@ class TrainsWithoutLogits:
             **kwargs,
         )
 
+    def get_compile_config(self):
+        """What a file of the model keeps of `compile`: optimizer, loss, metrics and sampler."""
+        return compile_config(self, super().get_compile_config())
+
+    def compile_from_config(self, config):
+        """Compiles as `get_compile_config` says, with an optimizer built to take its state."""
+        compile_from(self, config)
+
     def call(self, inputs, training=None, mask=None, **kwargs):
         inputs = self.backbone.complete(inputs)
         if not self._gives_hidden:
@@ -74,12 +84,18 @@ class TrainsWithoutLogits:
         return self.backbone(inputs, training=training)["decoder_sequence_output"]
 
     def train_step(self, *args, **kwargs):
+        step_begins("a step of fit", args[-1])
         with self._without_logits():
             return super().train_step(*args, **kwargs)
 
     def test_step(self, *args, **kwargs):
+        step_begins("a step of evaluate", args[-1])
         with self._without_logits():
             return super().test_step(*args, **kwargs)
+
+    def predict_step(self, *args, **kwargs):
+        step_begins("a step of predict", args[-1])
+        return super().predict_step(*args, **kwargs)
 
     def make_train_function(self, force=False):
         _check_optimizer(self)

@@ -1,0 +1,47 @@
+"""What a saved model keeps of `compile`: the optimizer, the loss, the metrics and the sampler."""
+
+import keras
+import numpy as np
+from keras import ops
+
+
+def compile_config(task, of_keras):
+    """The config that `compile_from` takes.
+
+    Args:
+        task: a compiled task.
+        of_keras: dict, what `keras.Model.get_compile_config` gives of it.
+    """
+    if not of_keras:
+        return of_keras
+    config = dict(of_keras)
+    if task._token_loss is not None:
+        config["loss"] = "auto"
+        if len(task._token_loss.metrics) > 1:
+            config["weighted_metrics"] = "auto"
+    # The present one: `enable_lora` makes another than that of `compile`.
+    config["optimizer"] = keras.saving.serialize_keras_object(task.optimizer)
+    config["sampler"] = keras.saving.serialize_keras_object(task.sampler)
+    config["state"] = {
+        "is_default_optimizer": task._has_default_optimizer,
+        "is_optimizer_built": bool(getattr(task.optimizer, "built", False)),
+        "sampler": [
+            ops.convert_to_numpy(variable).tolist()
+            for variable in getattr(task.sampler, "variables", ())
+        ],
+    }
+    return config
+
+
+def compile_from(task, config):
+    """Compiles a task as `compile_config` says."""
+    config = keras.saving.deserialize_keras_object(config)
+    state = config.pop("state", {})
+    task.compile(**config)
+    task._has_default_optimizer = state.get("is_default_optimizer", False)
+    for variable, value in zip(
+        getattr(task.sampler, "variables", ()), state.get("sampler", ()), strict=False
+    ):
+        variable.assign(np.array(value, keras.backend.standardize_dtype(variable.dtype)))
+    if state.get("is_optimizer_built") and task.built:
+        task.optimizer.build(task.trainable_variables)  # Its variables are read from the file.
