@@ -1,6 +1,9 @@
 """The options of a call: changed samplers, threads, and attributes that stay as they were."""
 
 import contextlib
+import gc
+import os
+import pathlib
 import threading
 
 import keras
@@ -245,3 +248,32 @@ def test_a_stream_that_is_left_early_leaves_nothing_behind(rng):
     with contextlib.suppress(KeyboardInterrupt):
         pieces.throw(KeyboardInterrupt)
     assert ids(lm, inputs, "stream") == ids(lm, inputs)
+
+
+def resident_megabytes():
+    gc.collect()
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not pathlib.Path("/proc/self/statm").exists(), reason="memory as Linux says it")
+@pytest.mark.parametrize(("kept", "calls"), [(64, 500), (3, 120)], ids=["kept", "dropped"])
+def test_memory_stays_what_it_is_over_many_calls(monkeypatch, kept, calls):
+    """The second half of the calls needs no more than the first: programs that go give it back."""
+    monkeypatch.setattr(programs, "MOST_PROGRAMS", kept)
+    lm = new_task(keras_hub.samplers.RandomSampler(seed=1))
+    rng = np.random.default_rng(0)
+    sizes = [(length, new) for length in (5, 70, 200) for new in (3, 40)]
+    sizes = [sizes[i] for i in rng.integers(0, len(sizes), calls)]
+    used = []
+    for number, (length, new) in enumerate(sizes):
+        inputs = token_inputs(rng, (length - int(rng.integers(0, 4)),), (1,))
+        if number % 50 == 49:
+            list(lm.stream(inputs, stop_token_ids=None, max_new_tokens=3, verbose=0))
+        lm.generate(inputs, stop_token_ids=None, max_new_tokens=new, verbose=0)
+        if number % (calls // 4) == calls // 4 - 1:
+            used.append(resident_megabytes())
+    print("megabytes after each quarter:", [round(x) for x in used])
+    assert len(lm._generating) <= kept
+    assert used[3] - used[1] < 40
