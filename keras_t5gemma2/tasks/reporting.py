@@ -56,7 +56,7 @@ class _Ending(keras.callbacks.Callback):
         super().__init__()
         self._steps = steps
 
-    def _end(self, *_):
+    def _end(self, batch, logs=None):
         while self._steps:
             compiling.ended_compiling(*self._steps.pop())
 
