@@ -68,8 +68,9 @@ def sizes_of(args):
         if isinstance(arg, dict):
             shapes |= {name: x.shape for name, x in arg.items() if name in _WORDS}
             arg = arg.get("memory")
-        if hasattr(arg, "positions"):
-            shapes["encoder_token_ids"] = arg.positions.shape
+        positions = getattr(arg, "positions", None)  # of a cache, they are in a dict
+        if hasattr(positions, "shape"):
+            shapes["encoder_token_ids"] = positions.shape
         elif len(getattr(arg, "shape", ())) == 2:
             shapes["decoder_token_ids"] = arg.shape
     named = [(_WORDS[name], shapes[name]) for name in _WORDS if name in shapes]

@@ -41,7 +41,10 @@ def call_of(task, cross_attention_cache=None, verbose="auto"):
         cache = checked_cache(cross_attention_cache)
     sampler = task.sampler
     take_seed(sampler)
-    key = sampler, _frozen(getattr(sampler, "__dict__", {}))
+    values = dict(getattr(sampler, "__dict__", {}))
+    if _starts_from_seed(sampler):
+        del values["seed"]  # which moves the random state alone: no program knows it
+    key = sampler, _frozen(values)
     return Call(cache, task.cache_dtype, verbose, copy.copy(sampler), key)
 
 
@@ -63,14 +66,20 @@ _turns = weakref.WeakKeyDictionary()  # per sampler the lock that its random sta
 
 def take_seed(sampler):
     """Starts the random state anew where `sampler.seed` was set after the state was made."""
-    generator = getattr(sampler, "seed_generator", None)
-    if not isinstance(generator, keras.random.SeedGenerator) or not hasattr(sampler, "seed"):
+    if not _starts_from_seed(sampler):
         return
+    generator = sampler.seed_generator
     with _lock:
         earlier = _seeds.get(sampler, generator.get_config()["seed"])
         if sampler.seed != earlier:
             generator.state.assign(keras.random.SeedGenerator(sampler.seed).state)
         _seeds[sampler] = sampler.seed
+
+
+def _starts_from_seed(sampler):
+    generator = getattr(sampler, "seed_generator", None)
+    is_generator = isinstance(generator, keras.random.SeedGenerator)
+    return is_generator and "seed" in getattr(sampler, "__dict__", {})
 
 
 def taking_turns(call):
