@@ -83,5 +83,5 @@ def test_a_step_that_torch_compiles_is_reported(capsys):
     lm.compile(sampler="greedy", jit_compile=True)
     lm.generate("the cat", max_new_tokens=3)
     err = capsys.readouterr().err
-    assert "compiling a step of generate for 1 rows" in err
+    assert "compiling a step of generate for 1 row, 64 tokens of the encoder" in err
     assert re.search(r"compiled a step of generate in \d+\.\d s", err)

@@ -32,8 +32,7 @@ def compiled_step(function):
         if key not in programs:
             with lock:
                 if key not in programs:
-                    sizes = f"{args[1].shape[0]} rows of {args[1].shape[1]} tokens of the decoder"
-                    with compiling.compiling("a step of generate", sizes):
+                    with compiling.compiling("a step of generate", compiling.sizes_of(args)):
                         program, structure = _program(function, args, tensors)
                         outputs = program(*tensors)  # which is when torch compiles it
                     while len(programs) >= _MOST_PROGRAMS:
