@@ -174,7 +174,7 @@ def test_files_are_named_when_they_are_read(lm):
     [
         ({"y": np.zeros((4, 13))}, ValueError, "`y` must be `None`"),
         ({"sample_weight": np.ones(3)}, ValueError, r"shape \(3,\) and 4 rows"),
-        ({"sample_weight": np.ones((4, 12))}, ValueError, r"Received: .* of shape \(4, 12\)"),
+        ({"sample_weight": np.ones((4, 1))}, ValueError, r"Received: .* of shape \(4, 1\)"),
         ({"batch_size": 0}, ValueError, "batch_size=0"),
         ({"validation_split": 0.9}, ValueError, "validation_split=0.9 of 4 rows"),
         ({"x": 3}, TypeError, "Received: 3 "),
