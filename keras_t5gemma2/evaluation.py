@@ -6,6 +6,7 @@ import warnings
 import keras
 
 from keras_t5gemma2.evaluation_run import Run, read
+from keras_t5gemma2.options import checked
 from keras_t5gemma2.text_metrics import METRICS, metric_functions
 
 
@@ -87,6 +88,7 @@ def evaluate_generation(
             "`on_interrupt` must be 'auto', 'return' or 'raise'. Received: "
             f"on_interrupt={on_interrupt!r}"
         )
+    batch_size = _checked_options(batch_size, generate_options)
     functions = metric_functions(metrics, bleu_tokenizer, rouge_tokenizer)
     run = Run([lm] if base is None else [lm, base], data, normalize)
     try:
@@ -186,6 +188,7 @@ class EvaluateGeneration(keras.callbacks.Callback):
             )
         read(data)  # what is wrong with it shows before training
         metric_functions(options.get("metrics", METRICS))
+        _checked_options(options.get("batch_size"), options)
         self.data, self.every, self.prefix, self.baseline = data, every, prefix, baseline
         self.predictions_path, self.verbose, self.options = predictions_path, verbose, options
         self.results = {}
@@ -220,6 +223,23 @@ class EvaluateGeneration(keras.callbacks.Callback):
             print(f"\n{result}")
         self.results[epochs] = result
         return result
+
+
+_ROWS_AT_A_TIME = 32
+_CHECKED = ("max_length", "max_new_tokens", "stop_token_ids", "num_return_sequences")
+
+
+def _checked_options(batch_size, options):
+    """The batch size, after a look at it and at what `generate` would refuse."""
+    for name in _CHECKED:
+        if name in options:
+            checked(**{name: options[name]})
+    if options.get("num_return_sequences", 1) != 1:
+        raise ValueError(
+            "`num_return_sequences` must be 1: one prediction of each row is evaluated. Received: "
+            f"num_return_sequences={options['num_return_sequences']}"
+        )
+    return checked(batch_size=batch_size) or _ROWS_AT_A_TIME
 
 
 def _result(run, functions):

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_t5gemma2.disk import local_path
+from keras_t5gemma2.preprocessing.cuts import one_warning
 from keras_t5gemma2.preprocessing.rows import length_of_row, parse_rows
 from keras_t5gemma2.tasks.generating import Generates
 from keras_t5gemma2.tasks.generation import sorted_batches
@@ -34,7 +35,7 @@ class Run:
         batches = sorted_batches([length_of_row(row) for row in self.rows], batch_size)
         verbose = 1 if verbose == "auto" else verbose
         progress = keras.utils.Progbar(len(self.rows), verbose=verbose, unit_name="row")
-        with contextlib.ExitStack() as stack:
+        with one_warning(), contextlib.ExitStack() as stack:  # one for all batches
             file = path and stack.enter_context(local_path(path).open("w", encoding="utf-8"))
             for batch in batches:
                 rows = [self.rows[index] for index in batch]

@@ -7,6 +7,11 @@ import warnings
 
 _MOST_CHARACTERS = 80
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+# What may stand between the user and this package: a call of a layer goes through torch's, too.
+_BETWEEN = [
+    os.path.join(os.sep, *folders, "")
+    for folders in (("keras", "src"), ("keras_hub", "src"), ("torch", "nn", "modules"))
+]
 
 
 def shown(value, limit=_MOST_CHARACTERS):
@@ -66,5 +71,4 @@ def _depth_of_the_user():
 
 def _is_inside(frame):
     path = frame.f_code.co_filename
-    packages = (f"{os.sep}keras{os.sep}src{os.sep}", f"{os.sep}keras_hub{os.sep}src{os.sep}")
-    return path.startswith(_PACKAGE) or any(part in path for part in packages)
+    return path.startswith(_PACKAGE) or any(part in path for part in _BETWEEN)

@@ -10,6 +10,7 @@ import keras
 from keras_t5gemma2.arguments import check_loading
 from keras_t5gemma2.disk import check_room, local_path, reserve, writing_h5
 from keras_t5gemma2.kernels import processes
+from keras_t5gemma2.options import checked
 
 _is_writing = contextvars.ContextVar("is_writing", default=False)
 _BYTES = {"float32": 4, "int32": 4, "uint32": 4, "bfloat16": 2, "float16": 2, "int8": 1, "uint8": 1}
@@ -156,7 +157,8 @@ class LoadsFromCheckpoints:
             preset: a name of `keras_t5gemma2.presets`, `hf://organization/repository`, a local
                 directory in the reference's format, a preset directory, or any other handle
                 that keras-hub knows.
-            **kwargs: arguments of the constructor, instead of those of the preset.
+            **kwargs: arguments of the constructor, instead of those of the preset; such as
+                `encoder_sequence_length` of a preprocessor.
 
         Raises:
             FileNotFoundError, PermissionError, ConnectionError: the files cannot be had; the
@@ -167,6 +169,10 @@ class LoadsFromCheckpoints:
         from keras_t5gemma2.checkpoints import presets
 
         check_loading(cls, "from_preset", kwargs, by_preset=("proto",))
+        for name in ("encoder_sequence_length", "decoder_sequence_length"):
+            if name in kwargs:
+                value = kwargs.pop(name)  # `None` for that of the preset
+                kwargs |= {} if value is None else {name: checked(**{name: value})}
         directory, preset = presets.locate(preset, load_weights=False)
         if directory is not None:
             return presets.load_layer(cls, directory, **kwargs)

@@ -235,6 +235,9 @@ def test_task_of_a_preset_has_its_tokenizer(tmp_path):
     ours = lm.preprocessor.tokenizer
     assert ours("a dog in the house") == [int(i) for i in tokenizer("a dog in the house")]
     assert lm.backbone.config.image_token_id == ours.image_token_id == 7
+    # Its `sequence_length` is what training pads to; scaled positions are those of 131,072 tokens.
+    caps = lm.preprocessor.encoder_sequence_length, lm.preprocessor.decoder_sequence_length
+    assert caps == (131_072, 131_072)
 
 
 @pytest.mark.once

@@ -94,7 +94,7 @@ def test_each_part_loads_by_itself(vision_preset):
         vision_preset, decoder_sequence_length=7
     )
     lengths = preprocessor.encoder_sequence_length, preprocessor.decoder_sequence_length
-    assert (*lengths, preprocessor.tokens_per_image) == (512, 7, 4)
+    assert (*lengths, preprocessor.tokens_per_image) == (131_072, 7, 4)
     assert preprocessor.image_converter.image_size == (28, 28)
     text_only = T5Gemma2Seq2SeqLM.from_preset(vision_preset, load_weights=False, text_only=True)
     assert text_only.preprocessor.image_converter is None

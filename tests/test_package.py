@@ -20,8 +20,8 @@ TESTS = pathlib.Path(__file__).parent
 
 # A file imports only from files above it, so that this is also the order to read them in.
 ORDER = [
-    *("messages", "compiling", "disk", "arguments", "config", "registry", "kernels.scaled"),
-    *("kernels.reference", "kernels.blocked", "kernels.forks"),
+    *("messages", "compiling", "disk", "options", "arguments", "config", "registry"),
+    *("kernels.scaled", "kernels.reference", "kernels.blocked", "kernels.forks"),
     *("kernels.torch_flash", "kernels.torch_flex", "kernels.jax_cudnn", "kernels.torch_processes"),
     *("kernels.processes", "sharding", "kernels.jax", "kernels.tensorflow", "kernels.torch"),
     *("kernels.attention", "kernels"),

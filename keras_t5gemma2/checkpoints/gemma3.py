@@ -22,7 +22,10 @@ from keras_t5gemma2.checkpoints.gemma3_keras_hub import (
 )
 from keras_t5gemma2.checkpoints.names import rows
 from keras_t5gemma2.checkpoints.streaming import StoredTensor, build_with_weights, list_names
-from keras_t5gemma2.checkpoints.transformers_config import config_from_transformers
+from keras_t5gemma2.checkpoints.transformers_config import (
+    config_from_transformers,
+    context_lengths,
+)
 from keras_t5gemma2.checkpoints.transformers_files import tokenizer_file
 from keras_t5gemma2.checkpoints.transformers_layers import image_options
 from keras_t5gemma2.config import BackboneConfig
@@ -96,7 +99,7 @@ def load_gemma3(
     return model
 
 
-def load_gemma3_preprocessor(cls, encoder, decoder=None, text_only=False):
+def load_gemma3_preprocessor(cls, encoder, decoder=None, text_only=False, **kwargs):
     """The preprocessor for what `load_gemma3` makes of the same paths.
 
     Args:
@@ -104,19 +107,26 @@ def load_gemma3_preprocessor(cls, encoder, decoder=None, text_only=False):
         encoder: as of `load_gemma3`; says how images are treated.
         decoder: as of `load_gemma3`; has the vocabulary.
         text_only: as of `load_gemma3`.
+        **kwargs: `encoder_sequence_length` and `decoder_sequence_length`, instead of those of the
+            models of encoder and decoder.
 
     Raises:
         FileNotFoundError, ImportError, ValueError: as `load_gemma3_tokenizer`, and about the
             files of an image processor.
     """
     tokenizer = load_gemma3_tokenizer(encoder if decoder is None else decoder)
-    path = _existing(encoder)
-    vision = None if text_only or not path.is_dir() else _read(encoder, text_only).config.vision
-    if vision is None:
-        return cls(tokenizer)
-    options, tokens_per_image = image_options(path, vision)
-    converter = cls.image_converter_cls(**options)
-    return cls(tokenizer, converter, tokens_per_image=tokens_per_image)
+    first = _read(encoder, text_only)
+    second = first if decoder is None else _read(decoder, text_only=True)
+    options = {
+        "encoder_sequence_length": first.context_length,
+        "decoder_sequence_length": second.context_length,
+        **kwargs,
+    }
+    if (vision := first.config.vision) is None:
+        return cls(tokenizer, **options)
+    of_images, tokens_per_image = image_options(first.path, vision)
+    converter = cls.image_converter_cls(**of_images)
+    return cls(tokenizer, converter, tokens_per_image=tokens_per_image, **options)
 
 
 def load_gemma3_tokenizer(path):
@@ -155,6 +165,7 @@ class _Source(NamedTuple):
     path: pathlib.Path
     config: BackboneConfig  # both stacks are this model
     tensors: dict  # by Gemma 3's names without a prefix
+    context_length: int  # tokens
 
 
 def _read(path, text_only):
@@ -169,7 +180,9 @@ def _read(path, text_only):
     if text_only or values["vision_config"] is None:
         values = {**values, "vision_config": None}
         tensors = {name: x for name, x in tensors.items() if not name.startswith(_VISION)}
-    return _Source(path, _config(path, values), tensors)
+    whole = _whole(path, values)
+    config = config_from_transformers(whole, text_only=values["vision_config"] is None)
+    return _Source(path, config, tensors, context_lengths(whole)[0])
 
 
 def _existing(path):
@@ -184,8 +197,8 @@ def _existing(path):
     return path
 
 
-def _config(path, values):
-    """The `BackboneConfig` of a model whose stacks are both the Gemma 3 of a `config.json`."""
+def _whole(path, values):
+    """The `config.json` of a model whose stacks are both the Gemma 3 of another."""
     text, vision = values["text_config"], values["vision_config"]
     for key, value in _NEEDED.items():
         if text.get(key, value) != value:
@@ -196,14 +209,13 @@ def _config(path, values):
     kept = ("mm_tokens_per_image", "eoi_token_index", "eoi_token_id")
     encoder = {key: values[key] for key in kept if key in values}
     ids = ("image_token_index", "image_token_id")
-    whole = {
+    return {
         "model_type": "t5gemma2",
         "encoder": {**encoder, "text_config": text, "vision_config": vision},
         "decoder": text,
         "attention_dropout": text.get("attention_dropout", 0.0),
         **{key: values[key] for key in ids if key in values},
     }
-    return config_from_transformers(whole, text_only=vision is None)
 
 
 def _joined(encoder, decoder):

@@ -37,6 +37,7 @@ _KEYS = {
     "rope.freq_base": "rope_theta",
 }
 _OPTIONAL_KEYS = {
+    "context_length": "max_position_embeddings",
     "attention.sliding_window": "sliding_window",
     "attention.sliding_window_pattern": "sliding_window_pattern",
     "rope.freq_base_swa": "rope_local_base_freq",

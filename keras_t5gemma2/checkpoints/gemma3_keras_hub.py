@@ -19,6 +19,9 @@ _SLIDING, _FULL = "sliding_attention", "full_attention"
 # What the class has built in: of its layers with a window, and of the others.
 _WAVELENGTHS = {_SLIDING: 10_000.0, _FULL: 1_000_000.0}
 _PERIOD = 6
+# The tokens that Gemma 3 is made for, with and without scaled positions. A preset says nothing of
+# them: its `sequence_length` is what training pads to.
+_LONG, _SHORT = 131_072, 32_768
 # What the class does where a config, an older one say, has no such key.
 _DEFAULTS = {
     "query_head_dim_normalize": True,
@@ -132,6 +135,7 @@ def _text_values(config):
     return {
         "vocab_size": config["vocabulary_size"],
         "hidden_size": config["hidden_dim"],
+        "max_position_embeddings": _LONG if factors[_FULL] > 1 else _SHORT,
         "intermediate_size": config["intermediate_dim"],
         "num_hidden_layers": count,
         "num_attention_heads": heads,

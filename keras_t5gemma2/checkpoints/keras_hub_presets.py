@@ -25,8 +25,6 @@ from keras_t5gemma2.preprocessing.tokenizer import IMAGE_TOKENS
 from keras_t5gemma2.preprocessing.vocabulary import Vocabulary
 
 TOKENIZER_FILES = str(TOKENIZER_ASSET)
-# What keras-hub's preprocessor has where its preset says nothing.
-_DEFAULT_LENGTH = 512
 # How keras-hub writes the reference's treatment of levels. It resizes in other ways, with a crop
 # and without antialiasing, which is not how the model was trained: of that nothing is taken.
 _LEVELS = {"scale": 1 / 127.5, "offset": -1.0}
@@ -103,8 +101,9 @@ def load_preprocessor(cls, directory, text_only=False, **kwargs):
     path = pathlib.Path(directory, "preprocessor.json")
     values = read_json(directory, path.name).get("config") if path.is_file() else {}
     lengths = {
-        key: _length(path, key, (values or {}).get(key))
+        key: _length(path, key, values[key])
         for key in ("encoder_sequence_length", "decoder_sequence_length")
+        if (values or {}).get(key) is not None
     }
     if "tokenizer" not in kwargs:
         kwargs["tokenizer"] = load_tokenizer(cls.tokenizer_cls, directory)
@@ -186,8 +185,6 @@ def _end_of_image(table, config):
 
 
 def _length(path, key, value):
-    if value is None:
-        return _DEFAULT_LENGTH
     if type(value) is not int or value < 1:
         raise ValueError(f"`{key}` in {path} must be a number of tokens. Received: {key}={value!r}")
     return value

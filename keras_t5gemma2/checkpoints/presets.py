@@ -24,6 +24,7 @@ from keras_t5gemma2.checkpoints.keras_hub_pairs import check_choice
 from keras_t5gemma2.checkpoints.transformers_files import read_json
 from keras_t5gemma2.lora.config import LoRAConfig, check_adapter_name
 from keras_t5gemma2.messages import shown
+from keras_t5gemma2.options import checked
 from keras_t5gemma2.registry import presets
 
 _HUB, _KAGGLE = "hf://", "kaggle://"
@@ -148,17 +149,51 @@ def load_layer(cls, directory, **kwargs):
     return reader.load_preprocessor(cls, directory, **kwargs)
 
 
-def load_task_preprocessor(cls, directory, text_only=False):
-    """The preprocessor of a directory; `None` with a warning where there is no tokenizer."""
+def load_task_preprocessor(cls, directory, text_only=False, **lengths):
+    """The preprocessor of a directory; `None` with a warning where there is no tokenizer.
+
+    Args:
+        cls: the class of the preprocessor.
+        directory: path of the directory.
+        text_only: bool. Leave out the image converter.
+        **lengths: `encoder_sequence_length` and `decoder_sequence_length`, instead of those of
+            the checkpoint.
+    """
     reader = _reader_of(directory)
     if not reader.has_tokenizer(directory):
+        if lengths:
+            raise ValueError(
+                "A length is one of the preprocessor, which needs a tokenizer. Received: "
+                f"{_listed(lengths)} for {directory}, which has no {reader.TOKENIZER_FILES}"
+            )
         warnings.warn(
             f"There is no {reader.TOKENIZER_FILES} in {directory}: the task has no preprocessor, "
             "and takes and gives token ids.",
             stacklevel=3,
         )
         return None
-    return reader.load_preprocessor(cls, directory, text_only)
+    return reader.load_preprocessor(cls, directory, text_only, **lengths)
+
+
+def given_lengths(kwargs, **lengths):
+    """Those of the caps of a preprocessor that are given, checked.
+
+    Args:
+        kwargs: dict, the other arguments. A `preprocessor` among them has caps of its own.
+        **lengths: `encoder_sequence_length` and `decoder_sequence_length`; int or `None`.
+    """
+    given = {name: checked(**{name: n}) for name, n in lengths.items() if n is not None}
+    if given and "preprocessor" in kwargs:
+        raise ValueError(
+            "A length is for the preprocessor that is loaded. Received: "
+            f"{_listed(given)}, and preprocessor={shown(kwargs['preprocessor'])}. Set it on "
+            "that one"
+        )
+    return given
+
+
+def _listed(lengths):
+    return ", ".join(f"{name}={value}" for name, value in lengths.items())
 
 
 def task_settings(cls, directory):

@@ -29,6 +29,7 @@ _TEXT_DEFAULTS = {
     "rope_theta": 1_000_000.0,
     "rope_local_base_freq": 10_000.0,
     "final_logit_softcapping": None,
+    "max_position_embeddings": 131_072,
 }
 _VISION_DEFAULTS = {
     "model_type": "siglip_vision_model",
@@ -109,6 +110,22 @@ def config_from_transformers(values, text_only=False):
         image_token_id=model.token_id("image_token_index"),
         final_logit_soft_cap=decoder.positive("final_logit_softcapping", or_none=True),
     )
+
+
+def context_lengths(values):
+    """The tokens that encoder and decoder are made for, a pair of ints.
+
+    Args:
+        values: dict, the parsed `config.json`.
+
+    Raises:
+        ValueError: a length is no size.
+    """
+    model = Section("", values, _DEFAULTS)
+    encoder = model.section("encoder", _ENCODER_DEFAULTS)
+    text = encoder.section("text_config", _TEXT_DEFAULTS)
+    decoder = model.section("decoder", _TEXT_DEFAULTS)
+    return tuple(stack.size("max_position_embeddings") for stack in (text, decoder))
 
 
 def _check_model_type(model):

@@ -23,19 +23,23 @@ NO_TOWER = VisionConfig(
 # What stands in the place of a kind of layer that a stack does not have.
 _NO_LOCAL = AttentionConfig(num_heads=1, num_kv_heads=1, head_dim=2, window=4096)
 _NO_FULL = AttentionConfig(num_heads=1, num_kv_heads=1, head_dim=2, rope_theta=1_000_000.0)
-# That of the model card. The reference never looks at it.
-_CONTEXT_LENGTH = 131_072
+# Those of the model card for encoder and decoder, where there is no preprocessor that has others.
+# The reference never looks at them; `from_preset` takes them as caps.
+CONTEXT_LENGTHS = (131_072, 32_768)
 # The roles of tokens in a config, as `config_to_transformers` takes them, with published ids.
 PUBLISHED_IDS = {"pad": 0, "eos": 1, "bos": 2, "start_of_image": 255_999}
 
 
-def config_to_transformers(config, dtype="float32", ids=PUBLISHED_IDS):
+def config_to_transformers(
+    config, dtype="float32", ids=PUBLISHED_IDS, context_lengths=CONTEXT_LENGTHS
+):
     """The `config.json` of a model, as a dict.
 
     Args:
         config: `BackboneConfig`.
         dtype: string, that of the weights beside it.
         ids: dict of token ids by "pad", "eos", "bos" and "start_of_image".
+        context_lengths: pair of ints, the tokens of encoder and decoder.
 
     Raises:
         ValueError: the reference cannot say, or would not accept, what `config` says.
@@ -52,7 +56,7 @@ def config_to_transformers(config, dtype="float32", ids=PUBLISHED_IDS):
     >>> config_from_transformers(values) == config
     True
     """
-    values = _model(config, dtype, ids)
+    values = _model(config, dtype, ids, context_lengths)
     _check_reads_back(config, values)
     _check_is_accepted(config)
     return values
@@ -72,8 +76,10 @@ def generation_config(ids=PUBLISHED_IDS):
     return {**_token_ids(ids), "do_sample": True, "top_k": 64, "top_p": 0.95}
 
 
-def _model(config, dtype, ids):
+def _model(config, dtype, ids, context_lengths):
     vision = with_tower(config).vision
+    stacks = config.encoder, config.decoder
+    encoder, decoder = map(_stack, stacks, context_lengths)
     image_ids = {
         "eoi_token_index": config.end_of_image_token_id,
         "image_token_index": config.image_token_id,
@@ -85,7 +91,7 @@ def _model(config, dtype, ids):
         "dtype": dtype,
         "encoder": {
             "model_type": "t5gemma2_encoder",
-            "text_config": {"model_type": "t5gemma2_text", **text, **_stack(config.encoder)},
+            "text_config": {"model_type": "t5gemma2_text", **text, **encoder},
             "vision_config": _vision(vision),
             "mm_tokens_per_image": vision.tokens_per_image,
             "boi_token_index": ids["start_of_image"],
@@ -94,7 +100,7 @@ def _model(config, dtype, ids):
         "decoder": {
             "model_type": "t5gemma2_decoder",
             **text,
-            **_stack(config.decoder),
+            **decoder,
             "final_logit_softcapping": config.final_logit_soft_cap,
         },
         **image_ids,
@@ -112,7 +118,7 @@ def _token_ids(ids):
     return {f"{role}_token_id": ids[role] for role in ("bos", "eos", "pad")}
 
 
-def _stack(stack):
+def _stack(stack, context_length):
     local = next((layer for layer in stack.layers if layer.window is not None), _NO_LOCAL)
     full = next((layer for layer in stack.layers if layer.window is None), _NO_FULL)
     some = stack.layers[0] if stack.layers else _NO_FULL
@@ -125,7 +131,7 @@ def _stack(stack):
         "num_key_value_heads": some.num_kv_heads,
         "head_dim": some.head_dim,
         "hidden_activation": "gelu_pytorch_tanh",
-        "max_position_embeddings": _CONTEXT_LENGTH,
+        "max_position_embeddings": context_length,
         "initializer_range": 0.02,
         "rms_norm_eps": stack.norm_epsilon,
         "attention_bias": False,

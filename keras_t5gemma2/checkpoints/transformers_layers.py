@@ -1,6 +1,9 @@
 """Tokenizer, image converter and preprocessor of a directory in the reference's format."""
 
-from keras_t5gemma2.checkpoints.transformers_config import config_from_transformers
+from keras_t5gemma2.checkpoints.transformers_config import (
+    config_from_transformers,
+    context_lengths,
+)
 from keras_t5gemma2.checkpoints.transformers_files import (
     read_json,
     read_processor,
@@ -37,7 +40,10 @@ def load_image_converter(cls, directory, **kwargs):
 
 
 def load_preprocessor(cls, directory, text_only=False, **kwargs):
-    """The preprocessor of a directory."""
+    """The preprocessor of a directory; its caps are what the stacks are made for."""
+    encoder, decoder = context_lengths(read_json(directory, "config.json"))
+    lengths = {"encoder_sequence_length": encoder, "decoder_sequence_length": decoder}
+    kwargs = {**lengths, **kwargs}
     if "tokenizer" not in kwargs:
         kwargs["tokenizer"] = load_tokenizer(cls.tokenizer_cls, directory)
     if _vision(directory, text_only) is not None:

@@ -19,6 +19,7 @@ from keras_t5gemma2.checkpoints.safetensors_writer import (
     write_safetensors,
 )
 from keras_t5gemma2.checkpoints.transformers_config_writer import (
+    CONTEXT_LENGTHS,
     PUBLISHED_IDS,
     config_to_transformers,
     generation_config,
@@ -67,7 +68,9 @@ def write_transformers(path, backbone, preprocessor, dtype, max_shard_size, adap
     ids = _token_ids(preprocessor)
     stored = dtype or keras.backend.standardize_dtype(backbone.token_embedding.embeddings.dtype)
     files = {
-        _CONFIG_FILE: config_to_transformers(backbone.config, stored, ids),
+        _CONFIG_FILE: config_to_transformers(
+            backbone.config, stored, ids, _context_lengths(preprocessor)
+        ),
         _GENERATION_FILE: generation_config(ids),
     }
     with atomic_directory(path, replaces=_FILES, written_last=_CONFIG_FILE) as directory:
@@ -153,6 +156,12 @@ def _token_ids(preprocessor):
     names = {"pad": "pad", "eos": "end", "bos": "start", "start_of_image": "start_of_image"}
     tokenizer = preprocessor.tokenizer
     return {role: getattr(tokenizer, f"{name}_token_id") for role, name in names.items()}
+
+
+def _context_lengths(preprocessor):
+    if preprocessor is None:
+        return CONTEXT_LENGTHS
+    return preprocessor.encoder_sequence_length, preprocessor.decoder_sequence_length
 
 
 def _processor_files(preprocessor):

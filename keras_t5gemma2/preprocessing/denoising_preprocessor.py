@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from keras_t5gemma2.arguments import check_loading
+from keras_t5gemma2.preprocessing.cuts import Cut, Cuts, one_warning, report
 from keras_t5gemma2.preprocessing.denoising import (
     DENOISERS,
     Denoiser,
@@ -67,8 +68,8 @@ class T5Gemma2DenoisingPreprocessor(T5Gemma2Seq2SeqLMPreprocessor):
         self,
         tokenizer,
         image_converter=None,
-        encoder_sequence_length=1024,
-        decoder_sequence_length=1024,
+        encoder_sequence_length=131_072,
+        decoder_sequence_length=32_768,
         tokens_per_image=256,
         truncate=True,
         denoisers=DENOISERS,
@@ -109,11 +110,13 @@ class T5Gemma2DenoisingPreprocessor(T5Gemma2Seq2SeqLMPreprocessor):
         encoded, _ = super().encode_rows(filled, True, *lengths)
         sentinel_ids = [self.tokenizer.token_to_id(token) for token in self.sentinels]
         _check_room_for_sentinels(rows, encoded.encoder_ids, sentinel_ids[0], lengths[0])
-        call = next(self._calls)
+        call, cuts = next(self._calls), []
         for i, ids in self._token_ids(rows):
             seed = self.seed, call, i
-            pair = self._denoised(ids, sentinel_ids, lengths, seed, rows[i].number)
+            number = rows[i].number
+            pair = self._denoised(ids, sentinel_ids, lengths, seed, number, cuts)
             encoded.encoder_ids[i], encoded.decoder_ids[i] = pair
+        report(cuts)
         return encoded, is_single
 
     def check_rows(self, x, training=True):
@@ -155,7 +158,8 @@ class T5Gemma2DenoisingPreprocessor(T5Gemma2Seq2SeqLMPreprocessor):
                     f"Received in row {row.number}: {row.encoder_text!r}"
                 )
         texts = [row for row in rows if not row.images]
-        self._encoder().check(texts, False, *lengths)
+        with one_warning(Cuts(is_silent=True)):  # nothing is cut yet: a part may be drawn
+            self._encoder().check(texts, False, *lengths)
 
     def _prefix_row(self, row):
         """What follows the last image becomes the target, marked as every gap is."""
@@ -180,7 +184,7 @@ class T5Gemma2DenoisingPreprocessor(T5Gemma2Seq2SeqLMPreprocessor):
             indices, self.tokenizer.tokenize([rows[i].encoder_text for i in indices]), strict=True
         )
 
-    def _denoised(self, ids, sentinel_ids, lengths, seed, number):
+    def _denoised(self, ids, sentinel_ids, lengths, seed, number, cuts):
         start, end = self.tokenizer.start_token_id, self.tokenizer.end_token_id
         # Beside the gaps: the start token, and in labels the end token.
         limits = [length - 1 for length in lengths]
@@ -188,10 +192,20 @@ class T5Gemma2DenoisingPreprocessor(T5Gemma2Seq2SeqLMPreprocessor):
             found = denoise(ids, sentinel_ids, seed, self.denoisers, *limits)
         except ValueError as error:
             raise ValueError(f"In row {number}: {error}") from error
+        count = _tokens_of(found)
+        # A vocabulary of few sentinels has a part drawn as well, whatever the lengths are.
+        free = (ids, sentinel_ids, seed, self.denoisers)
+        if count < len(ids) and count < _tokens_of(denoise(*free)):
+            cuts.append(Cut("part", number, len(ids), tuple(lengths)))
         return (
             np.array([start, *found.inputs], "int32"),
             np.array([start, *found.targets, end], "int32"),
         )
+
+
+def _tokens_of(denoised):
+    """Of the text: every token is in inputs or targets, and a sentinel of each gap in both."""
+    return len(denoised.inputs) + len(denoised.targets) - 2 * len(denoised.spans)
 
 
 def _shared(preprocessor):

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_t5gemma2.preprocessing.cuts import Cut, report
 from keras_t5gemma2.preprocessing.image_features import ImageFeatures
 from keras_t5gemma2.preprocessing.image_prompts import place_images, widen_images
 from keras_t5gemma2.preprocessing.read_image import check_levels
@@ -31,7 +32,7 @@ class RowEncoder:
         tokenizer: `T5Gemma2Tokenizer`.
         image_converter: `T5Gemma2ImageConverter` or `None`.
         tokens_per_image: int.
-        truncate: bool. Whether text that is too long is cut; else it is an error.
+        truncate: bool. Whether text that is too long is cut, and reported; else it is an error.
     """
 
     tokenizer: Any
@@ -54,15 +55,17 @@ class RowEncoder:
         parts = self._read_images(rows)
         crop_counts = [[len(part) - 1 for part in of_row] for of_row in parts]
         numbers = [row.number for row in rows]
-        encoder_ids = self._encoder_ids(prompts, crop_counts, encoder_limit, numbers)
-        decoder_ids = self._decoder_ids(rows, training, decoder_limit)
+        cuts = []
+        encoder_ids = self._encoder_ids(prompts, crop_counts, encoder_limit, numbers, cuts)
+        decoder_ids = self._decoder_ids(rows, training, decoder_limit, cuts)
+        report(cuts)
         if self.image_converter is None:
             return EncodedRows(encoder_ids, decoder_ids, None)
         images, features = self._join_images(rows, parts)
         return EncodedRows(encoder_ids, decoder_ids, images, features)
 
     def check(self, rows, training, encoder_limit, decoder_limit):
-        """Raises what `encode` would raise, as far as it shows without reading a file.
+        """Raises and reports what `encode` would, as far as it shows without reading a file.
 
         Args:
             rows: list of `Row`.
@@ -79,6 +82,7 @@ class RowEncoder:
                     check_levels(image)
         crops_are_known = self.image_converter is None or not self.image_converter.pan_and_scan
         pairs = zip(rows, prompts, strict=True)
+        cuts = []
         # The ids are counted only where images or too many bytes make it necessary.
         long = [
             (row, prompt)
@@ -89,14 +93,19 @@ class RowEncoder:
         for start in range(0, len(long), _ROWS_AT_ONCE):
             some, texts = zip(*long[start : start + _ROWS_AT_ONCE], strict=True)
             counts = [[0] * len(row.images) for row in some]
-            self._encoder_ids(texts, counts, encoder_limit, [row.number for row in some])
+            numbers = [row.number for row in some]
+            self._encoder_ids(texts, counts, encoder_limit, numbers, cuts)
         long = [row for row in rows if self._may_exceed(row.decoder_text, decoder_limit)]
         for start in range(0, len(long), _ROWS_AT_ONCE):
-            self._decoder_ids(long[start : start + _ROWS_AT_ONCE], training, decoder_limit)
+            some = long[start : start + _ROWS_AT_ONCE]
+            self._decoder_ids(some, training, decoder_limit, cuts)
+        report(cuts)
 
     def _may_exceed(self, text, limit):
-        """Whether a text may be refused for its length: a token is a byte at least."""
-        return not self.truncate and len((text or "").encode()) + 2 > limit
+        """Whether a text may be too long: a token is a byte at least."""
+        # Its characters first: most texts are short, and need not be encoded.
+        text = text or ""
+        return 4 * len(text) + 2 > limit and len(text.encode()) + 2 > limit
 
     def _check_targets(self, rows):
         for row in rows:
@@ -193,7 +202,7 @@ class RowEncoder:
         none = np.empty((0, *first.shape[1:]), "float32")
         return None, [np.concatenate([none, *of_row]) for of_row in parts]
 
-    def _encoder_ids(self, prompts, crop_counts, limit, numbers):
+    def _encoder_ids(self, prompts, crop_counts, limit, numbers, cuts):
         texts = [
             place_images(prompt, counts, self.tokenizer) if counts else prompt or ""
             for prompt, counts in zip(prompts, crop_counts, strict=True)
@@ -206,7 +215,7 @@ class RowEncoder:
             if counts:
                 ids = widen_images(ids, self.tokenizer.image_token_id, self.tokens_per_image)
                 self._check_room(ids, limit, number)
-            self._check_length("encoder", len(ids), limit, number)
+            cuts += self._cuts("encoder", len(ids), limit, number)
             encoded.append(ids[:limit])
         return encoded
 
@@ -220,7 +229,7 @@ class RowEncoder:
                 "length, fewer images or less text before them"
             )
 
-    def _decoder_ids(self, rows, training, limit):
+    def _decoder_ids(self, rows, training, limit, cuts):
         start, end = self.tokenizer.start_token_id, self.tokenizer.end_token_id
         encoded = []
         texts = [row.decoder_text or "" for row in rows]
@@ -231,17 +240,20 @@ class RowEncoder:
                     ids.pop()
                 ids.append(end)
             # A target's ids are inputs and labels: one more than the length of either.
-            self._check_length("decoder", len(ids) - training, limit - training, row.number)
+            cuts += self._cuts("decoder", len(ids) - training, limit - training, row.number)
             encoded.append(np.array(ids[:limit], "int32"))
         return encoded
 
-    def _check_length(self, stream, length, limit, index):
-        if length > limit and not self.truncate:
+    def _cuts(self, stream, length, limit, index):
+        if length <= limit:
+            return []
+        if not self.truncate:
             raise ValueError(
                 f"`{stream}_text` must fit into the model's sequence, since truncate=False. "
                 f"Received in row {index}: {length} tokens, {stream}_sequence_length={limit}. "
                 "Shorten the text, give a larger length, or set truncate=True"
             )
+        return [Cut(stream, index, length, limit)]
 
 
 @contextlib.contextmanager

@@ -6,6 +6,8 @@ import numpy as np
 
 from keras_t5gemma2.arguments import check_constructor
 from keras_t5gemma2.backbone import T5Gemma2Backbone
+from keras_t5gemma2.options import checked
+from keras_t5gemma2.preprocessing.cuts import Cuts, one_warning
 from keras_t5gemma2.preprocessing.encoding import RowEncoder
 from keras_t5gemma2.preprocessing.image_converter import T5Gemma2ImageConverter
 from keras_t5gemma2.preprocessing.packing import (
@@ -47,12 +49,14 @@ class T5Gemma2Seq2SeqLMPreprocessor(
         tokenizer: `T5Gemma2Tokenizer`.
         image_converter: `T5Gemma2ImageConverter`, or `None` for a model without a vision tower:
             then there are no `images`, neither as an input nor as an output.
-        encoder_sequence_length: int, tokens. Longer encoder text is cut; images never are.
+        encoder_sequence_length: int, tokens. Longer encoder text is cut; images never are. By
+            default what the published models are made for; `from_preset` gives what a checkpoint
+            is made for. It can be set later, as the next.
         decoder_sequence_length: int, tokens. Longer decoder text is cut, in training together
             with its `<eos>`, so that the model does not learn to stop there.
         tokens_per_image: int. Image tokens in the block of one image, as the backbone has it.
-        truncate: bool. Whether text that is too long is cut; if false, it is an error that names
-            the row.
+        truncate: bool. Whether text that is too long is cut, with one warning for each call that
+            names the row; if false, it is an error that names the row.
 
     Example:
 
@@ -93,8 +97,8 @@ class T5Gemma2Seq2SeqLMPreprocessor(
         self,
         tokenizer,
         image_converter=None,
-        encoder_sequence_length=1024,
-        decoder_sequence_length=1024,
+        encoder_sequence_length=131_072,
+        decoder_sequence_length=32_768,
         tokens_per_image=256,
         truncate=True,
         **kwargs,
@@ -105,7 +109,6 @@ class T5Gemma2Seq2SeqLMPreprocessor(
         self.image_converter = image_converter
         self.tokens_per_image = tokens_per_image
         self.truncate = truncate
-        self._lengths()  # checks them
         self.built = True
 
     def call(
@@ -230,7 +233,7 @@ class T5Gemma2Seq2SeqLMPreprocessor(
         return encoded, is_single
 
     def check_rows(self, x, training=True):
-        """Raises what `encode_rows` would raise, as far as it shows without reading a file.
+        """Raises and warns of what `encode_rows` would, as far as it shows without reading a file.
 
         For a whole data set before the first step: texts are counted only where they may be too
         long.
@@ -248,6 +251,22 @@ class T5Gemma2Seq2SeqLMPreprocessor(
             _check_targets_are_given(rows)
         encoder_limit, decoder_limit = self._lengths()
         self._encoder().check(rows, training, encoder_limit, decoder_limit + training)
+
+    @property
+    def encoder_sequence_length(self):
+        return self._encoder_sequence_length
+
+    @encoder_sequence_length.setter
+    def encoder_sequence_length(self, value):
+        self._encoder_sequence_length = checked(encoder_sequence_length=value)
+
+    @property
+    def decoder_sequence_length(self):
+        return self._decoder_sequence_length
+
+    @decoder_sequence_length.setter
+    def decoder_sequence_length(self, value):
+        self._decoder_sequence_length = checked(decoder_sequence_length=value)
 
     def _encoder(self):
         parts = self.tokenizer, self.image_converter, self.tokens_per_image, self.truncate
@@ -273,8 +292,7 @@ class T5Gemma2Seq2SeqLMPreprocessor(
         """(encoder, decoder) length: the preprocessor's own where none is given."""
         encoder = self.encoder_sequence_length if encoder is None else encoder
         decoder = self.decoder_sequence_length if decoder is None else decoder
-        check_at_least_one(encoder_sequence_length=encoder, decoder_sequence_length=decoder)
-        return encoder, decoder
+        return tuple(checked(encoder_sequence_length=encoder, decoder_sequence_length=decoder))
 
     def _call_arrays(self, x, lengths, training, sample_weight=None):
         """The arrays of a public method by name, or in a traced pipeline the tensors."""
@@ -285,10 +303,13 @@ class T5Gemma2Seq2SeqLMPreprocessor(
         if sample_weight is not None:
             tensors.update(tensors_of({"sample_weight": sample_weight}))
 
+        cuts = Cuts()  # of all elements of the data set
+
         def arrays(*values):
             features = dict(zip(tensors, values, strict=True))
             weight = features.pop("sample_weight", None)
-            arrays = self._arrays(features, lengths, training, weight)
+            with one_warning(cuts):
+                arrays = self._arrays(features, lengths, training, weight)
             return [arrays[name] for name in outputs]
 
         results = numpy_call(arrays, list(tensors.values()), list(outputs.values()))

@@ -14,6 +14,8 @@ import keras_hub
 import numpy as np
 from keras import ops, tree
 
+from keras_t5gemma2.tasks.decoding import check_temperature
+
 # Below every real score. A number, as in the reference (`_beam_search`), and not -inf: what is
 # hidden must still stand above a token that the model itself forbids with a logit of -inf.
 HIDDEN = -1e9
@@ -40,7 +42,7 @@ class BeamSearch(keras_hub.samplers.BeamSampler):
             `False`: when the best running beam, ending now, would not enter the pool. `"never"`:
             when it could not enter at any length.
         return_all_beams: also give the other sequences of the pool, and the scores.
-        **kwargs: `temperature`, a divisor of the logits.
+        **kwargs: `temperature`, a divisor of the logits; at 0 `generate` is greedy.
 
     Call arguments:
         next: function of `(prompt, cache, index)` that reads slot `index - 1` and gives
@@ -91,6 +93,7 @@ class BeamSearch(keras_hub.samplers.BeamSampler):
                 f"early_stopping={early_stopping!r}"
             )
         super().__init__(num_beams=num_beams, return_all_beams=return_all_beams, **kwargs)
+        check_temperature(self)
         self.length_penalty = length_penalty
         self.early_stopping = early_stopping
 

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_t5gemma2.backbone import image_shapes
+from keras_t5gemma2.preprocessing.cuts import Cuts, one_warning
 from keras_t5gemma2.preprocessing.packing import fit_width
 from keras_t5gemma2.preprocessing.read_image import to_numpy
 from keras_t5gemma2.preprocessing.rows import are_row_dicts, parse_rows
@@ -24,6 +25,7 @@ class Preparation:
         distillation: `Distillation`, whose targets come in the place of labels, or `None`.
         has_token_labels: bool. Whether labels are token ids: those of a loss of the user's own
             may be anything.
+        cuts: `Cuts` of all rows together.
     """
 
     preprocessor: Any
@@ -31,6 +33,7 @@ class Preparation:
     class_weight: dict | None = None
     distillation: Any = None
     has_token_labels: bool = True
+    cuts: Cuts = dataclasses.field(default_factory=Cuts)
 
     def __call__(self, x, y=None, sample_weight=None, indices=None):
         """`x` as a dict of arrays, or (x, labels), or (x, labels, weights)."""
@@ -43,7 +46,8 @@ class Preparation:
             if sample_weight is not None:
                 check_weights(to_numpy(sample_weight))
             # Not through `__call__`: it refuses texts and tensors together, and buries errors.
-            x, y, sample_weight = self.preprocessor.call(parse_rows(x)[0], y, sample_weight)
+            with one_warning(self.cuts):
+                x, y, sample_weight = self.preprocessor.call(parse_rows(x)[0], y, sample_weight)
         if self.config.vision is not None:
             x = {**x, **self._images(x)}
         weights = self._weights(y, sample_weight)
@@ -69,7 +73,8 @@ class Preparation:
     def check(self, rows):
         """Raises what is wrong with raw rows, as far as it shows without reading a file."""
         self._check_preprocessor(rows)
-        self.preprocessor.check_rows(rows)
+        with one_warning(self.cuts):
+            self.preprocessor.check_rows(rows)
 
     def _check_preprocessor(self, x):
         if self.preprocessor is None:

@@ -59,7 +59,8 @@ class Exports(SavesAdapters):
             batch_size: int. Rows; `None` for any.
             encoder_length: int. Tokens of the encoder; `None` for any.
             decoder_length: int. Tokens of the decoder's prompt and new tokens, which the cache
-                has room for. By default the preprocessor's `decoder_sequence_length`.
+                has room for. By default a prompt and 256 new tokens, and no more than the
+                preprocessor's `decoder_sequence_length`.
             prompt_length: int. Tokens of the decoder's prompt; the start token is one.
             images: int. Images and crops of each row; 0 for none, `None` for any.
             **kwargs: for "litert", attributes of TensorFlow's converter, such as `optimizations`.

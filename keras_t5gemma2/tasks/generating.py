@@ -11,9 +11,11 @@ from keras import ops
 from keras_t5gemma2 import cache as caches
 from keras_t5gemma2 import sharding
 from keras_t5gemma2.messages import shown
+from keras_t5gemma2.options import checked
+from keras_t5gemma2.preprocessing.cuts import Cut, one_warning, report
 from keras_t5gemma2.preprocessing.read_image import to_numpy
 from keras_t5gemma2.preprocessing.rows import Row, length_of_row, parse_rows
-from keras_t5gemma2.tasks import calls, decoding, generation, speculation
+from keras_t5gemma2.tasks import calls, decoding, finite, generation, speculation
 from keras_t5gemma2.tasks.array_checks import SIDES, check_inputs
 from keras_t5gemma2.tasks.beam_search import BeamSearch
 from keras_t5gemma2.tasks.elements import are_arrays
@@ -109,7 +111,8 @@ class Generates:
             lm.generate({"decoder_text": ["In short:", "In detail:"]}, encoded=encoded)
         """
         call = calls.call_of(self, cross_attention_cache, verbose)
-        rows, _ = self._rows(inputs)
+        with one_warning():
+            rows, _ = self._rows(inputs)
         encode = program(self, ("encode",), lambda: self._encode_function(call), call)
         memory = encode((), sharding.to_devices(generation.pad_encoder(rows)))
         tokens = sum(int(mask.sum()) for mask in rows.encoder_masks)
@@ -138,16 +141,19 @@ class Generates:
         Args:
             inputs: a string, a list of strings, or a dict of `encoder_text`, `images` and
                 `decoder_text` (all but one optional), a value per row; see the preprocessor,
-                whose `encoder_sequence_length` is where longer encoder text is cut.
+                whose `encoder_sequence_length` is where longer encoder text is cut, with one
+                warning that names the row.
                 Without `encoder_text` the decoder continues its prompt and sees no encoder.
                 Without a preprocessor: a dict of arrays as the backbone takes them.
-            max_length: int. Tokens of a row's prompt and new tokens together. Defaults to the
-                preprocessor's `decoder_sequence_length`, or, without a preprocessor, to the
-                length of `decoder_token_ids`.
-            stop_token_ids: ids that end a row; "auto" for the tokenizer's end token; `None` to
-                go on to `max_length`.
+            max_length: int. Tokens of a row's prompt and new tokens together. Where neither this
+                nor `max_new_tokens` is given, a row gets at most 256 new tokens and no more than
+                fit into the preprocessor's `decoder_sequence_length`, with one warning if no stop
+                token came by then; without a preprocessor, what the length of
+                `decoder_token_ids` leaves room for.
+            stop_token_ids: list or tuple of the ids that end a row; "auto" for the tokenizer's end
+                token; `None`, or none in it, to go on to the last token there is room for.
             strip_prompt: bool. Whether to leave out the decoder's prompt.
-            max_new_tokens: int. New tokens of each row; then `max_length` is not needed.
+            max_new_tokens: int. New tokens of each row, 256 by default; see `max_length`.
             assistant: who proposes tokens, several of which are checked in one step: the text of
                 the greedy sampler stays what it is. "prompt_lookup": what followed the last
                 tokens where they stood before, in the encoder's text or the decoder's; for
@@ -169,18 +175,29 @@ class Generates:
             A string for a string (or a dict of them), else a list of strings; without a
             preprocessor a dict of `decoder_token_ids` (rows, length) and `decoder_padding_mask`,
             without the axis of rows for arrays of one row without it.
+
+        Raises:
+            ValueError: about a row, which the message names; the model's logits for it are not
+                finite, or no room is left for a new token.
         """
+        max_length, max_new_tokens, batch_size, num_return_sequences = checked(
+            max_length=max_length,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+            num_return_sequences=num_return_sequences,
+        )
+        stop_token_ids = self._stop_token_ids(stop_token_ids)
         if hasattr(inputs, "as_numpy_iterator"):
             options = (max_length, stop_token_ids, strip_prompt, max_new_tokens, assistant)
             batches = [self.generate(batch, *options) for batch in inputs.as_numpy_iterator()]
             return _concatenate(batches)
 
+        decoding.check_temperature(self.sampler)
         call = calls.call_of(self, cross_attention_cache, verbose)
         if encoded is not None:
             check_encoded(encoded, self, call, cross_attention_cache)
         if num_return_sequences != 1:
             self._check_draws(num_return_sequences)
-        stop_token_ids = self._stop_token_ids(stop_token_ids)
         # A row that an assistant helps with is generated alone.
         parts = 1 if assistant is not None else sharding.row_parts()
         batches, is_single = self._batches(inputs, encoded, batch_size, parts)
@@ -190,23 +207,29 @@ class Generates:
                 "`assistant` goes with neither `encoded` nor `num_return_sequences`. Received: "
                 f"encoded={encoded}, num_return_sequences={num_return_sequences}"
             )
-        if len(batches) > 1:
-            self._check(batches, limits)
         is_shown = len(batches) > 1 if verbose == "auto" else verbose
         count = 1 + max(max(indices) for indices, _ in batches)
         progress = keras.utils.Progbar(count, verbose=int(is_shown), unit_name="row")
         found = {}
-        for indices, part in batches:
-            rows = self._rows(part, encoded)[0]
-            budgets = self._budgets(part, rows, *limits)
-            asked = rows, budgets, stop_token_ids, call
-            if assistant is None:
-                new = self._new_tokens(*asked, encoded, num_return_sequences)
-            else:
-                new = [[of_row] for of_row in speculation.new_tokens(self, assistant, *asked)]
-            found |= dict(zip(indices, zip(rows.prompts, budgets, new, strict=True), strict=True))
-            progress.update(len(found))
-        return self._finished([found[i] for i in range(count)], strip_prompt, is_single)
+        with one_warning():
+            if len(batches) > 1:
+                self._check(batches, limits)
+            for indices, part in batches:
+                rows = self._rows(part, encoded)[0]
+                budgets = self._budgets(part, rows, *limits)
+                asked = rows, budgets, stop_token_ids, call
+                if assistant is None:
+                    new = self._new_tokens(*asked, encoded, num_return_sequences)
+                else:
+                    new = [[of_row] for of_row in speculation.new_tokens(self, assistant, *asked)]
+                self._check_finite(indices, new)
+                found |= dict(
+                    zip(indices, zip(rows.prompts, budgets, new, strict=True), strict=True)
+                )
+                progress.update(len(found))
+            found = [found[i] for i in range(count)]
+            self._report_unfinished(found, limits, stop_token_ids)
+        return self._finished(found, strip_prompt, is_single)
 
     def generate_step(self, inputs, stop_token_ids=None, call=None):
         """One batch from ids to ids; compiled by `make_generate_function`.
@@ -219,29 +242,33 @@ class Generates:
             call: `calls.Call`, by default as the task's attributes are now.
 
         Returns:
-            (B, prompt and room) int32 ids, prompts at the left; -1 where none was generated.
+            (B, prompt and room) int32 ids, prompts at the left; -1 where none was generated, -2
+            from the first one on whose logits were not finite.
         """
-        # Contrastive search alone looks back at the states of earlier tokens.
         call = calls.call_of(self) if call is None else call
-        looks_back = isinstance(call.sampler, keras_hub.samplers.ContrastiveSampler)
+        sampler = decoding.at_temperature(call.sampler)
+        # Contrastive search alone looks back at the states of earlier tokens.
+        looks_back = isinstance(sampler, keras_hub.samplers.ContrastiveSampler)
         memory = inputs["memory"] if "memory" in inputs else self._encode_step(inputs, call)
         cache, hidden = decoding.prefill(
             self.backbone, inputs, memory, keep_states=looks_back, cache_dtype=call.cache_dtype
         )
         prompt, new = inputs["decoder_token_ids"], inputs["new_token_ids"]
         mask = ops.concatenate([ops.ones_like(prompt), ops.zeros_like(new)], axis=1)
-        is_folded = decoding.carries_folded(call.sampler)
-        sampler = decoding.bounded(call.sampler, inputs["new_tokens"])
-        return sampler(
+        is_folded = decoding.carries_folded(sampler)
+        ends = []
+        sampler = decoding.bounded(sampler, inputs["new_tokens"], ends)
+        ids = sampler(
             next=next_token(self, memory, call, is_folded),
             prompt=ops.concatenate([prompt, new], axis=1),
-            cache=caches.folded(cache) if is_folded else cache,
+            cache=finite.carried(caches.folded(cache) if is_folded else cache, cache.padding),
             index=prompt.shape[1],
             mask=ops.cast(mask, "bool"),
             stop_token_ids=stop_token_ids,
             hidden_states=hidden,
             model=self,
         )
+        return finite.marked(ids, ends)
 
     # Parts of `generate` ----------------------------------------------------------------------
 
@@ -327,6 +354,26 @@ class Generates:
         new = generation.new_tokens_of_rows(token_ids, length, budgets, stop_token_ids)
         return [new[start : start + times] for start in range(0, len(new), times)]
 
+    def _check_finite(self, numbers, new):
+        """Raises where a row's logits were not finite."""
+        for number, drawn in zip(numbers, new, strict=True):
+            for of_row in drawn:
+                finite.check(of_row, number, self.backbone.decoder.compute_dtype)
+
+    def _report_unfinished(self, rows, limits, stop_token_ids):
+        """Reports rows that end because nobody said how long they may be."""
+        if limits != (None, None) or self.preprocessor is None:
+            return
+        cap = self.preprocessor.decoder_sequence_length
+        report(
+            [
+                Cut("default" if budget == generation.NEW_TOKENS else "room", number, budget, cap)
+                for number, (_, budget, drawn) in enumerate(rows)
+                for new in drawn
+                if len(new) == budget and new[-1] not in (stop_token_ids or ())
+            ]
+        )
+
     def _finished(self, rows, strip_prompt, is_single):
         """What `generate` returns of `(prompt, budget, list of new tokens)` for each row."""
         length = max(len(prompt) + budget for prompt, budget, _ in rows)
@@ -383,18 +430,16 @@ class Generates:
         if self.preprocessor is None:
             return
         rows = [row for _, part in batches for row in part]
-        self.preprocessor.check_rows(rows, training=False)
+        # Prompts are never cut.
+        inputs = [row._replace(decoder_text=None) for row in rows]
+        self.preprocessor.check_rows(inputs, training=False)
         prompts = [row._replace(encoder_text=None, images=[]) for row in rows if row.decoder_text]
         if prompts:
             self._budgets(prompts, self._rows(prompts)[0], *limits)
 
     def _check_draws(self, count):
-        if not isinstance(count, int) or count < 1:
-            raise ValueError(
-                "`num_return_sequences` must be an integer of at least 1. Received: "
-                f"num_return_sequences={count!r}"
-            )
-        if isinstance(self.sampler, (keras_hub.samplers.GreedySampler, BeamSearch)):
+        is_certain = isinstance(self.sampler, (keras_hub.samplers.GreedySampler, BeamSearch))
+        if is_certain or decoding.is_greedy(self.sampler):
             raise ValueError(
                 "`num_return_sequences` above 1 needs a sampler that draws, or the sequences of a "
                 f"row are all the same. Received: num_return_sequences={count} and a "
@@ -402,8 +447,10 @@ class Generates:
             )
 
     def _stop_token_ids(self, stop_token_ids):
+        size = self.backbone.config.vocabulary_size
+        stop_token_ids = checked(vocabulary_size=size, stop_token_ids=stop_token_ids)
         if stop_token_ids != "auto":
-            return None if stop_token_ids is None else tuple(int(i) for i in stop_token_ids)
+            return stop_token_ids
         if self.preprocessor is None:
             raise ValueError(
                 '`stop_token_ids="auto"` needs a preprocessor: its tokenizer knows the end token. '
@@ -420,6 +467,7 @@ class Generates:
                 max_length = np.shape(inputs["decoder_token_ids"])[-1]
             elif max_length is None:
                 max_length = self.preprocessor.decoder_sequence_length
+                max_new_tokens = generation.NEW_TOKENS
             budgets = [max_length - len(prompt) for prompt in rows.prompts]
             if max_new_tokens is not None:
                 budgets = [min(budget, max_new_tokens) for budget in budgets]

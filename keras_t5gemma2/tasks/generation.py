@@ -10,6 +10,8 @@ from keras_t5gemma2.preprocessing.read_image import to_numpy
 
 SEEN = ("images", "image_features")
 _SORTED_BATCHES = 16
+# The most new tokens of a row where nobody says how many. A cache has room for them alone.
+NEW_TOKENS = 256
 
 
 class Rows(NamedTuple):
@@ -68,10 +70,6 @@ def sorted_batches(lengths, batch_size, parts=1):
     >>> sorted_batches([3, 9, 1], batch_size=8, parts=2)
     [[2, 0, 1, 1]]
     """
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(
-            f"`batch_size` must be an integer of at least 1. Received: batch_size={batch_size!r}"
-        )
     rows = range(len(lengths))
     size = math.ceil(len(rows) / math.ceil(len(rows) / batch_size))
     size += -size % parts if size > 1 else 0
@@ -132,11 +130,14 @@ def pad_prompts(rows, new_tokens):
 
 
 def new_tokens_of_rows(token_ids, prompt_length, budgets, stop_token_ids):
-    """Per row, the tokens generated: up to its budget, or to a stop token and with it."""
+    """Per row, the tokens generated: up to its budget, or to a stop token and with it.
+
+    Where logits were not finite, `finite.NOT_FINITE` stands to the end.
+    """
     generated = []
     for row, budget in zip(token_ids, budgets, strict=True):
         new = row[prompt_length : prompt_length + budget]
-        new = new[new >= 0]
+        new = new[new != -1]
         stops = np.flatnonzero(np.isin(new, stop_token_ids or ()))
         generated.append(new[: stops[0] + 1] if stops.size else new)
     return generated

@@ -2,6 +2,7 @@
 
 import re
 
+from keras_t5gemma2.options import checked
 from keras_t5gemma2.preprocessing.rows import parse_rows
 from keras_t5gemma2.preprocessing.sentinels import FIRST_SENTINEL, sentinels
 
@@ -44,10 +45,11 @@ class Infills:
                 "`infill` needs a preprocessor, which knows the text of tokens. "
                 "Received: preprocessor=None"
             )
-        if options.get("num_return_sequences", 1) != 1:
+        count = options.get("num_return_sequences", 1)
+        if checked(num_return_sequences=count) != 1:
             raise ValueError(
                 "`infill` gives one filling of each text. Received: num_return_sequences="
-                f"{options['num_return_sequences']}. Give the text several times"
+                f"{count}. Give the text several times"
             )
         tokens = sentinels(self.preprocessor.tokenizer, first_sentinel)
         rows, is_single = parse_rows(inputs)

@@ -7,21 +7,27 @@ import keras
 import numpy as np
 
 from keras_t5gemma2 import sharding
+from keras_t5gemma2.options import checked
+from keras_t5gemma2.preprocessing.cuts import Cuts, one_warning
 from keras_t5gemma2.preprocessing.encoding import naming_image
 from keras_t5gemma2.preprocessing.image_features import ImageFeatures
 from keras_t5gemma2.preprocessing.rows import are_row_dicts, parse_rows
+
+_IMAGES_AT_A_TIME = 8
 
 
 def with_features(task, x, batch_size, verbose):
     """`x` with `ImageFeatures` for its images; see `T5Gemma2Seq2SeqLM.precompute`."""
     _check_task(task)
+    batch_size = checked(batch_size=batch_size) or _IMAGES_AT_A_TIME
     if not isinstance(x, (dict, list)):
         raise TypeError(
             "`x` must be a dict of rows in memory, or a list of dicts of single rows. "
             f"Received: x of type {type(x)}"
         )
     rows, is_single = parse_rows(x)
-    task.preprocessor.check_rows(rows, training=False)
+    with one_warning(Cuts(is_silent=True)):  # no text is read here
+        task.preprocessor.check_rows(rows, training=False)
     progress = keras.utils.Progbar(sum(len(row.images) for row in rows), verbose=verbose)
     memory = _Features(task, batch_size)
     places = []

@@ -6,7 +6,7 @@ from keras import ops, tree
 
 from keras_t5gemma2 import cache as caches
 from keras_t5gemma2 import compiling, kernels
-from keras_t5gemma2.tasks import calls, decoding
+from keras_t5gemma2.tasks import calls, decoding, finite
 
 # Programs kept for each choice of adapters. Sizes are rounded up, so that most uses need fewer.
 MOST_PROGRAMS = 64
@@ -124,7 +124,7 @@ def start(task, inputs, call, ahead=0):
 
 
 def next_token(task, memory, call, is_folded=True):
-    """The function of a prompt, a cache and an index that a sampler asks for the next token.
+    """The function of a prompt, a `Carried` and an index that a sampler asks for the next token.
 
     Args:
         task: `T5Gemma2Seq2SeqLM`.
@@ -133,10 +133,13 @@ def next_token(task, memory, call, is_folded=True):
         is_folded: bool. Whether the sampler carries the cache from step to step folded.
     """
 
-    def step(memory, prompt, cache, index):
+    def step(memory, prompt, carried, index):
+        cache, broken = carried
         cache = caches.unfolded(cache) if is_folded else cache
         hidden, cache = decoding.step(task.backbone, memory, prompt, cache, index)
-        return task.logits(hidden), hidden, caches.folded(cache) if is_folded else cache
+        logits = task.logits(hidden)
+        cache = caches.folded(cache) if is_folded else cache
+        return logits, hidden, finite.Carried(cache, finite.watched(broken, logits, index))
 
     run = program(task, ("next", is_folded), lambda: step, call, kernels.compiled_step)
     return lambda prompt, cache, index: run(

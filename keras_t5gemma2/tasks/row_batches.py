@@ -12,7 +12,9 @@ from keras import ops
 from keras.src.trainers import data_adapters
 
 from keras_t5gemma2 import sharding
+from keras_t5gemma2.options import checked
 from keras_t5gemma2.preprocessing import traced
+from keras_t5gemma2.preprocessing.cuts import batch_number
 from keras_t5gemma2.preprocessing.rows import length_of_row, parse_rows
 from keras_t5gemma2.tasks.array_checks import check_weights
 from keras_t5gemma2.tasks.distillation import split_targets
@@ -41,6 +43,7 @@ def batches_of(x, y, sample_weight, batch_size, shuffle, preparation, group_by_l
         preparation: `Preparation`.
         group_by_length: bool. Whether batches of rows in memory are of rows of similar length.
     """
+    batch_size = checked(batch_size=batch_size)
     if isinstance(x, data_adapters.data_adapter.DataAdapter):
         return x  # `fit` calls `evaluate` with what it was given
     if isinstance(x, (tuple, list)) and x and are_arrays(x[0]) and y is None:
@@ -242,8 +245,6 @@ class InMemoryBatches(Batches):
         self.seed = int(np.random.randint(2**31)) if shuffle else None
         self.batch_size = 32 if batch_size is None else batch_size
         self.preparation = preparation
-        if self.batch_size < 1:
-            raise ValueError(f"`batch_size` must be at least 1. Received: batch_size={batch_size}")
 
     @property
     def num_batches(self):
@@ -456,7 +457,10 @@ def _check_no_batch_size(batch_size, x):
 
 @contextlib.contextmanager
 def _naming_batch(number):
+    token = batch_number.set(number)
     try:
         yield
     except (ValueError, TypeError) as error:
         raise type(error)(f"In batch {number}: {error}") from error
+    finally:
+        batch_number.reset(token)

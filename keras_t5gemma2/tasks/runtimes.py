@@ -10,7 +10,8 @@ from keras_t5gemma2 import cache as caches
 from keras_t5gemma2.cache import Cache
 from keras_t5gemma2.kernels import Scaled
 from keras_t5gemma2.layers import Memory
-from keras_t5gemma2.tasks import decoding
+from keras_t5gemma2.options import integer
+from keras_t5gemma2.tasks import decoding, generation
 
 # The backends that write each format, and which sizes have to be known there.
 _FORMATS = {
@@ -214,7 +215,9 @@ def _check_format(task, path, format, options):
 def _checked(task, format, sizes):
     """The sizes, with what is known of them without being said."""
     if sizes.decoder_length is None and task.preprocessor is not None:
-        sizes = sizes._replace(decoder_length=task.preprocessor.decoder_sequence_length)
+        most = (integer(sizes.prompt_length) or 0) + generation.NEW_TOKENS
+        cap = task.preprocessor.decoder_sequence_length
+        sizes = sizes._replace(decoder_length=min(cap, most))
     if task.backbone.config.vision is None:
         if sizes.images:
             raise ValueError(

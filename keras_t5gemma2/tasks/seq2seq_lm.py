@@ -6,17 +6,21 @@ import os
 
 import keras
 import keras_hub
+import numpy as np
 from keras import ops
 
 from keras_t5gemma2 import sharding
 from keras_t5gemma2.arguments import check_constructor, check_loading
 from keras_t5gemma2.backbone import T5Gemma2Backbone
 from keras_t5gemma2.messages import shown
+from keras_t5gemma2.options import checked
+from keras_t5gemma2.preprocessing.cuts import Cuts, one_warning
 from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
 from keras_t5gemma2.quantization.counting import SummarizesParameters
 from keras_t5gemma2.quantization.models import load_quantized
 from keras_t5gemma2.registry import presets
 from keras_t5gemma2.saving import LoadsFiniteWeights, SavesAtomically, SavesWhole, by_one_process
+from keras_t5gemma2.tasks import decoding, finite
 from keras_t5gemma2.tasks.adapter_files import reading_adapter_files
 from keras_t5gemma2.tasks.agreement import check_agreement
 from keras_t5gemma2.tasks.checkpointing import with_places
@@ -146,6 +150,8 @@ class T5Gemma2Seq2SeqLM(
         embeddings=None,
         quantize=None,
         allow_nonfinite=False,
+        encoder_sequence_length=None,
+        decoder_sequence_length=None,
         **kwargs,
     ):
         """The model of a preset or of a published checkpoint, with its preprocessor.
@@ -163,6 +169,10 @@ class T5Gemma2Seq2SeqLM(
                 integers is enough.
             allow_nonfinite: bool. Whether weights and adapters may be NaN or infinite; otherwise
                 they are refused, with the name of their tensor.
+            encoder_sequence_length: int, tokens. The most that the preprocessor lets the encoder
+                read, instead of what the model is made for: `max_position_embeddings` of a
+                directory in the reference's format, or what a preset says.
+            decoder_sequence_length: int, tokens; the same of the decoder.
             **kwargs: `dtype` of every part, by default Keras's global policy; `preprocessor`
                 and further arguments of the constructor.
 
@@ -175,17 +185,24 @@ class T5Gemma2Seq2SeqLM(
         from keras_t5gemma2.checkpoints import presets
 
         check_loading(cls, "from_preset", kwargs, by_preset=("backbone",), more=("compile",))
+        lengths = presets.given_lengths(
+            kwargs,
+            encoder_sequence_length=encoder_sequence_length,
+            decoder_sequence_length=decoder_sequence_length,
+        )
         directory, preset = presets.locate(preset, load_weights)
         if directory is None:
             options = {"quantize": quantize, "allow_nonfinite": allow_nonfinite}
             presets.check_only_keras(preset, embeddings, text_only=text_only, **options)
             with reading_adapter_files(preset):
                 lm = super().from_preset(preset, load_weights, **kwargs)
+            for name, value in lengths.items():
+                setattr(lm.preprocessor, name, value)
             return lm._load_preset_adapters(preset) if load_weights else lm
         task, settings = presets.task_settings(cls, directory)
         if "preprocessor" not in kwargs:
             kwargs["preprocessor"] = presets.load_task_preprocessor(
-                cls.preprocessor_cls, directory, text_only
+                cls.preprocessor_cls, directory, text_only, **lengths
             )
         places = directory, load_weights, text_only, embeddings, allow_nonfinite
         load = functools.partial(presets.load_backbone, *places, dtype=kwargs.pop("dtype", None))
@@ -202,6 +219,8 @@ class T5Gemma2Seq2SeqLM(
         text_only=False,
         quantize=None,
         allow_nonfinite=False,
+        encoder_sequence_length=None,
+        decoder_sequence_length=None,
         **kwargs,
     ):
         """A model whose encoder and decoder start from Gemma 3, as in the paper.
@@ -220,6 +239,10 @@ class T5Gemma2Seq2SeqLM(
             text_only: bool. If true, a vision tower is neither built nor read.
             quantize: as `from_preset` has it.
             allow_nonfinite: as `from_preset` has it.
+            encoder_sequence_length: as `from_preset` has it. By default what the Gemma 3 model of
+                the encoder is made for: its `max_position_embeddings`, the context length of a
+                GGUF file, and of a preset 32,768, or 131,072 with scaled positions.
+            decoder_sequence_length: as `from_preset` has it, of the decoder's model.
             **kwargs: `preprocessor` and further arguments of the constructor.
 
         Raises:
@@ -229,12 +252,17 @@ class T5Gemma2Seq2SeqLM(
                 not what it should be.
             TypeError: there is no such argument; the message names the nearest.
         """
-        from keras_t5gemma2.checkpoints import gemma3
+        from keras_t5gemma2.checkpoints import gemma3, presets
 
         check_loading(cls, "from_gemma3", kwargs, by_preset=("backbone",), more=("compile",))
+        lengths = presets.given_lengths(
+            kwargs,
+            encoder_sequence_length=encoder_sequence_length,
+            decoder_sequence_length=decoder_sequence_length,
+        )
         if "preprocessor" not in kwargs:
             kwargs["preprocessor"] = gemma3.load_gemma3_preprocessor(
-                cls.preprocessor_cls, encoder, decoder, text_only
+                cls.preprocessor_cls, encoder, decoder, text_only, **lengths
             )
         tokenizer = getattr(kwargs["preprocessor"], "tokenizer", None)
         # Gemma 3 has its image token behind the vocabulary, where T5Gemma 2 has none.
@@ -275,6 +303,7 @@ class T5Gemma2Seq2SeqLM(
         Training, evaluation and the encoder run as without it.
         """
         super().compile(*args, **kwargs)
+        decoding.check_temperature(self.sampler)
 
     def _should_torch_compile(self):
         # Torch's compiler goes through a step of Keras's trainer piece by piece, for minutes.
@@ -323,20 +352,24 @@ class T5Gemma2Seq2SeqLM(
         Raises:
             ValueError, TypeError: about a row or batch, which the message names.
         """
+        batch_size, size = checked(
+            batch_size=batch_size, validation_batch_size=validation_batch_size
+        )
         if distillation is not None:
             self._check_distillation(distillation)
-        preparation = self._preparation(class_weight, distillation)
+        cuts = Cuts()
+        preparation = self._preparation(class_weight, distillation, cuts)
         training = batches_of(x, y, sample_weight, batch_size, shuffle, preparation)
         validation = None
-        size = validation_batch_size
         if validation_data is not None:
             x, y, sample_weight = unpack(validation_data)
             # Rows come in batches of `batch_size` where nothing is said; batches are as they are.
-            validation = batches_of(x, y, sample_weight, size, False, self._preparation())
+            validation = batches_of(x, y, sample_weight, size, False, self._preparation(cuts=cuts))
             if size is None and batch_size is not None and validation.batch_size is not None:
                 validation.batch_size = batch_size
         elif validation_split:
-            training, validation = _split(training, validation_split, size, self._preparation())
+            preparation = self._preparation(cuts=cuts)
+            training, validation = _split(training, validation_split, size, preparation)
         for data in (training, *([] if validation is None else [validation])):
             data.can_add_rows = not self._needs_logits
         steps = kwargs.get("steps_per_epoch")
@@ -406,12 +439,9 @@ class T5Gemma2Seq2SeqLM(
         Returns:
             `TeacherSamples`.
         """
-        return sample_rows(
-            self,
-            batches_of(x, None, None, batch_size, False, self._preparation()),
-            num_samples,
-            seed,
-        )
+        num_samples = checked(num_samples=num_samples)
+        batches = batches_of(x, None, None, batch_size, False, self._preparation())
+        return sample_rows(self, batches, num_samples, seed)
 
     def preprocess_samples(self, x, y=None, sample_weight=None):
         """What `train_on_batch` and the like make of a batch; see `fit` for what it may be."""
@@ -419,7 +449,7 @@ class T5Gemma2Seq2SeqLM(
             x, y, sample_weight = unpack(x)
         return self._preparation()(x, y, sample_weight)
 
-    def _preparation(self, class_weight=None, distillation=None):
+    def _preparation(self, class_weight=None, distillation=None, cuts=None):
         # Again, since a tokenizer can take another vocabulary.
         check_agreement(self.backbone, self.preprocessor)
         return Preparation(
@@ -428,6 +458,7 @@ class T5Gemma2Seq2SeqLM(
             class_weight,
             distillation,
             has_token_labels=self._token_loss is not None,
+            cuts=Cuts() if cuts is None else cuts,
         )
 
     def _check_distillation(self, distillation):
@@ -450,11 +481,17 @@ class T5Gemma2Seq2SeqLM(
         Returns:
             (rows,) float32: the log-probability of each row's `decoder_text`, the sum over its
             tokens and the end token. A number for a single row.
+
+        Raises:
+            ValueError: a target has more tokens than the preprocessor's
+                `decoder_sequence_length`, or the model's logits for a row are not finite; the
+                message names the row.
         """
         if self.preprocessor is None or (isinstance(inputs, tuple) and are_arrays(inputs[0])):
             x, labels, weights = self._arrays_to_score(inputs)
         else:
-            x, labels, weights = self.preprocessor(inputs)
+            with one_warning(Cuts(refuses_targets=True)):
+                x, labels, weights = self.preprocessor(inputs)
         if is_single := labels.ndim == 1:
             x = {name: value[None] for name, value in x.items()}
             labels, weights = labels[None], weights[None]
@@ -462,7 +499,10 @@ class T5Gemma2Seq2SeqLM(
         logits = sharding.of_rows(predict, self.backbone.complete(x))
         log_probabilities = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
         of_labels = ops.take_along_axis(log_probabilities, labels[..., None], axis=-1)
-        scores = ops.convert_to_numpy(of_labels)[..., 0] * weights
+        # What stands at padding is nobody's score, and may be no number.
+        scores = np.where(weights > 0, ops.convert_to_numpy(of_labels)[..., 0] * weights, 0)
+        for row in np.flatnonzero(~np.isfinite(scores.sum(axis=1))):
+            raise finite.error(f"The logits of row {row}", self.backbone.decoder.compute_dtype)
         return float(scores.sum()) if is_single else scores.sum(axis=1)
 
     def _arrays_to_score(self, inputs):

@@ -1,13 +1,12 @@
 """Speculative decoding: somebody cheap proposes tokens, one step of the model checks them all."""
 
 import keras
-import keras_hub
 import numpy as np
 from keras import ops
 
 from keras_t5gemma2 import cache as caches
 from keras_t5gemma2.backbone import image_shapes
-from keras_t5gemma2.tasks import calls, decoding, generation
+from keras_t5gemma2.tasks import calls, decoding, finite, generation
 from keras_t5gemma2.tasks.programs import program, start
 
 # Tokens proposed at once. Looking them up costs nothing, a model costs a step for each.
@@ -60,7 +59,7 @@ def _new_tokens(task, assistant, row, budget, stop_token_ids, call):
         stops = [i for i, id in enumerate(fresh) if id in stop_token_ids]
         fresh = fresh[: stops[0] + 1] if stops else fresh
         new, ids, last = new + fresh, ids + fresh, last + len(fresh)
-        if stops:
+        if stops or fresh[-1] == finite.NOT_FINITE:
             break
     return np.array(new, "int32")
 
@@ -80,7 +79,10 @@ class _Reader:
         self._read = program(task, ("a step of generate",), lambda: _reading(task), call)
 
     def read(self, ids, first):
-        """Per token, the likeliest next one: ids stand in the slots from `first` on."""
+        """Per token, the likeliest next one: ids stand in the slots from `first` on.
+
+        Where the logits are not finite, it is `finite.NOT_FINITE`.
+        """
         ids, first = np.array([ids], "int32"), np.array(first, "int32")
         likeliest, self._cache = self._read(self._cache, self._memory, ids, first)
         return ops.convert_to_numpy(likeliest)[0].tolist()
@@ -91,7 +93,10 @@ def _reading(task):
         ids, first = (ops.convert_to_tensor(x, dtype="int32") for x in (ids, first))
         cache = caches.unfolded(cache)
         hidden, cache = decoding.read(task.backbone, memory, ids, cache, first)
-        return ops.argmax(task.logits(hidden), axis=-1), caches.folded(cache)
+        logits = task.logits(hidden)
+        likeliest = ops.cast(ops.argmax(logits, axis=-1), "int32")
+        likeliest = ops.where(finite.is_broken(logits), finite.NOT_FINITE, likeliest)
+        return likeliest, caches.folded(cache)
 
     return read
 
@@ -156,6 +161,7 @@ class _Assistant:
             inputs = {k: v for k, v in inputs.items() if k not in generation.SEEN}
         call = calls.call_of(task, verbose=verbose)
         self._reader = _Reader(task, inputs, self.most, call)
+        self._dtype = task.backbone.decoder.compute_dtype
         self._is_new = True
 
     def next(self, ids, last):
@@ -165,6 +171,8 @@ class _Assistant:
         first, fresh, proposed = last + 1 - count, ids[-count:], []
         for _ in range(self.most):
             proposed.append(self._reader.read(fresh, first)[-1])
+            if proposed[-1] == finite.NOT_FINITE:
+                raise finite.error("The logits of `assistant`", self._dtype)
             first, fresh = first + len(fresh), proposed[-1:]
         return proposed
 
@@ -173,7 +181,7 @@ class _Assistant:
 
 
 def _check_is_greedy(sampler):
-    if type(sampler) is not keras_hub.samplers.GreedySampler:
+    if not decoding.is_greedy(sampler):
         raise ValueError(
             "`assistant` needs the greedy sampler, whose text it does not change. Received: "
             f'sampler={type(sampler).__name__}. Call `compile(sampler="greedy")`.'

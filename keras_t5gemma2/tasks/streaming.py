@@ -1,6 +1,5 @@
 """Text as it is written: `generate` in chunks of a few tokens, and its ids as pieces of text."""
 
-import copy
 import re
 import time
 
@@ -9,7 +8,9 @@ import numpy as np
 from keras import ops
 
 from keras_t5gemma2 import sharding
-from keras_t5gemma2.tasks import calls, decoding, generation
+from keras_t5gemma2.options import checked
+from keras_t5gemma2.preprocessing.cuts import Cuts, one_warning
+from keras_t5gemma2.tasks import calls, decoding, finite, generation
 from keras_t5gemma2.tasks.programs import next_token, program, start
 
 # A chunk's tokens come together. As long as one takes less than this, which hardly anybody notices,
@@ -44,7 +45,8 @@ class Streams:
             max_length: as `generate` has it.
             stop_token_ids: as `generate` has it.
             strip_prompt: bool. Whether to leave out the decoder's prompt, which else comes first.
-            max_new_tokens: as `generate` has it.
+            max_new_tokens: as `generate` has it. The warning of what is cut comes with the end
+                of the text, or when it is left.
             cross_attention_cache: as `generate` has it.
             verbose: 0, 1 or "auto". Whether to say on stderr that a program is compiled.
 
@@ -68,19 +70,37 @@ class Streams:
         True
         """
         _check_goes_token_by_token(self.sampler)
+        limits = tuple(checked(max_length=max_length, max_new_tokens=max_new_tokens))
         stop_token_ids = self._stop_token_ids(stop_token_ids)
-        rows, is_scalar = self._rows(inputs)
-        budgets = self._budgets(inputs, rows, max_length, max_new_tokens)
+        cuts = Cuts()
+        with one_warning(cuts, says=False):
+            rows, is_scalar = self._rows(inputs)
+        budgets = self._budgets(inputs, rows, *limits)
         call = calls.call_of(self, cross_attention_cache, verbose)
         tokens = _tokens(self, rows, budgets, stop_token_ids, call)
+        tokens = self._reported(tokens, budgets, limits, stop_token_ids, cuts)
         pieces = _ids(rows.prompts, tokens, strip_prompt)
         if self.preprocessor is not None:
             pieces = _texts(pieces, self.preprocessor.tokenizer, len(rows.prompts))
         return (piece for _, piece in pieces) if is_scalar else pieces
 
+    def _reported(self, tokens, budgets, limits, stop_token_ids, cuts):
+        """The tokens; where they end, one warning of all that was cut."""
+        new = [[] for _ in budgets]
+        try:
+            for row, id in tokens:
+                new[row].append(id)
+                yield row, id
+            with one_warning(cuts, says=False):
+                rows = [(None, *of_row) for of_row in zip(budgets, zip(new), strict=True)]
+                self._report_unfinished(rows, limits, stop_token_ids)
+        finally:
+            cuts.say()
+
 
 def _check_goes_token_by_token(sampler):
-    if not decoding.carries_folded(sampler):
+    decoding.check_temperature(sampler)
+    if not decoding.carries_folded(decoding.at_temperature(sampler)):
         raise ValueError(
             "`stream` needs a sampler that decides on one token after another, such as `greedy`, "
             f"`random`, `top_k` or `top_p`. Received: sampler={type(sampler).__name__}. Call "
@@ -101,18 +121,21 @@ def _tokens(task, rows, budgets, stop_token_ids, call):
     prompt = ops.concatenate([inputs["decoder_token_ids"], inputs["new_token_ids"]], axis=1)
 
     first = here = arrays["decoder_token_ids"].shape[1]
+    dtype = task.backbone.decoder.compute_dtype
     left, running, steps = max(budgets), dict(enumerate(budgets)), 1
     while running:
         began = time.perf_counter()
         steps = min(steps, left)
         numbers = np.array([first, here, steps], "int32")
-        prompt, cache = go_on(cache, memory, prompt, numbers)
-        fresh = ops.convert_to_numpy(prompt)[:, here : here + steps]
+        prompt, cache, found = go_on(cache, memory, prompt, numbers)
+        fresh = ops.convert_to_numpy(found)[:, here : here + steps]
         here, left = here + steps, left - steps
         if time.perf_counter() - began < _SECONDS:
             steps = min(2 * steps, _MOST_STEPS)
         for ids in fresh.T:
             for row in list(running):
+                before = budgets[row] - running[row]
+                finite.check(ids[row : row + 1], row, dtype, before)
                 yield row, int(ids[row])
                 running[row] -= 1
                 if not running[row] or ids[row] in (stop_token_ids or ()):
@@ -124,25 +147,19 @@ def _chunk(task, stop_token_ids, call):
 
     def go_on(cache, memory, prompt, numbers):
         first, here, steps = ops.unstack(ops.convert_to_tensor(numbers, dtype="int32"))
-        sampler = copy.copy(decoding.bounded(call.sampler, steps))
-        run_loop, ends = sampler.run_loop, []
-
-        def keep(*args, **kwargs):
-            ends[:] = run_loop(*args, **kwargs)
-            return ends
-
-        sampler.run_loop = keep
+        ends = []
+        sampler = decoding.bounded(decoding.at_temperature(call.sampler), steps, ends)
         is_given = ops.arange(prompt.shape[1], dtype="int32") < first
         sampler(
             next=next_token(task, memory, call),
             prompt=prompt,
-            cache=cache,
+            cache=finite.carried(cache, cache.padding),
             index=here,
             mask=ops.broadcast_to(is_given, prompt.shape),
             stop_token_ids=stop_token_ids,
             model=task,
         )
-        return ends[0], ends[1]
+        return ends[0], ends[1].cache, finite.marked(ends[0], ends)
 
     return go_on
 

@@ -6,7 +6,9 @@ import numpy as np
 from keras import ops
 
 from keras_t5gemma2 import sharding
-from keras_t5gemma2.tasks import calls, generation
+from keras_t5gemma2.messages import shown
+from keras_t5gemma2.options import integer
+from keras_t5gemma2.tasks import calls, decoding, generation
 
 
 class WarmsUp:
@@ -55,6 +57,7 @@ class WarmsUp:
         >>> lm.warmup([50, 100], new_tokens=20, stop_token_ids=None)
         """
         stop_token_ids = self._stop_token_ids(stop_token_ids)
+        decoding.check_temperature(self.sampler)
         sizes = {
             "lengths": lengths,
             "new_tokens": new_tokens,
@@ -80,6 +83,11 @@ class WarmsUp:
     def _images_of_a_row(self, count):
         """Images by the name of their input, where the preprocessor gives any, be it none."""
         vision = self.backbone.config.vision
+        if integer(count) is None or count < 0:
+            kind = TypeError if integer(count) is None else ValueError
+            raise kind(
+                f"`images` must be an integer of at least 0. Received: images={shown(count)}"
+            )
         if count and vision is None:
             raise ValueError(
                 "`images` needs a model with a vision tower, which this one has not. "
@@ -105,9 +113,15 @@ def _arrays(length, new_tokens, batch_size, prompt_length, seen):
 
 
 def _positive_integers(name, value):
-    values = [value] if isinstance(value, int) else list(value)
-    if not all(isinstance(one, int) and one >= 1 for one in values):
-        raise ValueError(
-            f"`{name}` must be a positive integer or a list of them. Received: {name}={value}"
+    try:
+        values = [value] if np.ndim(value) == 0 else [*value]
+    except TypeError:
+        values = [value]
+    counts = [integer(one) for one in values]
+    if not counts or None in counts or min(counts) < 1:
+        kind = ValueError if np.ndim(value) or counts[0] is not None else TypeError
+        raise kind(
+            f"`{name}` must be a positive integer or a list of them. Received: "
+            f"{name}={shown(value)}"
         )
-    return values
+    return counts
