@@ -10,8 +10,8 @@ import keras
 import keras_hub
 import numpy as np
 import pytest
-from small_tasks import ROWS, small_task
-from tiny_models import SMALL_CONFIG, tiny_backbone, token_inputs
+from small_tasks import CONFIG, ROWS, small_task
+from tiny_models import tiny_backbone, token_inputs
 
 from keras_t5gemma2 import BeamSearch, T5Gemma2Seq2SeqLM
 from keras_t5gemma2.tasks import decoding, programs
@@ -20,7 +20,7 @@ IS_COMPILED = keras.config.backend() != "torch"
 
 
 def new_task(sampler):
-    lm = T5Gemma2Seq2SeqLM(tiny_backbone(SMALL_CONFIG))
+    lm = T5Gemma2Seq2SeqLM(tiny_backbone(CONFIG))
     lm.compile(sampler=sampler)
     return lm
 
@@ -60,6 +60,7 @@ def test_a_changed_sampler_takes_effect(rng, how):
     assert ids(lm, inputs, how) == other
 
 
+@pytest.mark.once
 def test_the_rest_of_a_sampler_takes_effect(rng):
     inputs = token_inputs(rng, (5,), (1,))
     lm = new_task(keras_hub.samplers.TopPSampler(p=0.9, seed=1, temperature=50.0))
@@ -91,6 +92,7 @@ class Forbidding(keras_hub.samplers.Sampler):
         return keras.ops.argmax(keras.ops.where(free, probabilities, 0.0), axis=-1)
 
 
+@pytest.mark.once
 def test_an_attribute_that_no_config_knows_takes_effect(rng):
     inputs = token_inputs(rng, (5,), (1,))
     lm = new_task(Forbidding())
@@ -134,6 +136,7 @@ def test_a_call_leaves_every_attribute_as_it_was(rng, monkeypatch):
         ids(lm, inputs, "stream", cross_attention_cache="tiny")
 
 
+@pytest.mark.once
 def test_a_step_of_training_leaves_calls_of_other_threads_alone():
     lm = small_task()
     x, _, _ = lm.preprocess_samples(ROWS)
@@ -164,7 +167,7 @@ def test_threads_generate_what_one_gives(rng):
     def run(number):
         inputs, how, options = calls[number]
         start.wait()
-        found[number] = [ids(lm, inputs, how, **options) for _ in range(3)]
+        found[number] = [ids(lm, inputs, how, **options) for _ in range(2)]
 
     threads = [threading.Thread(target=run, args=(n,)) for n in range(len(calls))]
     for thread in threads:
@@ -173,9 +176,10 @@ def test_threads_generate_what_one_gives(rng):
         thread.join()
     assert lm.cross_attention_cache == "auto"
     for number, (inputs, _, _) in enumerate(calls):
-        assert found[number] == [ids(lm, inputs)] * 3
+        assert found[number] == [ids(lm, inputs)] * 2
 
 
+@pytest.mark.once
 def test_threads_that_draw_take_turns(rng):
     inputs = token_inputs(rng, (5,), (1,))
     lm = new_task(keras_hub.samplers.RandomSampler(seed=1, temperature=100.0))
@@ -196,6 +200,7 @@ def test_threads_that_draw_take_turns(rng):
 # Programs that are kept
 
 
+@pytest.mark.once
 def test_few_programs_are_kept(rng, monkeypatch):
     monkeypatch.setattr(programs, "MOST_PROGRAMS", 2)
     lm = new_task("greedy")
@@ -211,7 +216,13 @@ def test_few_programs_are_kept(rng, monkeypatch):
 # Interrupts
 
 
-@pytest.mark.parametrize("how", ["generate", "stream", "encode", "assistant"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "generate",
+        *(pytest.param(x, marks=pytest.mark.once) for x in ("stream", "encode", "assistant")),
+    ],
+)
 def test_after_an_interrupt_all_goes_on(rng, monkeypatch, how):
     inputs = token_inputs(rng, (5,), (1,))
     lm = new_task("greedy")
@@ -240,6 +251,7 @@ def test_after_an_interrupt_all_goes_on(rng, monkeypatch, how):
         lm.generate_function = None
 
 
+@pytest.mark.once
 def test_a_stream_that_is_left_early_leaves_nothing_behind(rng):
     inputs = token_inputs(rng, (5,), (1,))
     lm = new_task("greedy")

@@ -37,6 +37,7 @@ def test_training_goes_on_where_it_was(tmp_path, recwarn):
     np.testing.assert_allclose(losses[1]["loss"], losses[0]["loss"], rtol=1e-5)
 
 
+@pytest.mark.once
 def test_what_was_compiled_with_comes_back(tmp_path):
     lm = small_task()
     lm.compile(

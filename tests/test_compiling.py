@@ -20,7 +20,14 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("name", WAYS)
+# The others are slow where programs are compiled.
+NAMES = [
+    pytest.param(name, marks=() if name in ("generate", "fit") else pytest.mark.once)
+    for name in WAYS
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_program_is_reported_when_it_is_compiled(name, capsys):
     lm, run = small_task(), WAYS[name]
     run(lm)
@@ -42,13 +49,14 @@ def test_a_program_is_reported_when_it_is_compiled(name, capsys):
     assert "keras_t5gemma2: " not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize("name", NAMES)
 def test_nothing_is_said_where_it_is_turned_off(name, capsys):
     WAYS[name](small_task(), verbose=0)
     captured = capsys.readouterr()
     assert "keras_t5gemma2" not in captured.err + captured.out
 
 
+@pytest.mark.once
 def test_validation_is_reported_too_and_nothing_after_an_error(capsys):
     lm = small_task()
     lm.fit(ROWS, validation_data=ROWS)

@@ -259,7 +259,11 @@ def changes():
     }
 
 
-@pytest.mark.parametrize("name", changes())
+def marks(name):
+    return () if name in ("fit", "one number") else pytest.mark.once
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in changes()])
 def test_what_was_encoded_before_a_change_is_refused(name):
     change, message = changes()[name]
     lm = small_task()
@@ -271,6 +275,7 @@ def test_what_was_encoded_before_a_change_is_refused(name):
     assert lm.generate(encoded=lm.encode("the cat"), max_new_tokens=2)
 
 
+@pytest.mark.once
 def test_what_was_encoded_with_other_adapters_is_refused(tmp_path):
     lm = small_task()
     lm.save_weights(tmp_path / "lm.weights.h5")
@@ -289,6 +294,7 @@ def test_what_was_encoded_with_other_adapters_is_refused(tmp_path):
         lm.generate(encoded=encoded["default"], max_new_tokens=2)
 
 
+@pytest.mark.once
 def test_what_another_model_encoded_is_refused(tmp_path):
     lm, other = small_task(), small_task()
     encoded = lm.encode("the cat")

@@ -34,7 +34,7 @@ def in_a_fork(function):
     "use",
     [
         lambda lm: lm.generate("the cat", max_new_tokens=3),
-        lambda lm: lm.evaluate(ROWS, verbose=0),
+        pytest.param(lambda lm: lm.evaluate(ROWS, verbose=0), marks=pytest.mark.once),
     ],
     ids=["generate", "evaluate"],
 )
