@@ -2,8 +2,9 @@
 
 import contextlib
 import contextvars
-import sys
 import time
+
+from keras_t5gemma2.messages import say
 
 _is_told = contextvars.ContextVar("is_told", default=True)
 
@@ -81,6 +82,6 @@ def sizes_of(args):
 
 
 def _say(text):
-    # On stderr, which notebooks and scripts keep apart from results.
-    if is_told() and sys.stderr is not None:
-        print(f"keras_t5gemma2: {text}", file=sys.stderr, flush=True)
+    # On stderr, which scripts keep apart from results.
+    if is_told():
+        say(f"keras_t5gemma2: {text}")
