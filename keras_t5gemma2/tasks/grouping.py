@@ -2,8 +2,29 @@
 
 import numpy as np
 
+from keras_t5gemma2.messages import shown
+
 # Rows of similar length are sought among so many batches, which are drawn at random.
 _BATCHES = 64
+
+
+def check_grouping(group_by_length, shuffle=True, steps=None):
+    """Raises where rows cannot be both grouped and in the order that the caller asks for."""
+    if group_by_length not in (None, True, False):
+        raise TypeError(
+            "`group_by_length` must be `True`, `False` or `None`. Received: "
+            f"group_by_length={shown(group_by_length)}"
+        )
+    if group_by_length and not shuffle:
+        raise ValueError(
+            "`group_by_length` gives rows an order of their own. Received: group_by_length=True, "
+            "shuffle=False. Leave one of them out"
+        )
+    if group_by_length and steps is not None:
+        raise ValueError(
+            "`group_by_length` gives rows an order of their own, of which the first steps are no "
+            f"first rows. Received: group_by_length=True, steps={steps}. Leave one of them out"
+        )
 
 
 def by_length(indices, lengths):

@@ -116,6 +116,7 @@ class Batches(data_adapters.data_adapter.DataAdapter):
     error = None  # what went wrong while reading
     num_batches = None  # unknown
     batch_size = None
+    lengths = None  # of all rows in memory, where batches are of similar ones
     can_be_read_ahead = True
     lengths_differ = True
     can_add_rows = True  # which the loss and the metrics must not see
@@ -236,7 +237,6 @@ class InMemoryBatches(Batches):
     """
 
     lengths_differ = False  # of arrays; rows have those of the longest one of a batch
-    lengths = None  # of all rows, where batches are of similar ones
 
     def __init__(self, take, indices, batch_size, shuffle, preparation):
         self.take, self.indices, self.shuffle = take, indices, shuffle

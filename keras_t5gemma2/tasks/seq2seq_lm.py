@@ -28,6 +28,7 @@ from keras_t5gemma2.tasks.distillation import sample_rows
 from keras_t5gemma2.tasks.elements import Preparation, are_arrays, unpack
 from keras_t5gemma2.tasks.exporting import Exports
 from keras_t5gemma2.tasks.generating import Generates
+from keras_t5gemma2.tasks.grouping import check_grouping
 from keras_t5gemma2.tasks.infilling import Infills
 from keras_t5gemma2.tasks.joining import JoinsLogits
 from keras_t5gemma2.tasks.precompute import with_features
@@ -320,6 +321,7 @@ class T5Gemma2Seq2SeqLM(
         validation_batch_size=None,
         class_weight=None,
         shuffle=True,
+        group_by_length=None,
         distillation=None,
         **kwargs,
     ):
@@ -346,6 +348,9 @@ class T5Gemma2Seq2SeqLM(
             class_weight: dict from token ids to floats, times the loss of labels of this token.
             shuffle: bool. Whether rows in memory, or the batches of a `PyDataset`, come in a new
                 order in each epoch.
+            group_by_length: bool. Whether shuffled rows of text in memory come in batches of
+                similar length, of which less is padding; by default they do. The batches come in
+                a random order, another one in each epoch.
             distillation: `Distillation`, to learn from a teacher; validation goes by labels.
             **kwargs: as `keras.Model.fit` has them.
 
@@ -357,19 +362,24 @@ class T5Gemma2Seq2SeqLM(
         )
         if distillation is not None:
             self._check_distillation(distillation)
+        check_grouping(group_by_length, shuffle=shuffle)
+        is_grouped = shuffle if group_by_length is None else group_by_length
         cuts = Cuts()
         preparation = self._preparation(class_weight, distillation, cuts)
-        training = batches_of(x, y, sample_weight, batch_size, shuffle, preparation)
+        training = batches_of(x, y, sample_weight, batch_size, shuffle, preparation, is_grouped)
         validation = None
         if validation_data is not None:
             x, y, sample_weight = unpack(validation_data)
             # Rows come in batches of `batch_size` where nothing is said; batches are as they are.
-            validation = batches_of(x, y, sample_weight, size, False, self._preparation(cuts=cuts))
+            preparation = self._preparation(cuts=cuts)
+            validation = batches_of(x, y, sample_weight, size, False, preparation, True)
             if size is None and batch_size is not None and validation.batch_size is not None:
                 validation.batch_size = batch_size
         elif validation_split:
             preparation = self._preparation(cuts=cuts)
             training, validation = _split(training, validation_split, size, preparation)
+        if validation is not None and (self._needs_logits or kwargs.get("validation_steps")):
+            validation.lengths = None  # their order counts
         for data in (training, *([] if validation is None else [validation])):
             data.can_add_rows = not self._needs_logits
         steps = kwargs.get("steps_per_epoch")
@@ -384,23 +394,55 @@ class T5Gemma2Seq2SeqLM(
         _part_averages(self.optimizer)
         return history
 
-    def evaluate(self, x=None, y=None, batch_size=None, sample_weight=None, **kwargs):
-        """The loss and metrics on data as `fit` takes it."""
-        data = batches_of(x, y, sample_weight, batch_size, False, self._preparation())
+    def evaluate(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        sample_weight=None,
+        group_by_length=None,
+        **kwargs,
+    ):
+        """The loss and metrics on data as `fit` takes it.
+
+        Args:
+            x, y, batch_size, sample_weight: as `fit` has them.
+            group_by_length: bool. Whether rows of text in memory come in the order of their
+                length, so that less is padding; by default they do where the loss and the metrics
+                are "auto", which no order changes, and all of the rows are read.
+            **kwargs: as `keras.Model.evaluate` has them.
+        """
+        steps = kwargs.get("steps")
+        check_grouping(group_by_length, steps=steps)
+        if group_by_length is None:
+            group_by_length = steps is None and not self._needs_logits
+        preparation = self._preparation()
+        data = batches_of(x, y, sample_weight, batch_size, False, preparation, group_by_length)
         data.can_add_rows = not self._needs_logits
         reporting = self, kwargs.pop("callbacks", None), kwargs.get("verbose", "auto")
-        with reading(data, steps=kwargs.get("steps")), reporting_steps(*reporting) as callbacks:
+        with reading(data, steps=steps), reporting_steps(*reporting) as callbacks:
             return keras.Model.evaluate(self, data, callbacks=callbacks, **kwargs)
 
-    def predict(self, x=None, batch_size=None, **kwargs):
+    def predict(self, x=None, batch_size=None, group_by_length=None, **kwargs):
         """The logits on data as `fit` takes it, (rows, decoder length, vocabulary).
 
         The decoder length is that of the longest batch. Logits are zeros where a batch had none.
+        Rows are in their order.
+
+        Args:
+            x, batch_size: as `fit` has them.
+            group_by_length: bool. Whether the batches of rows of text in memory are of rows of
+                similar length, so that less is padding; by default they are where all of them
+                are read.
+            **kwargs: as `keras.Model.predict` has them.
         """
-        data = batches_of(x, None, None, batch_size, False, self._preparation())
+        steps = kwargs.get("steps")
+        check_grouping(group_by_length, steps=steps)
+        is_grouped = steps is None if group_by_length is None else group_by_length
+        data = batches_of(x, None, None, batch_size, False, self._preparation(), is_grouped)
         data.is_joined = True
         reporting = self, kwargs.pop("callbacks", None), kwargs.get("verbose", "auto")
-        with reading(data, steps=kwargs.get("steps")), reporting_steps(*reporting) as callbacks:
+        with reading(data, steps=steps), reporting_steps(*reporting) as callbacks:
             return data.joined(keras.Model.predict(self, data, callbacks=callbacks, **kwargs))
 
     def precompute(self, x, batch_size=8, verbose=1):
