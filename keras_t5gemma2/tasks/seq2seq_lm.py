@@ -33,6 +33,7 @@ from keras_t5gemma2.tasks.infilling import Infills
 from keras_t5gemma2.tasks.joining import JoinsLogits
 from keras_t5gemma2.tasks.precompute import with_features
 from keras_t5gemma2.tasks.quantizing import QuantizesBackbone
+from keras_t5gemma2.tasks.rates import StepsLogRates, with_rates
 from keras_t5gemma2.tasks.reporting import reporting_steps
 from keras_t5gemma2.tasks.row_batches import InMemoryBatches, batches_of, reading
 from keras_t5gemma2.tasks.streaming import Streams
@@ -47,6 +48,7 @@ class T5Gemma2Seq2SeqLM(
     LoadsFiniteWeights,
     QuantizesBackbone,
     Exports,
+    StepsLogRates,
     TrainsWithoutLogits,
     JoinsLogits,
     Generates,
@@ -331,6 +333,11 @@ class T5Gemma2Seq2SeqLM(
         is padded to its longest row, rounded up to 32, 48, 64, 96, 128, 192, ... tokens, and to 0,
         1, 2, 4, 8, ... images, so that few programs are compiled.
 
+        Beside the loss and the metrics, logs and the history have the `learning_rate` of the last
+        step and `tokens_per_second`: tokens of the encoder's and the decoder's inputs, images
+        included and padding left out, of rows that weigh anything, over the time since the epoch
+        began. The first epoch compiles; validation is not counted.
+
         Args:
             x: dict of `encoder_text`, `decoder_text` and, optionally, `images`, a value per row;
                 a list of such dicts of single rows; or a `keras.utils.PyDataset`, `tf.data` or
@@ -384,6 +391,7 @@ class T5Gemma2Seq2SeqLM(
             data.can_add_rows = not self._needs_logits
         steps = kwargs.get("steps_per_epoch")
         callbacks, is_saved = with_places(kwargs.pop("callbacks", None), training, steps)
+        callbacks = with_rates(callbacks, self.steps_per_execution)
         reporting = reporting_steps(self, callbacks, kwargs.get("verbose", "auto"))
         options = {"validation_data": validation, **kwargs}
         with (

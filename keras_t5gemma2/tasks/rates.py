@@ -1,0 +1,115 @@
+"""The learning rate and the tokens per second that `fit` logs beside the loss and the metrics."""
+
+import contextlib
+import threading
+import time
+
+import keras
+from keras import ops
+
+from keras_t5gemma2 import kernels
+
+# How a step hands its number of tokens to `LogsRates`, which takes it out of the logs.
+_TOKENS = "tokens_of_step"
+_RATE = "learning_rate"
+
+
+class StepsLogRates:
+    """A task whose training steps log what `LogsRates` needs; the base of one that has it."""
+
+    def train_step(self, *args):
+        *state, data = args
+        # Before the step, after which a schedule is further on.
+        with self._optimizer_as_in(*state):
+            logs = {_RATE: ops.convert_to_tensor(self.optimizer.learning_rate, "float32")}
+        logs[_TOKENS] = _tokens(*keras.utils.unpack_x_y_sample_weight(data))
+        found = super().train_step(*args)
+        if isinstance(found, tuple):  # with the state of what JAX computes
+            return ({**found[0], **logs}, *found[1:])
+        return {**found, **logs}
+
+    def _optimizer_as_in(self, state=None):
+        """Inside, the optimizer's variables have the values that JAX hands to a step."""
+        if state is None:
+            return contextlib.nullcontext()
+        _, _, values, _ = state
+        mapping = zip(self.optimizer.variables, values, strict=True)
+        return keras.StatelessScope(state_mapping=list(mapping))
+
+    def train_on_batch(self, *args, return_dict=False, **kwargs):
+        found = super().train_on_batch(*args, return_dict=return_dict, **kwargs)
+        if return_dict:
+            return {name: found[name] for name in found if name not in (_RATE, _TOKENS)}
+        *found, _, _ = found  # Keras appends what is no metric
+        return found if len(found) > 1 else found[0]
+
+
+class LogsRates(keras.callbacks.Callback):
+    """Adds `tokens_per_second` to the logs of steps and epochs.
+
+    It is the mean of the epoch so far, from its begin to the end of the last step: with what the
+    first steps take to be compiled, without validation.
+
+    Args:
+        steps_per_execution: int. Where it is more than 1, the tokens of the last of so many steps
+            stand for each of them.
+    """
+
+    async_safe = True  # steps do not wait for it
+
+    def __init__(self, steps_per_execution=1):
+        super().__init__()
+        self.steps_per_execution = steps_per_execution
+        self._lock = threading.Lock()
+        self._begin(None)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._begin(time.perf_counter())
+
+    def on_train_batch_end(self, batch, logs=None):
+        tokens = (logs or {}).pop(_TOKENS, None)
+        if tokens is None:  # of a step of the user's own
+            return
+        with self._lock:
+            self._tokens += tokens * self.steps_per_execution
+            self._end = time.perf_counter()
+            logs["tokens_per_second"] = self._per_second()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if (logs or {}).pop(_TOKENS, None) is not None:
+            logs["tokens_per_second"] = self._per_second()
+
+    def _begin(self, now):
+        self._start = self._end = now
+        self._tokens = 0
+
+    def _per_second(self):
+        return self._tokens / max(self._end - self._start, 1e-9)
+
+
+def with_rates(callbacks, steps_per_execution):
+    """The callbacks of `fit`, of which the first logs rates: the others see them.
+
+    Args:
+        callbacks: list, or a `keras.callbacks.CallbackList`.
+        steps_per_execution: int, as `keras.Model.compile` has it.
+    """
+    rates = LogsRates(steps_per_execution)
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        callbacks.callbacks.insert(0, rates)
+        return callbacks
+    return [rates, *callbacks]
+
+
+def _tokens(x, y, weights):
+    """How many tokens of a batch are no padding, on both sides, over all replicas."""
+    masks = [ops.cast(x[f"{side}_padding_mask"], "float32") for side in ("encoder", "decoder")]
+    of_rows = sum(ops.sum(mask, axis=1) for mask in masks)
+    if weights is not None:  # rows that fill a batch up weigh nothing
+        weights = ops.reshape(weights, (ops.shape(of_rows)[0], -1))
+        of_rows = ops.where(ops.any(weights != 0, axis=1), of_rows, 0.0)
+    count = ops.sum(of_rows)
+    # Of all processes of torch, and then of all replicas of TensorFlow.
+    return kernels.summed_over_replicas(
+        kernels.sums_of_metrics(kernels.TokenSums(count, count, count)).weight
+    )
