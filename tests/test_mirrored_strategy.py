@@ -58,6 +58,7 @@ def test_losses_and_weights_are_those_of_one_device(tmp_path, kind):
     assert result.returncode == 0, result.stderr[-3000:]
     found = np.load(tmp_path / "result.npz")
     lm, want = trained(kind == "lora")
+    del want["tokens_per_second"]
     for name, values in want.items():
         np.testing.assert_allclose(found[name], values, rtol=1e-5, err_msg=name)
     for i, weight in enumerate(lm.weights):
