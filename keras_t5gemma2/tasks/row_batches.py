@@ -121,7 +121,7 @@ class Batches(data_adapters.data_adapter.DataAdapter):
     lengths_differ = True
     can_add_rows = True  # which the loss and the metrics must not see
     is_joined = False  # whether the outputs are logits for `joined`
-    sizes = ()  # of the batches of an epoch: their rows, how many were added, and their length
+    sizes = ()  # of these batches: their rows, how many were added, and their length
 
     def first(self):
         """A batch as all others are, for its structure."""
@@ -169,18 +169,19 @@ class Batches(data_adapters.data_adapter.DataAdapter):
         """Pairs of a batch and its place in `sizes`."""
         for batch in self.get_numpy_iterator():
             x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
-            rows, length = x["decoder_token_ids"].shape
-            yield batch, (rows, 0, length)
+            ids = x["decoder_token_ids"]
+            yield batch, (len(ids), 0, ids.shape[-1])
 
     def _handed_over(self, batches):
-        """The batches as Keras gets them, whose sizes are written down.
+        """The batches as Keras gets them; where they are joined, their sizes are written down.
 
         At the end of an epoch Keras may begin another one, and take a batch or none of it.
         """
         sizes = []
         for batch, size in batches:
-            sizes.append(size)
-            self.sizes = max(self.sizes, sizes, key=len)
+            if self.is_joined:
+                sizes.append(size)
+                self.sizes = max(self.sizes, sizes, key=len)
             yield marked(batch) if self.is_joined else batch
 
     def _with_rows(self, batch, rows, missing, parts):
