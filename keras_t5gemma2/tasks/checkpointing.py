@@ -206,7 +206,7 @@ def with_places(callbacks, batches, steps_per_epoch):
         The callbacks, and whether a `TrainingCheckpoint` is among them.
     """
     if isinstance(callbacks, keras.callbacks.CallbackList):
-        callbacks.append(EpochNumbers(batches))
+        callbacks.callbacks.append(EpochNumbers(batches))
         given = callbacks.callbacks
     else:
         given = [] if callbacks is None else keras.tree.flatten(callbacks)
