@@ -5,6 +5,7 @@ import threading
 import time
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_t5gemma2 import kernels
@@ -75,13 +76,25 @@ class LogsRates(keras.callbacks.Callback):
             self._end = time.perf_counter()
             logs["tokens_per_second"] = self._per_second()
 
+    def on_test_begin(self, logs=None):
+        self._results = self._metrics()  # which validation resets
+
     def on_epoch_end(self, epoch, logs=None):
-        if (logs or {}).pop(_TOKENS, None) is not None:
-            logs["tokens_per_second"] = self._per_second()
+        if (logs or {}).pop(_TOKENS, None) is None:
+            return
+        # Keras has the logs of the last step, which under a strategy are those of one replica.
+        results = self._metrics() if self._results is None else self._results
+        logs.update({name: value for name, value in results.items() if name in logs})
+        logs["tokens_per_second"] = self._per_second()
+
+    def _metrics(self):
+        results = self.model.get_metrics_result()
+        results = {name: ops.convert_to_numpy(value) for name, value in results.items()}
+        return {name: float(value) for name, value in results.items() if np.ndim(value) == 0}
 
     def _begin(self, now):
         self._start = self._end = now
-        self._tokens = 0
+        self._tokens, self._results = 0, None
 
     def _per_second(self):
         return self._tokens / max(self._end - self._start, 1e-9)

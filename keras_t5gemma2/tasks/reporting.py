@@ -65,7 +65,7 @@ class _Ending(keras.callbacks.Callback):
 
 def _with(callbacks, callback):
     if isinstance(callbacks, keras.callbacks.CallbackList):
-        callbacks.append(callback)
+        callbacks.callbacks.append(callback)
         return callbacks
     if callbacks is None:
         return [callback]
