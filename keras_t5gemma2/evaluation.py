@@ -5,7 +5,7 @@ import warnings
 
 import keras
 
-from keras_t5gemma2.evaluation_run import Run, read
+from keras_t5gemma2.evaluation_run import Run, read, table_of_samples
 from keras_t5gemma2.options import checked
 from keras_t5gemma2.text_metrics import METRICS, metric_functions
 
@@ -22,6 +22,7 @@ def evaluate_generation(
     rouge_tokenizer=None,
     verbose="auto",
     on_interrupt="auto",
+    columns=None,
     **generate_options,
 ):
     """How close the texts that a model generates come to the references.
@@ -31,13 +32,17 @@ def evaluate_generation(
 
     Args:
         lm: `T5Gemma2Seq2SeqLM`, or anything else with its `generate`.
-        data: dict of `encoder_text`, `images` and `decoder_text` as `fit` takes it, where
-            `decoder_text` holds a row's reference or a list of several. `decoder_prompt` may hold
-            per row what the decoder continues; it does not belong to the prediction.
+        data: rows as `fit` takes them, or a tuple of texts and their references; a data set is
+            read to its end. A row's `decoder_text` is its reference or a list of several.
+            `decoder_prompt` may hold per row what the decoder continues; it does not belong to
+            the prediction.
         batch_size: int. The most rows that are generated at once.
         metrics: names among "exact_match", "chrf", "bleu" (both by sacrebleu), "rouge" (by
             rouge-score) and "anls"; see `text_metrics`. The libraries come with the extra
-            `evaluation`, and only those of the metrics that are asked for are needed.
+            `evaluation`, and only those of the metrics that are asked for are needed. Or
+            functions of your own of `(predictions, references)`, a list of strings and a list of
+            lists of strings, that give a number, which is named after the function, or a dict of
+            numbers by name.
         base: what to compare with, on the same rows: another task, such as the model before
             fine-tuning, or a function that is called as `lm.generate`, with a list of rows
             (which have `encoder_text`, `images` and `decoder_text`, the prompt).
@@ -55,6 +60,8 @@ def evaluate_generation(
         on_interrupt: "return" the result of the rows so far, with a warning, or "raise" the
             `KeyboardInterrupt` with their metrics as a note. "auto" returns in notebooks and at
             Python's prompt, and raises in scripts, so that Ctrl-C stops them.
+        columns: dict from names of the data's columns to those that are read, such as
+            `{"question": "encoder_text", "answer": "decoder_text"}`.
         **generate_options: as `generate` has them: `max_new_tokens`, `max_length` and
             `stop_token_ids`.
 
@@ -65,7 +72,7 @@ def evaluate_generation(
     Raises:
         ValueError: for no rows, numbers of rows that differ, a row without a reference or an
             unknown metric.
-        TypeError: if `data` is no dict, or a reference no string.
+        TypeError: `data` has no references, a reference is no string, or a metric gives no number.
         ImportError: if a metric's library is not installed.
 
     Example:
@@ -90,7 +97,7 @@ def evaluate_generation(
         )
     batch_size = _checked_options(batch_size, generate_options)
     functions = metric_functions(metrics, bleu_tokenizer, rouge_tokenizer)
-    run = Run([lm] if base is None else [lm, base], data, normalize)
+    run = Run([lm] if base is None else [lm, base], read(data, columns), normalize)
     try:
         run.generate(batch_size, predictions_path, verbose, generate_options)
     except KeyboardInterrupt as error:
@@ -157,6 +164,8 @@ class EvaluateGeneration(keras.callbacks.Callback):
             evaluation, 0 for the one before training; without, the last one stays.
         verbose: 0, 1 or 2, as of `evaluate_generation`; except for 0, the table is printed after
             each evaluation.
+        samples: int. Rows, the first of the data, of which inputs, targets and outputs are printed
+            as a table after each evaluation.
         **options: further arguments of `evaluate_generation`, those of `generate` among them.
 
     Attributes:
@@ -179,6 +188,7 @@ class EvaluateGeneration(keras.callbacks.Callback):
         baseline=True,
         predictions_path=None,
         verbose=0,
+        samples=0,
         **options,
     ):
         super().__init__()
@@ -186,9 +196,16 @@ class EvaluateGeneration(keras.callbacks.Callback):
             raise ValueError(
                 f"`every` must be an integer of at least 1, in epochs. Received: every={every!r}"
             )
-        read(data)  # what is wrong with it shows before training
+        if not isinstance(samples, int) or isinstance(samples, bool) or samples < 0:
+            raise ValueError(
+                "`samples` must be an integer of at least 0, in rows. Received: "
+                f"samples={samples!r}"
+            )
+        # What is wrong with it shows before training; and it may be something to read once.
+        data = read(data, options.pop("columns", None))
         metric_functions(options.get("metrics", METRICS))
         _checked_options(options.get("batch_size"), options)
+        self.samples = samples
         self.data, self.every, self.prefix, self.baseline = data, every, prefix, baseline
         self.predictions_path, self.verbose, self.options = predictions_path, verbose, options
         self.results = {}
@@ -221,6 +238,8 @@ class EvaluateGeneration(keras.callbacks.Callback):
             result.base = self.results.get(0)
         if self.verbose:
             print(f"\n{result}")
+        if self.samples:
+            print(f"\n{table_of_samples(self.data, result.predictions, self.samples)}")
         self.results[epochs] = result
         return result
 

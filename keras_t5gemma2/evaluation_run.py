@@ -4,13 +4,23 @@ import contextlib
 import functools
 import json
 import sys
+from typing import NamedTuple
 
 import keras
-import numpy as np
 
 from keras_t5gemma2.disk import local_path
+from keras_t5gemma2.messages import shown
+from keras_t5gemma2.preprocessing.columns import KEYS, Columns
+from keras_t5gemma2.preprocessing.containers import texts_of
 from keras_t5gemma2.preprocessing.cuts import one_warning
-from keras_t5gemma2.preprocessing.rows import length_of_row, parse_rows
+from keras_t5gemma2.preprocessing.rows import (
+    Row,
+    as_table,
+    check_is_no_tuple,
+    length_of_row,
+    parse_rows,
+)
+from keras_t5gemma2.preprocessing.sources import joined_rows
 from keras_t5gemma2.tasks.generating import Generates
 from keras_t5gemma2.tasks.generation import sorted_batches
 
@@ -20,12 +30,12 @@ class Run:
 
     Args:
         models: list of models with `generate`, or of functions in its place.
-        data: as `evaluate_generation` takes it.
+        examples: `Examples`.
         normalize: function of a string, or `None`.
     """
 
-    def __init__(self, models, data, normalize=None):
-        self.rows, self.references = read(data)
+    def __init__(self, models, examples, normalize=None):
+        self.rows, self.references = examples
         self.generators = [_generator(model) for model in models]
         self.normalize = normalize or str
         self.texts = {}  # by row, a text of each generator
@@ -75,37 +85,66 @@ class Run:
         return [self.normalize(text) for text in texts]
 
 
-def read(data):
-    """The rows that `data` generates from, and the list of references of each."""
-    if not isinstance(data, dict) or data.get("decoder_text") is None:
-        received = f"one with {list(data)}" if isinstance(data, dict) else type(data)
+class Examples(NamedTuple):
+    """Rows to generate from, whose `decoder_text` is a prompt, and a list of references of each."""
+
+    rows: list[Row]
+    references: list[list[str]]
+
+
+def read(data, columns=None):
+    """`Examples` of what `evaluate_generation` takes; they come back as they are.
+
+    Args:
+        data: as `evaluate_generation` takes it.
+        columns: dict or `None`, as it takes it.
+    """
+    if isinstance(data, Examples):
+        return data
+    columns = Columns(columns, known=(*KEYS, "decoder_prompt"))
+    references = []
+
+    def rows_of(x, y):
+        found, is_single, of_rows = _examples(x, y, columns)
+        references.extend(of_rows)
+        return found, is_single
+
+    rows, _ = joined_rows(data, rows_of)
+    return Examples(rows, references)
+
+
+def _examples(x, y, columns):
+    """The rows of a batch, whether it was a single row, and the references of each."""
+    table = as_table(x, y, columns)
+    references = texts_of(table.get("decoder_text"), "decoder_text")
+    if references is None:
+        received = f"one with {list(x)}" if isinstance(x, dict) else type(x)
         raise TypeError(
-            f"`data` must be a dict with references as its `decoder_text`. Received: {received}"
+            "`data` must hold references as its `decoder_text`, or be a tuple of texts and their "
+            f"references. Received: {received}"
         )
-    inputs = {key: value for key, value in data.items() if key != "decoder_prompt"}
-    rows, is_single = parse_rows({**inputs, "decoder_text": data.get("decoder_prompt")})
-    references = data["decoder_text"]
-    if is_single:
-        references = [references]
-    elif hasattr(references, "shape"):  # an array or tensor of strings
-        references = np.asarray(references).tolist()
+    inputs = {key: value for key, value in table.items() if key != "decoder_prompt"}
+    rows, is_single = parse_rows({**inputs, "decoder_text": table.get("decoder_prompt")})
+    references = [references] if is_single else references
     if not isinstance(references, (list, tuple)) or len(references) != len(rows):
         count = len(references) if isinstance(references, (list, tuple)) else "one text"
         raise ValueError(
             "`decoder_text` must hold the references of each row. Received, in rows: "
             f"{len(rows)} of the inputs and {count} of `decoder_text`"
         )
-    return rows, [_references_of_row(*item) for item in enumerate(references)]
+    return rows, is_single, [_references_of_row(*item) for item in enumerate(references)]
 
 
 def _references_of_row(row, references):
+    check_is_no_tuple("decoder_text", references, row)
+    references = texts_of(references, "decoder_text")
     references = list(references) if isinstance(references, (list, tuple)) else [references]
     references = [r.decode("utf-8") if isinstance(r, bytes) else r for r in references]
     for reference in references:
         if not isinstance(reference, str):
             raise TypeError(
                 "`decoder_text` must hold a string or a list of strings for each row. Received "
-                f"in row {row}: {reference!r} (type {type(reference)})"
+                f"in row {row}: {shown(reference)} (type {type(reference)})"
             )
     if not references:
         raise ValueError(
@@ -124,3 +163,28 @@ def _generator(model):
     if isinstance(model, Generates):  # the batches are made here
         return functools.partial(model.generate, batch_size=sys.maxsize)
     return getattr(model, "generate", model)
+
+
+_WIDTH = 48  # of a column of samples, in characters
+
+
+def table_of_samples(examples, predictions, count):
+    """The first inputs, targets and outputs, cut to a line each.
+
+    Args:
+        examples: `Examples`.
+        predictions: list of strings, or of `None` where none was generated.
+        count: int. The most rows.
+    """
+    lines = [("input", "target", "output")]
+    for row, references, text in list(zip(*examples, predictions, strict=True))[:count]:
+        source = f"{len(row.images)} images" if row.encoder_text is None else row.encoder_text
+        more = f" (+{len(references) - 1})" if len(references) > 1 else ""
+        lines.append((_cut(source), _cut(references[0]) + more, "" if text is None else _cut(text)))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def _cut(text):
+    """A text in one line, as Python writes it."""
+    return shown(text, _WIDTH)

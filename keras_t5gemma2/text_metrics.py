@@ -1,10 +1,14 @@
 """How close generated texts are to their references, each metric from 0 to 100."""
 
+import functools
 import importlib
+import inspect
 import types
 import unicodedata
 
 import numpy as np
+
+from keras_t5gemma2.messages import shown
 
 # Of `metric_functions`, in the order of a table's columns.
 METRICS = ("exact_match", "chrf", "bleu", "rouge", "anls")
@@ -14,7 +18,9 @@ def metric_functions(names, bleu_tokenizer="13a", rouge_tokenizer=None):
     """The metrics of these names, with their libraries imported.
 
     Args:
-        names: list of names among `METRICS`.
+        names: list of names among `METRICS`, and of functions of `(predictions, references)`
+            that give a number or a dict of numbers. What takes `predictions` and `references` by
+            these names gets them so, as the `compute` of a metric of `evaluate` wants.
         bleu_tokenizer: string. sacrebleu's `tokenize`: "13a" for languages that put spaces
             between words; "zh", "ja-mecab", "ko-mecab", "char" or "flores200" for those that
             do not.
@@ -28,7 +34,7 @@ def metric_functions(names, bleu_tokenizer="13a", rouge_tokenizer=None):
         `rouge2` and `rougeL`.
 
     Raises:
-        ValueError: if a name is unknown.
+        ValueError: if a name is unknown, or two metrics have one name.
         ImportError: if a metric's library is not installed.
 
     Example:
@@ -37,10 +43,16 @@ def metric_functions(names, bleu_tokenizer="13a", rouge_tokenizer=None):
     >>> exact_match(["two", "3"], [["two"], ["three", "drei"]])
     {'exact_match': 50.0}
     """
-    names = [names] if isinstance(names, str) else list(names)
-    unknown = [name for name in names if name not in METRICS]
+    names = [names] if isinstance(names, str) or callable(names) else list(names)
+    unknown = [name for name in names if not callable(name) and name not in METRICS]
     if unknown or not names:
-        raise ValueError(f"`metrics` must be names among {METRICS}. Received: metrics={names}")
+        raise ValueError(
+            f"`metrics` must be names among {METRICS}, or functions of (predictions, references). "
+            f"Received: metrics={shown(names)}"
+        )
+    titles = [_title(name) if callable(name) else name for name in names]
+    if twice := [title for title in dict.fromkeys(titles) if titles.count(title) > 1]:
+        raise ValueError(f"`metrics` must have different names. Received several times: {twice}")
     makers = {
         "exact_match": lambda: _exact_match,
         "chrf": _chrf,
@@ -48,7 +60,7 @@ def metric_functions(names, bleu_tokenizer="13a", rouge_tokenizer=None):
         "rouge": lambda: _rouge(rouge_tokenizer or words),
         "anls": lambda: _anls,
     }
-    return [makers[name]() for name in names]
+    return [_of_the_user(name) if callable(name) else makers[name]() for name in names]
 
 
 def anls(prediction, references, threshold=0.5):
@@ -73,6 +85,47 @@ def words(text):
     """
     kept = (c if unicodedata.category(c)[0] in "LMN" else " " for c in text.lower())
     return "".join(kept).split()
+
+
+def _of_the_user(function):
+    """A dict of floats of what a function gives, by its name or those in its dict."""
+    title = _title(function)
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # of what is not written in Python
+        parameters = {}
+    by_name = {"predictions", "references"} <= set(parameters)
+
+    def metric(predictions, references):
+        arguments = {"predictions": predictions, "references": references}
+        try:
+            found = function(**arguments) if by_name else function(predictions, references)
+        except Exception as error:
+            error.add_note(f"In the metric {title!r}")
+            raise
+        found = found if isinstance(found, dict) else {title: found}
+        return {str(name): _number(value, title) for name, value in found.items()}
+
+    return metric
+
+
+def _title(function):
+    while isinstance(function, functools.partial):
+        function = function.func
+    if inspect.ismethod(function) and function.__name__ in ("compute", "__call__"):
+        function = function.__self__
+    name = getattr(function, "__name__", None) or getattr(function, "name", None)
+    return name if isinstance(name, str) else type(function).__name__
+
+
+def _number(value, title):
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"A metric must give a number or a dict of numbers. Received from {title!r}: "
+            f"{shown(value)} (type {type(value)})"
+        ) from error
 
 
 def _exact_match(predictions, references):

@@ -151,5 +151,5 @@ def test_a_bad_image_is_named(lm):
     broken = np.full((5, 5, 3), np.nan, "float32")
     with pytest.raises(ValueError, match="In row 3, image 0: .*levels from nan to nan"):
         lm.precompute(changed(ROWS, 3, broken))
-    with pytest.raises(TypeError, match="x of type <class 'generator'>"):
+    with pytest.raises(ValueError, match="Received: an empty data set"):
         lm.precompute(row for row in ())

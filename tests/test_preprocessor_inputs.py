@@ -157,7 +157,7 @@ def _wrong_inputs():
         (np.array([], "str"), "at least one row. Received: an empty batch"),
         ({}, "must hold one of .* Received: {}"),
         ({"images": None}, "must hold one of .* Received: {'images': None}"),
-        ({"encoder_text": "a", "image": image}, r"Received: \['image'\]"),
+        ({"text": "a", "image": image}, r"Received: \['text', 'image'\].*'image' to 'images'"),
     ]
 
 

@@ -160,5 +160,5 @@ def test_traced_pipeline_names_the_row(preprocessor):
     with pytest.raises(ValueError, match="encoder_text of type RaggedTensor"):
         _traced(preprocessor.generate_preprocess, ragged, 2)
     weighted = {"encoder_text": ["a"], "sample_weight": [1.0]}
-    with pytest.raises(ValueError, match=r"Received: \['sample_weight'\]"):
+    with pytest.warns(UserWarning, match=r"the columns \['sample_weight'\]"):
         _traced(preprocessor.generate_preprocess, weighted, 2)

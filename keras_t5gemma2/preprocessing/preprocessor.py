@@ -19,7 +19,7 @@ from keras_t5gemma2.preprocessing.packing import (
 )
 from keras_t5gemma2.preprocessing.pan_and_scan import check_at_least_one
 from keras_t5gemma2.preprocessing.read_image import to_numpy
-from keras_t5gemma2.preprocessing.rows import input_dict, parse_rows
+from keras_t5gemma2.preprocessing.rows import as_table, parse_rows
 from keras_t5gemma2.preprocessing.tokenizer import T5Gemma2Tokenizer
 from keras_t5gemma2.preprocessing.traced import (
     is_traced,
@@ -125,7 +125,7 @@ class T5Gemma2Seq2SeqLMPreprocessor(
 
         Args:
             x: dict of `encoder_text`, `decoder_text` and optionally `images`; see `parse_rows`.
-            y: `None`: the labels are made from `decoder_text`.
+            y: texts, the targets, where `x` holds no `decoder_text`; else `None`.
             sample_weight: `None`, or floats, which the tokens' weights are times: one per row, or
                 one per label, (batch, labels): as many as the longest row has, or more.
             encoder_sequence_length: int. What rows are padded to and cut at, in the place of the
@@ -152,10 +152,7 @@ class T5Gemma2Seq2SeqLMPreprocessor(
             TypeError: if a text is no string.
         """
         if y is not None:
-            raise ValueError(
-                "`y` must be `None`: the labels are made from `decoder_text`. Received: y of type "
-                f"{type(y)}"
-            )
+            x = as_table(x, y)
         lengths = _given(encoder_sequence_length, decoder_sequence_length, sequence_length)
         arrays = self._call_arrays(x, lengths, training=True, sample_weight=sample_weight)
         labels, weights = arrays.pop("labels"), arrays.pop("sample_weight")
@@ -298,7 +295,7 @@ class T5Gemma2Seq2SeqLMPreprocessor(
         """The arrays of a public method by name, or in a traced pipeline the tensors."""
         if not is_traced():
             return self._arrays(x, lengths, training, sample_weight)
-        tensors = tensors_of(input_dict(x))
+        tensors = tensors_of(as_table(x))
         outputs = self._output_shapes(tensors, lengths, training)
         if sample_weight is not None:
             tensors.update(tensors_of({"sample_weight": sample_weight}))

@@ -7,10 +7,12 @@ import keras
 import numpy as np
 
 from keras_t5gemma2.backbone import image_shapes
+from keras_t5gemma2.preprocessing.columns import Columns
 from keras_t5gemma2.preprocessing.cuts import Cuts, one_warning
 from keras_t5gemma2.preprocessing.packing import fit_width
 from keras_t5gemma2.preprocessing.read_image import to_numpy
-from keras_t5gemma2.preprocessing.rows import are_row_dicts, parse_rows
+from keras_t5gemma2.preprocessing.rows import parse_rows, targets_of
+from keras_t5gemma2.preprocessing.sources import are_arrays, unpack
 from keras_t5gemma2.tasks.array_checks import IGNORED, check_inputs, check_labels, check_weights
 
 
@@ -26,6 +28,9 @@ class Preparation:
         has_token_labels: bool. Whether labels are token ids: those of a loss of the user's own
             may be anything.
         cuts: `Cuts` of all rows together.
+        columns: `Columns`, which of raw data are read.
+        targets: what to do with rows that have several targets: "draw" one of them, make a row of
+            "each", or refuse them where only "one" can be.
     """
 
     preprocessor: Any
@@ -34,9 +39,19 @@ class Preparation:
     distillation: Any = None
     has_token_labels: bool = True
     cuts: Cuts = dataclasses.field(default_factory=Cuts)
+    columns: Columns = dataclasses.field(default_factory=Columns)
+    targets: str = "one"
 
-    def __call__(self, x, y=None, sample_weight=None, indices=None):
-        """`x` as a dict of arrays, or (x, labels), or (x, labels, weights)."""
+    def __call__(self, x, y=None, sample_weight=None, indices=None, place=()):
+        """`x` as a dict of arrays, or (x, labels), or (x, labels, weights).
+
+        Args:
+            x: rows or arrays.
+            y: texts or labels, or `None`.
+            sample_weight: per row or per label, or `None`.
+            indices: (rows,) ints, which rows of the data they are, or `None` if that is unknown.
+            place: tuple of ints, what tells this batch from others where targets are drawn.
+        """
         if are_arrays(x):
             x, y, sample_weight = self.checked(x, y, sample_weight)
             if y is not None and self.has_token_labels:
@@ -45,9 +60,11 @@ class Preparation:
             self._check_preprocessor(x)
             if sample_weight is not None:
                 check_weights(to_numpy(sample_weight))
+            rows, _ = parse_rows(x, y, self.columns, several_targets=True)
+            rows, sample_weight = self.with_one_target(rows, sample_weight, place)
             # Not through `__call__`: it refuses texts and tensors together, and buries errors.
             with one_warning(self.cuts):
-                x, y, sample_weight = self.preprocessor.call(parse_rows(x)[0], y, sample_weight)
+                x, y, sample_weight = self.preprocessor.call(rows, None, sample_weight)
         if self.config.vision is not None:
             x = {**x, **self._images(x)}
         weights = self._weights(y, sample_weight)
@@ -73,8 +90,32 @@ class Preparation:
     def check(self, rows):
         """Raises what is wrong with raw rows, as far as it shows without reading a file."""
         self._check_preprocessor(rows)
+        if self.targets == "one":
+            self.with_one_target(rows)
         with one_warning(self.cuts):
-            self.preprocessor.check_rows(rows)
+            self.preprocessor.check_rows(with_each_target(rows)[0])
+
+    def with_one_target(self, rows, sample_weight=None, place=()):
+        """Rows of one target each, as `targets` says, and their weights.
+
+        Args:
+            rows: list of `Row`.
+            sample_weight: (rows, ...) floats or `None`.
+            place: as of `__call__`.
+        """
+        several = [row for row in rows if isinstance(row.decoder_text, tuple)]
+        if not several:
+            return rows, sample_weight
+        if self.targets == "each":
+            rows, numbers = with_each_target(rows)
+            return rows, None if sample_weight is None else to_numpy(sample_weight)[numbers]
+        if self.targets == "draw":
+            return [_with_drawn_target(row, place) for row in rows], sample_weight
+        raise ValueError(
+            "`decoder_text` must be one text for each row here: `fit` draws one of several, and "
+            f"`evaluate` takes each. Received in row {several[0].number}: "
+            f"{len(several[0].decoder_text)} texts"
+        )
 
     def _check_preprocessor(self, x):
         if self.preprocessor is None:
@@ -121,30 +162,22 @@ def _without_ignored(labels, weights):
     return np.where(counted, labels, 0), weights
 
 
-def are_arrays(x):
-    """Whether `x` is what the preprocessor makes of rows, not rows."""
-    return isinstance(x, dict) and "decoder_token_ids" in x
+def with_each_target(rows):
+    """A row for each target of each row, and for each of them the index of the row it is of."""
+    found = [
+        (row._replace(decoder_text=text), index)
+        for index, row in enumerate(rows)
+        for text in targets_of(row) or (None,)
+    ]
+    each, indices = zip(*found, strict=True)
+    return list(each), np.array(indices)
 
 
-def is_row(x):
-    """Whether `x` is a single row without a batch axis."""
-    if are_arrays(x):
-        return np.ndim(x["decoder_token_ids"]) == 1
-    if not isinstance(x, dict):
-        return isinstance(x, (str, bytes))
-    texts = [x.get(key) for key in ("encoder_text", "decoder_text")]
-    text = next((text for text in texts if text is not None), None)
-    return isinstance(text, (str, bytes)) or getattr(text, "shape", None) == ()
-
-
-def unpack(element):
-    """(x, y, sample_weight) of a batch or of a row."""
-    if isinstance(element, (list, tuple)):
-        if are_row_dicts(element) and is_row(element[0]):
-            return element, None, None
-        if all(isinstance(text, (str, bytes)) for text in element):
-            return list(element), None, None
-    return keras.utils.unpack_x_y_sample_weight(element)
+def _with_drawn_target(row, place):
+    if not isinstance(row.decoder_text, tuple):
+        return row
+    number = np.random.default_rng((*place, row.number)).integers(len(row.decoder_text))
+    return row._replace(decoder_text=row.decoder_text[number])
 
 
 def join_elements(elements):
@@ -152,7 +185,8 @@ def join_elements(elements):
     x, y, weights = zip(*map(unpack, elements), strict=True)
     weights = None if weights[0] is None else [to_numpy(weight) for weight in weights]
     if not are_arrays(x[0]):
-        return list(x), None, None if weights is None else _stack(weights)
+        y = None if y[0] is None else list(y)
+        return list(x), y, None if weights is None else _stack(weights)
     names = dict.fromkeys(name for row in x for name in row)
     arrays = {name: _stack([to_numpy(row[name]) for row in x]) for name in names}
     if y[0] is None:

@@ -12,13 +12,14 @@ from keras_t5gemma2 import cache as caches
 from keras_t5gemma2 import sharding
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.options import checked
+from keras_t5gemma2.preprocessing.columns import Columns
 from keras_t5gemma2.preprocessing.cuts import Cut, one_warning, report
 from keras_t5gemma2.preprocessing.read_image import to_numpy
-from keras_t5gemma2.preprocessing.rows import Row, length_of_row, parse_rows
+from keras_t5gemma2.preprocessing.rows import Row, length_of_row
+from keras_t5gemma2.preprocessing.sources import are_arrays, read_arrays, read_rows
 from keras_t5gemma2.tasks import calls, decoding, finite, generation, speculation
 from keras_t5gemma2.tasks.array_checks import SIDES, check_inputs
 from keras_t5gemma2.tasks.beam_search import BeamSearch
-from keras_t5gemma2.tasks.elements import are_arrays
 from keras_t5gemma2.tasks.encoded import Encoded, check_encoded, source_of
 from keras_t5gemma2.tasks.programs import next_token, program, programs_of
 
@@ -94,13 +95,14 @@ class Generates:
         else:
             programs_of(self).generate = value
 
-    def encode(self, inputs, cross_attention_cache=None, verbose="auto"):
+    def encode(self, inputs, cross_attention_cache=None, verbose="auto", *, columns=None):
         """The encoder's side of `generate`, computed once, for its argument `encoded`.
 
         Args:
             inputs: as `generate` takes it; what is said there of the decoder is not read.
             cross_attention_cache: as the attribute, which it is by default.
             verbose: 0, 1 or "auto". Whether to say on stderr that a program is compiled.
+            columns: as `generate` has it.
 
         Returns:
             `Encoded` of as many rows.
@@ -111,6 +113,7 @@ class Generates:
             lm.generate({"decoder_text": ["In short:", "In detail:"]}, encoded=encoded)
         """
         call = calls.call_of(self, cross_attention_cache, verbose)
+        inputs, _ = self._read(inputs, columns)
         with one_warning():
             rows, _ = self._rows(inputs)
         encode = program(self, ("encode",), lambda: self._encode_function(call), call)
@@ -131,6 +134,7 @@ class Generates:
         num_return_sequences=1,
         batch_size=None,
         cross_attention_cache=None,
+        columns=None,
         verbose="auto",
     ):
         """Text that continues the decoder's prompt, given the encoder's text and images.
@@ -142,7 +146,8 @@ class Generates:
             inputs: a string, a list of strings, or a dict of `encoder_text`, `images` and
                 `decoder_text` (all but one optional), a value per row; see the preprocessor,
                 whose `encoder_sequence_length` is where longer encoder text is cut, with one
-                warning that names the row.
+                warning that names the row. Or a table or data set as `fit` takes it, which is
+                read to its end; its targets y are not read.
                 Without `encoder_text` the decoder continues its prompt and sees no encoder.
                 Without a preprocessor: a dict of arrays as the backbone takes them.
             max_length: int. Tokens of a row's prompt and new tokens together. Where neither this
@@ -168,6 +173,8 @@ class Generates:
             batch_size: int. Rows at a time, by default 32. Of more rows, those of similar length
                 are generated together, and the result has the order of `inputs`.
             cross_attention_cache: as the attribute, which it is by default.
+            columns: dict from names of the data's columns to those that are read, such as
+                `{"question": "encoder_text"}`.
             verbose: 0, 1 or "auto". Whether to show the progress, "auto" where there are several
                 batches, and to say on stderr that a program is compiled, which 0 turns off.
 
@@ -187,11 +194,6 @@ class Generates:
             num_return_sequences=num_return_sequences,
         )
         stop_token_ids = self._stop_token_ids(stop_token_ids)
-        if hasattr(inputs, "as_numpy_iterator"):
-            options = (max_length, stop_token_ids, strip_prompt, max_new_tokens, assistant)
-            batches = [self.generate(batch, *options) for batch in inputs.as_numpy_iterator()]
-            return _concatenate(batches)
-
         decoding.check_temperature(self.sampler)
         call = calls.call_of(self, cross_attention_cache, verbose)
         if encoded is not None:
@@ -200,7 +202,8 @@ class Generates:
             self._check_draws(num_return_sequences)
         # A row that an assistant helps with is generated alone.
         parts = 1 if assistant is not None else sharding.row_parts()
-        batches, is_single = self._batches(inputs, encoded, batch_size, parts)
+        inputs, is_single = self._read(inputs, columns)
+        batches, is_single = self._batches(inputs, is_single, encoded, batch_size, parts)
         limits = max_length, max_new_tokens
         if assistant is not None and (encoded is not None or num_return_sequences != 1):
             raise ValueError(
@@ -272,18 +275,26 @@ class Generates:
 
     # Parts of `generate` ----------------------------------------------------------------------
 
-    def _batches(self, inputs, encoded, batch_size, parts):
+    def _read(self, inputs, columns):
+        """All rows of the inputs, or without a preprocessor arrays; whether it was a single row."""
+        if inputs is None:
+            return None, False
+        if self.preprocessor is None:
+            Columns(columns).check_is_not_needed()
+            return read_arrays(inputs), False
+        return read_rows(inputs, Columns(columns))
+
+    def _batches(self, inputs, is_single, encoded, batch_size, parts):
         """Per batch the numbers of its rows and what `_rows` takes; whether there is one row."""
         if inputs is None:
             inputs = self._prompts_of_encoded(encoded)
         if self.preprocessor is None:
             return self._batches_of_arrays(inputs, encoded, batch_size, parts)
-        rows, is_single = parse_rows(inputs)
         if encoded is not None:  # its rows belong together
-            return [(range(len(rows)), rows)], is_single and len(encoded) == 1
+            return [(range(len(inputs)), inputs)], is_single and len(encoded) == 1
         size = _ROWS_AT_A_TIME if batch_size is None else batch_size
-        batches = generation.sorted_batches([length_of_row(row) for row in rows], size, parts)
-        return [(indices, [rows[i] for i in indices]) for indices in batches], is_single
+        batches = generation.sorted_batches([length_of_row(row) for row in inputs], size, parts)
+        return [(indices, [inputs[i] for i in indices]) for indices in batches], is_single
 
     def _batches_of_arrays(self, inputs, encoded, batch_size, parts):
         arrays, is_single = self._arrays(inputs, encoded)
@@ -492,9 +503,3 @@ def _check_count(encoded, rows):
             "There must be as many rows as were encoded, or R times as many. Received: "
             f"{len(rows.prompts)} rows and `encoded` of {len(encoded)} rows"
         )
-
-
-def _concatenate(batches):
-    if isinstance(batches[0], dict):
-        return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-    return [text for batch in batches for text in batch]

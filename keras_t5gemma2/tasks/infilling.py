@@ -3,8 +3,9 @@
 import re
 
 from keras_t5gemma2.options import checked
-from keras_t5gemma2.preprocessing.rows import parse_rows
+from keras_t5gemma2.preprocessing.columns import Columns
 from keras_t5gemma2.preprocessing.sentinels import FIRST_SENTINEL, sentinels
+from keras_t5gemma2.preprocessing.sources import read_rows
 
 _GAP = re.compile(r"<extra_(\d+)>")
 
@@ -52,7 +53,7 @@ class Infills:
                 f"{count}. Give the text several times"
             )
         tokens = sentinels(self.preprocessor.tokenizer, first_sentinel)
-        rows, is_single = parse_rows(inputs)
+        rows, is_single = read_rows(inputs, Columns(options.pop("columns", None)))
         marked = [_with_sentinels(row, tokens) for row in rows]
         texts = self.generate(marked, strip_prompt=True, **options)
         filled = [

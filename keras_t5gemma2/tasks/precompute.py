@@ -8,26 +8,24 @@ import numpy as np
 
 from keras_t5gemma2 import sharding
 from keras_t5gemma2.options import checked
+from keras_t5gemma2.preprocessing.columns import Columns
 from keras_t5gemma2.preprocessing.cuts import Cuts, one_warning
 from keras_t5gemma2.preprocessing.encoding import naming_image
 from keras_t5gemma2.preprocessing.image_features import ImageFeatures
-from keras_t5gemma2.preprocessing.rows import are_row_dicts, parse_rows
+from keras_t5gemma2.preprocessing.rows import are_row_dicts
+from keras_t5gemma2.preprocessing.sources import read_rows
+from keras_t5gemma2.tasks.elements import with_each_target
 
 _IMAGES_AT_A_TIME = 8
 
 
-def with_features(task, x, batch_size, verbose):
+def with_features(task, x, batch_size, verbose, columns=None):
     """`x` with `ImageFeatures` for its images; see `T5Gemma2Seq2SeqLM.precompute`."""
     _check_task(task)
     batch_size = checked(batch_size=batch_size) or _IMAGES_AT_A_TIME
-    if not isinstance(x, (dict, list)):
-        raise TypeError(
-            "`x` must be a dict of rows in memory, or a list of dicts of single rows. "
-            f"Received: x of type {type(x)}"
-        )
-    rows, is_single = parse_rows(x)
+    rows, is_single = read_rows(x, Columns(columns), several_targets=True, reads_y=True)
     with one_warning(Cuts(is_silent=True)):  # no text is read here
-        task.preprocessor.check_rows(rows, training=False)
+        task.preprocessor.check_rows(with_each_target(rows)[0], training=False)
     progress = keras.utils.Progbar(sum(len(row.images) for row in rows), verbose=verbose)
     memory = _Features(task, batch_size)
     places = []
@@ -38,9 +36,19 @@ def with_features(task, x, batch_size, verbose):
                 places[-1].append(memory.add(image))
             progress.add(1)
     images = [[memory.features(place) for place in of_row] for of_row in places]
-    if are_row_dicts(x):
+    if columns is None and are_row_dicts(x):
         return [{**row, "images": of_row} for row, of_row in zip(x, images, strict=True)]
-    return {**x, "images": images[0] if is_single else images}
+    if columns is None and isinstance(x, dict):
+        return {**x, "images": images[0] if is_single else images}
+    return _table(rows, images)
+
+
+def _table(rows, images):
+    """A dict of lists, of what came in another form."""
+    targets = [list(t) if isinstance(t := row.decoder_text, tuple) else t for row in rows]
+    table = {"encoder_text": [row.encoder_text for row in rows], "images": images}
+    table["decoder_text"] = targets
+    return {name: values for name, values in table.items() if any(v is not None for v in values)}
 
 
 class _Features:

@@ -12,13 +12,22 @@ from keras import ops
 from keras.src.trainers import data_adapters
 
 from keras_t5gemma2 import sharding
+from keras_t5gemma2.messages import shown
 from keras_t5gemma2.options import checked
 from keras_t5gemma2.preprocessing import traced
-from keras_t5gemma2.preprocessing.cuts import batch_number
+from keras_t5gemma2.preprocessing.containers import is_sequence, is_table, names_of
 from keras_t5gemma2.preprocessing.rows import length_of_row, parse_rows
+from keras_t5gemma2.preprocessing.sources import (
+    are_arrays,
+    is_pair,
+    is_row,
+    is_stream,
+    naming_batch,
+    unpack,
+)
 from keras_t5gemma2.tasks.array_checks import check_weights
 from keras_t5gemma2.tasks.distillation import split_targets
-from keras_t5gemma2.tasks.elements import are_arrays, is_row, join_elements, rows_of_arrays, unpack
+from keras_t5gemma2.tasks.elements import join_elements, rows_of_arrays, with_each_target
 from keras_t5gemma2.tasks.grouping import by_length, shuffled_by_length
 from keras_t5gemma2.tasks.joining import joined, marked
 from keras_t5gemma2.tasks.parts import part_of_batch
@@ -32,11 +41,12 @@ def batches_of(x, y, sample_weight, batch_size, shuffle, preparation, group_by_l
     and needs neither TensorFlow nor grain.
 
     Args:
-        x: rows in memory as `parse_rows` takes them; the arrays of `T5Gemma2Backbone` in memory; a
-            `keras.utils.PyDataset` of batches; or anything that is iterated (`tf.data`, grain, a
-            torch `DataLoader`, a generator), over batches or over rows. A batch or a row is rows
-            or arrays, alone or as a tuple with labels and weights.
-        y: labels of arrays in memory, else `None`.
+        x: rows in memory as `parse_rows` takes them; the arrays of `T5Gemma2Backbone` in memory;
+            what has numbered rows, which are read when their batch is; a `keras.utils.PyDataset`
+            of batches; or anything that is iterated (`tf.data`, grain, a torch `DataLoader`, a
+            generator), over batches or over rows. A batch or a row is rows or arrays, alone or as
+            a tuple with targets or labels, and weights.
+        y: texts, the targets of rows in memory; labels of arrays in memory; or `None`.
         sample_weight: per row or per label, of what is in memory, else `None`.
         batch_size: int or `None`.
         shuffle: bool.
@@ -46,13 +56,19 @@ def batches_of(x, y, sample_weight, batch_size, shuffle, preparation, group_by_l
     batch_size = checked(batch_size=batch_size)
     if isinstance(x, data_adapters.data_adapter.DataAdapter):
         return x  # `fit` calls `evaluate` with what it was given
-    if isinstance(x, (tuple, list)) and x and are_arrays(x[0]) and y is None:
-        x, y, sample_weight = _unpack_arrays(x, sample_weight)
+    if y is None and (is_pair(x) or (isinstance(x, (tuple, list)) and x and are_arrays(x[0]))):
+        x, y, sample_weight = _unpack_together(x, sample_weight)
     if are_arrays(x):
         x, y, sample_weight = preparation.checked(x, y, sample_weight)
         rows = rows_of_arrays(x, y, sample_weight)
         return InMemoryBatches(*rows, batch_size, shuffle, preparation)
-    if isinstance(x, (dict, list, tuple, str, np.ndarray)) or hasattr(x, "ndim"):
+    if y is None and _has_numbered_rows(x, preparation.columns):
+        take = NumberedRows(x, sample_weight, preparation.columns)
+        batches = InMemoryBatches(take, np.arange(len(x)), batch_size, shuffle, preparation)
+        batches.lengths_differ = True
+        return batches
+    if not is_stream(x):
+        _check_are_rows(x)
         *rows, lengths = _rows_in_memory(x, y, sample_weight, preparation)
         batches = InMemoryBatches(*rows, batch_size, shuffle, preparation)
         batches.lengths_differ = True
@@ -62,17 +78,11 @@ def batches_of(x, y, sample_weight, batch_size, shuffle, preparation, group_by_l
     if given := [name for name, value in given.items() if value is not None]:
         raise ValueError(
             f"A data set holds labels and weights itself. Received: {given}, and x of type "
-            f"{type(x).__name__}. Let its elements be tuples (x, y, sample_weight), with y=None "
-            "for raw text"
+            f"{type(x).__name__}. Let its elements be tuples (x, y, sample_weight)"
         )
     if isinstance(x, keras.utils.PyDataset):
         _check_no_batch_size(batch_size, x)
         return PyDatasetBatches(x, shuffle, preparation)
-    if not hasattr(x, "__iter__"):
-        raise TypeError(
-            "`x` must be rows of text and images, a PyDataset, or something to iterate over. "
-            f"Received: {x!r} (type {type(x)})"
-        )
     return StreamBatches(x, batch_size, preparation)
 
 
@@ -271,7 +281,8 @@ class InMemoryBatches(Batches):
         return shuffled_by_length(self.indices, self.lengths, self.batch_size, rng)
 
     def _prepare(self, indices):
-        return self.preparation(*self.take(indices), indices=indices)
+        place = self.seed or 0, self.epoch
+        return self.preparation(*self.take(indices), indices=indices, place=place)
 
     def split(self, validation_split, validation_batch_size, preparation):
         """The same without its last rows, and the batches of those."""
@@ -319,7 +330,7 @@ class StreamBatches(Batches):
         # Of what can be read once: what is to be read again, and what was read since the start.
         self.waiting, self.seen = [self.example], []
         self.is_rewound = not self.is_read_once
-        self.is_of_rows = is_row(unpack(self.example)[0])
+        self.is_of_rows = is_row(unpack(self.example)[0], preparation.columns)
         if not self.is_of_rows:
             _check_no_batch_size(batch_size, stream)
         self.batch_size = (batch_size or 32) if self.is_of_rows else None
@@ -376,9 +387,9 @@ class StreamBatches(Batches):
             yield rows
 
     def _prepare(self, number, batch):
-        with _naming_batch(number):
+        with naming_batch(number):
             parts = join_elements(batch) if self.is_of_rows else unpack(batch)
-            return self.preparation(*parts)
+            return self.preparation(*parts, place=(self.epoch, number))
 
 
 class PyDatasetBatches(Batches):
@@ -391,6 +402,14 @@ class PyDatasetBatches(Batches):
             self.adapter.on_epoch_begin,
             self.adapter.on_epoch_end,
         )
+
+    @property
+    def epoch(self):
+        return self.dataset.epoch
+
+    @epoch.setter
+    def epoch(self, value):
+        self.dataset.epoch = value
 
     @property
     def num_batches(self):
@@ -407,14 +426,15 @@ class _PreparedDataset(keras.utils.PyDataset):
     def __init__(self, dataset, preparation):
         super().__init__(dataset.workers, dataset.use_multiprocessing, dataset.max_queue_size)
         self.dataset, self.preparation = dataset, preparation
+        self.epoch = 0
 
     @property
     def num_batches(self):
         return self.dataset.num_batches
 
     def __getitem__(self, index):
-        with _naming_batch(index):
-            return self.preparation(*unpack(self.dataset[index]))
+        with naming_batch(index):
+            return self.preparation(*unpack(self.dataset[index]), place=(self.epoch, index))
 
     def on_epoch_begin(self):
         self.dataset.on_epoch_begin()
@@ -425,8 +445,52 @@ class _PreparedDataset(keras.utils.PyDataset):
 
 def _rows_in_memory(x, y, sample_weight, preparation):
     """What `InMemoryBatches` takes, of rows that have passed every check that reads no file."""
-    rows, _ = parse_rows(x)
+    rows, _ = parse_rows(x, y, preparation.columns, several_targets=True)
     preparation.check(rows)
+    weights = _weights_of_rows(sample_weight, rows)
+    if preparation.targets == "each":  # here, so that batches are of one size
+        rows, numbers = with_each_target(rows)
+        weights = None if weights is None else weights[numbers]
+
+    def take(indices):
+        return [rows[i] for i in indices], None, None if weights is None else weights[indices]
+
+    return take, np.arange(len(rows)), [length_of_row(row) for row in rows]
+
+
+class NumberedRows:
+    """Rows of a source that are read when they are asked for: their images may not fit in memory.
+
+    Args:
+        source: anything with a length whose items are dicts of single rows, or (x, y).
+        sample_weight: per row or per label, or `None`.
+        columns: `Columns`.
+    """
+
+    def __init__(self, source, sample_weight, columns):
+        self.source, self.columns = source, columns
+        self.weights = _weights_of_rows(sample_weight, source)
+        if len(source) == 0:
+            raise ValueError("A batch must have at least one row. Received: an empty data set")
+        if is_table(source):
+            columns.places(names_of(source))  # what is wrong with them shows at once
+
+    def __call__(self, indices):
+        items = [self.source[int(index)] for index in indices]
+        rows, _ = parse_rows(items, None, self.columns, several_targets=True)
+        rows = [row._replace(number=int(i)) for row, i in zip(rows, indices, strict=True)]
+        return rows, None, None if self.weights is None else self.weights[indices]
+
+
+def _has_numbered_rows(x, columns):
+    """Whether rows are better read one by one, when a step needs them."""
+    if is_table(x):  # a data set of `datasets`, whose images are files; not a data frame
+        has_rows = hasattr(x, "column_names") and len(x) > 0
+        return has_rows and any(columns.renames.get(n, n) == "images" for n in x.column_names)
+    return is_sequence(x) and not is_stream(x) and len(x) > 0 and isinstance(x[0], (dict, tuple))
+
+
+def _weights_of_rows(sample_weight, rows):
     weights = None if sample_weight is None else np.asarray(sample_weight)
     if weights is not None:
         check_weights(weights)
@@ -435,15 +499,21 @@ def _rows_in_memory(x, y, sample_weight, preparation):
             "`sample_weight` must have as many rows as `x`. Received: sample_weight of shape "
             f"{weights.shape} and {len(rows)} rows"
         )
-
-    def take(indices):
-        return [rows[i] for i in indices], y, None if weights is None else weights[indices]
-
-    return take, np.arange(len(rows)), [length_of_row(row) for row in rows]
+    return weights
 
 
-def _unpack_arrays(x, sample_weight):
-    """(x, y, sample_weight) as the preprocessor gives them together."""
+def _check_are_rows(x):
+    if isinstance(x, (str, bytes, dict, list, tuple)) or hasattr(x, "shape"):
+        return
+    if not (is_table(x) or is_sequence(x)):
+        raise TypeError(
+            "`x` must be rows of text and images, a table, a PyDataset, or something to iterate "
+            f"over. Received: {shown(x)} (type {type(x)})"
+        )
+
+
+def _unpack_together(x, sample_weight):
+    """(x, y, sample_weight) of a tuple, such as the preprocessor gives."""
     x, y, given = keras.utils.unpack_x_y_sample_weight(tuple(x))
     return x, y, given if sample_weight is None else sample_weight
 
@@ -454,14 +524,3 @@ def _check_no_batch_size(batch_size, x):
             "`batch_size` must be left out where the data comes in batches. Received: batch_size="
             f"{batch_size}, and x of type {type(x).__name__}"
         )
-
-
-@contextlib.contextmanager
-def _naming_batch(number):
-    token = batch_number.set(number)
-    try:
-        yield
-    except (ValueError, TypeError) as error:
-        raise type(error)(f"In batch {number}: {error}") from error
-    finally:
-        batch_number.reset(token)

@@ -14,8 +14,10 @@ from keras_t5gemma2.arguments import check_constructor, check_loading
 from keras_t5gemma2.backbone import T5Gemma2Backbone
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.options import checked
+from keras_t5gemma2.preprocessing.columns import Columns
 from keras_t5gemma2.preprocessing.cuts import Cuts, one_warning
 from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
+from keras_t5gemma2.preprocessing.sources import are_arrays, read_rows, unpack
 from keras_t5gemma2.quantization.counting import SummarizesParameters
 from keras_t5gemma2.quantization.models import load_quantized
 from keras_t5gemma2.registry import presets
@@ -25,7 +27,7 @@ from keras_t5gemma2.tasks.adapter_files import reading_adapter_files
 from keras_t5gemma2.tasks.agreement import check_agreement
 from keras_t5gemma2.tasks.checkpointing import with_places
 from keras_t5gemma2.tasks.distillation import sample_rows
-from keras_t5gemma2.tasks.elements import Preparation, are_arrays, unpack
+from keras_t5gemma2.tasks.elements import Preparation
 from keras_t5gemma2.tasks.exporting import Exports
 from keras_t5gemma2.tasks.generating import Generates
 from keras_t5gemma2.tasks.grouping import check_grouping
@@ -325,6 +327,7 @@ class T5Gemma2Seq2SeqLM(
         shuffle=True,
         group_by_length=None,
         distillation=None,
+        columns=None,
         **kwargs,
     ):
         """Trains on raw text and images, or on what the preprocessor makes of them.
@@ -340,12 +343,16 @@ class T5Gemma2Seq2SeqLM(
 
         Args:
             x: dict of `encoder_text`, `decoder_text` and, optionally, `images`, a value per row;
-                a list of such dicts of single rows; or a `keras.utils.PyDataset`, `tf.data` or
-                grain data set, torch `DataLoader` or generator, over batches or over rows. Each
-                may also hold arrays as the preprocessor makes them: x, (x, y) or
-                (x, y, sample_weight). Ids, masks, labels and weights are checked.
-            y: `None`: the targets are made from `decoder_text`; the labels of arrays. A label of
-                -100 has no loss.
+                a list or other sequence of such dicts of single rows; a data frame, or a
+                `Dataset` of `datasets`; a list of texts, with their targets as `y`; or a
+                `keras.utils.PyDataset`, `tf.data` or grain data set, torch `DataLoader`,
+                `IterableDataset` or generator, over batches or over rows, whose elements may be
+                tuples (x, y) or (x, y, sample_weight). Each may also hold arrays as the
+                preprocessor makes them; ids, masks, labels and weights are checked. In a row,
+                `decoder_text` may be a list of several targets, of which each epoch draws one;
+                validation takes each as a row. Other columns are not read; a warning lists them.
+            y: texts, the targets where `x` holds no `decoder_text`; the labels of arrays, of
+                which -100 has no loss; or `None`.
             batch_size: int. Rows per step, 32 by default; not for data that comes in batches.
             sample_weight: (rows,) or (rows, labels) floats, times the loss of the rows' tokens or
                 of each label; of text as many as the longest row has, or more.
@@ -359,6 +366,8 @@ class T5Gemma2Seq2SeqLM(
                 similar length, of which less is padding; by default they do. The batches come in
                 a random order, another one in each epoch.
             distillation: `Distillation`, to learn from a teacher; validation goes by labels.
+            columns: dict from names of the data's columns to those that are read, such as
+                `{"question": "encoder_text", "answer": "decoder_text"}`.
             **kwargs: as `keras.Model.fit` has them.
 
         Raises:
@@ -371,20 +380,21 @@ class T5Gemma2Seq2SeqLM(
             self._check_distillation(distillation)
         check_grouping(group_by_length, shuffle=shuffle)
         is_grouped = shuffle if group_by_length is None else group_by_length
-        cuts = Cuts()
-        preparation = self._preparation(class_weight, distillation, cuts)
+        shared = {"cuts": Cuts(), "columns": Columns(columns)}
+        preparation = self._preparation(class_weight, distillation, targets="draw", **shared)
+        evaluation = self._preparation(targets="each", **shared)
         training = batches_of(x, y, sample_weight, batch_size, shuffle, preparation, is_grouped)
         validation = None
         if validation_data is not None:
-            x, y, sample_weight = unpack(validation_data)
+            x, y, sample_weight = validation_data, None, None
+            if isinstance(x, tuple):  # a list is of rows
+                x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(x)
             # Rows come in batches of `batch_size` where nothing is said; batches are as they are.
-            preparation = self._preparation(cuts=cuts)
-            validation = batches_of(x, y, sample_weight, size, False, preparation, True)
+            validation = batches_of(x, y, sample_weight, size, False, evaluation, True)
             if size is None and batch_size is not None and validation.batch_size is not None:
                 validation.batch_size = batch_size
         elif validation_split:
-            preparation = self._preparation(cuts=cuts)
-            training, validation = _split(training, validation_split, size, preparation)
+            training, validation = _split(training, validation_split, size, evaluation)
         if validation is not None and (self._needs_logits or kwargs.get("validation_steps")):
             validation.lengths = None  # their order counts
         for data in (training, *([] if validation is None else [validation])):
@@ -409,12 +419,13 @@ class T5Gemma2Seq2SeqLM(
         batch_size=None,
         sample_weight=None,
         group_by_length=None,
+        columns=None,
         **kwargs,
     ):
-        """The loss and metrics on data as `fit` takes it.
+        """The loss and metrics on data as `fit` takes it; of several targets, on each.
 
         Args:
-            x, y, batch_size, sample_weight: as `fit` has them.
+            x, y, batch_size, sample_weight, columns: as `fit` has them.
             group_by_length: bool. Whether rows of text in memory come in the order of their
                 length, so that less is padding; by default they do where the loss and the metrics
                 are "auto", which no order changes, and all of the rows are read.
@@ -424,21 +435,21 @@ class T5Gemma2Seq2SeqLM(
         check_grouping(group_by_length, steps=steps)
         if group_by_length is None:
             group_by_length = steps is None and not self._needs_logits
-        preparation = self._preparation()
+        preparation = self._preparation(columns=Columns(columns), targets="each")
         data = batches_of(x, y, sample_weight, batch_size, False, preparation, group_by_length)
         data.can_add_rows = not self._needs_logits
         reporting = self, kwargs.pop("callbacks", None), kwargs.get("verbose", "auto")
         with reading(data, steps=steps), reporting_steps(*reporting) as callbacks:
             return keras.Model.evaluate(self, data, callbacks=callbacks, **kwargs)
 
-    def predict(self, x=None, batch_size=None, group_by_length=None, **kwargs):
+    def predict(self, x=None, batch_size=None, group_by_length=None, columns=None, **kwargs):
         """The logits on data as `fit` takes it, (rows, decoder length, vocabulary).
 
         The decoder length is that of the longest batch. Logits are zeros where a batch had none.
         Rows are in their order.
 
         Args:
-            x, batch_size: as `fit` has them.
+            x, batch_size, columns: as `fit` has them.
             group_by_length: bool. Whether the batches of rows of text in memory are of rows of
                 similar length, so that less is padding; by default they are where all of them
                 are read.
@@ -447,13 +458,14 @@ class T5Gemma2Seq2SeqLM(
         steps = kwargs.get("steps")
         check_grouping(group_by_length, steps=steps)
         is_grouped = steps is None if group_by_length is None else group_by_length
-        data = batches_of(x, None, None, batch_size, False, self._preparation(), is_grouped)
+        preparation = self._preparation(columns=Columns(columns))
+        data = batches_of(x, None, None, batch_size, False, preparation, is_grouped)
         data.is_joined = True
         reporting = self, kwargs.pop("callbacks", None), kwargs.get("verbose", "auto")
         with reading(data, steps=steps), reporting_steps(*reporting) as callbacks:
             return data.joined(keras.Model.predict(self, data, callbacks=callbacks, **kwargs))
 
-    def precompute(self, x, batch_size=8, verbose=1):
+    def precompute(self, x, batch_size=8, verbose=1, columns=None):
         """`x` with what the frozen vision tower makes of its images in place of them.
 
         Training on it gives the same losses, and no step runs the tower. An image that comes
@@ -461,18 +473,20 @@ class T5Gemma2Seq2SeqLM(
         a large data set can be given in parts; an interruption changes nothing.
 
         Args:
-            x: dict of rows as `fit` takes it, in memory, or a list of such dicts of single rows.
+            x: rows as `fit` takes them; a data set is read to its end.
             batch_size: int. Images and crops at a time.
             verbose: 0 or 1. Whether to show the progress.
+            columns: as `fit` has it.
 
         Returns:
-            As `x`, with a list of `ImageFeatures` as each row's `images`.
+            As `x`, with a list of `ImageFeatures` as each row's `images`; where `x` is no dict
+            and no list of dicts, or columns were renamed, a dict of lists.
 
         Raises:
             ValueError: the vision tower is trainable or not there; or about an image, which the
                 message names.
         """
-        return with_features(self, x, batch_size, verbose)
+        return with_features(self, x, batch_size, verbose, columns)
 
     def sample_logits(self, x, num_samples=256, batch_size=8, seed=0):
         """What a student learns from this model about rows, to be stored and used again.
@@ -499,7 +513,9 @@ class T5Gemma2Seq2SeqLM(
             x, y, sample_weight = unpack(x)
         return self._preparation()(x, y, sample_weight)
 
-    def _preparation(self, class_weight=None, distillation=None, cuts=None):
+    def _preparation(
+        self, class_weight=None, distillation=None, cuts=None, columns=None, targets="one"
+    ):
         # Again, since a tokenizer can take another vocabulary.
         check_agreement(self.backbone, self.preprocessor)
         return Preparation(
@@ -509,6 +525,8 @@ class T5Gemma2Seq2SeqLM(
             distillation,
             has_token_labels=self._token_loss is not None,
             cuts=Cuts() if cuts is None else cuts,
+            columns=Columns() if columns is None else columns,
+            targets=targets,
         )
 
     def _check_distillation(self, distillation):
@@ -520,13 +538,14 @@ class T5Gemma2Seq2SeqLM(
                 'weighted_metrics="auto"'
             )
 
-    def score(self, inputs):
+    def score(self, inputs, columns=None):
         """How likely the model finds given targets.
 
         Args:
-            inputs: dict of `encoder_text`, `decoder_text` and, optionally, `images`, as `fit`
-                takes it; or a tuple of arrays as the preprocessor makes them, (x, labels) or
-                (x, labels, weights), where -100 is a label that does not count.
+            inputs: rows as `fit` takes them, or a tuple of texts and their targets; a data set is
+                read to its end. Or a tuple of arrays as the preprocessor makes them, (x, labels)
+                or (x, labels, weights), where -100 is a label that does not count.
+            columns: as `fit` has it.
 
         Returns:
             (rows,) float32: the log-probability of each row's `decoder_text`, the sum over its
@@ -539,12 +558,15 @@ class T5Gemma2Seq2SeqLM(
         """
         if self.preprocessor is None or (isinstance(inputs, tuple) and are_arrays(inputs[0])):
             x, labels, weights = self._arrays_to_score(inputs)
+            if is_single := labels.ndim == 1:
+                x = {name: value[None] for name, value in x.items()}
+                labels, weights = labels[None], weights[None]
         else:
+            known = Columns(columns)
+            rows, is_single = read_rows(inputs, known, several_targets=True, reads_y=True)
+            rows, _ = self._preparation().with_one_target(rows)
             with one_warning(Cuts(refuses_targets=True)):
-                x, labels, weights = self.preprocessor(inputs)
-        if is_single := labels.ndim == 1:
-            x = {name: value[None] for name, value in x.items()}
-            labels, weights = labels[None], weights[None]
+                x, labels, weights = self.preprocessor.call(rows)
         predict = functools.partial(keras.Model.predict_on_batch, self)
         logits = sharding.of_rows(predict, self.backbone.complete(x))
         log_probabilities = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)

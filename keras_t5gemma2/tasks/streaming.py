@@ -32,6 +32,7 @@ class Streams:
         max_new_tokens=None,
         *,
         cross_attention_cache=None,
+        columns=None,
         verbose="auto",
     ):
         """The text of `generate` in pieces, each as soon as no further token can change it.
@@ -48,6 +49,7 @@ class Streams:
             max_new_tokens: as `generate` has it. The warning of what is cut comes with the end
                 of the text, or when it is left.
             cross_attention_cache: as `generate` has it.
+            columns: as `generate` has it.
             verbose: 0, 1 or "auto". Whether to say on stderr that a program is compiled.
 
         Returns:
@@ -72,9 +74,10 @@ class Streams:
         _check_goes_token_by_token(self.sampler)
         limits = tuple(checked(max_length=max_length, max_new_tokens=max_new_tokens))
         stop_token_ids = self._stop_token_ids(stop_token_ids)
+        inputs, is_scalar = self._read(inputs, columns)
         cuts = Cuts()
         with one_warning(cuts, says=False):
-            rows, is_scalar = self._rows(inputs)
+            rows, is_one = self._rows(inputs)
         budgets = self._budgets(inputs, rows, *limits)
         call = calls.call_of(self, cross_attention_cache, verbose)
         tokens = _tokens(self, rows, budgets, stop_token_ids, call)
@@ -82,7 +85,7 @@ class Streams:
         pieces = _ids(rows.prompts, tokens, strip_prompt)
         if self.preprocessor is not None:
             pieces = _texts(pieces, self.preprocessor.tokenizer, len(rows.prompts))
-        return (piece for _, piece in pieces) if is_scalar else pieces
+        return (piece for _, piece in pieces) if is_scalar or is_one else pieces
 
     def _reported(self, tokens, budgets, limits, stop_token_ids, cuts):
         """The tokens; where they end, one warning of all that was cut."""
