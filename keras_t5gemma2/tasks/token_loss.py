@@ -8,6 +8,7 @@ import keras_hub
 from keras import ops
 
 from keras_t5gemma2 import kernels
+from keras_t5gemma2.messages import warn
 from keras_t5gemma2.tasks.array_checks import IGNORED
 from keras_t5gemma2.tasks.compile_config import compile_config, compile_from
 from keras_t5gemma2.tasks.distillation import split_targets
@@ -68,6 +69,11 @@ class TrainsWithoutLogits:
             sampler=sampler,
             **kwargs,
         )
+        # Keras does so for "mixed_float16"; gradients of float16 are the same under "float16".
+        scaled, wanted = keras.optimizers.LossScaleOptimizer, kwargs.get("auto_scale_loss", True)
+        is_scaled = isinstance(self.optimizer, scaled)
+        if wanted and self.dtype_policy.name == "float16" and not is_scaled:
+            self.optimizer = scaled(self.optimizer, name="loss_scale_optimizer")
 
     def get_compile_config(self):
         """What a file of the model keeps of `compile`: optimizer, loss, metrics and sampler."""
@@ -103,6 +109,8 @@ class TrainsWithoutLogits:
         kernels.prepare_training(self)
         for variable in self.trainable_variables:
             kernels.lay_out(variable, for_steps=False)
+        if self.train_function is None:
+            _check_trained(self.trainable_variables)
         is_checkpointing = self.backbone.gradient_checkpointing
         changed = is_checkpointing != self._is_checkpointing
         self._is_checkpointing = is_checkpointing
@@ -247,6 +255,16 @@ class Perplexity(keras.metrics.Mean):
 
     def result(self):
         return ops.exp(super().result())
+
+
+def _check_trained(variables):
+    """Warns of trained weights whose steps are lost to rounding."""
+    if any(keras.backend.standardize_dtype(v.dtype) == "float16" for v in variables):
+        warn(
+            "Weights of float16 are being trained: most steps are smaller than their rounding, "
+            'and averages of squared gradients are 0. Use dtype="mixed_float16", or '
+            "`enable_lora`, whose adapters are float32"
+        )
 
 
 def metrics_of_logits():
