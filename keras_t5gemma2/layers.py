@@ -18,6 +18,22 @@ from keras_t5gemma2.quantization.layers import QuantizedEmbedding
 TOKENS_AT_A_TIME = 2048
 
 
+def sum_dtype(dtype):
+    """The dtype of sums over layers that compute in `dtype`: of what a stack hands on.
+
+    The published models grow past 65,504, where float16 ends. Their products stay below it: only
+    those are float16, and what they are added to is float32. bfloat16 has the range of float32.
+    """
+    return "float32" if dtype == "float16" else dtype
+
+
+def take_sums(layer):
+    """Has `layer` get sums of the `sum_dtype` as they are, where Keras would cast them."""
+    if sum_dtype(layer.compute_dtype) != layer.compute_dtype:
+        layer.autocast = False
+    return layer
+
+
 @registered
 class Embedder(CountsParameters, PlainCall, Configured, layers.Layer):
     """The one embedding table: ids to vectors for both stacks, and hidden states to logits.
@@ -33,6 +49,7 @@ class Embedder(CountsParameters, PlainCall, Configured, layers.Layer):
 
     def __init__(self, config, **kwargs):
         super().__init__(**kwargs)
+        take_sums(self)
         self.config = config
         self.table = QuantizedEmbedding(
             config.vocabulary_size,
@@ -52,6 +69,7 @@ class Embedder(CountsParameters, PlainCall, Configured, layers.Layer):
 
     def call(self, token_ids):
         x = self.table(token_ids)
+        x = ops.cast(x, sum_dtype(self.compute_dtype))
         # The scale is rounded to the dtype of the vectors, as in the reference.
         x = x * ops.cast(self.config.hidden_dim**0.5, x.dtype)
         is_end_of_image = ops.equal(token_ids, self.config.end_of_image_token_id)
@@ -71,14 +89,16 @@ class RMSNorm(PlainCall, Configured, layers.Layer):
 
     def __init__(self, epsilon, **kwargs):
         super().__init__(**kwargs)
+        take_sums(self)
         self.epsilon = epsilon
 
     def build(self, shape):
         self.scale = self.add_weight(name="scale", shape=(shape[-1],), initializer="zeros")
         self.built = True
 
-    def call(self, x):
-        return kernels.rms_norm(x, self.scale, self.epsilon)
+    def call(self, x, dtype=None):
+        """The norm in `dtype`, by default that in which the layer computes."""
+        return kernels.rms_norm(x, self.scale, self.epsilon, dtype or self.compute_dtype)
 
 
 class SharedMemory(NamedTuple):
@@ -249,7 +269,7 @@ class GatedMLP(PlainCall, Configured, layers.Layer):
         self.gate = self._dense("gate", config.mlp_dim)
         self.up = self._dense("up", config.mlp_dim)
         self.down = self._dense("down", config.hidden_dim)
-        self.dropout = layers.Dropout(config.dropout, dtype=self.dtype_policy, name="dropout")
+        self.dropout = dropout_of(self)
 
     def build(self, _):
         self.gate.build((None, None, self.config.hidden_dim))
@@ -264,15 +284,12 @@ class GatedMLP(PlainCall, Configured, layers.Layer):
 
     def _call(self, x, training=False):
         # These two are kept for gradients, and what is computed between them is not.
-        gated = kernels.rematerialized(_gated) if training else _gated
-        mixed, _ = gated(self.gate(x), self.up(x))
-        return self.down(dropped(self.dropout, mixed, training))
+        gated = kernels.rematerialized(kernels.gated) if training else kernels.gated
+        mixed, sizes = gated(self.gate(x), self.up(x))
+        y = self.down(dropped(self.dropout, mixed, training))
+        return ops.cast(y, "float32") * sizes[0] if sizes else y
 
     _dense = Attention._dense
-
-
-def _gated(gate, up):
-    return kernels.gelu(gate) * up, ()
 
 
 @registered
@@ -298,7 +315,7 @@ class Block(PlainCall, Configured, layers.Layer):
         self.mlp_norm = self._norm("mlp_norm")
         self.mlp = GatedMLP(config, dtype=self.dtype_policy, name="mlp")
         self.mlp_output_norm = self._norm("mlp_output_norm")
-        self.dropout = layers.Dropout(config.dropout, dtype=self.dtype_policy, name="dropout")
+        self.dropout = dropout_of(self)
 
     def build(self, _):
         shape = (None, None, self.config.hidden_dim)
@@ -314,13 +331,16 @@ class Block(PlainCall, Configured, layers.Layer):
         self.built = True
 
     def call(self, x, at, memory=None, past=None, slot=None, training=False):
-        """As `Attention.call`: the (B, T, D) output and the `KeyValues` of the own tokens."""
+        """As `Attention.call`: the (B, T, D) output and the `KeyValues` of the own tokens.
+
+        `x` and the output are of the `sum_dtype`.
+        """
         y, own = self.attention(
             self.attention_norm(x), at=at, memory=memory, past=past, slot=slot, training=training
         )
-        x = x + dropped(self.dropout, self.attention_output_norm(y), training)
+        x = x + dropped(self.dropout, self.attention_output_norm(y, dtype=x.dtype), training)
         y = self.mlp(self.mlp_norm(x), training=training)
-        x = x + dropped(self.dropout, self.mlp_output_norm(y), training)
+        x = x + dropped(self.dropout, self.mlp_output_norm(y, dtype=x.dtype), training)
         return x, own
 
     def argument(self, name):
@@ -366,6 +386,12 @@ def _turn(positions, theta, factor, width):
     angles = ops.cast(positions, "float32")[:, None, :, None] * frequencies
     cos, sin = ops.cos(angles), ops.sin(angles)
     return ops.concatenate([cos, cos], axis=-1), ops.concatenate([-sin, sin], axis=-1)
+
+
+def dropout_of(layer):
+    """The dropout of a layer's activations, whatever their dtype."""
+    rate = layer.config.dropout
+    return take_sums(layers.Dropout(rate, dtype=layer.dtype_policy, name="dropout"))
 
 
 def dropped(dropout, x, training):

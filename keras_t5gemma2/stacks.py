@@ -7,7 +7,15 @@ from keras_t5gemma2 import sharding
 from keras_t5gemma2.config import StackConfig
 from keras_t5gemma2.kernels import Window
 from keras_t5gemma2.layer_config import Configured, registered
-from keras_t5gemma2.layers import Block, Memory, Places, RMSNorm, dropped
+from keras_t5gemma2.layers import (
+    Block,
+    Memory,
+    Places,
+    RMSNorm,
+    dropout_of,
+    dropped,
+    sum_dtype,
+)
 from keras_t5gemma2.lora.dense import Dense
 from keras_t5gemma2.plain_call import PlainCall
 from keras_t5gemma2.quantization.counting import CountsParameters
@@ -41,7 +49,7 @@ class Stack(CountsParameters, PlainCall, Configured, layers.Layer):
             for i, attention in enumerate(config.layers)
         ]
         self.norm = RMSNorm(config.norm_epsilon, dtype=self.dtype_policy, name="norm")
-        self.dropout = layers.Dropout(config.dropout, dtype=self.dtype_policy, name="dropout")
+        self.dropout = dropout_of(self)
 
     def build(self, x_shape):
         for layer in (*self.blocks, self.norm):
@@ -56,7 +64,7 @@ class Stack(CountsParameters, PlainCall, Configured, layers.Layer):
 
     def _through_blocks(self, x, run, training):
         """Output of the stack and what `run(i, block, x)` gave beside the output of each block."""
-        x = dropped(self.dropout, x, training)
+        x = dropped(self.dropout, ops.cast(x, sum_dtype(self.compute_dtype)), training)
         beside = []
         for i, block in enumerate(self.blocks):
             x, more = run(i, block, x)

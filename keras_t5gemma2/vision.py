@@ -8,7 +8,7 @@ from keras_t5gemma2 import kernels
 from keras_t5gemma2.config import BackboneConfig, VisionConfig
 from keras_t5gemma2.kernels import KeyValues, Window
 from keras_t5gemma2.layer_config import Configured, registered
-from keras_t5gemma2.layers import RMSNorm
+from keras_t5gemma2.layers import RMSNorm, sum_dtype, take_sums
 from keras_t5gemma2.quantization.layers import QuantizedDense
 from keras_t5gemma2.recompute import recomputed
 
@@ -25,6 +25,7 @@ class Vision(Configured, layers.Layer):
 
     def __init__(self, config, **kwargs):
         super().__init__(**kwargs)
+        take_sums(self)
         self.config = config
         self.tower = VisionTower(config.vision, dtype=self.dtype_policy, name="tower")
         self.projector = Projector(
@@ -58,6 +59,7 @@ class Vision(Configured, layers.Layer):
         parts = [part for part in (images, image_features) if part is not None]
         parts = [part for part in parts if 0 not in part.shape[1:]]
         features = [f if f is image_features else self.features(f, training) for f in parts]
+        features = [ops.cast(f, self.compute_dtype) for f in features]
         if not features:
             return x
         tokens = self.projector(ops.concatenate(features, axis=1))
@@ -142,7 +144,7 @@ class VisionTower(Configured, layers.Layer):
     def call(self, images, training=False):
         patches = self.patch_embedding(images)
         count, width = self.position_embedding.shape
-        x = ops.reshape(patches, (-1, count, width))
+        x = ops.cast(ops.reshape(patches, (-1, count, width)), sum_dtype(self.compute_dtype))
         x = x + ops.cast(self.position_embedding, x.dtype)
         for block in self.blocks:
             if training and self.gradient_checkpointing:
@@ -197,6 +199,7 @@ class VisionBlock(Configured, layers.Layer):
 
     def __init__(self, config, **kwargs):
         super().__init__(**kwargs)
+        take_sums(self)
         self.config = config
         self.attention_norm = _layer_norm(self, "attention_norm")
         self.query, self.key, self.value, self.output_dense = (
@@ -223,8 +226,8 @@ class VisionBlock(Configured, layers.Layer):
         scale = (self.config.hidden_dim // self.config.num_heads) ** -0.5
         drop = self._drop if training and self.config.dropout else None
         mixed = kernels.attend(query, None, parts, scale, drop)
-        x = x + self.output_dense(kernels.merge_heads(mixed))
-        return x + self.down(kernels.gelu(self.up(self.mlp_norm(x))))
+        x = x + ops.cast(self.output_dense(kernels.merge_heads(mixed)), x.dtype)
+        return x + ops.cast(self.down(kernels.gelu(self.up(self.mlp_norm(x)))), x.dtype)
 
     def _drop(self, probabilities):
         return self.dropout(probabilities, training=True)
@@ -299,6 +302,7 @@ def place(features, x, is_image):
 
 
 def _layer_norm(layer, name):
-    return layers.LayerNormalization(
+    norm = layers.LayerNormalization(
         epsilon=layer.config.norm_epsilon, dtype=layer.dtype_policy, name=name
     )
+    return take_sums(norm)

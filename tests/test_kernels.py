@@ -170,8 +170,8 @@ def test_products_are_the_same_for_any_number_of_rows(rng, count, dtype, width):
     results = [kernels.product(tensor, kernel), kernels.logits(tensor, table)]
     kernels.lay_out(kernel, for_steps=True)
     results.append(kernels.product(tensor, kernel))
-    for result in results:
-        assert keras.backend.standardize_dtype(result.dtype) == dtype
+    for result, name in zip(results, (dtype, "float32", dtype), strict=True):
+        assert keras.backend.standardize_dtype(result.dtype) == name
         result = ops.convert_to_numpy(ops.cast(result, "float32"))
         np.testing.assert_allclose(result, want, **TOLERANCE[dtype])
     np.testing.assert_array_equal(kernels.argmax(results[1]), ops.argmax(results[1], axis=-1))

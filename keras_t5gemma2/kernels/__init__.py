@@ -33,6 +33,7 @@ __all__ = [
     "compiles",
     "is_traced",
     "cross_entropy",
+    "gated",
     "gelu",
     "linear_cross_entropy",
     "merge_heads",
@@ -215,9 +216,10 @@ compiles = _backend.compiles
 is_traced = _backend.is_traced
 rematerialized = _backend.rematerialized
 argmax = _formulas.argmax
+gated = _formulas.gated
 gelu = _formulas.gelu
 lay_out = _formulas.lay_out
-logits = _formulas.logits
+logits = _backend.logits
 merge_heads = _formulas.merge_heads
 prepare_training = _backend.prepare_training
 product = _formulas.product

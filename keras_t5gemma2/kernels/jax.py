@@ -145,7 +145,10 @@ def by_pieces(function, x, size):
     length = x.shape[1]
     if length is None or length <= size or length % size:
         return function(x)
-    return map_blocks(lambda _, piece: (function(piece), ()), x, size, axis=1)[0]
+    dtype = x.dtype  # the output may have another
+    output = jax.eval_shape(function, jax.ShapeDtypeStruct((x.shape[0], size, x.shape[2]), dtype))
+    x = x.astype(output.dtype)
+    return map_blocks(lambda _, piece: (function(piece.astype(dtype)), ()), x, size, axis=1)[0]
 
 
 def rematerialized(function):
@@ -181,11 +184,20 @@ def rematerialized(function):
     return again
 
 
-def rms_norm(x, scale, epsilon):
+def logits(x, table):
+    """See `kernels.reference`; half precision is summed in float32 and not rounded."""
+    table = ops.convert_to_tensor(table)
+    if table.dtype == "float32":
+        return reference.logits(x, table)
+    x = x.astype(table.dtype)
+    return jnp.matmul(x, table.T, preferred_element_type="float32")
+
+
+def rms_norm(x, scale, epsilon, dtype):
     """See `kernels.reference`; for its gradient nothing is kept but `x`."""
 
     def norm(x, scale):
-        return reference.rms_norm(x, scale, epsilon), ()
+        return reference.rms_norm(x, scale, epsilon, dtype), ()
 
     return rematerialized(norm)(x, ops.convert_to_tensor(scale))[0]
 

@@ -193,11 +193,11 @@ def rounded(x):
     return Scaled(ops.cast(numbers, "int8"), scales)
 
 
-def rms_norm(x, scale, epsilon):
-    """x / rms(x) * (1 + scale), of a variable `scale`, in float32, rounded once."""
+def rms_norm(x, scale, epsilon, dtype):
+    """x / rms(x) * (1 + scale), of a variable `scale`, in float32, rounded once to `dtype`."""
     x32 = ops.cast(x, "float32")
     inverse = ops.rsqrt(ops.mean(ops.square(x32), axis=-1, keepdims=True) + epsilon)
-    return ops.cast(x32 * inverse * (1.0 + ops.cast(scale, "float32")), x.dtype)
+    return ops.cast(x32 * inverse * (1.0 + ops.cast(scale, "float32")), dtype)
 
 
 def product(x, kernel):
@@ -211,9 +211,13 @@ def product(x, kernel):
 
 
 def logits(x, table):
-    """(..., D) times a variable (V, D), transposed."""
+    """Float32 (..., V) of (..., D) times a variable or tensor (V, D), transposed.
+
+    The product is one of numbers of the table's dtype.
+    """
+    x = ops.cast(x, table.dtype)
     if not _are_few_rows(x) or table.shape[0] % _PARTS:
-        return ops.matmul(x, ops.transpose(table))
+        return ops.cast(ops.matmul(x, ops.transpose(table)), "float32")
     rows = ops.reshape(x, (1, -1, x.shape[-1]))
     rows = ops.broadcast_to(rows, (_PARTS, *rows.shape[1:]))
     parts = ops.reshape(table, (_PARTS, -1, table.shape[1]))
@@ -273,6 +277,20 @@ def rotate(x, cos, sin):
 def gelu(x):
     """The tanh form of gelu, computed in float32 and rounded once."""
     return ops.cast(activations.gelu(ops.cast(x, "float32"), approximate=True), x.dtype)
+
+
+def gated(gate, up):
+    """gelu(gate) * up, and a tuple, of float16 with what each token was divided by: (..., 1).
+
+    float16 may be too short for the product. So it is made in float32, and a token whose largest
+    number is above 1 is divided by that. The divisor gets no gradient.
+    """
+    if keras.backend.standardize_dtype(gate.dtype) != "float16":
+        return gelu(gate) * up, ()
+    mixed = gelu(ops.cast(gate, "float32")) * ops.cast(up, "float32")
+    largest = ops.max(ops.abs(ops.stop_gradient(mixed)), axis=-1, keepdims=True)
+    size = ops.maximum(largest, 1.0)
+    return ops.cast(mixed / size, "float16"), (size,)
 
 
 def zero_after(x):

@@ -3,9 +3,11 @@
 import keras
 import tensorflow as tf
 
+from keras_t5gemma2.kernels import reference
 from keras_t5gemma2.kernels.reference import by_pieces, map_blocks, rms_norm  # noqa: F401
 
 ATTENTION = {}  # see `kernels.torch`
+logits = reference.logits
 
 
 def differentiable(forward, backward):

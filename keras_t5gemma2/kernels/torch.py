@@ -31,11 +31,15 @@ def rounded(x):
     return Scaled((x / scales.clamp(min=1e-30)).round_().to(torch.int8), scales)
 
 
-def rms_norm(x, scale, epsilon):
+def rms_norm(x, scale, epsilon, dtype):
     """See `kernels.reference.rms_norm`."""
     scale = scale.value.float()
     normed = functional.rms_norm(x.float(), scale.shape, eps=epsilon)
-    return torch.addcmul(normed, normed, scale).to(x.dtype)
+    return torch.addcmul(normed, normed, scale).to(_dtype(dtype))
+
+
+def _dtype(dtype):
+    return getattr(torch, dtype) if isinstance(dtype, str) else dtype
 
 
 def product(x, kernel):
@@ -46,7 +50,8 @@ def product(x, kernel):
 
 def logits(x, table):
     """See `kernels.reference`."""
-    return _times(x, table.value)
+    table = getattr(table, "value", table)
+    return _times(x.to(table.dtype), table).float()
 
 
 def _times(x, rows):
@@ -102,13 +107,24 @@ def gelu(x):
     return functional.gelu(x.float(), approximate="tanh").to(x.dtype)
 
 
+def gated(gate, up):
+    """See `kernels.reference`."""
+    if gate.dtype != torch.float16:
+        return gelu(gate) * up, ()
+    mixed = functional.gelu(gate.float(), approximate="tanh") * up
+    size = mixed.detach().abs().amax(dim=-1, keepdim=True).clamp_(min=1.0)
+    return (mixed / size).half(), (size,)
+
+
 def by_pieces(function, x, size):
     """See `kernels.reference`."""
     if x.shape[1] <= size:
         return function(x)
-    y = torch.empty_like(x)
+    y = None
     for start in range(0, x.shape[1], size):
-        y[:, start : start + size] = function(x[:, start : start + size])
+        piece = function(x[:, start : start + size])
+        y = torch.empty_like(x, dtype=piece.dtype) if y is None else y
+        y[:, start : start + size] = piece
     return y
 
 

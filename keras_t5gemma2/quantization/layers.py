@@ -32,6 +32,7 @@ class Quantizable:
 
     def build(self, input_shape=None):
         if (mode := plans.planned_mode(self)) is not None:
+            check_quantized_dtype(mode, self.compute_dtype)
             self.dtype_policy = f"{mode}_from_{self.dtype_policy.name}"
         super().build(input_shape)
 
@@ -238,9 +239,13 @@ class QuantizedEmbedding(Quantizable, layers.ReversibleEmbedding):
             return super().call(inputs)
         return self._capped(kernels.logits(inputs, self._embeddings))
 
+    def compute_output_spec(self, inputs, reverse=False):
+        spec = super().compute_output_spec(inputs, reverse)
+        return keras.KerasTensor(spec.shape, dtype="float32") if reverse else spec
+
     def _int8_call(self, inputs, reverse=False):
         if reverse and self.inputs_quantizer:
-            return super()._int8_call(inputs, reverse)
+            return ops.cast(super()._int8_call(inputs, reverse), "float32")
         return self._integer_call(inputs, reverse)
 
     def _int4_call(self, inputs, reverse=False):
@@ -259,11 +264,21 @@ class QuantizedEmbedding(Quantizable, layers.ReversibleEmbedding):
         return self._capped(ops.concatenate(pieces, axis=-1))
 
     def _capped(self, logits):
-        cap = self.logit_soft_cap
+        cap, logits = self.logit_soft_cap, ops.cast(logits, "float32")
         return logits if cap is None else ops.tanh(logits / cap) * cap
 
     def _oriented(self, matrix):
         return ops.transpose(matrix)
+
+
+def check_quantized_dtype(mode, dtype):
+    """Raises a `ValueError` if layers that compute in `dtype` cannot be of this mode."""
+    if dtype == "float16" and mode.startswith("int8"):
+        raise ValueError(
+            "Weights of 8 bits cannot be computed with in float16, as Keras has it: sums of such "
+            'integers leave its range. Received: mode="int8" and a compute dtype of float16. Use '
+            '"int4", or a model of float32 or bfloat16'
+        )
 
 
 def times_restored(x, stored, restored):

@@ -4,7 +4,12 @@ import re
 
 import keras
 
-from keras_t5gemma2.quantization.layers import Quantizable, QuantizedEmbedding, scheme_of
+from keras_t5gemma2.quantization.layers import (
+    Quantizable,
+    QuantizedEmbedding,
+    check_quantized_dtype,
+    scheme_of,
+)
 from keras_t5gemma2.quantization.plans import Plan, is_planned, mode_of, planned
 
 # Numbers that share a scale where 4 bits are asked for and nothing else is said: every width of
@@ -52,7 +57,8 @@ class Quantizes(OwnsQuantize):
                 from the beginning of their path, "vision/".
 
         Raises:
-            ValueError: there is no such mode, or nothing left that it could quantize.
+            ValueError: there is no such mode, nothing left that it could quantize, or "int8"
+                under float16.
 
         Example:
 
@@ -68,6 +74,8 @@ class Quantizes(OwnsQuantize):
         """
         config = config_of(mode, config)
         layers = _chosen(self, config, filters)
+        for layer in layers:
+            check_quantized_dtype(config.mode, layer.compute_dtype)
         if config.mode in _CALIBRATED:
             self._calibrate(layers, config)
             return

@@ -12,6 +12,7 @@ from keras_t5gemma2 import cache as caches
 from keras_t5gemma2 import kernels
 from keras_t5gemma2.cache import Cache
 from keras_t5gemma2.kernels import KeyValues
+from keras_t5gemma2.layers import sum_dtype
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.plain_call import plain_calls
 from keras_t5gemma2.stacks import decoder_positions
@@ -97,6 +98,7 @@ def prefill(backbone, inputs, memory, keep_states=False, ahead=0, cache_dtype="a
     # Nothing may be similar to padding: it gets a state that is there anyway.
     is_token = ops.expand_dims(ops.cast(mask, "bool"), -1)
     hidden = ops.where(is_token, hidden, hidden[:, -1:])
+    hidden = ops.cast(hidden, sum_dtype(decoder.compute_dtype))  # as `programs.next_token`
     return cache, ops.pad(hidden, [(0, 0), (0, length - known), (0, 0)])
 
 

@@ -6,6 +6,7 @@ from keras import ops, tree
 
 from keras_t5gemma2 import cache as caches
 from keras_t5gemma2 import compiling, kernels
+from keras_t5gemma2.layers import sum_dtype
 from keras_t5gemma2.tasks import calls, decoding, finite
 
 # Programs kept for each choice of adapters. Sizes are rounded up, so that most uses need fewer.
@@ -133,11 +134,14 @@ def next_token(task, memory, call, is_folded=True):
         is_folded: bool. Whether the sampler carries the cache from step to step folded.
     """
 
+    # A sampler that compares states squares them.
+    states_dtype = sum_dtype(task.backbone.decoder.compute_dtype)
+
     def step(memory, prompt, carried, index):
         cache, broken = carried
         cache = caches.unfolded(cache) if is_folded else cache
         hidden, cache = decoding.step(task.backbone, memory, prompt, cache, index)
-        logits = task.logits(hidden)
+        logits, hidden = task.logits(hidden), ops.cast(hidden, states_dtype)
         cache = caches.folded(cache) if is_folded else cache
         return logits, hidden, finite.Carried(cache, finite.watched(broken, logits, index))
 
