@@ -96,7 +96,14 @@ def check_constructor(layer, given, *more):
         more: names of further arguments that a base class takes.
     """
     if unknown := [name for name in given if name not in (*_OF_LAYERS, *more)]:
-        check_known(type(layer).__name__, unknown, arguments_of(type(layer)))
+        cls = type(layer)
+        loading = getattr(cls, "from_preset", None)
+        if loading is not None and unknown[0] in inspect.signature(loading).parameters:
+            raise TypeError(
+                f"`{cls.__name__}` has no argument `{unknown[0]}`, which is one of "
+                f"`{cls.__name__}.from_preset`. keras-hub's own `from_preset` does not know it"
+            )
+        check_known(cls.__name__, unknown, arguments_of(cls))
 
 
 def arguments_of(cls):

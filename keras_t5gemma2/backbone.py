@@ -15,7 +15,14 @@ from keras_t5gemma2.quantization import plans
 from keras_t5gemma2.quantization.counting import SummarizesParameters
 from keras_t5gemma2.quantization.models import Quantizes, load_quantized
 from keras_t5gemma2.registry import presets
-from keras_t5gemma2.saving import LoadsFiniteWeights, SavesAtomically, SavesWhole, by_one_process
+from keras_t5gemma2.saving import (
+    IMPORT,
+    LoadsFiniteWeights,
+    SavesAtomically,
+    SavesWhole,
+    by_one_process,
+    check_reads_adapters,
+)
 from keras_t5gemma2.stacks import Decoder, Encoder
 from keras_t5gemma2.trainer_state import keep_state
 from keras_t5gemma2.vision import Vision, check_image_features, image_shapes
@@ -64,6 +71,10 @@ class T5Gemma2Backbone(
             of layers. These are built with integers, whose values are to be loaded. As
             `quantize` leaves it in the config.
         rounds_activations: bool. Whether those of 8 bits round their inputs to 8 bits too.
+        source: string. What the weights derive from, as Hugging Face has it
+            ("google/t5gemma-2-270m-270m"), or "unknown"; `None` for weights that were random at
+            first. `from_preset` sets it, and what is saved or uploaded says it, with the terms
+            that it brings. May be set at any time.
 
     Example:
 
@@ -95,6 +106,7 @@ class T5Gemma2Backbone(
         gradient_checkpointing=False,
         quantized_layers=None,
         rounds_activations=False,
+        source=None,
         **kwargs,
     ):
         check_constructor(self, kwargs)
@@ -108,6 +120,7 @@ class T5Gemma2Backbone(
             self._check_plan(quantized_layers)
         sharding.lay_out(self.variables, config)
         self.gradient_checkpointing = gradient_checkpointing
+        self.source = source
         if self.vision is not None:
             self.vision.tower.trainable = False
 
@@ -214,7 +227,20 @@ class T5Gemma2Backbone(
             "gradient_checkpointing": self.gradient_checkpointing,
             "quantized_layers": self.quantized_layers,
             "rounds_activations": self.rounds_activations,
+            "source": self.source,
         }
+
+    @classmethod
+    def from_config(cls, config):
+        adapters = config.get("adapters", ())
+        check_reads_adapters(adapters)
+        return super().from_config({k: v for k, v in config.items() if k != "adapters"})
+
+    def _finish_preset(self, directory, place):
+        from keras_t5gemma2.checkpoints import preset_files
+
+        preset_files.finish_preset(directory, self)
+        preset_files.write_preset_card(directory, place, self)
 
     @classmethod
     def from_preset(
@@ -252,10 +278,14 @@ class T5Gemma2Backbone(
             ValueError: a file is not what it should be; the message names the tensor or key.
         """
         from keras_t5gemma2.checkpoints import presets
+        from keras_t5gemma2.checkpoints.sources import source_of
 
         check_loading(cls, "from_preset", kwargs, _IN_A_PRESET)
+        handle = preset
         directory, preset = presets.locate(preset, load_weights)
         if directory is not None:
+            if load_weights:
+                kwargs.setdefault("source", source_of(handle, directory))
             places = directory, load_weights, text_only, embeddings, allow_nonfinite
             load = functools.partial(presets.load_backbone, *places, **kwargs)
             return load_quantized(load, load_weights, quantize)
@@ -311,6 +341,23 @@ class T5Gemma2Backbone(
         return distribution.layout_map(device_mesh, *axes, fsdp, context_parallel)
 
     @by_one_process
+    def export_to_transformers(self, path, dtype=None, max_shard_size="5GB"):
+        """As that of `T5Gemma2Seq2SeqLM`, without a tokenizer and a processor.
+
+        Args:
+            path: path of the directory.
+            dtype: "float32", "bfloat16" or "float16" for all weights, or `None` for what each
+                one has.
+            max_shard_size: int or string such as "5GB".
+
+        Raises:
+            ValueError: as that of the task.
+        """
+        from keras_t5gemma2.checkpoints import transformers_writer
+
+        transformers_writer.write_transformers(path, self, None, dtype, max_shard_size)
+
+    @by_one_process
     def save_to_keras_hub_preset(self, path, max_shard_size=10):
         """Writes a preset that `keras_hub.models.T5Gemma2Backbone.from_preset` loads.
 
@@ -325,6 +372,12 @@ class T5Gemma2Backbone(
         from keras_t5gemma2.checkpoints import keras_hub_export
 
         keras_hub_export.save(path, self, max_shard_size=max_shard_size)
+
+
+# Another name, for the `config.json` of presets: where this package has not been imported, it is
+# what keras-hub says that it does not know.
+_NAME = f"{IMPORT}{keras.saving.get_registered_name(T5Gemma2Backbone)}"
+keras.saving.get_custom_objects()[_NAME] = T5Gemma2Backbone
 
 
 def _inputs(config):

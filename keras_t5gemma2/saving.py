@@ -12,8 +12,40 @@ from keras_t5gemma2.disk import check_room, local_path, reserve, writing_h5
 from keras_t5gemma2.kernels import processes
 from keras_t5gemma2.options import checked
 
+# What stands before the registered name of a class in the `config.json` of a preset.
+IMPORT = "import "
+
 _is_writing = contextvars.ContextVar("is_writing", default=False)
 _BYTES = {"float32": 4, "int32": 4, "uint32": 4, "bfloat16": 2, "float16": 2, "int8": 1, "uint8": 1}
+# Whether whoever builds a model from a preset's configuration adds the adapters from their files.
+_reads_files = contextvars.ContextVar("reads_files", default=False)
+
+
+@contextlib.contextmanager
+def reading_adapter_files(preset):
+    """Lets models be built from the configuration of a preset whose adapters come from files."""
+    token = _reads_files.set("://" not in preset or preset.startswith("hf://"))
+    try:
+        yield
+    finally:
+        _reads_files.reset(token)
+
+
+def check_reads_adapters(names):
+    """Raises where a preset's adapters would be lost, which stand in files of their own.
+
+    Args:
+        names: iterable of strings.
+
+    Raises:
+        ValueError: nobody reads these files.
+    """
+    if names and not _reads_files.get():
+        raise ValueError(
+            f"The preset has the adapters {', '.join(names)} in files of their own, which "
+            "keras-hub does not read. Load it by `T5Gemma2Seq2SeqLM.from_preset`, from a directory "
+            "or from an hf:// handle; `T5Gemma2Backbone.from_preset` loads it without them."
+        )
 
 
 def by_one_process(method):
@@ -62,6 +94,10 @@ class SavesAtomically:
     def save_to_preset(self, preset_dir, *args, **kwargs):
         """Saves to a preset directory, whose other files stay.
 
+        Beside a model's weights comes a README: the base model, the lines that load it, the
+        metrics of the last epoch of `fit`, the licence. One that somebody has edited stays, with a
+        warning. Weights that derive from Gemma get the notice that its terms ask for, in NOTICE.
+
         Where several processes of JAX have a part of the model each, all of them call this.
 
         Args:
@@ -73,6 +109,11 @@ class SavesAtomically:
 
         with atomic_directory(preset_dir, self._replaced_files) as directory:
             super().save_to_preset(str(directory), *args, **kwargs)
+            self._finish_preset(directory, local_path(preset_dir))
+
+    def _finish_preset(self, directory, place):
+        # Called when all is written to `directory`, whose files then go to `place`.
+        pass
 
 
 class SavesWhole:

@@ -46,6 +46,7 @@ def read(directory, name):
 
 
 FILES = [
+    "README.md",
     *("config.json", "generation_config.json", "model.safetensors", "processor_config.json"),
     *("tokenizer.json", "tokenizer_config.json"),
 ]
@@ -96,8 +97,9 @@ def test_an_older_export_makes_way_and_other_files_stay(lm, tmp_path):
     (tmp_path / "README.md").write_text("mine")
     for stale in ("tokenizer.model", "preprocessor_config.json"):
         (tmp_path / stale).write_text("old")
-    lm.export_to_transformers(tmp_path)
-    assert names(tmp_path) == ["README.md", *FILES]
+    with pytest.warns(UserWarning, match="README.md has been edited, or was not written by this"):
+        lm.export_to_transformers(tmp_path)
+    assert names(tmp_path) == FILES and (tmp_path / "README.md").read_text() == "mine"
 
 
 def test_an_interruption_leaves_what_was_there(lm, tmp_path, monkeypatch):
@@ -121,7 +123,7 @@ def test_an_interruption_leaves_what_was_there(lm, tmp_path, monkeypatch):
 
 def test_a_task_without_a_preprocessor_has_no_tokenizer(lm, tmp_path):
     T5Gemma2Seq2SeqLM(lm.backbone).export_to_transformers(tmp_path)
-    assert names(tmp_path) == FILES[:3]
+    assert names(tmp_path) == FILES[:4]
 
 
 def test_the_header_is_one_of_the_library(tmp_path):

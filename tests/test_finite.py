@@ -7,6 +7,8 @@ import keras
 import ml_dtypes
 import numpy as np
 import pytest
+import torch
+from reference_gemma3 import tiny_gemma3, write_gguf
 from safetensors.numpy import load_file, save_file
 from small_tasks import ROWS, small_task
 
@@ -134,11 +136,25 @@ def _datasets(file):
     return found
 
 
+@pytest.mark.once
+def test_gemma3_as_a_directory_and_as_gguf(tmp_path):
+    model = tiny_gemma3()
+    with torch.no_grad():
+        model.model.embed_tokens.weight[2, 3] = np.nan
+    model.save_pretrained(tmp_path / "hf")
+    for path in (tmp_path / "hf", write_gguf(tmp_path / "model.gguf", model)):
+        message = r"embd?.*weight, of whose \d+ values 1 is NaN or infinite"
+        for options in ({}, {"quantize": "int4"}):
+            with pytest.raises(ValueError, match=message):
+                T5Gemma2Seq2SeqLM.from_gemma3(path, preprocessor=None, **options)
+        lm = T5Gemma2Seq2SeqLM.from_gemma3(path, preprocessor=None, allow_nonfinite=True)
+        assert lm.backbone.source == "unknown"
+
+
 def test_load_weights(tmp_path):
     lm = small_task()
-    lm.backbone.decoder.blocks[0].mlp.up.kernel.assign(
-        keras.ops.full_like(lm.backbone.decoder.blocks[0].mlp.up.kernel, np.nan)
-    )
+    kernel = lm.backbone.decoder.blocks[0].mlp.up.kernel
+    kernel.assign(np.full(kernel.shape, np.nan, "float32"))
     lm.save_weights(tmp_path / "x.weights.h5")
     lm.backbone.save_weights(tmp_path / "y.weights.h5")
     other = small_task()

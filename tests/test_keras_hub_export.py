@@ -124,8 +124,8 @@ def test_back_and_there(tmp_path, vision):
     for name, array in wanted.items():
         assert found[name].dtype == array.dtype
         np.testing.assert_array_equal(found[name], array, err_msg=name)
-    names = sorted(path.relative_to(tmp_path / "hub") for path in (tmp_path / "hub").rglob("*"))
-    assert names == sorted(p.relative_to(tmp_path / "ours") for p in (tmp_path / "ours").rglob("*"))
+    wanted, found = (_names(tmp_path / name) for name in ("hub", "ours"))
+    assert found - wanted == {"README.md", "NOTICE"} and wanted <= found
     wanted, found = (_json(tmp_path / name / "config.json")["config"] for name in ("hub", "ours"))
     assert found.keys() | {"vision_encoder"} == wanted.keys() | {"vision_encoder"}
     differing = {key for key in wanted if key != "name" and wanted[key] != found[key]}
@@ -173,9 +173,15 @@ def test_a_task_without_preprocessor(tmp_path):
 def test_an_earlier_preset_makes_way(lm, preset, tmp_path):
     (tmp_path / "model_00003.weights.h5").write_bytes(b"")
     (tmp_path / "README.md").write_text("mine")
-    lm.save_to_keras_hub_preset(tmp_path)
+    with pytest.warns(UserWarning, match="README.md has been edited"):
+        lm.save_to_keras_hub_preset(tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {path.name for path in preset.iterdir()} | {"README.md"}
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def _names(directory):
+    return {str(path.relative_to(directory)) for path in directory.rglob("*")}
 
 
 # What keras-hub's format has no place for

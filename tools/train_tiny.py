@@ -47,6 +47,7 @@ def main():
     lm = tiny_model(tokenizer)
     lm.summary()
     train(lm, sampler, work, arguments)
+    lm.backbone.source = "t5gemma2_tiny"
     lm.save_to_preset(arguments.output)
     print(f"Saved to {arguments.output}")
 

@@ -1,13 +1,16 @@
 """One adapter as one small safetensors file, its tensors named by the paths of their layers."""
 
 import json
+import pathlib
 from typing import NamedTuple
 
 import numpy as np
 from keras import ops
 
 from keras_t5gemma2.checkpoints.atomic import atomic_file
+from keras_t5gemma2.checkpoints.cards import GEMMA_NOTICE, Card
 from keras_t5gemma2.checkpoints.safetensors_file import read_safetensors_file
+from keras_t5gemma2.checkpoints.sources import is_of_gemma, license_of, preset_of
 from keras_t5gemma2.checkpoints.streaming import list_names
 from keras_t5gemma2.disk import local_path
 from keras_t5gemma2.lora import targets
@@ -76,14 +79,46 @@ def assign(stored, backbone, name):
                 variable.assign(np.asarray(stored.tensors[f"{path}/{part}"], "float32"))
 
 
-def write_adapter(path, stored):
-    """Writes an adapter to a file, which is replaced whole or not at all."""
+def adapter_card(path, config, source):
+    """The `Card` of a file that `write_adapter` writes.
+
+    Args:
+        path: path of the file.
+        config: dict, the configuration of the adapter.
+        source: what the weights of the model derive from that it was trained on.
+    """
+    path = pathlib.Path(path)
+    base = preset_of(source)
+    return Card(
+        title=path.stem,
+        what=(
+            f"An adapter (LoRA of rank {config['rank']}) for a T5Gemma 2 model, trained with "
+            "keras_t5gemma2."
+        ),
+        usage=(
+            f'lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("{base}")\n'
+            f'lm.load_adapter("{path.name}")'
+        ),
+        library="keras_t5gemma2",
+        source=source,
+        tags=("lora", "adapter"),
+    )
+
+
+def write_adapter(path, stored, source=None):
+    """Writes an adapter to a file, which is replaced whole or not at all.
+
+    Args:
+        path: path of the file.
+        stored: `StoredAdapter`.
+        source: what the weights of the model derive from that it was trained on.
+    """
     from safetensors.numpy import save_file
 
     tensors = {key: np.ascontiguousarray(array) for key, array in stored.tensors.items()}
     about = {"format": _FORMAT, "version": _VERSION, **stored.config.to_dict()}
     with atomic_file(path) as temporary:
-        save_file(tensors, str(temporary), {_CONFIG: json.dumps(about)})
+        save_file(tensors, str(temporary), {_CONFIG: json.dumps(about), **_terms(source)})
 
 
 def read_adapter(path):
@@ -140,6 +175,14 @@ def _parsed(text, path):
     if not isinstance(about, dict):
         raise ValueError(f"The metadata of {path} must be an object. Received: {shown(about)}")
     return about
+
+
+def _terms(source):
+    """What a file says of the terms that it is shared under, where there are any."""
+    if source is None:
+        return {}
+    notice = {"notice": GEMMA_NOTICE} if is_of_gemma(source) else {}
+    return {"source": source, "license": license_of(source), **notice}
 
 
 def _shapes(layer, config):

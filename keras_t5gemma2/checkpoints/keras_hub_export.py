@@ -12,6 +12,7 @@ from keras import ops
 
 from keras_t5gemma2.checkpoints import keras_hub_names
 from keras_t5gemma2.checkpoints.atomic import atomic_directory
+from keras_t5gemma2.checkpoints.cards import Card, write_card
 from keras_t5gemma2.checkpoints.h5_file import Array, write_h5
 from keras_t5gemma2.checkpoints.keras_hub_config import (
     config_to_keras_hub,
@@ -19,7 +20,10 @@ from keras_t5gemma2.checkpoints.keras_hub_config import (
     keras_object,
 )
 from keras_t5gemma2.checkpoints.keras_hub_tokenizer import TOKENIZER_ASSET, sentencepiece_of
+from keras_t5gemma2.checkpoints.preset_files import metrics_of
+from keras_t5gemma2.checkpoints.sources import KEY
 from keras_t5gemma2.checkpoints.streaming import num_bytes
+from keras_t5gemma2.disk import local_path
 from keras_t5gemma2.lora import targets
 
 _MODELS = "keras_hub.src.models.t5gemma2"
@@ -55,7 +59,7 @@ def save(path, backbone, task=None, max_shard_size=10):
                 configs["image_converter.json"] = preprocessor["config"]["image_converter"]
         configs["task.json"] = _task(configs["config.json"], preprocessor)
     stored = _stored(backbone)
-    configs["metadata.json"] = _metadata(stored)
+    configs["metadata.json"] = {**_metadata(stored), KEY: backbone.source}
     arrays = [Array(name, num_bytes(value), _reader(value, kind)) for name, value, kind in stored]
     with atomic_directory(path, _REPLACED) as directory:
         write_h5(directory, arrays, max_shard_size * _BYTES_PER_UNIT)
@@ -64,6 +68,24 @@ def save(path, backbone, task=None, max_shard_size=10):
             (directory / TOKENIZER_ASSET).write_bytes(proto)
         for name, values in configs.items():
             (directory / name).write_text(json.dumps(values, indent=4), encoding="utf-8")
+        write_card(directory, _card(local_path(path).resolve().name, backbone, task), path)
+
+
+def _card(name, backbone, task):
+    cls = "T5Gemma2Backbone" if task is None else "T5Gemma2Seq2SeqLM"
+    return Card(
+        title=name,
+        what=(
+            f"{'The backbone of a' if task is None else 'A'} T5Gemma 2 model (an encoder-decoder: "
+            f"{'text and images' if backbone.vision else 'text'} in, text out) for keras-hub, "
+            "written by keras_t5gemma2."
+        ),
+        usage=f'import keras_hub\nlm = keras_hub.models.{cls}.from_preset("{name}")',
+        library="keras-hub",
+        source=backbone.source,
+        pipeline="image-text-to-text" if backbone.vision else "text-generation",
+        metrics={} if task is None else metrics_of(task),
+    )
 
 
 def _check_plain(backbone):

@@ -1,16 +1,18 @@
 """Adapters in the format of the peft library: read, and written for it to read."""
 
 import json
-import pathlib
 
 import numpy as np
 
 from keras_t5gemma2.checkpoints import names
 from keras_t5gemma2.checkpoints.adapters import StoredAdapter, read_values
 from keras_t5gemma2.checkpoints.atomic import atomic_directory
+from keras_t5gemma2.checkpoints.cards import Card, write_card
 from keras_t5gemma2.checkpoints.safetensors_file import read_safetensors_file
+from keras_t5gemma2.checkpoints.sources import preset_of
 from keras_t5gemma2.checkpoints.streaming import list_names
 from keras_t5gemma2.checkpoints.transformers_files import read_json
+from keras_t5gemma2.disk import local_path
 from keras_t5gemma2.lora import targets
 from keras_t5gemma2.lora.config import LoRAConfig
 from keras_t5gemma2.messages import shown, warn
@@ -40,13 +42,15 @@ _ABOUT = {
 _STARTS = (True, False, "gaussian", "eva", "orthogonal")
 
 
-def write_peft_adapter(directory, stored, backbone):
+def write_peft_adapter(directory, stored, backbone, place=None, metrics=None):
     """Writes an adapter so that `peft.PeftModel.from_pretrained(model, directory)` reads it.
 
     Args:
         directory: path of the directory, whose other files stay.
         stored: `StoredAdapter`.
         backbone: `T5Gemma2Backbone` that it is of.
+        place: path of the directory that its files go to in the end; by default the same.
+        metrics: dict of numbers by name, of training, for the README.
     """
     from safetensors.numpy import save_file
 
@@ -72,6 +76,28 @@ def write_peft_adapter(directory, stored, backbone):
     with atomic_directory(directory, written_last=CONFIG_FILE) as temporary:
         save_file(tensors, str(temporary / WEIGHTS_FILE), {"format": "pt"})
         (temporary / CONFIG_FILE).write_text(json.dumps(config, indent=2), encoding="utf-8")
+        place = local_path(place or directory).resolve()
+        write_card(temporary, _card(place.name, stored, backbone.source, metrics), place)
+
+
+def _card(name, stored, source, metrics):
+    base = preset_of(source).removeprefix("hf://")
+    return Card(
+        title=name,
+        what=(
+            f"An adapter (LoRA of rank {stored.config.rank}) for a T5Gemma 2 model, trained with "
+            "keras_t5gemma2, in the format of the peft library."
+        ),
+        usage=(
+            f'model = transformers.AutoModelForImageTextToText.from_pretrained("{base}")\n'
+            f'model = peft.PeftModel.from_pretrained(model, "{name}")\n'
+            f'# In Keras: lm.load_peft_adapter("{name}")'
+        ),
+        library="peft",
+        source=source,
+        tags=("lora", "adapter"),
+        metrics=metrics or {},
+    )
 
 
 def read_peft_adapter(directory, backbone):
@@ -85,7 +111,7 @@ def read_peft_adapter(directory, backbone):
         FileNotFoundError: a file is missing.
         ValueError: it is no adapter of this kind, or it is on layers that take none here.
     """
-    directory = pathlib.Path(directory).expanduser()
+    directory = local_path(directory)
     fields = read_json(directory, CONFIG_FILE)
     _check_config(fields, directory)
     if not (directory / WEIGHTS_FILE).is_file():

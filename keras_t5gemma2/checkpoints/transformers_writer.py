@@ -11,6 +11,7 @@ from keras import ops
 from keras_t5gemma2.checkpoints import peft
 from keras_t5gemma2.checkpoints.adapters import adapter_of
 from keras_t5gemma2.checkpoints.atomic import atomic_directory
+from keras_t5gemma2.checkpoints.cards import Card, write_card
 from keras_t5gemma2.checkpoints.names import published_name, rows
 from keras_t5gemma2.checkpoints.safetensors_file import INDEX_FILE, SINGLE_FILE
 from keras_t5gemma2.checkpoints.safetensors_writer import (
@@ -18,6 +19,7 @@ from keras_t5gemma2.checkpoints.safetensors_writer import (
     parse_size,
     write_safetensors,
 )
+from keras_t5gemma2.checkpoints.sources import KEY
 from keras_t5gemma2.checkpoints.transformers_config_writer import (
     CONTEXT_LENGTHS,
     PUBLISHED_IDS,
@@ -32,6 +34,7 @@ from keras_t5gemma2.checkpoints.transformers_files import (
     processor_config,
     tokenizer_config,
 )
+from keras_t5gemma2.disk import local_path
 from keras_t5gemma2.kernels.host_array import host_array
 from keras_t5gemma2.lora import targets
 
@@ -48,7 +51,9 @@ _FILES = (
 )
 
 
-def write_transformers(path, backbone, preprocessor, dtype, max_shard_size, adapters):
+def write_transformers(
+    path, backbone, preprocessor, dtype, max_shard_size, adapters=None, metrics=None
+):
     """Writes a directory that the reference loads.
 
     Args:
@@ -59,25 +64,28 @@ def write_transformers(path, backbone, preprocessor, dtype, max_shard_size, adap
         max_shard_size: int or string such as "5GB".
         adapters: dict of `LoRAConfig` by name, of the adapters that are written in peft's format
             beside the base weights; or `None` to write the weights with the active ones in them.
+        metrics: dict of numbers by name, of training, for the README.
 
     Raises:
         ValueError: as for `T5Gemma2Seq2SeqLM.export_to_transformers`.
     """
-    max_bytes = parse_size(max_shard_size)
+    path, max_bytes = local_path(path).resolve(), parse_size(max_shard_size)
     tensors = new_tensors(backbone, dtype, is_merged=adapters is None)
     ids = _token_ids(preprocessor)
     stored = dtype or keras.backend.standardize_dtype(backbone.token_embedding.embeddings.dtype)
     files = {
-        _CONFIG_FILE: config_to_transformers(
-            backbone.config, stored, ids, _context_lengths(preprocessor)
-        ),
+        _CONFIG_FILE: {
+            **config_to_transformers(backbone.config, stored, ids, _context_lengths(preprocessor)),
+            KEY: backbone.source,
+        },
         _GENERATION_FILE: generation_config(ids),
     }
     with atomic_directory(path, replaces=_FILES, written_last=_CONFIG_FILE) as directory:
         write_safetensors(directory, tensors, max_bytes)
         for name, config in (adapters or {}).items():
             found = adapter_of(backbone, name, config)
-            peft.write_peft_adapter(directory / "adapters" / name, found, backbone)
+            place = path / "adapters" / name
+            peft.write_peft_adapter(directory / "adapters" / name, found, backbone, place, metrics)
         if preprocessor is not None:
             files |= _processor_files(preprocessor)
             data = preprocessor.tokenizer.to_tokenizer_json()
@@ -85,6 +93,46 @@ def write_transformers(path, backbone, preprocessor, dtype, max_shard_size, adap
         for name, values in files.items():
             text = json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
             (directory / name).write_text(text, encoding="utf-8")
+        write_card(directory, _card(path.name, backbone, metrics or {}), path)
+
+
+def write_tokenizer(path, tokenizer):
+    """Writes the files of a tokenizer alone.
+
+    Args:
+        path: path of the directory.
+        tokenizer: `T5Gemma2Tokenizer`.
+    """
+    old = ("tokenizer.model", "special_tokens_map.json")
+    values = json.dumps(tokenizer_config(tokenizer, sees_images=False), indent=2, sort_keys=True)
+    with atomic_directory(path, replaces=old, written_last=TOKENIZER_CONFIG_FILE) as directory:
+        (directory / TOKENIZER_FILE).write_bytes(tokenizer.to_tokenizer_json())
+        (directory / TOKENIZER_CONFIG_FILE).write_text(f"{values}\n", encoding="utf-8")
+
+
+def _card(name, backbone, metrics):
+    classes = "AutoModelForImageTextToText, AutoProcessor"
+    if not backbone.vision:
+        classes = "AutoModelForImageTextToText, AutoTokenizer"
+    model, processor = classes.split(", ")
+    return Card(
+        title=name,
+        what=(
+            "A T5Gemma 2 model (an encoder-decoder: "
+            f"{'text and images' if backbone.vision else 'text'} in, text out) in the format of "
+            "the transformers library, written by keras_t5gemma2."
+        ),
+        usage=(
+            f"from transformers import {classes}\n"
+            f'model = {model}.from_pretrained("{name}")\n'
+            f'processor = {processor}.from_pretrained("{name}")\n'
+            f'# In Keras: lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("{name}")'
+        ),
+        library="transformers",
+        source=backbone.source,
+        pipeline="image-text-to-text" if backbone.vision else "text-generation",
+        metrics=metrics,
+    )
 
 
 def new_tensors(backbone, dtype=None, is_merged=True):

@@ -10,6 +10,7 @@ from keras_t5gemma2.backbone import T5Gemma2Backbone
 from keras_t5gemma2.preprocessing.pan_and_scan import check_at_least_one, pan_and_scan
 from keras_t5gemma2.preprocessing.read_image import read_image, to_numpy
 from keras_t5gemma2.preprocessing.traced import is_traced, numpy_call
+from keras_t5gemma2.registry import presets
 from keras_t5gemma2.saving import LoadsFromCheckpoints, SavesAtomically
 
 
@@ -52,6 +53,7 @@ class T5Gemma2ImageConverter(
     """
 
     backbone_cls = T5Gemma2Backbone
+    presets = presets  # those that `from_preset` knows by name
 
     def __init__(
         self,

@@ -27,6 +27,7 @@ from keras_t5gemma2.preprocessing.traced import (
     static_axes,
     tensors_of,
 )
+from keras_t5gemma2.registry import presets
 from keras_t5gemma2.saving import LoadsFromCheckpoints, SavesAtomically
 
 
@@ -92,6 +93,7 @@ class T5Gemma2Seq2SeqLMPreprocessor(
     backbone_cls = T5Gemma2Backbone
     tokenizer_cls = T5Gemma2Tokenizer
     image_converter_cls = T5Gemma2ImageConverter
+    presets = presets  # those that `from_preset` knows by name
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ from keras_t5gemma2.backbone import T5Gemma2Backbone
 from keras_t5gemma2.preprocessing.read_image import to_numpy
 from keras_t5gemma2.preprocessing.traced import is_traced, ragged_rows
 from keras_t5gemma2.preprocessing.vocabulary import Vocabulary
+from keras_t5gemma2.registry import presets
 from keras_t5gemma2.saving import LoadsFromCheckpoints, SavesAtomically
 
 # One name for both kinds of files, so that saving one kind over the other leaves nothing behind.
@@ -81,6 +82,7 @@ class T5Gemma2Tokenizer(LoadsFromCheckpoints, SavesAtomically, keras_hub.tokeniz
     """
 
     backbone_cls = T5Gemma2Backbone
+    presets = presets  # those that `from_preset` knows by name
 
     def __init__(self, proto=None, **kwargs):
         check_constructor(self, kwargs, "config_file")
@@ -209,6 +211,16 @@ class T5Gemma2Tokenizer(LoadsFromCheckpoints, SavesAtomically, keras_hub.tokeniz
         vocabulary = self._loaded_vocabulary()
         published = {MASK_TOKEN, *TURN_TOKENS.values(), vocabulary.unk_token}
         return vocabulary.to_json(self.start_token, {*self.special_tokens, *published})
+
+    def export_to_transformers(self, path):
+        """Writes what `transformers.AutoTokenizer.from_pretrained(path)` reads.
+
+        Args:
+            path: path of the directory, made if it is not there. Its other files stay.
+        """
+        from keras_t5gemma2.checkpoints import transformers_writer
+
+        transformers_writer.write_tokenizer(path, self)
 
     def save_assets(self, dir_path):
         data = self._loaded_vocabulary().data

@@ -1,16 +1,12 @@
 """What a task saves and loads of low-rank adapters: one by one, and with the whole task."""
 
-import contextlib
-import contextvars
+import dataclasses
 import pathlib
 
 from keras_t5gemma2.disk import local_path
 from keras_t5gemma2.lora.config import LoRAConfig, check_adapter_name
-from keras_t5gemma2.saving import by_one_process
+from keras_t5gemma2.saving import by_one_process, check_reads_adapters
 from keras_t5gemma2.tasks.adapters import HasAdapters
-
-# Whether whoever builds a task from a preset's configuration adds the adapters from their files.
-_reads_files = contextvars.ContextVar("reads_files", default=False)
 
 
 class SavesAdapters(HasAdapters):
@@ -22,13 +18,18 @@ class SavesAdapters(HasAdapters):
     def save_adapter(self, path, name="default"):
         """Writes one adapter to one small file, with its configuration.
 
+        Beside it comes a text about it, `french.md` say, with its base model, the lines that load
+        it and the terms it is shared under. One that somebody has edited stays, with a warning.
+
         Args:
             path: path of the file, `french.safetensors` say; replaced whole or not at all.
             name: string.
         """
-        from keras_t5gemma2.checkpoints import adapters
+        from keras_t5gemma2.checkpoints import adapters, cards
 
-        adapters.write_adapter(path, self._stored(name))
+        self._write_adapter(path, name)
+        card = adapters.adapter_card(path, self.adapters[name], self.backbone.source)
+        cards.write_card_beside(path, dataclasses.replace(card, metrics=self._metrics_of_fit()))
 
     def load_adapter(self, path, name="default", allow_nonfinite=False):
         """Adds an adapter that `save_adapter` wrote, and makes it the active one.
@@ -57,7 +58,8 @@ class SavesAdapters(HasAdapters):
     def save_peft_adapter(self, directory, name="default"):
         """Writes one adapter in the format of the peft library.
 
-        `peft.PeftModel.from_pretrained(model, directory)` reads it, for the reference's model.
+        `peft.PeftModel.from_pretrained(model, directory)` reads it, for the reference's model. A
+        README goes with it, and for weights of Gemma the notice that its terms ask for.
 
         Args:
             directory: path of the directory, made if it is not there.
@@ -65,7 +67,8 @@ class SavesAdapters(HasAdapters):
         """
         from keras_t5gemma2.checkpoints import peft
 
-        peft.write_peft_adapter(directory, self._stored(name), self.backbone)
+        stored, metrics = self._stored(name), self._metrics_of_fit()
+        peft.write_peft_adapter(directory, stored, self.backbone, metrics=metrics)
 
     def load_peft_adapter(self, directory, name="default", allow_nonfinite=False):
         """Adds an adapter that the peft library wrote, and makes it the active one.
@@ -137,12 +140,8 @@ class SavesAdapters(HasAdapters):
             for name, fields in adapters["configs"].items():
                 lm._add_adapter(name, LoRAConfig.from_file(fields, f"The adapter {name!r}"))
             lm.set_adapter(adapters["active"])
-        elif not _reads_files.get():
-            raise ValueError(
-                f"The preset has the adapters {', '.join(adapters['configs'])} in files of their "
-                "own. Load it by `T5Gemma2Seq2SeqLM.from_preset`, from a directory or from an "
-                "hf:// handle."
-            )
+        else:
+            check_reads_adapters(adapters["configs"])
         return lm
 
     def save_to_preset(self, preset_dir, *args, **kwargs):
@@ -156,7 +155,18 @@ class SavesAdapters(HasAdapters):
         finally:
             self._put_adapters_in_files(False)
         for name in self._adapter_configs:
-            self.save_adapter(pathlib.Path(preset_dir, "adapters", f"{name}.safetensors"), name)
+            path = pathlib.Path(preset_dir, "adapters", f"{name}.safetensors")
+            self._write_adapter(path, name)
+
+    def _write_adapter(self, path, name):
+        from keras_t5gemma2.checkpoints import adapters
+
+        adapters.write_adapter(path, self._stored(name), self.backbone.source)
+
+    def _metrics_of_fit(self):
+        from keras_t5gemma2.checkpoints.preset_files import metrics_of
+
+        return metrics_of(self)
 
     def _put_adapters_in_files(self, in_files):
         self._adapters_in_files = in_files
@@ -172,13 +182,3 @@ class SavesAdapters(HasAdapters):
                 self.load_adapter(path, name, allow_nonfinite)
             self.set_adapter(found.active)
         return self
-
-
-@contextlib.contextmanager
-def reading_adapter_files(preset):
-    """Lets tasks be built from the configuration of a preset whose adapters come from files."""
-    token = _reads_files.set("://" not in preset or preset.startswith("hf://"))
-    try:
-        yield
-    finally:
-        _reads_files.reset(token)

@@ -30,14 +30,16 @@ class TeacherSamples:
         probabilities: (tokens, samples) float32, which add up to 1 for each token.
         lengths: (rows,) ints, the tokens of each row.
         allow_nonfinite: bool. Whether probabilities may be NaN or infinite.
+        source: string or `None`. What the teacher's weights derive from, as `T5Gemma2Backbone` has
+            it.
 
     Raises:
         ValueError: the shapes do not fit together, or a probability is not finite.
     """
 
-    def __init__(self, token_ids, probabilities, lengths, allow_nonfinite=False):
+    def __init__(self, token_ids, probabilities, lengths, allow_nonfinite=False, source=None):
         self.token_ids, self.probabilities = token_ids, probabilities
-        self.lengths = np.asarray(lengths, int)
+        self.lengths, self.source = np.asarray(lengths, int), source
         if len(token_ids) != self.lengths.sum() or token_ids.shape != probabilities.shape:
             raise ValueError(
                 "`token_ids` and `probabilities` must have a row for each token. Received: "
@@ -67,7 +69,7 @@ class TeacherSamples:
 
         arrays = {"token_ids": self.token_ids, "probabilities": self.probabilities}
         with atomic_file(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **arrays, lengths=self.lengths)
+            np.savez(file, **arrays, lengths=self.lengths, source=self.source or "")
 
     @classmethod
     def load(cls, path, allow_nonfinite=False):
@@ -82,8 +84,9 @@ class TeacherSamples:
         """
         with np.load(local_path(path), allow_pickle=False) as file:
             arrays = file["token_ids"], file["probabilities"], file["lengths"]
+            source = str(file["source"]) or None if "source" in file else None
         try:
-            return cls(*arrays, allow_nonfinite)
+            return cls(*arrays, allow_nonfinite, source)
         except ValueError as error:
             raise ValueError(f"{error}. The samples are those of {path}") from error
 
@@ -140,6 +143,11 @@ class Distillation:
         self.teacher, self.num_samples = teacher, num_samples
         self.label_weight, self.seed = label_weight, seed
         self._calls = itertools.count()
+
+    @property
+    def source(self):
+        """What the teacher's weights derive from, as `T5Gemma2Backbone` has it."""
+        return getattr(self.teacher, "backbone", self.teacher).source
 
     def check(self, student):
         """Raises a `ValueError` if a student cannot learn from this teacher.
@@ -232,7 +240,8 @@ def sample_rows(task, batches, num_samples, seed):
         lengths += mask.sum(axis=1).tolist()
         for found, part in zip((ids, shares), of_batch, strict=True):
             found.append(part[mask])
-    return TeacherSamples(np.concatenate(ids), np.concatenate(shares), lengths)
+    arrays = np.concatenate(ids), np.concatenate(shares), lengths
+    return TeacherSamples(*arrays, source=task.backbone.source)
 
 
 def sample_batch(task, x, num_samples, seeds):

@@ -109,7 +109,8 @@ class Exports(SavesAdapters):
 
         A text-only model has a vision tower without layers there, since that library knows no
         other, and a tokenizer (`AutoTokenizer`) instead of a processor. The sampling settings are
-        those of the published models.
+        those of the published models. A README and, for weights that derive from Gemma, the notice
+        that its terms ask for go with them.
 
         Args:
             path: path of the directory, made if it is not there. Of a directory that is there
@@ -154,5 +155,40 @@ class Exports(SavesAdapters):
             self._check_not_merged("the base weights are exported")
             configs = self._adapter_configs
         transformers_writer.write_transformers(
-            path, self.backbone, self.preprocessor, dtype, max_shard_size, configs
+            path,
+            self.backbone,
+            self.preprocessor,
+            dtype,
+            max_shard_size,
+            configs,
+            self._metrics_of_fit(),
         )
+
+    @by_one_process
+    def push_to_hub(self, repo_id, private=None, commit_message=None):
+        """Saves the task as a preset and uploads it to the Hugging Face hub.
+
+        `from_preset("hf://organization/name")` loads it. With it come a README (base model, the
+        lines that load it, the metrics of the last epoch of `fit`, licence) and, for weights that
+        derive from Gemma, the notice that its terms ask for. A README on the hub that somebody
+        has edited stays, with a warning. Log in before, by `hf auth login` or with HF_TOKEN.
+
+        Args:
+            repo_id: string, "organization/name". The repository is made if it is not there.
+            private: bool. Whether a new repository is private; by default as the account has it.
+            commit_message: string.
+
+        Returns:
+            What the hub says of the commit, `huggingface_hub.CommitInfo`.
+
+        Raises:
+            ValueError: `repo_id` is no name of a repository.
+            PermissionError, ConnectionError: the hub refuses, or is not reached.
+
+        Example:
+
+            lm.push_to_hub("me/french", private=True)
+        """
+        from keras_t5gemma2.checkpoints import hub_upload
+
+        return hub_upload.push(self, repo_id, private, commit_message, self._replaced_files)

@@ -21,9 +21,14 @@ from keras_t5gemma2.preprocessing.sources import are_arrays, read_rows, unpack
 from keras_t5gemma2.quantization.counting import SummarizesParameters
 from keras_t5gemma2.quantization.models import load_quantized
 from keras_t5gemma2.registry import presets
-from keras_t5gemma2.saving import LoadsFiniteWeights, SavesAtomically, SavesWhole, by_one_process
+from keras_t5gemma2.saving import (
+    LoadsFiniteWeights,
+    SavesAtomically,
+    SavesWhole,
+    by_one_process,
+    reading_adapter_files,
+)
 from keras_t5gemma2.tasks import decoding, finite
-from keras_t5gemma2.tasks.adapter_files import reading_adapter_files
 from keras_t5gemma2.tasks.agreement import check_agreement
 from keras_t5gemma2.tasks.checkpointing import with_places
 from keras_t5gemma2.tasks.distillation import sample_rows
@@ -188,8 +193,10 @@ class T5Gemma2Seq2SeqLM(
             ValueError: a file is not what it should be; the message names the tensor or key.
         """
         from keras_t5gemma2.checkpoints import presets
+        from keras_t5gemma2.checkpoints.sources import source_of
 
         check_loading(cls, "from_preset", kwargs, by_preset=("backbone",), more=("compile",))
+        handle = preset
         lengths = presets.given_lengths(
             kwargs,
             encoder_sequence_length=encoder_sequence_length,
@@ -210,7 +217,11 @@ class T5Gemma2Seq2SeqLM(
                 cls.preprocessor_cls, directory, text_only, **lengths
             )
         places = directory, load_weights, text_only, embeddings, allow_nonfinite
-        load = functools.partial(presets.load_backbone, *places, dtype=kwargs.pop("dtype", None))
+        options = {
+            "dtype": kwargs.pop("dtype", None),
+            "source": source_of(handle, directory) if load_weights else None,
+        }
+        load = functools.partial(presets.load_backbone, *places, **options)
         backbone = load_quantized(load, load_weights, quantize)
         lm = task(backbone, **{**settings, **kwargs})
         return lm._load_preset_adapters(directory, allow_nonfinite) if load_weights else lm
@@ -258,6 +269,7 @@ class T5Gemma2Seq2SeqLM(
             TypeError: there is no such argument; the message names the nearest.
         """
         from keras_t5gemma2.checkpoints import gemma3, presets
+        from keras_t5gemma2.checkpoints.sources import source_of_gemma3
 
         check_loading(cls, "from_gemma3", kwargs, by_preset=("backbone",), more=("compile",))
         lengths = presets.given_lengths(
@@ -273,7 +285,11 @@ class T5Gemma2Seq2SeqLM(
         # Gemma 3 has its image token behind the vocabulary, where T5Gemma 2 has none.
         image_token_id = getattr(tokenizer, "image_token_id", None)
         places = encoder, decoder, dtype, text_only
-        options = {"image_token_id": image_token_id, "allow_nonfinite": allow_nonfinite}
+        options = {
+            "image_token_id": image_token_id,
+            "allow_nonfinite": allow_nonfinite,
+            "source": source_of_gemma3(encoder),
+        }
         load = functools.partial(gemma3.load_gemma3, *places, **options)
         backbone = load_quantized(load, True, quantize)
         return cls(backbone, **kwargs)
@@ -297,6 +313,13 @@ class T5Gemma2Seq2SeqLM(
         from keras_t5gemma2.checkpoints import keras_hub_export
 
         keras_hub_export.save(path, self.backbone, self, max_shard_size)
+
+    def _finish_preset(self, directory, place):
+        from keras_t5gemma2.checkpoints import preset_files
+
+        in_files = () if self._is_merged else self._adapter_configs
+        preset_files.finish_preset(directory, self.backbone, in_files)
+        preset_files.write_preset_card(directory, place, self, self._metrics_of_fit())
 
     # Training ---------------------------------------------------------------------------------
 
@@ -537,6 +560,11 @@ class T5Gemma2Seq2SeqLM(
                 f'{self.loss!r} or metrics on logits. Compile it with loss="auto" and '
                 'weighted_metrics="auto"'
             )
+        from keras_t5gemma2.checkpoints.sources import is_of_gemma
+
+        # By its terms, what learns from Gemma derives from it.
+        if is_of_gemma(distillation.source) and not is_of_gemma(self.backbone.source):
+            self.backbone.source = distillation.source
 
     def score(self, inputs, columns=None):
         """How likely the model finds given targets.
