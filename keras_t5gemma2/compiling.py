@@ -67,18 +67,25 @@ def sizes_of(args):
     shapes = {}
     for arg in args:
         if isinstance(arg, dict):
-            shapes |= {name: x.shape for name, x in arg.items() if name in _WORDS}
+            shapes |= {name: _shape(x) for name, x in arg.items() if name in _WORDS}
             arg = arg.get("memory")
         positions = getattr(arg, "positions", None)  # of a cache, they are in a dict
         if hasattr(positions, "shape"):
-            shapes["encoder_token_ids"] = positions.shape
-        elif len(getattr(arg, "shape", ())) == 2:
-            shapes["decoder_token_ids"] = arg.shape
-    named = [(_WORDS[name], shapes[name]) for name in _WORDS if name in shapes]
+            shapes["encoder_token_ids"] = _shape(positions)
+        elif len(_shape(arg)) == 2 and "int" in str(arg.dtype):
+            shapes["decoder_token_ids"] = _shape(arg)
+    named = [(_WORDS[name], shapes[name]) for name in _WORDS if len(shapes.get(name, ())) > 1]
     rows = [shape[0] for _, shape in named if shape[0] is not None]
     count = max(rows) if rows else "any number of"
     sizes = [f"{'any number of' if n is None else n} {words}" for words, (_, n, *_) in named]
     return ", ".join([f"{count} {'row' if count == 1 else 'rows'}", *sizes])
+
+
+def _shape(x):
+    try:
+        return tuple(getattr(x, "shape", ()))
+    except ValueError:  # of a tensor of TensorFlow whose rank is not known
+        return ()
 
 
 def _say(text):
