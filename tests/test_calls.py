@@ -38,26 +38,35 @@ def ids(lm, inputs, how="generate", new=12, **options):
 @pytest.mark.parametrize("how", ["generate", "stream"])
 def test_a_changed_sampler_takes_effect(rng, how):
     inputs = token_inputs(rng, (5,), (1,))
-    lm = new_task("greedy")
-    greedy = ids(lm, inputs, how)
-
-    lm.sampler = keras_hub.samplers.TopKSampler(k=5, seed=3, temperature=50.0)
+    lm = new_task(keras_hub.samplers.TopKSampler(k=5, seed=3, temperature=50.0))
     drawn = ids(lm, inputs, how)
-    assert drawn != greedy
+    lm.sampler.seed = 4
+    assert ids(lm, inputs, how) != drawn
     lm.sampler.k = 1
-    assert ids(lm, inputs, how) == greedy
-    lm.sampler.k = 5
+    greedy = ids(lm, inputs, how)
+    assert greedy == ids(lm, inputs, how) != drawn
+    lm.sampler = keras_hub.samplers.TopKSampler(k=5, seed=3, temperature=50.0)
+    assert ids(lm, inputs, how) == drawn
+
+
+@pytest.mark.once
+def test_temperatures_and_random_states_take_effect(rng):
+    inputs = token_inputs(rng, (5,), (1,))
+    lm = new_task("greedy")
+    greedy = ids(lm, inputs)
+    lm.sampler = keras_hub.samplers.TopKSampler(k=5, seed=3, temperature=50.0)
+    drawn = ids(lm, inputs)
     lm.sampler.temperature = 1e-6
-    assert ids(lm, inputs, how) == greedy
+    assert ids(lm, inputs) == greedy != drawn
     lm.sampler.temperature = 50.0
-    assert ids(lm, inputs, how) != greedy
+    assert ids(lm, inputs) != greedy
 
     lm.sampler.seed = 4
-    other = ids(lm, inputs, how)
+    other = ids(lm, inputs)
     lm.sampler.seed = 3
-    assert ids(lm, inputs, how) == drawn != other
+    assert ids(lm, inputs) == drawn != other
     lm.sampler.seed_generator = keras.random.SeedGenerator(4)
-    assert ids(lm, inputs, how) == other
+    assert ids(lm, inputs) == other
 
 
 @pytest.mark.once
