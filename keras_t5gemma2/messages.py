@@ -1,11 +1,18 @@
 """What users are told: errors with values cut short, warnings at the user's line, and news."""
 
+import contextlib
+import contextvars
 import os
 import reprlib
 import sys
 import warnings
 
 _MOST_CHARACTERS = 80
+_LONG_PATH = 255
+_LONG_CAUSE = 200
+_LONG_NAME = 100
+_NAMES = 8
+_gathered = contextvars.ContextVar("gathered", default=None)
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 # What may stand between the user and this package: a call of a layer goes through torch's, too.
 _BETWEEN = [
@@ -36,13 +43,78 @@ def shown(value, limit=_MOST_CHARACTERS):
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
+def shown_path(path):
+    """A path as an error message shows it: whole, so that it can be found, unless it is very long.
+
+    Args:
+        path: string, bytes or path-like.
+    """
+    text = os.fsdecode(path)
+    return f"'{text}'" if len(text) <= _LONG_PATH else shown(text)
+
+
+def shown_names(names, most=_NAMES):
+    """Names as an error message lists them: the first ones, and how many more there are.
+
+    Args:
+        names: iterable of objects, strings as a rule.
+        most: int. The most names that are listed.
+
+    Example:
+
+    >>> shown_names(["a", "b", "c", "d"], most=2)
+    "'a', 'b' and 2 more"
+    """
+    names = list(names)
+    text = ", ".join(shown(name, _LONG_NAME) for name in names[:most])
+    return text if len(names) <= most else f"{text} and {len(names) - most} more"
+
+
+def cause(error, limit=_LONG_CAUSE):
+    """What another error says, cut short, for a message that tells what it happened to.
+
+    Args:
+        error: an exception.
+        limit: int. The most characters.
+    """
+    # The message around it shows the file, which `str` of an `OSError` does too.
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    text = text or type(error).__name__
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
 def warn(message):
     """Warns once, as of the line of the user's own that led here.
 
     Args:
         message: string, what happened, where, and what to do.
     """
-    warnings.warn(message, stacklevel=_depth_of_the_user())
+    notes = _gathered.get()
+    if notes is None:
+        warnings.warn(message, stacklevel=_depth_of_the_user())
+    else:
+        notes.append(message)
+
+
+@contextlib.contextmanager
+def gathered():
+    """Gives a list to which `warn` adds its messages instead of warning, as long as it is open."""
+    notes = []
+    token = _gathered.set(notes)
+    try:
+        yield notes
+    finally:
+        _gathered.reset(token)
+
+
+@contextlib.contextmanager
+def once():
+    """Gives the first of the warnings of a block at its end, and the number of the others."""
+    with gathered() as notes:
+        yield
+    if notes:
+        others = f" So it is of {len(notes) - 1} more" if notes[1:] else ""
+        warn(f"{notes[0]}{'.' if others else ''}{others}")
 
 
 def say(line):

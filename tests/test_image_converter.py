@@ -185,17 +185,6 @@ def test_file_equals_reference(tmp_path, suffix):
         np.testing.assert_allclose(pixels, expected, atol=ROUNDING)
 
 
-def test_exif_orientation_is_not_applied(tmp_path):
-    image = _pillow("RGB")
-    turned = PIL.Image.Exif()
-    turned[0x0112] = 6
-    image.save(tmp_path / "turned.png", exif=turned)
-    with PIL.Image.open(tmp_path / "turned.png") as opened:
-        assert opened.getexif()[0x0112] == 6
-    pixels = T5Gemma2ImageConverter(SIZE)(tmp_path / "turned.png")
-    np.testing.assert_allclose(pixels, _reference(image)[0], atol=ROUNDING)
-
-
 def test_list_and_batch_equal_single_images():
     converter = T5Gemma2ImageConverter(SIZE)
     images = [_noise(29, 41), _pillow("RGBA", 7, 5), _noise(3, 2, 0)]
@@ -254,20 +243,13 @@ def test_bad_image_is_refused(image, message):
     [
         (7, "Received: 7 .type <class 'int'>"),
         ([None], "Received: None"),
-        (np.array([["a"]]), "must hold numbers. Received: an array of shape .1, 1. and dtype <U1"),
+        (np.array([["a"]]), "An image must be a path.* Received: .'a'. .type <class 'list'>"),
         (np.zeros((3, 3), "complex64"), "must hold numbers. .* and dtype complex64"),
     ],
 )
 def test_what_is_no_image_is_refused(image, message):
     with pytest.raises(TypeError, match=message):
         T5Gemma2ImageConverter(SIZE)(image)
-
-
-def test_floats_up_to_one_are_warned_about():
-    image = _noise(3, 5) / 255
-    with pytest.warns(UserWarning, match=r"lies in \[0, 1\].* an array of shape \(3, 5, 3\)"):
-        pixels = T5Gemma2ImageConverter(SIZE)(image)
-    assert pixels.max() <= 1 / 127.5 - 1 + ROUNDING
 
 
 def _broken_files(folder):
@@ -312,6 +294,7 @@ CHANGED = dict(
     min_crop_size=11,
     max_num_crops=3,
     min_ratio_to_activate=1.7,
+    max_pixels=1234,
     name="eyes",
 )
 
@@ -347,10 +330,53 @@ def test_bad_image_size_is_refused(image_size):
     assert converter.image_size == (896, 896)
 
 
-@pytest.mark.parametrize("name", ["min_crop_size", "max_num_crops"])
+@pytest.mark.parametrize("name", ["min_crop_size", "max_num_crops", "max_pixels"])
 def test_bad_crop_rule_is_refused(name):
     with pytest.raises(ValueError, match=f"Received: {name}=0"):
         T5Gemma2ImageConverter(**{name: 0})
+
+
+OPTIONS = {
+    **{"scale": 1 / 255, "offset": 0.0, "crop_to_aspect_ratio": True, "pad_to_aspect_ratio": True},
+    **{"interpolation": "nearest", "antialias": False, "data_format": "channels_first"},
+    **{"dtype": "bfloat16", "offset": np.zeros(3)},
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_an_option_that_cannot_be_chosen_is_refused_by_name(name):
+    with pytest.raises(ValueError, match=f"`{name}` of a T5Gemma2ImageConverter must be .*{name}="):
+        T5Gemma2ImageConverter(SIZE, **{name: OPTIONS[name]})
+
+
+def test_options_that_say_what_is_done_anyway_are_taken():
+    options = dict(scale=1 / 127.5, offset=-1.0, interpolation="bilinear", dtype="float32")
+    image = _noise(5, 7)
+    want = T5Gemma2ImageConverter(SIZE)(image)
+    np.testing.assert_array_equal(T5Gemma2ImageConverter(SIZE, **options)(image), want)
+    with pytest.raises(TypeError, match="no such arguments. Received: 'scales'"):
+        T5Gemma2ImageConverter(SIZE, scales=options["scale"])
+
+
+def test_pixels_are_float32_whatever_the_policy_of_the_session():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        converter = T5Gemma2ImageConverter(SIZE)
+        config = {**converter.get_config(), "dtype": keras.config.dtype_policy().get_config()}
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert converter(_noise(5, 7)).dtype == "float32"
+    # As an earlier release saved it.
+    assert T5Gemma2ImageConverter.from_config(config).compute_dtype == "float32"
+
+
+def test_a_symbolic_input_is_refused_where_it_has_no_meaning():
+    converter = T5Gemma2ImageConverter(SIZE)
+    if keras.config.backend() == "tensorflow":
+        assert converter(keras.Input((5, 7, 3))).shape == (None, *SIZE, 3)
+        return
+    with pytest.raises(TypeError, match="takes data, not the symbolic `keras.Input`, on the back"):
+        converter(keras.Input((5, 7, 3)))
 
 
 def test_traced_pipeline_gives_the_same_pixels():

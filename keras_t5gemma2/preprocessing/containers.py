@@ -9,6 +9,7 @@ import itertools
 import numpy as np
 
 from keras_t5gemma2.messages import shown
+from keras_t5gemma2.preprocessing.image_files import is_file
 from keras_t5gemma2.preprocessing.read_image import to_numpy
 
 _ONE_VALUE = (str, bytes, bytearray, memoryview, dict, list, tuple)
@@ -67,10 +68,15 @@ def texts_of(value, name):
 def images_of(value):
     """A list of what is a list, tuple, ragged tensor or column; an array of a tensor of numbers.
 
+    Bytes in an array or tensor of strings are a path, as TensorFlow has it, if they are printable
+    text, and the data of an image otherwise.
+
     Raises:
         TypeError: `value` is a sparse tensor.
         ValueError: the images of a ragged tensor are ragged themselves.
     """
+    if is_file(value) and not isinstance(value, np.generic):
+        return value
     _check_is_dense(value, "images")
     if isinstance(value, (list, tuple)):
         return list(value)
@@ -138,7 +144,13 @@ def _with_paths(values):
     """Strings for the bytes that TensorFlow has in its tensors of paths."""
     if isinstance(values, list):
         return [_with_paths(value) for value in values]
-    return values.decode("utf-8") if isinstance(values, bytes) else values
+    if not isinstance(values, bytes):
+        return values
+    try:
+        text = values.decode("utf-8")
+    except UnicodeDecodeError:
+        return values
+    return text if text.isprintable() else values
 
 
 def _image(rows):

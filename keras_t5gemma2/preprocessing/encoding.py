@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_t5gemma2.messages import gathered, once, shown, warn
 from keras_t5gemma2.preprocessing.cuts import Cut, report
 from keras_t5gemma2.preprocessing.image_features import ImageFeatures
 from keras_t5gemma2.preprocessing.image_prompts import place_images, widen_images
-from keras_t5gemma2.preprocessing.read_image import check_levels
+from keras_t5gemma2.preprocessing.read_image import check_image
 
 _ROWS_AT_ONCE = 1024  # whose ids are held while lengths are checked
 
@@ -52,7 +53,8 @@ class RowEncoder:
         prompts = [self._prompt(row, row.number) for row in rows]
         if training:
             self._check_targets(rows)
-        parts = self._read_images(rows)
+        with once():
+            parts = self._read_images(rows)
         crop_counts = [[len(part) - 1 for part in of_row] for of_row in parts]
         numbers = [row.number for row in rows]
         cuts = []
@@ -79,7 +81,8 @@ class RowEncoder:
         for row in rows:
             for number, image in enumerate(row.images):
                 with naming_image(row, number):
-                    check_levels(image)
+                    if not isinstance(image, ImageFeatures):
+                        check_image(image)
         crops_are_known = self.image_converter is None or not self.image_converter.pan_and_scan
         pairs = zip(rows, prompts, strict=True)
         cuts = []
@@ -112,7 +115,7 @@ class RowEncoder:
             if row.decoder_text is not None and not row.decoder_text.strip():
                 raise ValueError(
                     "`decoder_text` must not be empty in training. Received in row "
-                    f"{row.number}: {row.decoder_text!r}. Leave the row out, or write "
+                    f"{row.number}: {shown(row.decoder_text)}. Leave the row out, or write "
                     f'"{self.tokenizer.end_token}" if the model shall learn to answer nothing'
                 )
 
@@ -258,8 +261,12 @@ class RowEncoder:
 
 @contextlib.contextmanager
 def naming_image(row, number):
-    """Says of an error of which row and image it is."""
-    try:
-        yield
-    except (ValueError, TypeError) as error:
-        raise type(error)(f"In row {row.number}, image {number}: {error}") from error
+    """Says of an error and of warnings of which row and image they are."""
+    where = f"In row {row.number}, image {number}"
+    with gathered() as notes:
+        try:
+            yield
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"{where}: {error}") from error
+    for note in notes:
+        warn(f"{where}: {note}")

@@ -7,23 +7,44 @@ import PIL.Image
 
 from keras_t5gemma2.arguments import check_constructor
 from keras_t5gemma2.backbone import T5Gemma2Backbone
+from keras_t5gemma2.messages import shown
+from keras_t5gemma2.preprocessing.containers import images_of
+from keras_t5gemma2.preprocessing.image_files import MAX_PIXELS
+from keras_t5gemma2.preprocessing.numpy_call import NumpyCall, check_fixed
 from keras_t5gemma2.preprocessing.pan_and_scan import check_at_least_one, pan_and_scan
-from keras_t5gemma2.preprocessing.read_image import read_image, to_numpy
+from keras_t5gemma2.preprocessing.read_image import read_image
 from keras_t5gemma2.preprocessing.traced import is_traced, numpy_call
 from keras_t5gemma2.registry import presets
 from keras_t5gemma2.saving import LoadsFromCheckpoints, SavesAtomically
 
+# What is done here, in keras-hub's terms.
+_LEVELS = "the vision tower reads levels in [-1, 1]"
+_SQUASHED = "every image is squashed with an antialiasing bilinear filter, as the reference does it"
+_FIXED = {
+    "scale": (1 / 127.5, _LEVELS),
+    "offset": (-1.0, _LEVELS),
+    "crop_to_aspect_ratio": (False, _SQUASHED),
+    "pad_to_aspect_ratio": (False, _SQUASHED),
+    "interpolation": ("bilinear", _SQUASHED),
+    "antialias": (True, _SQUASHED),
+    "data_format": ("channels_last", "arrays hold the channels last on every backend"),
+    "dtype": ("float32", "the model casts images to its own dtype"),
+}
+
 
 @keras.saving.register_keras_serializable(package="keras_t5gemma2")
 class T5Gemma2ImageConverter(
-    LoadsFromCheckpoints, SavesAtomically, keras_hub.layers.ImageConverter
+    NumpyCall, LoadsFromCheckpoints, SavesAtomically, keras_hub.layers.ImageConverter
 ):
     """Float32 images of one size with values in [-1, 1], from images of any kind and size.
 
     Every image is made RGB, squashed (never cropped) to `image_size` with an antialiasing
     bilinear filter, rounded to 8 bits and normalized, as the reference's processor does it.
-    `read_image` lists the kinds of images: Pillow images, file paths, and channels-last arrays,
-    whose floats lie in [0, 255]. The layer runs on numpy and Pillow with every backend.
+    `read_image` lists the kinds of images: Pillow images, files by path, as bytes, file objects
+    or `data:` URLs, which are turned as their EXIF orientation says, and channels-last arrays,
+    whose floats lie in [0, 255]. The layer runs on numpy and Pillow with every backend. Its
+    levels, filter and dtype cannot be chosen: `scale`, `offset`, `interpolation` and the like are
+    refused unless they say what is done anyway.
 
     Args:
         image_size: int or (height, width), in pixels.
@@ -32,6 +53,8 @@ class T5Gemma2ImageConverter(
         min_crop_size: int, in pixels. Of Pan and Scan.
         max_num_crops: int. Of Pan and Scan.
         min_ratio_to_activate: float, long side over short side. Of Pan and Scan.
+        max_pixels: int. A picture in a file that has more pixels is refused before it is decoded.
+            Pillow has a limit of its own, `PIL.Image.MAX_IMAGE_PIXELS`.
 
     Call arguments:
         inputs: one image, a list of images of any sizes, or an array or tensor of shape
@@ -62,25 +85,22 @@ class T5Gemma2ImageConverter(
         min_crop_size=256,
         max_num_crops=4,
         min_ratio_to_activate=1.2,
+        max_pixels=MAX_PIXELS,
         **kwargs,
     ):
-        check_constructor(self, kwargs)
-        check_at_least_one(min_crop_size=min_crop_size, max_num_crops=max_num_crops)
-        # What is done here, in keras-hub's terms; its own resizing layer only keeps the size.
-        super().__init__(
-            image_size=_height_and_width(image_size),
-            scale=1 / 127.5,
-            offset=-1.0,
-            crop_to_aspect_ratio=False,
-            interpolation="bilinear",
-            antialias=True,
-            data_format="channels_last",
-            **kwargs,
+        check_at_least_one(
+            min_crop_size=min_crop_size, max_num_crops=max_num_crops, max_pixels=max_pixels
         )
+        check_fixed("T5Gemma2ImageConverter", kwargs, _FIXED)
+        check_constructor(self, kwargs)
+        # The base class's own resizing layer only keeps the size.
+        fixed = {name: value for name, (value, _) in _FIXED.items()}
+        super().__init__(image_size=_height_and_width(image_size), **fixed, **kwargs)
         self.pan_and_scan = pan_and_scan
         self.min_crop_size = min_crop_size
         self.max_num_crops = max_num_crops
         self.min_ratio_to_activate = min_ratio_to_activate
+        self.max_pixels = max_pixels
 
     @property
     def image_size(self):
@@ -103,7 +123,7 @@ class T5Gemma2ImageConverter(
         Returns:
             A float32 array of shape (1 + crops, height, width, 3), the whole image first.
         """
-        image = read_image(image)
+        image = read_image(image, self.max_pixels)
         return np.stack([self._normalize(part) for part in (image, *self._crops(image))])
 
     def get_config(self):
@@ -116,19 +136,24 @@ class T5Gemma2ImageConverter(
             "min_crop_size": self.min_crop_size,
             "max_num_crops": self.max_num_crops,
             "min_ratio_to_activate": self.min_ratio_to_activate,
+            "max_pixels": self.max_pixels,
         }
 
+    @classmethod
+    def from_config(cls, config):
+        # Earlier releases saved the policy of the session, which had no effect.
+        return cls(**{name: value for name, value in config.items() if name != "dtype"})
+
     def _call_numpy(self, inputs):
-        if isinstance(inputs, (list, tuple)):
+        inputs = images_of(inputs)
+        if isinstance(inputs, list) or getattr(inputs, "ndim", None) == 4:
             return self._convert_all(inputs)
-        if len(getattr(inputs, "shape", ())) == 4:
-            return self._convert_all(to_numpy(inputs))
-        return self._normalize(read_image(inputs))
+        return self._normalize(read_image(inputs, self.max_pixels))
 
     def _convert_all(self, images):
         outputs = np.empty((len(images), *self.image_size, 3), "float32")
         for output, image in zip(outputs, images, strict=True):
-            output[...] = self._normalize(read_image(image))
+            output[...] = self._normalize(read_image(image, self.max_pixels))
         return outputs
 
     def _crops(self, image):
@@ -158,6 +183,6 @@ def _height_and_width(image_size):
     if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
         raise ValueError(
             "`image_size` must be a positive number of pixels, or a (height, width) pair of such. "
-            f"Received: image_size={image_size}"
+            f"Received: image_size={shown(image_size)}"
         )
     return size

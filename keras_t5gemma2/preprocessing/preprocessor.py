@@ -10,6 +10,7 @@ from keras_t5gemma2.options import checked
 from keras_t5gemma2.preprocessing.cuts import Cuts, one_warning
 from keras_t5gemma2.preprocessing.encoding import RowEncoder
 from keras_t5gemma2.preprocessing.image_converter import T5Gemma2ImageConverter
+from keras_t5gemma2.preprocessing.numpy_call import NumpyCall
 from keras_t5gemma2.preprocessing.packing import (
     fit_width,
     pad_tokens,
@@ -33,7 +34,7 @@ from keras_t5gemma2.saving import LoadsFromCheckpoints, SavesAtomically
 
 @keras.saving.register_keras_serializable(package="keras_t5gemma2")
 class T5Gemma2Seq2SeqLMPreprocessor(
-    LoadsFromCheckpoints, SavesAtomically, keras_hub.models.Seq2SeqLMPreprocessor
+    NumpyCall, LoadsFromCheckpoints, SavesAtomically, keras_hub.models.Seq2SeqLMPreprocessor
 ):
     """The arrays of `T5Gemma2Seq2SeqLM`, from text and images.
 

@@ -8,6 +8,8 @@ import numpy as np
 
 from keras_t5gemma2.arguments import check_constructor
 from keras_t5gemma2.backbone import T5Gemma2Backbone
+from keras_t5gemma2.messages import shown
+from keras_t5gemma2.preprocessing.numpy_call import NumpyCall, check_fixed
 from keras_t5gemma2.preprocessing.read_image import to_numpy
 from keras_t5gemma2.preprocessing.traced import is_traced, ragged_rows
 from keras_t5gemma2.preprocessing.vocabulary import Vocabulary
@@ -28,9 +30,19 @@ MASK_TOKEN = "<mask>"
 # Text like any other, to stay visible in what is generated.
 TURN_TOKENS = {"start_of_turn_token": "<start_of_turn>", "end_of_turn_token": "<end_of_turn>"}
 
+_BY_THE_PREPROCESSOR = "the preprocessor puts <bos> and <eos> around the ids and pads them"
+_FIXED = {
+    "dtype": ("int32", "a tokenizer gives ids, whose tokens `id_to_token` gives"),
+    "add_bos": (False, _BY_THE_PREPROCESSOR),
+    "add_eos": (False, _BY_THE_PREPROCESSOR),
+    "sequence_length": (None, _BY_THE_PREPROCESSOR),
+}
+
 
 @keras.saving.register_keras_serializable(package="keras_t5gemma2")
-class T5Gemma2Tokenizer(LoadsFromCheckpoints, SavesAtomically, keras_hub.tokenizers.Tokenizer):
+class T5Gemma2Tokenizer(
+    NumpyCall, LoadsFromCheckpoints, SavesAtomically, keras_hub.tokenizers.Tokenizer
+):
     """Token ids of texts, and texts of token ids.
 
     The ids are those of the `tokenizers` library on every text, with nothing put before or after
@@ -85,8 +97,9 @@ class T5Gemma2Tokenizer(LoadsFromCheckpoints, SavesAtomically, keras_hub.tokeniz
     presets = presets  # those that `from_preset` knows by name
 
     def __init__(self, proto=None, **kwargs):
+        check_fixed("T5Gemma2Tokenizer", kwargs, _FIXED)
         check_constructor(self, kwargs, "config_file")
-        super().__init__(**{"dtype": "int32", **kwargs})
+        super().__init__(dtype="int32", **kwargs)
         self.file_assets = [VOCABULARY_FILE]
         self.set_proto(proto)
 
@@ -193,7 +206,7 @@ class T5Gemma2Tokenizer(LoadsFromCheckpoints, SavesAtomically, keras_hub.tokeniz
         if found is None and vocabulary.unk_token is not None:
             found = vocabulary.token_to_id(vocabulary.unk_token)
         if found is None:
-            raise ValueError(f"`token` must be in the vocabulary. Received: token='{token}'")
+            raise ValueError(f"`token` must be in the vocabulary. Received: token={shown(token)}")
         return found
 
     @property
@@ -239,9 +252,10 @@ class T5Gemma2Tokenizer(LoadsFromCheckpoints, SavesAtomically, keras_hub.tokeniz
         if config.get("proto") is not None:
             raise ValueError(
                 "A configuration must not name a file to read: its `proto` must be None. "
-                f"Received: proto='{config['proto']}'. Use `T5Gemma2Tokenizer(proto)` instead."
+                f"Received: proto={shown(config['proto'])}. Use `T5Gemma2Tokenizer(proto)` instead."
             )
-        return cls(**config)
+        # Its dtype is a policy of Keras, and always the same.
+        return cls(**{name: value for name, value in config.items() if name != "dtype"})
 
     def _loaded_vocabulary(self):
         if self._vocabulary is None:
@@ -266,14 +280,14 @@ def _text(value, name):
             return value
     except UnicodeError as error:
         raise ValueError(f"{name} must be valid Unicode. Received: {error}") from error
-    raise TypeError(f"{name} must be a string. Received: {value!r:.80} ({type(value).__name__})")
+    raise TypeError(f"{name} must be a string. Received: {shown(value)} ({type(value).__name__})")
 
 
 def _strings_of_array(inputs):
     """One string, or a list of them."""
     array = np.asarray(inputs)
     if array.dtype.kind not in "OSU":
-        raise TypeError(f"`inputs` must be strings. Received: {inputs!r:.80}")
+        raise TypeError(f"`inputs` must be strings. Received: {shown(inputs)}")
     if array.ndim > 1:
         raise ValueError(
             "`inputs` must be one string or a list of strings. "
