@@ -3,6 +3,8 @@
 import collections
 import dataclasses
 
+from keras_t5gemma2.messages import shown
+
 
 @dataclasses.dataclass(frozen=True)
 class AttentionConfig:
@@ -40,18 +42,18 @@ class AttentionConfig:
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 "`num_heads` must be a multiple of `num_kv_heads`, so that each key head serves "
-                f"as many query heads. Received: num_heads={self.num_heads}, "
-                f"num_kv_heads={self.num_kv_heads}"
+                f"as many query heads. Received: num_heads={shown(self.num_heads)}, "
+                f"num_kv_heads={shown(self.num_kv_heads)}"
             )
         if self.head_dim % 2:
             raise ValueError(
                 "`head_dim` must be even: the rotary embedding turns its halves against each "
-                f"other. Received: head_dim={self.head_dim}"
+                f"other. Received: head_dim={shown(self.head_dim)}"
             )
         if self.window is not None and self.window < 1:
             raise ValueError(
                 "`window` must be at least 1 token, or `None` for full attention. "
-                f"Received: window={self.window}"
+                f"Received: window={shown(self.window)}"
             )
 
     @classmethod
@@ -129,19 +131,19 @@ class VisionConfig:
         if self.hidden_dim % self.num_heads:
             raise ValueError(
                 "The vision tower's `hidden_dim` must be a multiple of its `num_heads`. Received: "
-                f"hidden_dim={self.hidden_dim}, num_heads={self.num_heads}"
+                f"hidden_dim={shown(self.hidden_dim)}, num_heads={shown(self.num_heads)}"
             )
         if self.tokens_per_side**2 != self.tokens_per_image:
             raise ValueError(
                 "`tokens_per_image` must be a square number, the cells of a grid over the image. "
-                f"Received: tokens_per_image={self.tokens_per_image}"
+                f"Received: tokens_per_image={shown(self.tokens_per_image)}"
             )
         if self.patches_per_side % self.tokens_per_side:
             raise ValueError(
                 "The patches along one side of an image (image_size // patch_size) must be a "
                 "multiple of the tokens along it (the square root of tokens_per_image). Received: "
-                f"image_size={self.image_size}, patch_size={self.patch_size}, "
-                f"tokens_per_image={self.tokens_per_image}"
+                f"image_size={shown(self.image_size)}, patch_size={shown(self.patch_size)}, "
+                f"tokens_per_image={shown(self.tokens_per_image)}"
             )
 
     @classmethod
@@ -197,8 +199,8 @@ class BackboneConfig:
         if self.encoder.hidden_dim != self.decoder.hidden_dim:
             raise ValueError(
                 "Encoder and decoder must have the same `hidden_dim`. Received: "
-                f"encoder.hidden_dim={self.encoder.hidden_dim}, "
-                f"decoder.hidden_dim={self.decoder.hidden_dim}"
+                f"encoder.hidden_dim={shown(self.encoder.hidden_dim)}, "
+                f"decoder.hidden_dim={shown(self.decoder.hidden_dim)}"
             )
 
     @property
@@ -256,4 +258,4 @@ def _check_positive(config, *names):
     for name in names:
         value = getattr(config, name)
         if value <= 0:
-            raise ValueError(f"`{name}` must be positive. Received: {name}={value}")
+            raise ValueError(f"`{name}` must be positive. Received: {name}={shown(value)}")

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from keras_t5gemma2 import sharding
+from keras_t5gemma2.messages import shown
 
 SPLIT, WIDTH = "split", "width"  # axes of variables: on the model axis, and on the data axis
 
@@ -44,18 +45,19 @@ def layout_map(device_mesh, model_axis="model", data_axis="batch", fsdp=False, c
     if not isinstance(device_mesh, keras.distribution.DeviceMesh):
         raise TypeError(
             "`device_mesh` must be a `keras.distribution.DeviceMesh`. Received: "
-            f"device_mesh={device_mesh!r}"
+            f"device_mesh={shown(device_mesh)}"
         )
     names = {"model_parallel_dim_name": model_axis, "data_parallel_dim_name": data_axis}
     for name, value in names.items():
         if value not in device_mesh.axis_names:
             raise ValueError(
                 f"`{name}` must be an axis of the mesh, whose axes are "
-                f"{list(device_mesh.axis_names)}. Received: {name}={value!r}. An axis may have "
+                f"{list(device_mesh.axis_names)}. Received: {name}={shown(value)}. An axis may "
+                "have "
                 "the size 1"
             )
     if model_axis == data_axis:
-        raise ValueError(f"The two axes must differ. Received: {model_axis!r} for both")
+        raise ValueError(f"The two axes must differ. Received: {shown(model_axis)} for both")
     meaning = {SPLIT: model_axis, WIDTH: data_axis if fsdp else None, None: None}
     found = keras.distribution.LayoutMap(device_mesh)
     for path, axes in _AXES.items():
@@ -197,7 +199,7 @@ def _check_divides(model_parallel, count):
     if not isinstance(model_parallel, int) or model_parallel < 1 or count % model_parallel:
         raise ValueError(
             f"`model_parallel` must divide the number of devices, which is {count}. Received: "
-            f"model_parallel={model_parallel!r}"
+            f"model_parallel={shown(model_parallel)}"
         )
 
 

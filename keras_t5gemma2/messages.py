@@ -10,7 +10,7 @@ import warnings
 _MOST_CHARACTERS = 80
 _LONG_PATH = 255
 _LONG_CAUSE = 200
-_LONG_NAME = 100
+_LONG_FOREIGN = 500
 _NAMES = 8
 _gathered = contextvars.ContextVar("gathered", default=None)
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
@@ -66,7 +66,7 @@ def shown_names(names, most=_NAMES):
     "'a', 'b' and 2 more"
     """
     names = list(names)
-    text = ", ".join(shown(name, _LONG_NAME) for name in names[:most])
+    text = ", ".join(shown(name) for name in names[:most])
     return text if len(names) <= most else f"{text} and {len(names) - most} more"
 
 
@@ -81,6 +81,17 @@ def cause(error, limit=_LONG_CAUSE):
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     text = text or type(error).__name__
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+@contextlib.contextmanager
+def short_errors():
+    """Cuts the message of an error of another library, which holds a user's value in full."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if len(str(error)) <= _LONG_FOREIGN:
+            raise
+        raise type(error)(cause(error, _LONG_FOREIGN)) from None
 
 
 def warn(message):
@@ -113,7 +124,7 @@ def once():
     with gathered() as notes:
         yield
     if notes:
-        others = f" So it is of {len(notes) - 1} more" if notes[1:] else ""
+        others = f" The same holds for {len(notes) - 1} more" if notes[1:] else ""
         warn(f"{notes[0]}{'.' if others else ''}{others}")
 
 

@@ -70,7 +70,7 @@ def _count(name, value):
             f"`{name}` must be an integer, {meaning}{none}. Received: {name}={shown(value)}"
         )
     if count < 1:
-        raise ValueError(f"`{name}` must be at least 1. Received: {name}={value}")
+        raise ValueError(f"`{name}` must be at least 1. Received: {name}={shown(value)}")
     return count
 
 

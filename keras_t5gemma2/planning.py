@@ -24,6 +24,7 @@ from keras_t5gemma2.kernels import CHUNK_BYTES
 from keras_t5gemma2.kernels.blocked import KEYS, QUERIES
 from keras_t5gemma2.layers import TOKENS_AT_A_TIME
 from keras_t5gemma2.lora import targets
+from keras_t5gemma2.messages import shown
 from keras_t5gemma2.tasks import decoding
 from keras_t5gemma2.tasks.generation import size_of
 
@@ -106,7 +107,7 @@ class Work:
     def __post_init__(self):
         keras.DTypePolicy(self.dtype)  # raises where it is none
         if self.mode not in MODES:
-            raise ValueError(f"`mode` must be one of {MODES}. Received: mode={self.mode!r}")
+            raise ValueError(f"`mode` must be one of {MODES}. Received: mode={shown(self.mode)}")
         for name in ("encoder_length", "decoder_length", "batch_size", "rank"):
             if getattr(self, name) < 1:
                 raise ValueError(
@@ -115,7 +116,7 @@ class Work:
         if len(self.mesh) != 2 or min(self.mesh) < 1:
             raise ValueError(
                 "`mesh` must be two numbers of devices, along the data axis and along the model "
-                f"axis. Received: mesh={self.mesh}"
+                f"axis. Received: mesh={shown(self.mesh)}"
             )
 
     @property
@@ -156,7 +157,7 @@ def plan(model, work, text_only=False):
     if work.images and config.vision is None:
         raise ValueError(
             "Images need a model with a vision tower. Received: "
-            f"images={work.images} and a model of text only"
+            f"images={shown(work.images)} and a model of text only"
         )
     weights = weights_of(config, work)
     share = _shares(config, work)

@@ -130,7 +130,7 @@ def test_a_call_warns_once_and_names_the_row():
     rows = {"encoder_text": [MARKER] * 3, "images": images}
     (message,) = _warnings(lambda: preprocessor.generate_preprocess(rows))
     assert message.startswith("In row 1, image 0: The levels of an image look like [0, 1], which")
-    assert message.endswith("So it is of 1 more")
+    assert message.endswith("The same holds for 1 more")
 
 
 def test_levels_out_of_range_say_what_to_do():

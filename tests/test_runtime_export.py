@@ -201,7 +201,7 @@ SIZES = {"batch_size": 2, "encoder_length": 13, "decoder_length": 9}
     ("options", "message"),
     [
         ({"format": "onnx"}, "format='onnx'"),
-        ({"opset_version": 18}, f"format='{FORMAT}'. Received: opset_version"),
+        ({"opset_version": 18}, f"format='{FORMAT}'. Received: 'opset_version'"),
         ({"decoder_length": None}, "decoder_length=None"),
         ({"decoder_length": 3, "prompt_length": 3}, "decoder_length=3, prompt_length=3"),
         ({"prompt_length": 0}, "prompt_length=0"),

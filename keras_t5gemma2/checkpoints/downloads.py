@@ -3,6 +3,8 @@
 import contextlib
 import pathlib
 
+from keras_t5gemma2.messages import cause, shown
+
 # What a preset may have beside its weights.
 _KAGGLE_FILES = (
     *("task.json", "preprocessor.json", "tokenizer.json", "image_converter.json"),
@@ -21,7 +23,8 @@ def download_from_hub(repository, what):
         return huggingface_hub.snapshot_download(repository, allow_patterns=list(what))
     except errors.HFValidationError as error:
         raise ValueError(
-            f"A handle must have the form hf://organization/repository. Received: hf://{repository}"
+            f"A handle must have the form hf://organization/repository. Received: "
+            f"{shown(f'hf://{repository}')}"
         ) from error
     except errors.GatedRepoError as error:
         raise PermissionError(
@@ -43,7 +46,8 @@ def download_from_hub(repository, what):
         raise ConnectionError(
             f"hf://{repository} cannot be downloaded: the hub is not reached, and the files are "
             "not in the local cache. Check the network, and that HF_HUB_OFFLINE is not set; or "
-            f"download the repository elsewhere and give its directory. The hub said: {error}"
+            "download the repository elsewhere and give its directory. The hub said: "
+            f"{cause(error)}"
         ) from error
 
 
@@ -71,10 +75,12 @@ def download_from_kaggle(handle, what=None):
             raise PermissionError(
                 f"The weights of kaggle://{handle} are shared under terms that must be accepted: "
                 "accept them on its page at kaggle.com, then run `kagglehub.login()`. Kaggle "
-                f"said: {error}"
+                f"said: {cause(error)}"
             ) from error
         kind = FileNotFoundError if status == 404 else ConnectionError
-        raise kind(f"kaggle://{handle} cannot be downloaded. Kaggle said: {error}") from error
+        raise kind(
+            f"kaggle://{handle} cannot be downloaded. Kaggle said: {cause(error)}"
+        ) from error
     except ValueError as error:
         if what is None or "is not present in the model files" not in str(error):
             raise
@@ -82,7 +88,7 @@ def download_from_kaggle(handle, what=None):
     except OSError as error:
         raise ConnectionError(
             f"kaggle://{handle} cannot be downloaded: Kaggle is not reached, and the files are not "
-            f"in the local cache. The library said: {error}"
+            f"in the local cache. The library said: {cause(error)}"
         ) from error
 
 

@@ -29,6 +29,7 @@ from keras_t5gemma2.checkpoints.transformers_config import (
 from keras_t5gemma2.checkpoints.transformers_files import tokenizer_file
 from keras_t5gemma2.checkpoints.transformers_layers import image_options
 from keras_t5gemma2.config import BackboneConfig
+from keras_t5gemma2.messages import shown, shown_path
 from keras_t5gemma2.preprocessing.tokenizer import T5Gemma2Tokenizer
 from keras_t5gemma2.preprocessing.vocabulary import t5gemma2_vocabulary
 
@@ -191,7 +192,7 @@ def _existing(path):
         raise FileNotFoundError(
             "A Gemma 3 model must be the path of a GGUF file, of a directory with config.json and "
             "safetensors, or of a preset directory of keras-hub. "
-            f"Received: {str(path)!r}, which does not exist. One of Hugging Face's is had by "
+            f"Received: {shown_path(path)}, which does not exist. One of Hugging Face's is had by "
             "`huggingface_hub.snapshot_download(repository)`, which gives a path"
         )
     return path
@@ -204,7 +205,7 @@ def _whole(path, values):
         if text.get(key, value) != value:
             raise ValueError(
                 f"The `{key}` of a Gemma 3 model must be {value}, as T5Gemma 2 has it. "
-                f"Received: {key}={text[key]!r} in {path}"
+                f"Received: {key}={shown(text[key])} in {path}"
             )
     kept = ("mm_tokens_per_image", "eoi_token_index", "eoi_token_id")
     encoder = {key: values[key] for key in kept if key in values}

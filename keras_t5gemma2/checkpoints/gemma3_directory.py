@@ -2,6 +2,7 @@
 
 from keras_t5gemma2.checkpoints.safetensors_file import read_safetensors
 from keras_t5gemma2.checkpoints.transformers_files import read_json
+from keras_t5gemma2.messages import shown
 
 _FLOATS = ("float64", "float32", "float16", "bfloat16")
 # Of a text model, and of the text part of a model that sees images, in older and newer files.
@@ -33,7 +34,7 @@ def read_gemma3_directory(directory):
     if kind not in ("gemma3_text", "gemma3"):
         raise ValueError(
             "The `model_type` of config.json must be 'gemma3_text' or 'gemma3'. "
-            f"Received: model_type={kind!r} in {directory}"
+            f"Received: model_type={shown(kind)} in {directory}"
         )
     found = read_safetensors(directory)
     for name, tensor in found.items():

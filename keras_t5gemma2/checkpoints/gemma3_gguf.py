@@ -4,6 +4,7 @@ import numpy as np
 
 from keras_t5gemma2.checkpoints.gguf_file import read_gguf
 from keras_t5gemma2.checkpoints.streaming import StoredTensor, list_names
+from keras_t5gemma2.messages import shown
 from keras_t5gemma2.preprocessing.sentencepiece_model import sentencepiece_model
 
 _NAMES = {
@@ -100,7 +101,7 @@ def _read(path):
     if kind != "gemma3":
         raise ValueError(
             "The `general.architecture` of a GGUF file must be 'gemma3'. "
-            f"Received: general.architecture={kind!r} in {path}"
+            f"Received: general.architecture={shown(kind)} in {path}"
         )
     return file
 

@@ -12,6 +12,7 @@ from keras_t5gemma2.checkpoints.gemma3_keras_hub_places import places
 from keras_t5gemma2.checkpoints.h5_file import checked_float, read_h5
 from keras_t5gemma2.checkpoints.streaming import StoredTensor
 from keras_t5gemma2.checkpoints.transformers_files import read_json
+from keras_t5gemma2.messages import shown
 
 BACKBONE = "keras_hub>Gemma3Backbone"
 _TOKENIZER = "assets/tokenizer/vocabulary.spm"
@@ -83,14 +84,14 @@ def read_gemma3_preset(directory):
     if name != BACKBONE:
         raise ValueError(
             f"A preset must be one of keras-hub's Gemma 3, {BACKBONE!r}. "
-            f"Received: registered_name={name!r} in {directory}"
+            f"Received: registered_name={shown(name)} in {directory}"
         )
     config = _complete(directory, content.get("config"), _TEXT_SIZES, _DEFAULTS)
     for key, value in _NEEDED.items():
         if config[key] != value:
             raise ValueError(
                 f"The `{key}` of a Gemma 3 preset must be {value}, as T5Gemma 2 has it. "
-                f"Received: {key}={config[key]!r} in {directory}"
+                f"Received: {key}={shown(config[key])} in {directory}"
             )
     values = {"text_config": _text_values(config), "vision_config": None}
     vision = config["vision_encoder"]
@@ -116,7 +117,7 @@ def _complete(directory, config, sizes, defaults):
         if type(value) is not int or not 1 <= value <= largest:
             raise ValueError(
                 f"The `{key}` of a Gemma 3 preset must be an integer from 1 to {largest}. "
-                f"Received: {key}={value!r} in {directory}"
+                f"Received: {key}={shown(value)} in {directory}"
             )
     return config
 

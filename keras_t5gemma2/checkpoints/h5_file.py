@@ -23,6 +23,7 @@ from keras_t5gemma2.checkpoints.safetensors_file import (
 )
 from keras_t5gemma2.checkpoints.streaming import StoredTensor, list_names
 from keras_t5gemma2.disk import reserve, writing_h5
+from keras_t5gemma2.messages import cause, shown, shown_path
 
 SINGLE_FILE = "model.weights.h5"
 INDEX_FILE = "model.weights.json"
@@ -78,7 +79,7 @@ def read_h5(directory):
         return _read_shards(directory)
     raise FileNotFoundError(
         f"The weights of a preset must be in {SINGLE_FILE}, or in shards with {INDEX_FILE}. "
-        f"Received: directory={str(directory)!r}, which has neither"
+        f"Received: directory={shown_path(directory)}, which has neither"
     )
 
 
@@ -106,7 +107,7 @@ def read_h5_file(path):
             ]
     # What h5py raises of a damaged file: the kind depends on where the damage is.
     except (OSError, RuntimeError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise ValueError(_broken(path, f"the library says {str(error)[:200]!r}")) from error
+        raise ValueError(_broken(path, f"the library says {cause(error)!r}")) from error
     return {tensor.name: tensor for tensor in tensors}
 
 
@@ -269,12 +270,14 @@ def _read_shards(directory):
     shards = {}
     for file in _shard_names(directory / INDEX_FILE):
         if not (directory / file).is_file():
-            raise ValueError(f"{directory / INDEX_FILE} names a shard that is not there: {file!r}")
+            raise ValueError(
+                f"{directory / INDEX_FILE} names a shard that is not there: {shown(file)}"
+            )
         for name, tensor in read_h5_file(directory / file).items():
             if name in shards:
                 raise ValueError(
-                    f"{name} is in two shards of {directory}: {shards[name].path.name!r} and "
-                    f"{file!r}"
+                    f"{name} is in two shards of {directory}: {shown(shards[name].path.name)} and "
+                    f"{shown(file)}"
                 )
             shards[name] = tensor
     return shards

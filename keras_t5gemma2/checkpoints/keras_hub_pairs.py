@@ -3,6 +3,7 @@
 import numpy as np
 
 from keras_t5gemma2.checkpoints.streaming import StoredTensor
+from keras_t5gemma2.messages import shown
 
 # The values of `embeddings`: which of two tables that differ the model takes.
 CHOICES = ("encoder", "decoder", "mean")
@@ -15,7 +16,7 @@ def check_choice(embeddings):
     if embeddings is not None and embeddings not in CHOICES:
         raise ValueError(
             f"`embeddings` must be one of {', '.join(map(repr, CHOICES))}, or `None`. "
-            f"Received: embeddings={embeddings!r}"
+            f"Received: embeddings={shown(embeddings)}"
         )
 
 

@@ -21,6 +21,7 @@ from keras_t5gemma2.checkpoints.keras_hub_tokenizer import TOKENIZER_ASSET, toke
 from keras_t5gemma2.checkpoints.limits import check_size
 from keras_t5gemma2.checkpoints.streaming import StoredTensor, build_with_weights
 from keras_t5gemma2.checkpoints.transformers_files import read_json
+from keras_t5gemma2.messages import shown
 from keras_t5gemma2.preprocessing.tokenizer import IMAGE_TOKENS
 from keras_t5gemma2.preprocessing.vocabulary import Vocabulary
 
@@ -145,7 +146,7 @@ def load_image_converter(cls, directory, **kwargs):
         if not all(_is_close(level, wanted) for level in np.ravel(given).tolist()):
             raise ValueError(
                 f"`{key}` of the image converter in {path} must be {wanted}: the levels of images "
-                f"are scaled to [-1, 1]. Received: {key}={given!r}"
+                f"are scaled to [-1, 1]. Received: {key}={shown(given)}"
             )
     return cls(**{"image_size": vision.image_size, **kwargs})
 
@@ -186,7 +187,9 @@ def _end_of_image(table, config):
 
 def _length(path, key, value):
     if type(value) is not int or value < 1:
-        raise ValueError(f"`{key}` in {path} must be a number of tokens. Received: {key}={value!r}")
+        raise ValueError(
+            f"`{key}` in {path} must be a number of tokens. Received: {key}={shown(value)}"
+        )
     return value
 
 

@@ -4,6 +4,7 @@ import json
 import pathlib
 import re
 
+from keras_t5gemma2.messages import cause, shown
 from keras_t5gemma2.preprocessing.sentencepiece_model import (
     PieceType,
     merges,
@@ -61,7 +62,7 @@ def sentencepiece_of(vocabulary):
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             "The tokenizer must be one that SentencePiece can express, which is all that "
-            f"keras-hub's T5Gemma 2 reads. Received: a tokenizer.json of which {error}"
+            f"keras-hub's T5Gemma 2 reads. Received: a tokenizer.json of which {cause(error, 1000)}"
         ) from error
     return proto
 
@@ -70,7 +71,9 @@ def _checked_pieces(content, vocabulary):
     """All tokens by id, of a `tokenizer.json` whose rules are those of SentencePiece."""
     for key, allowed in _MODEL.items():
         if content["model"].get(key) not in allowed:
-            raise ValueError(f"`model.{key}` is {content['model'].get(key)!r}, not {allowed[0]!r}")
+            raise ValueError(
+                f"`model.{key}` is {shown(content['model'].get(key))}, not {allowed[0]!r}"
+            )
     if content["normalizer"] != _NORMALIZER:
         raise ValueError(f"`normalizer` is {content['normalizer']}, not {_NORMALIZER}")
     if content["pre_tokenizer"] not in _PRE_TOKENIZERS:
@@ -78,7 +81,7 @@ def _checked_pieces(content, vocabulary):
     for token in content["added_tokens"]:
         for flag in _FLAGS:
             if token[flag]:
-                raise ValueError(f"the added token {token['content']!r} is {flag}")
+                raise ValueError(f"the added token {shown(token['content'])} is {flag}")
     return vocabulary.tokens
 
 

@@ -20,6 +20,7 @@ from keras_t5gemma2.checkpoints.quantized_layers import quantized_layers, rows_i
 from keras_t5gemma2.checkpoints.streaming import build_with_weights
 from keras_t5gemma2.checkpoints.transformers_files import read_json
 from keras_t5gemma2.config import AttentionConfig, BackboneConfig, StackConfig, VisionConfig
+from keras_t5gemma2.messages import cause, shown, shown_names
 from keras_t5gemma2.preprocessing.tokenizer import VOCABULARY_FILE
 from keras_t5gemma2.quantization import plans
 
@@ -52,7 +53,7 @@ def is_own(directory, values):
         raise ValueError(
             "`config.json` must be that of a T5Gemma 2: with a `model_type` as published, or with "
             "the `registered_name` of a class of this package or of keras-hub. Received: "
-            f"{directory}, with registered_name={str(name)[:80]!r}"
+            f"{directory}, with registered_name={shown(name)}"
         )
     return found is T5Gemma2Backbone
 
@@ -173,7 +174,7 @@ def task_settings(cls, directory):
     if unknown := sorted(set(fields) - known):
         raise ValueError(
             f"`config` of {path} must hold arguments of {found.__name__}. "
-            f"Received: {', '.join(unknown)}"
+            f"Received: {shown_names(unknown)}"
         )
     return found, fields
 
@@ -181,7 +182,7 @@ def task_settings(cls, directory):
 def _fields(path, values):
     fields = values.get("config")
     if not isinstance(fields, dict):
-        raise ValueError(f"`config` of {path} must be an object. Received: {str(fields)[:80]}")
+        raise ValueError(f"`config` of {path} must be an object. Received: {shown(fields)}")
     return fields
 
 
@@ -192,7 +193,7 @@ def _revived(path, values, cls, base, kwargs):
     if not (inspect.isclass(found) and issubclass(found, cls)):
         raise ValueError(
             f"`registered_name` of {path} must be that of {cls.__name__}, or of a class that is "
-            f"derived from it and registered. Received: registered_name={name!r}"
+            f"derived from it and registered. Received: registered_name={shown(name)}"
         )
     fields = {key: value for key, value in _fields(path, values).items() if key not in ("name",)}
     # A layer of text and images has no weights: its dtype is that of its class.
@@ -200,7 +201,9 @@ def _revived(path, values, cls, base, kwargs):
     try:
         return found.from_config({**fields, **kwargs})
     except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
-        raise ValueError(f"{path} does not describe a {found.__name__}: {error}") from error
+        raise ValueError(
+            f"{path} does not describe a {found.__name__}: {cause(error, 1000)}"
+        ) from error
 
 
 def _config(path, config_class, name, values):
@@ -209,7 +212,7 @@ def _config(path, config_class, name, values):
     if not isinstance(values, dict) or not set(values) <= set(known):
         raise ValueError(
             f"`{name}` of {path} must be an object with {', '.join(known)}. "
-            f"Received: {str(values)[:200]}"
+            f"Received: {shown(values)}"
         )
     needed = [key for key, field in known.items() if field.default is dataclasses.MISSING]
     if missing := [key for key in needed if key not in values]:
@@ -221,7 +224,7 @@ def _config(path, config_class, name, values):
     try:
         return config_class(**found)
     except ValueError as error:
-        raise ValueError(f"`{name}` of {path}: {error}") from error
+        raise ValueError(f"`{name}` of {path}: {cause(error, 1000)}") from error
 
 
 def _value(path, config_class, field, name, value):
@@ -232,7 +235,7 @@ def _value(path, config_class, field, name, value):
     if nested is AttentionConfig:
         if not isinstance(value, list) or not 1 <= len(value) <= MOST_LAYERS:
             rule = f"be a list of 1 to {MOST_LAYERS} layers"
-            raise ValueError(f"`{name}` of {path} must {rule}. Received: {str(value)[:80]}")
+            raise ValueError(f"`{name}` of {path} must {rule}. Received: {shown(value)}")
         return tuple(_config(path, nested, f"{name}[{i}]", layer) for i, layer in enumerate(value))
     if nested is not None:
         return _config(path, nested, name, value)
@@ -245,5 +248,5 @@ def _value(path, config_class, field, name, value):
         is_sound = is_number(value) and value >= 0
         rule = "be a number, and not negative"
     if not is_sound:
-        raise ValueError(f"`{name}` of {path} must {rule}. Received: {field.name}={value!r}")
+        raise ValueError(f"`{name}` of {path} must {rule}. Received: {field.name}={shown(value)}")
     return value

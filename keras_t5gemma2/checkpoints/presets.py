@@ -1,11 +1,13 @@
 """From the name of a preset to the files behind it, and from the files to objects."""
 
 import difflib
+import os
 import pathlib
 import re
 import warnings
 from typing import NamedTuple
 
+import keras
 import keras_hub
 
 from keras_t5gemma2.checkpoints import (
@@ -23,10 +25,11 @@ from keras_t5gemma2.checkpoints.keras_hub_config import is_keras_hub
 from keras_t5gemma2.checkpoints.keras_hub_pairs import check_choice
 from keras_t5gemma2.checkpoints.transformers_files import read_json
 from keras_t5gemma2.lora.config import LoRAConfig, check_adapter_name
-from keras_t5gemma2.messages import shown
+from keras_t5gemma2.messages import cause, short_errors, shown
 from keras_t5gemma2.options import checked
 from keras_t5gemma2.registry import presets
 
+_LONGEST_PRESET = 4096
 _HUB, _KAGGLE = "hf://", "kaggle://"
 _HUB_PAGES = ("https://huggingface.co/", "https://hf.co/", "huggingface.co/", "hf.co/", "hf:")
 # What a checkpoint has beside its weights: small files, all of them wanted.
@@ -58,6 +61,11 @@ def locate(preset, load_weights=True):
         ConnectionError: the hub cannot be reached, and the files are not in the local cache.
         ValueError: `config.json` is none.
     """
+    if not isinstance(preset, (str, os.PathLike)) or len(os.fspath(preset)) > _LONGEST_PRESET:
+        raise TypeError(
+            "A preset must be a name, a handle such as hf://organization/repository, or the path "
+            f"of a directory. Received: preset={shown(preset)}"
+        )
     preset = str(preset)
     if preset in presets:
         row = presets[preset]
@@ -103,6 +111,8 @@ def load_backbone(
         **kwargs: `dtype` and further arguments of the backbone.
     """
     check_choice(embeddings)
+    with short_errors():
+        keras.dtype_policies.get(kwargs.get("dtype"))
     kwargs["allow_nonfinite"] = allow_nonfinite
     reader = _reader_of(directory)
     if reader is keras_hub_presets:
@@ -118,7 +128,7 @@ def check_no_choice(embeddings, preset):
     if embeddings is not None:
         raise ValueError(
             "`embeddings` chooses between the two tables of a preset that keras-hub's own "
-            f"T5Gemma 2 wrote. Received: embeddings={embeddings!r} for {preset}, which is none"
+            f"T5Gemma 2 wrote. Received: embeddings={shown(embeddings)} for {preset}, which is none"
         )
 
 
@@ -129,7 +139,8 @@ def check_only_keras(preset, embeddings, **options):
         if value:
             raise ValueError(
                 f"`{name}` needs a preset of a class of this package, in a directory or behind an "
-                f"hf:// or kaggle:// handle. Received: {name}={value!r}, preset={preset!r}"
+                f"hf:// or kaggle:// handle. Received: {name}={shown(value)}, "
+                f"preset={shown(preset)}"
             )
 
 
@@ -193,7 +204,7 @@ def given_lengths(kwargs, **lengths):
 
 
 def _listed(lengths):
-    return ", ".join(f"{name}={value}" for name, value in lengths.items())
+    return ", ".join(f"{name}={shown(value)}" for name, value in lengths.items())
 
 
 def task_settings(cls, directory):
@@ -234,9 +245,13 @@ def adapter_files(preset):
             adapters["configs"]
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"`adapters` of {path} must describe adapters: {error}") from error
+        raise ValueError(
+            f"`adapters` of {path} must describe adapters: {cause(error, 1000)}"
+        ) from error
     if not is_known:
-        raise ValueError(f"{path} must have only its own adapters active. Received: {active!r}")
+        raise ValueError(
+            f"{path} must have only its own adapters active. Received: {shown(active)}"
+        )
     paths = {name: path.parent / "adapters" / f"{name}.safetensors" for name in adapters["configs"]}
     return AdapterFiles(paths, active)
 

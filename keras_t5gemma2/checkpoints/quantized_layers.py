@@ -3,6 +3,7 @@
 import re
 
 from keras_t5gemma2.checkpoints import names
+from keras_t5gemma2.messages import shown
 from keras_t5gemma2.quantization.plans import is_mode, saved_variables
 
 _SECOND_VARIABLES = ("bias", "beta")
@@ -28,7 +29,7 @@ def quantized_layers(path, config, modes):
     if not isinstance(modes, dict):
         raise ValueError(
             f"`config.quantized_layers` of {path} must be an object of modes by the paths of "
-            f"layers. Received: {str(modes)[:80]}"
+            f"layers. Received: {shown(modes)}"
         )
     if config.vision is None:
         modes = {k: mode for k, mode in modes.items() if not k.startswith("vision/")}
@@ -38,7 +39,7 @@ def quantized_layers(path, config, modes):
         if not is_fit or (layer == _TABLE and not mode.startswith("int")):
             raise ValueError(
                 f"`config.quantized_layers` of {path} must give layers that have a matrix a mode "
-                f"such as int8 or int4/32. Received: {str(mode)[:40]!r} for {layer[:200]!r}"
+                f"such as int8 or int4/32. Received: {shown(mode)} for {shown(layer)}"
             )
     return modes
 

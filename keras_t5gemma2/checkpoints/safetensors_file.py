@@ -14,6 +14,8 @@ import pathlib
 import ml_dtypes
 import numpy as np
 
+from keras_t5gemma2.messages import cause, shown, shown_path
+
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
@@ -107,7 +109,7 @@ def read_safetensors(directory):
     raise FileNotFoundError(
         f"The weights must be in safetensors files: {SINGLE_FILE}, or shards with {INDEX_FILE}. "
         "A checkpoint in another format must be saved again as safetensors first. Received: "
-        f"directory={str(directory)!r}, which holds {', '.join(found) or 'nothing'}"
+        f"directory={shown_path(directory)}, which holds {', '.join(found) or 'nothing'}"
     )
 
 
@@ -144,16 +146,20 @@ def _read_shards(directory):
     shards = {}
     for file in sorted(set(files.values())):
         if not (directory / file).is_file():
-            raise ValueError(f"{directory / INDEX_FILE} names a shard that is not there: {file!r}")
+            raise ValueError(
+                f"{directory / INDEX_FILE} names a shard that is not there: {shown(file)}"
+            )
         shards[file] = read_safetensors_file(directory / file)
     for name, file in files.items():
         if name not in shards[file]:
             raise ValueError(
-                f"{directory / INDEX_FILE} says that {name} is in {file!r}, where it is not"
+                f"{directory / INDEX_FILE} says that {name} is in {shown(file)}, where it is not"
             )
     for one, other in itertools.combinations(shards, 2):
         if both := sorted(set(shards[one]) & set(shards[other])):
-            raise ValueError(f"{both[0]} is in two shards of {directory}: {one!r} and {other!r}")
+            raise ValueError(
+                f"{both[0]} is in two shards of {directory}: {shown(one)} and {shown(other)}"
+            )
     return {name: tensor for shard in shards.values() for name, tensor in shard.items()}
 
 
@@ -174,7 +180,8 @@ def check_plain_name(path, name):
     # A name with either separator is a path on one system or another.
     if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\:\0"):
         raise ValueError(
-            f"{path} must name shards by the plain names of files beside it. Received: {name!r}"
+            f"{path} must name shards by the plain names of files beside it. Received: "
+            f"{shown(name)}"
         )
 
 
@@ -196,9 +203,9 @@ def _parse_header(path, text):
     try:
         header = json.loads(text.decode("utf-8"), object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
-        raise ValueError(_broken(path, f"its header is not JSON ({error})")) from error
+        raise ValueError(_broken(path, f"its header is not JSON ({cause(error)})")) from error
     if not isinstance(header, dict):
-        raise ValueError(_broken(path, f"its header is not an object but {str(header)[:80]}"))
+        raise ValueError(_broken(path, f"its header is not an object but {shown(header)}"))
     return header
 
 
@@ -219,9 +226,9 @@ def _file_tensor(path, name, entry, data_start, size, mapping):
     except (KeyError, TypeError, ValueError):
         is_sound = False
     if not is_sound:
-        raise ValueError(_broken(path, f"of the tensor {name} its header says {str(entry)[:200]}"))
+        raise ValueError(_broken(path, f"of the tensor {name} its header says {shown(entry)}"))
     if kind not in _DTYPES:
-        raise ValueError(_broken(path, f"the tensor {name} is of the unknown type {kind!r}"))
+        raise ValueError(_broken(path, f"the tensor {name} is of the unknown type {shown(kind)}"))
     dtype = np.dtype(_DTYPES[kind])
     if stop < start or data_start + stop > size:
         problem = (

@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_t5gemma2.checkpoints.safetensors_file import INDEX_FILE, SINGLE_FILE, type_code
 from keras_t5gemma2.checkpoints.streaming import progress_bar
+from keras_t5gemma2.messages import shown
 
 # Values are converted and written in pieces, so that only a piece is in memory twice.
 _BYTES_PER_PIECE = 1 << 22
@@ -109,7 +110,7 @@ def parse_size(size):
     if isinstance(size, bool) or count < 1:
         raise ValueError(
             "`max_shard_size` must be a number of bytes, at least 1, or a string such as '5GB' or "
-            f"'300MB'. Received: max_shard_size={size!r}"
+            f"'300MB'. Received: max_shard_size={shown(size)}"
         )
     return count
 

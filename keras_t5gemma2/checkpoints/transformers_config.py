@@ -7,6 +7,7 @@ import dataclasses
 
 from keras_t5gemma2.checkpoints.limits import LARGEST_SIZE, MOST_LAYERS, is_number
 from keras_t5gemma2.config import AttentionConfig, BackboneConfig, StackConfig, VisionConfig
+from keras_t5gemma2.messages import cause, shown
 
 _SLIDING, _FULL = "sliding_attention", "full_attention"
 _TEXT_DEFAULTS = {
@@ -134,7 +135,7 @@ def _check_model_type(model):
         hint = _OTHER_MODELS.get(str(kind), "")
         raise ValueError(
             "The `model_type` of config.json must be 't5gemma2'. "
-            f"Received: model_type={kind!r}. {hint}".strip()
+            f"Received: model_type={shown(kind)}. {hint}".strip()
         )
 
 
@@ -246,7 +247,7 @@ class Section:
     def __post_init__(self):
         if not isinstance(self.values, dict):
             name = f"`{self.name}` of config.json" if self.name else "config.json"
-            raise ValueError(f"{name} must be an object. Received: {self.values!r}")
+            raise ValueError(f"{name} must be an object. Received: {shown(self.values)}")
 
     def __getitem__(self, key):
         value = self.values.get(key, self.defaults[key])
@@ -269,10 +270,10 @@ class Section:
         try:
             return config_class(**sizes)
         except ValueError as error:
-            raise ValueError(f"`{self.name}` of config.json: {error}") from error
+            raise ValueError(f"`{self.name}` of config.json: {cause(error, 1000)}") from error
 
     def must_be(self, key, value):
-        self._checked(key, self[key] == value, f"be {value!r}")
+        self._checked(key, self[key] == value, f"be {shown(value)}")
 
     def size(self, key, largest=LARGEST_SIZE):
         value = self[key]
@@ -295,7 +296,8 @@ class Section:
     def error(self, key, rule):
         origin = "" if key in self.values else ", the default where the file says nothing"
         return ValueError(
-            f"`{self._full(key)}` of config.json must {rule}. Received: {key}={self[key]!r}{origin}"
+            f"`{self._full(key)}` of config.json must {rule}. Received: "
+            f"{key}={shown(self[key])}{origin}"
         )
 
     def _checked(self, key, is_sound, rule):

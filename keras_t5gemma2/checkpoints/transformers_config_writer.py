@@ -8,6 +8,7 @@ import dataclasses
 from keras_t5gemma2.checkpoints.streaming import list_names
 from keras_t5gemma2.checkpoints.transformers_config import config_from_transformers
 from keras_t5gemma2.config import AttentionConfig, VisionConfig
+from keras_t5gemma2.messages import shown
 
 # The reference's class always has a vision tower. That of a text-only model has no layers, one
 # pixel and weights of zero; `config_from_transformers` reads it as none.
@@ -181,7 +182,7 @@ def _check_reads_back(config, values):
     """What `values` leave out, or say otherwise, they would also be read without."""
     wanted, found = (_flat(part.to_dict()) for part in (config, config_from_transformers(values)))
     differing = [
-        f"{name}={value!r} (which would be {found.get(name)!r})"
+        f"{name}={shown(value)} (which would be {shown(found.get(name))})"
         for name, value in wanted.items()
         if found.get(name) != value
     ]

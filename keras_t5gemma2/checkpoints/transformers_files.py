@@ -5,6 +5,7 @@ import math
 import pathlib
 
 from keras_t5gemma2.checkpoints.limits import is_number
+from keras_t5gemma2.messages import cause, shown
 from keras_t5gemma2.preprocessing.tokenizer import MASK_TOKEN
 
 PROCESSOR_FILE, TOKENIZER_FILE = "processor_config.json", "tokenizer.json"
@@ -67,9 +68,9 @@ def read_json(directory, name):
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} must be JSON: {error}") from error
+        raise ValueError(f"{path} must be JSON: {cause(error)}") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold an object. Received: {str(values)[:80]}")
+        raise ValueError(f"{path} must hold an object. Received: {shown(values)}")
     return values
 
 
@@ -104,7 +105,7 @@ def read_processor(directory):
             raise ValueError(
                 f"`{key}` of the image processor in {directory} must be {wanted}: images are made "
                 "RGB, resized with a bilinear filter and scaled to [-1, 1]. "
-                f"Received: {key}={values[key]!r}"
+                f"Received: {key}={shown(values[key])}"
             )
     found = {
         ours: values[theirs]
@@ -116,7 +117,7 @@ def read_processor(directory):
         if value is not None and not _follows(value, rule):
             raise ValueError(
                 f"`{theirs}` of the image processor in {directory} must be {rule}. "
-                f"Received: {theirs}={str(value)[:80]}"
+                f"Received: {theirs}={shown(value)}"
             )
     if values.get("size") is not None:
         found["image_size"] = _height_and_width(directory, values["size"])
@@ -194,7 +195,7 @@ def _processor_values(directory):
             if not isinstance(nested, dict):
                 raise ValueError(
                     f"`image_processor` of {directory / name} must be an object. "
-                    f"Received: image_processor={str(nested)[:80]}"
+                    f"Received: image_processor={shown(nested)}"
                 )
             values.update(found, **nested)
     return values
@@ -219,6 +220,6 @@ def _height_and_width(directory, size):
     if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
         raise ValueError(
             f"`size` of the image processor in {directory} must give `height` and `width` in "
-            f"pixels. Received: size={size!r}"
+            f"pixels. Received: size={shown(size)}"
         )
     return tuple(sides)

@@ -37,6 +37,7 @@ from keras_t5gemma2.checkpoints.transformers_files import (
 from keras_t5gemma2.disk import local_path
 from keras_t5gemma2.kernels.host_array import host_array
 from keras_t5gemma2.lora import targets
+from keras_t5gemma2.messages import shown
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -149,7 +150,7 @@ def new_tensors(backbone, dtype=None, is_merged=True):
     if dtype not in (None, *DTYPES):
         raise ValueError(
             f"`dtype` must be one of {', '.join(map(repr, DTYPES))}, or `None` for what each "
-            f"weight has. Received: dtype={dtype!r}"
+            f"weight has. Received: dtype={shown(dtype)}"
         )
     _check_not_quantized(backbone)
     variables = {variable.path: variable for variable in backbone.weights}
@@ -194,7 +195,7 @@ def _check_not_quantized(backbone):
         if mode := getattr(layer, "quantization_mode", None):
             raise ValueError(
                 "A quantized model cannot be exported: the reference has no such weights. "
-                f"Received: {layer.path}, quantized to {mode!r}. Export before `quantize`"
+                f"Received: {layer.path}, quantized to {shown(mode)}. Export before `quantize`"
             )
 
 

@@ -11,6 +11,7 @@ import keras
 from keras_t5gemma2 import sharding
 from keras_t5gemma2.kernels import blocked, reference
 from keras_t5gemma2.kernels.scaled import plain
+from keras_t5gemma2.messages import shown
 
 _BACKEND = importlib.import_module(f"keras_t5gemma2.kernels.{keras.config.backend()}")
 _forced = contextvars.ContextVar(
@@ -112,7 +113,7 @@ def _whole(keys_values):
 def use(name):
     """Has every attention inside computed, or traced, by the kernel `name` of `KERNELS`."""
     if name not in KERNELS:
-        raise ValueError(f"`name` must be one of {sorted(KERNELS)}. Received: name={name!r}")
+        raise ValueError(f"`name` must be one of {sorted(KERNELS)}. Received: name={shown(name)}")
     token = _forced.set(name)
     try:
         yield

@@ -7,6 +7,8 @@ import platform
 
 import keras
 
+from keras_t5gemma2.messages import shown
+
 
 def enable_compilation_cache(directory=None):
     """The directory in which compiled programs are kept from now on, for later processes.
@@ -38,7 +40,7 @@ def enable_compilation_cache(directory=None):
     if backend not in _ENABLE:
         raise NotImplementedError(
             f"The backend must be one of {', '.join(_ENABLE)}, which compile programs. "
-            f"Received: backend={backend!r}"
+            f"Received: backend={shown(backend)}"
         )
     path = _default_directory(backend) if directory is None else pathlib.Path(directory)
     path = path.expanduser().resolve()

@@ -47,7 +47,9 @@ class LoRAConfig:
 
     def __post_init__(self):
         if not isinstance(self.rank, int) or self.rank < 1:
-            raise ValueError(f"`rank` must be a positive integer. Received: rank={self.rank}")
+            raise ValueError(
+                f"`rank` must be a positive integer. Received: rank={shown(self.rank)}"
+            )
         if self.alpha is None:
             object.__setattr__(self, "alpha", self.rank)
         is_number = isinstance(self.alpha, numbers.Real) and not isinstance(self.alpha, bool)
@@ -57,7 +59,8 @@ class LoRAConfig:
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(
-                f"`dropout` must be at least 0 and less than 1. Received: dropout={self.dropout}"
+                "`dropout` must be at least 0 and less than 1. Received: "
+                f"dropout={shown(self.dropout)}"
             )
         if not isinstance(self.target, str):
             object.__setattr__(self, "target", tuple(self.target))
@@ -113,7 +116,8 @@ def _problem_of_fields(fields):
 
 def check_adapter_name(name):
     """Raises where `name` can be no part of a file's name and of a variable's."""
-    if not isinstance(name, str) or not re.fullmatch("[A-Za-z0-9_-]+", name):
+    if not isinstance(name, str) or not re.fullmatch("[A-Za-z0-9_-]{1,100}", name):
         raise ValueError(
-            f"The name of an adapter must be letters, digits, - and _. Received: name={name!r}"
+            "The name of an adapter must be letters, digits, - and _, 100 at most. Received: "
+            f"name={shown(name)}"
         )

@@ -9,6 +9,7 @@ from keras import initializers, layers, ops
 from keras_t5gemma2 import kernels, sharding
 from keras_t5gemma2.kernels.host_array import host_array
 from keras_t5gemma2.layer_config import registered
+from keras_t5gemma2.messages import shown_names
 from keras_t5gemma2.plain_call import PlainCall
 from keras_t5gemma2.quantization.layers import QuantizedDense
 
@@ -218,7 +219,7 @@ class Dense(PlainCall, QuantizedDense):
         wanted = self._saved_adapters()
         if keys != set(wanted):
             theirs, ours = (
-                ", ".join(sorted({key.rpartition(".")[0] for key in some})) or "none"
+                shown_names(sorted({key.rpartition(".")[0] for key in some})) or "none"
                 for some in (keys, wanted)
             )
             self._refusal = ValueError(

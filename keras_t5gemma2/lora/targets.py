@@ -2,6 +2,8 @@
 
 import re
 
+from keras_t5gemma2.messages import cause, shown, shown_names
+
 
 def dense_layers(backbone):
     """Dict of the `Dense` layers of encoder and decoder by their paths, in their order."""
@@ -35,7 +37,7 @@ def resolve(target, backbone):
         raise ValueError(
             f"The names in `target` must be among {', '.join(names)}, or whole paths such as "
             f"{paths[0]}; the vision tower, the norms and the embedding table take no adapter. "
-            f"Received: {', '.join(map(repr, unknown))}"
+            f"Received: {shown_names(unknown)}"
         )
     if not target:
         raise ValueError("`target` must name at least one layer. Received: target=[]")
@@ -57,20 +59,23 @@ def _matching(pattern, paths, backbone):
         matches = re.compile(pattern).fullmatch
     except re.error as error:
         raise ValueError(
-            f"`target` must be a regular expression. Received: target={pattern!r} ({error})"
+            f"`target` must be a regular expression. Received: target={shown(pattern)} "
+            f"({cause(error)})"
         ) from error
     owners = {variable.path.rpartition("/")[0] for variable in backbone.weights}
     if others := sorted(path for path in owners - set(paths) if matches(path)):
         raise ValueError(
             "`target` must match dense layers of encoder and decoder only; the vision tower, the "
-            f"norms and the embedding table take no adapter. Received: target={pattern!r}, which "
+            f"norms and the embedding table take no adapter. Received: target={shown(pattern)}, "
+            "which "
             f"matches {others[0]}. Begin it with (encoder|decoder)/, say."
         )
     if found := [path for path in paths if matches(path)]:
         return found
     raise ValueError(
         f"`target` must match the whole path of a layer, such as {paths[0]}; for layers of a "
-        f"name give a list: ['query', 'value']. Received: target={pattern!r}, which matches none."
+        f"name give a list: ['query', 'value']. Received: target={shown(pattern)}, which matches "
+        "none."
     )
 
 

@@ -3,7 +3,7 @@
 import contextvars
 from typing import NamedTuple
 
-from keras_t5gemma2.messages import warn
+from keras_t5gemma2.messages import shown, warn
 
 _current = contextvars.ContextVar("cuts", default=None)
 # Of data that comes in batches, the one that is read.
@@ -59,7 +59,8 @@ class Cuts:
         if cut.kind == "decoder" and self.refuses_targets:
             raise ValueError(
                 "A target must not be cut to be scored. Received: `decoder_text` of row "
-                f"{cut.row} with {cut.tokens} tokens, and decoder_sequence_length={cut.limit}. "
+                f"{cut.row} with {cut.tokens} tokens, and "
+                f"decoder_sequence_length={shown(cut.limit)}. "
                 "Shorten it, or set `preprocessor.decoder_sequence_length`"
             )
         if not self.is_said:

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_t5gemma2.messages import shown
+
 
 class Denoiser(NamedTuple):
     """A way to make gaps.
@@ -162,7 +164,7 @@ def _check(ids, sentinel_ids, denoisers, max_inputs, max_targets):
     # One sentinel, and in the targets one token.
     for name, limit, least in (("max_inputs", max_inputs, 1), ("max_targets", max_targets, 2)):
         if limit is not None and limit < least:
-            raise ValueError(f"`{name}` must be at least {least}. Received: {name}={limit}")
+            raise ValueError(f"`{name}` must be at least {least}. Received: {name}={shown(limit)}")
     check_denoisers(denoisers)
 
 

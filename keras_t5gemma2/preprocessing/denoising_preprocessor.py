@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from keras_t5gemma2.arguments import check_loading
+from keras_t5gemma2.messages import cause, shown
 from keras_t5gemma2.preprocessing.cuts import Cut, Cuts, one_warning, report
 from keras_t5gemma2.preprocessing.denoising import (
     DENOISERS,
@@ -155,7 +156,7 @@ class T5Gemma2DenoisingPreprocessor(T5Gemma2Seq2SeqLMPreprocessor):
             if not (row.encoder_text or "").strip():
                 raise ValueError(
                     "`encoder_text` must not be empty: gaps are cut into it. "
-                    f"Received in row {row.number}: {row.encoder_text!r}"
+                    f"Received in row {row.number}: {shown(row.encoder_text)}"
                 )
         texts = [row for row in rows if not row.images]
         with one_warning(Cuts(is_silent=True)):  # nothing is cut yet: a part may be drawn
@@ -169,7 +170,7 @@ class T5Gemma2DenoisingPreprocessor(T5Gemma2Seq2SeqLMPreprocessor):
             raise ValueError(
                 f"In a text with images there must be a {marker!r} for each image, and text after "
                 f"the last one, which is to be written. Received in row {row.number}: "
-                f"{row.encoder_text[-80:]!r}"
+                f"{shown(row.encoder_text[-80:])}"
             )
         first = self.first_sentinel
         return row._replace(encoder_text=before + found + first, decoder_text=first + after)
@@ -191,7 +192,7 @@ class T5Gemma2DenoisingPreprocessor(T5Gemma2Seq2SeqLMPreprocessor):
         try:
             found = denoise(ids, sentinel_ids, seed, self.denoisers, *limits)
         except ValueError as error:
-            raise ValueError(f"In row {number}: {error}") from error
+            raise ValueError(f"In row {number}: {cause(error, 1000)}") from error
         count = _tokens_of(found)
         # A vocabulary of few sentinels has a part drawn as well, whatever the lengths are.
         free = (ids, sentinel_ids, seed, self.denoisers)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_t5gemma2.messages import gathered, once, shown, warn
+from keras_t5gemma2.messages import cause, gathered, once, shown, warn
 from keras_t5gemma2.preprocessing.cuts import Cut, report
 from keras_t5gemma2.preprocessing.image_features import ImageFeatures
 from keras_t5gemma2.preprocessing.image_prompts import place_images, widen_images
@@ -267,6 +267,6 @@ def naming_image(row, number):
         try:
             yield
         except (ValueError, TypeError) as error:
-            raise type(error)(f"{where}: {error}") from error
+            raise type(error)(f"{where}: {cause(error, 1500)}") from error
     for note in notes:
         warn(f"{where}: {note}")

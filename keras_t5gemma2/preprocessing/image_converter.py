@@ -173,7 +173,8 @@ class T5Gemma2ImageConverter(
 
     def _call_traced(self, inputs):
         image_shape = (*self.image_size, 3)
-        batch_shape = inputs.shape[:1] if inputs.shape.rank == 4 else ()
+        is_file = inputs.dtype.name == "string"
+        batch_shape = inputs.shape if is_file else inputs.shape[: inputs.shape.rank - 3]
         outputs = [("float32", (*batch_shape, *image_shape))]
         return numpy_call(lambda images: [self._call_numpy(images)], [inputs], outputs)[0]
 

@@ -11,7 +11,7 @@ import urllib.parse
 import PIL.Image
 import PIL.ImageFile
 
-from keras_t5gemma2.messages import cause, shown, shown_path
+from keras_t5gemma2.messages import cause, shown, shown_path, warn
 
 # 64 megapixels are 192 MB of RGB.
 MAX_PIXELS = 64_000_000
@@ -207,10 +207,10 @@ def _turn_upright(image, what):
     try:
         PIL.ImageOps.exif_transpose(image, in_place=True)
     except Exception as error:
-        raise ValueError(
-            f"The EXIF orientation of {what} cannot be read: {cause(error)}. Save it anew without "
-            "its EXIF data"
-        ) from error
+        warn(
+            f"The EXIF data of {what} cannot be read ({cause(error)}), so that it is not turned. "
+            "Save it anew without them"
+        )
 
 
 def _unreadable(what, error):

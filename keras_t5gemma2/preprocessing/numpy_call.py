@@ -47,7 +47,7 @@ def check_fixed(owner, options, fixed):
         value, (only, reason) = options.pop(name), fixed[name]
         if not _is_same(value, only):
             raise ValueError(
-                f"`{name}` of a {owner} must be {only!r}: {reason}. Received: {name}="
+                f"`{name}` of a {owner} must be {shown(only)}: {reason}. Received: {name}="
                 f"{shown(value)}. Leave it out"
             )
 

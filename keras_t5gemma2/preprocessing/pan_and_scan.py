@@ -3,6 +3,8 @@
 import math
 from typing import NamedTuple
 
+from keras_t5gemma2.messages import shown
+
 
 class Box(NamedTuple):
     """A rectangle in pixels of the original image; `right` and `bottom` are outside of it."""
@@ -62,4 +64,4 @@ def check_at_least_one(**counts):
     """Raises a `ValueError` that names the first of `counts` that is below 1."""
     for name, count in counts.items():
         if count < 1:
-            raise ValueError(f"`{name}` must be at least 1. Received: {name}={count}")
+            raise ValueError(f"`{name}` must be at least 1. Received: {name}={shown(count)}")

@@ -6,6 +6,7 @@ import numpy as np
 
 from keras_t5gemma2.arguments import check_constructor
 from keras_t5gemma2.backbone import T5Gemma2Backbone
+from keras_t5gemma2.messages import short_errors, shown
 from keras_t5gemma2.options import checked
 from keras_t5gemma2.preprocessing.cuts import Cuts, one_warning
 from keras_t5gemma2.preprocessing.encoding import RowEncoder
@@ -377,7 +378,7 @@ def _given(encoder, decoder, alias):
     if None not in (decoder, alias) and decoder != alias:
         raise ValueError(
             "`sequence_length` is another name of `decoder_sequence_length`: give only one. "
-            f"Received: sequence_length={alias}, decoder_sequence_length={decoder}"
+            f"Received: sequence_length={shown(alias)}, decoder_sequence_length={shown(decoder)}"
         )
     return encoder, alias if decoder is None else decoder
 
@@ -386,7 +387,8 @@ def _weights(mask, sample_weight, is_single):
     weights = mask.astype("float32")
     if sample_weight is None:
         return weights
-    given = to_numpy(sample_weight).astype("float32")
+    with short_errors():
+        given = to_numpy(sample_weight).astype("float32")
     of_rows, of_labels = ((), mask.shape[1:]) if is_single else (mask.shape[:1], mask.shape)
     if given.shape == of_rows:
         return weights * given.reshape(-1, 1)

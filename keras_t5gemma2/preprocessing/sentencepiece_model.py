@@ -9,6 +9,8 @@ import math
 import struct
 from typing import NamedTuple
 
+from keras_t5gemma2.messages import shown
+
 # How a space is spelled in a piece.
 SPACE = "▁"
 
@@ -90,7 +92,7 @@ def sentencepiece_model(pieces, scores, types, *, bos_id, eos_id, pad_id, unk_id
         if value not in range(len(pieces)):
             raise ValueError(
                 f"`{name}` must be the index of one of the {len(pieces)} pieces. "
-                f"Received: {name}={value}"
+                f"Received: {name}={shown(value)}"
             )
     pieces = [piece.replace(" ", SPACE) for piece in pieces]
     types = [_check_type(kind) for kind in types]
@@ -217,7 +219,7 @@ def _check_specification(trainer, normalizer):
     needed = (_BPE, 0, b"", 0, 0, 1)
     for (name, value), need in zip(found.items(), needed, strict=True):
         if value != need:
-            raise ValueError(f"its `{name}` must be {need}, not {value!r:.40}")
+            raise ValueError(f"its `{name}` must be {need}, not {shown(value)}")
 
 
 def _read_piece(data):
@@ -233,7 +235,7 @@ def _read_piece(data):
 def _check_type(value):
     if value not in _TYPES:
         numbers = ", ".join(f"{kind.value} ({kind.name.lower()})" for kind in PieceType)
-        raise ValueError(f"the type of a piece must be one of {numbers}, not {value!r}")
+        raise ValueError(f"the type of a piece must be one of {numbers}, not {shown(value)}")
     return int(value)
 
 

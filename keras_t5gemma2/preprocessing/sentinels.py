@@ -4,6 +4,8 @@ import itertools
 import re
 import weakref
 
+from keras_t5gemma2.messages import shown
+
 # As in the published example.
 FIRST_SENTINEL = "<unused6237>"
 # By vocabulary and first token: there are thousands to look up.
@@ -30,7 +32,7 @@ def sentinels(tokenizer, first=FIRST_SENTINEL):
     if not of_vocabulary[first]:
         raise ValueError(
             "The first sentinel must be a token of the vocabulary with one number in it, from "
-            f"which the others count down. Received: {first!r}"
+            f"which the others count down. Received: {shown(first)}"
         )
     return of_vocabulary[first]
 

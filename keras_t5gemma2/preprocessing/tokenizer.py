@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_t5gemma2.arguments import check_constructor
 from keras_t5gemma2.backbone import T5Gemma2Backbone
-from keras_t5gemma2.messages import shown
+from keras_t5gemma2.messages import cause, shown
 from keras_t5gemma2.preprocessing.numpy_call import NumpyCall, check_fixed
 from keras_t5gemma2.preprocessing.read_image import to_numpy
 from keras_t5gemma2.preprocessing.traced import is_traced, ragged_rows
@@ -279,7 +279,7 @@ def _text(value, name):
             value.encode()
             return value
     except UnicodeError as error:
-        raise ValueError(f"{name} must be valid Unicode. Received: {error}") from error
+        raise ValueError(f"{name} must be valid Unicode. Received: {cause(error)}") from error
     raise TypeError(f"{name} must be a string. Received: {shown(value)} ({type(value).__name__})")
 
 

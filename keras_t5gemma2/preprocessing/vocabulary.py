@@ -12,6 +12,7 @@ import re
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE
 
+from keras_t5gemma2.messages import cause
 from keras_t5gemma2.preprocessing.sentencepiece_model import (
     ADDED_TYPES,
     SPACE,
@@ -42,7 +43,7 @@ class Vocabulary:
             kind = "`tokenizer.json`" if is_json else "SentencePiece model"
             raise ValueError(
                 "`proto` must be a SentencePiece model or a `tokenizer.json`. "
-                f"Received: {source}, which is no usable {kind}: {error}"
+                f"Received: {source}, which is no usable {kind}: {cause(error)}"
             ) from error
 
     def __len__(self):
@@ -221,5 +222,7 @@ def _rename_in_json(data, old, new):
             new if token == old else token: index for token, index in vocabulary.items()
         }
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"`proto` is no `tokenizer.json` with a vocabulary: {error!r}") from error
+        raise ValueError(
+            f"`proto` is no `tokenizer.json` with a vocabulary: {cause(error)}"
+        ) from error
     return json.dumps(content, ensure_ascii=False).encode()

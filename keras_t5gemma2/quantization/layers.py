@@ -12,6 +12,7 @@ from keras import layers, ops
 from keras_t5gemma2 import kernels, sharding
 from keras_t5gemma2.kernels.host_array import host_array
 from keras_t5gemma2.layer_config import registered
+from keras_t5gemma2.messages import shown
 from keras_t5gemma2.quantization import plans
 from keras_t5gemma2.quantization.arrays import Scheme, quantized
 
@@ -339,7 +340,8 @@ def scheme_of(config):
         raise ValueError(
             "`config` must have no `weight_quantizer`, and as `activation_quantizer` `None` or, "
             "for 8 bits, Keras's default. Received: "
-            f"weight_quantizer={config.weight_quantizer}, activation_quantizer={rounded}"
+            f"weight_quantizer={shown(config.weight_quantizer)}, "
+            f"activation_quantizer={shown(rounded)}"
         )
     if config.mode == "int8":
         return Scheme(8)

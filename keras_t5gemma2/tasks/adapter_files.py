@@ -5,6 +5,7 @@ import pathlib
 
 from keras_t5gemma2.disk import local_path
 from keras_t5gemma2.lora.config import LoRAConfig, check_adapter_name
+from keras_t5gemma2.messages import shown
 from keras_t5gemma2.saving import by_one_process, check_reads_adapters
 from keras_t5gemma2.tasks.adapters import HasAdapters
 
@@ -112,8 +113,9 @@ class SavesAdapters(HasAdapters):
         own = self._adapter_configs.get(name, stored.config)
         if own != stored.config:
             raise ValueError(
-                f"The adapter {name!r} must have the configuration of {origin} to take its "
-                f"values. Received: {own} and {stored.config}. Give another name, or call "
+                f"The adapter {shown(name)} must have the configuration of {origin} to take its "
+                f"values. Received: {shown(own)} and {shown(stored.config)}. Give another name, or "
+                "call "
                 "`remove_adapter` first."
             )
         if name not in self._adapter_configs:
@@ -138,7 +140,7 @@ class SavesAdapters(HasAdapters):
             return lm
         if not adapters["in_files"]:
             for name, fields in adapters["configs"].items():
-                lm._add_adapter(name, LoRAConfig.from_file(fields, f"The adapter {name!r}"))
+                lm._add_adapter(name, LoRAConfig.from_file(fields, f"The adapter {shown(name)}"))
             lm.set_adapter(adapters["active"])
         else:
             check_reads_adapters(adapters["configs"])

@@ -9,7 +9,7 @@ import keras
 
 from keras_t5gemma2.lora import targets
 from keras_t5gemma2.lora.config import LoRAConfig, check_adapter_name
-from keras_t5gemma2.messages import say
+from keras_t5gemma2.messages import say, shown, shown_names
 from keras_t5gemma2.tasks.default_optimizer import default_optimizer
 
 _NOTHING = types.MappingProxyType({})
@@ -198,7 +198,7 @@ class HasAdapters:
             raise ValueError(
                 "One adapter must be active to be trained. Received: active_adapter="
                 f"{self.active_adapter}. Call `set_adapter` with the name of one of "
-                f"{', '.join(self._adapter_configs)}, or `remove_adapter` to train the base."
+                f"{shown_names(self._adapter_configs)}, or `remove_adapter` to train the base."
             )
         return super().make_train_function(force)
 
@@ -278,7 +278,8 @@ class HasAdapters:
         self._check_not_merged("an adapter is added")
         if name in self._adapter_configs:
             raise ValueError(
-                f"There is an adapter {name!r} already. Received: name={name!r}. Give another "
+                f"There is an adapter {shown(name)} already. Received: name={shown(name)}. Give "
+                "another "
                 "name, or call `remove_adapter` first."
             )
         paths = targets.resolve(config.target, self.backbone)
@@ -319,8 +320,8 @@ class HasAdapters:
 
     def _check_known(self, names):
         if unknown := [name for name in names if name not in self._adapter_configs]:
-            known = ", ".join(self._adapter_configs) or "none: call `enable_lora` first"
-            raise ValueError(f"There is no adapter {unknown[0]!r}. The adapters are: {known}.")
+            known = shown_names(self._adapter_configs) or "none: call `enable_lora` first"
+            raise ValueError(f"There is no adapter {shown(unknown[0])}. The adapters are: {known}.")
 
     def _check_not_merged(self, what):
         if self._is_merged:

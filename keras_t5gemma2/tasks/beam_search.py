@@ -14,6 +14,7 @@ import keras_hub
 import numpy as np
 from keras import ops, tree
 
+from keras_t5gemma2.messages import shown
 from keras_t5gemma2.tasks.decoding import check_temperature
 
 # Below every real score. A number, as in the reference (`_beam_search`), and not -inf: what is
@@ -85,12 +86,13 @@ class BeamSearch(keras_hub.samplers.BeamSampler):
     ):
         if not isinstance(num_beams, int) or num_beams < 1:
             raise ValueError(
-                f"`num_beams` must be an integer of at least 1. Received: num_beams={num_beams!r}"
+                "`num_beams` must be an integer of at least 1. Received: "
+                f"num_beams={shown(num_beams)}"
             )
         if not isinstance(early_stopping, bool) and early_stopping != "never":
             raise ValueError(
                 "`early_stopping` must be False, True or 'never'. Received: "
-                f"early_stopping={early_stopping!r}"
+                f"early_stopping={shown(early_stopping)}"
             )
         super().__init__(num_beams=num_beams, return_all_beams=return_all_beams, **kwargs)
         check_temperature(self)
@@ -192,7 +194,8 @@ class BeamSearch(keras_hub.samplers.BeamSampler):
         if vocabulary <= len(stop_token_ids):
             raise ValueError(
                 "`stop_token_ids` must leave at least one token of the vocabulary that does not "
-                f"stop. Received: stop_token_ids={stop_token_ids}, vocabulary size {vocabulary}"
+                f"stop. Received: stop_token_ids={shown(stop_token_ids)}, vocabulary size "
+                f"{vocabulary}"
             )
         logits = ops.cast(logits, "float32") / self.temperature
         totals = _split(ops.log_softmax(logits), self.num_beams) + scores[..., None]

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import keras
 
+from keras_t5gemma2.messages import shown
 from keras_t5gemma2.preprocessing.read_image import to_numpy
 
 CACHES = ("auto", "projected", "shared")
@@ -52,7 +53,7 @@ def checked_cache(value):
     if value not in CACHES:
         raise ValueError(
             f"`cross_attention_cache` must be one of {CACHES}. Received: "
-            f"cross_attention_cache={value!r}"
+            f"cross_attention_cache={shown(value)}"
         )
     return value
 

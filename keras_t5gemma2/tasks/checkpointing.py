@@ -10,6 +10,7 @@ import numpy as np
 from keras_t5gemma2.disk import local_path
 from keras_t5gemma2.kernels import processes
 from keras_t5gemma2.kernels.take_over import take_over
+from keras_t5gemma2.messages import shown, shown_path
 
 _STATE = "state.json"
 _WHOLE = r"epoch_\d{6,}_step_\d{9,}"
@@ -57,7 +58,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         if save_freq != "epoch" and not (is_number and save_freq > 0):
             raise ValueError(
                 '`save_freq` must be "epoch" or a positive number of steps. Received: '
-                f"save_freq={save_freq!r}"
+                f"save_freq={shown(save_freq)}"
             )
         self.directory = local_path(directory)
         self.save_freq, self.delete_checkpoint = save_freq, delete_checkpoint
@@ -77,7 +78,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         if (places != places[0]).any():
             raise ValueError(
                 "All processes must see the same checkpoints. Received: "
-                f"directory={str(self.directory)!r}, where their newest ones are of (epoch, step) "
+                f"directory={shown_path(self.directory)}, where their newest ones are of (epoch, "
+                "step) "
                 f"{places.tolist()}. Give a directory on a file system that they share"
             )
         if found is not None:
@@ -215,7 +217,7 @@ def with_places(callbacks, batches, steps_per_epoch):
     if savers and steps_per_epoch is not None:
         raise ValueError(
             "With a `TrainingCheckpoint`, an epoch must be all of the data. Received: "
-            f"steps_per_epoch={steps_per_epoch}. Leave it out"
+            f"steps_per_epoch={shown(steps_per_epoch)}. Leave it out"
         )
     for callback in savers:
         callback.batches = batches

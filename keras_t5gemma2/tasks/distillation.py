@@ -13,6 +13,7 @@ from keras import ops
 
 from keras_t5gemma2 import sharding
 from keras_t5gemma2.disk import local_path
+from keras_t5gemma2.messages import cause, shown
 from keras_t5gemma2.tasks import calls
 from keras_t5gemma2.tasks.programs import program
 
@@ -88,7 +89,7 @@ class TeacherSamples:
         try:
             return cls(*arrays, allow_nonfinite, source)
         except ValueError as error:
-            raise ValueError(f"{error}. The samples are those of {path}") from error
+            raise ValueError(f"{cause(error)}. The samples are those of {path}") from error
 
 
 def _check_finite(samples):
@@ -133,12 +134,12 @@ class Distillation:
         if not isinstance(teacher, TeacherSamples) and not hasattr(teacher, "backbone"):
             raise TypeError(
                 "`teacher` must be a T5Gemma2Seq2SeqLM or TeacherSamples. "
-                f"Received: teacher={teacher!r}"
+                f"Received: teacher={shown(teacher)}"
             )
         if num_samples < 1 or not 0 <= label_weight < 1:
             raise ValueError(
                 "`num_samples` must be at least 1, and `label_weight` at least 0 and below 1. "
-                f"Received: num_samples={num_samples}, label_weight={label_weight}"
+                f"Received: num_samples={shown(num_samples)}, label_weight={shown(label_weight)}"
             )
         self.teacher, self.num_samples = teacher, num_samples
         self.label_weight, self.seed = label_weight, seed
@@ -167,7 +168,7 @@ class Distillation:
             if largest >= size:
                 raise ValueError(
                     "The samples must be of the student's vocabulary. Received: token id "
-                    f"{largest}, and a student of vocabulary_size={size}"
+                    f"{largest}, and a student of vocabulary_size={shown(size)}"
                 )
         elif self.teacher.backbone.config.vocabulary_size != size:
             raise ValueError(

@@ -107,7 +107,7 @@ def check_encoded(encoded, task, call, cross_attention_cache):
     if cross_attention_cache not in (None, "auto", encoded.kind):
         raise ValueError(
             "`cross_attention_cache` must be left out or that of `encoded`. Received: "
-            f"cross_attention_cache={cross_attention_cache!r}, encoded={encoded}. Give it to "
+            f"cross_attention_cache={shown(cross_attention_cache)}, encoded={encoded}. Give it to "
             "`encode`"
         )
     was, now = encoded._source, source_of(task, call)

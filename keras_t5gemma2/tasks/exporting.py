@@ -1,6 +1,7 @@
 """What a task writes for others to read."""
 
 from keras_t5gemma2.disk import local_path
+from keras_t5gemma2.messages import short_errors, shown
 from keras_t5gemma2.saving import by_one_process
 from keras_t5gemma2.tasks import runtimes
 from keras_t5gemma2.tasks.adapter_files import SavesAdapters
@@ -92,7 +93,8 @@ class Exports(SavesAdapters):
         """
         filepath = local_path(filepath)
         if input_signature is not None:
-            return super().export(filepath, format, verbose, input_signature, **kwargs)
+            with short_errors():
+                return super().export(filepath, format, verbose, input_signature, **kwargs)
         sizes = runtimes.Sizes(batch_size, encoder_length, prompt_length, decoder_length, images)
         runtimes.export(self, filepath, format, sizes, kwargs)
         if verbose is None or verbose:
@@ -149,7 +151,9 @@ class Exports(SavesAdapters):
         from keras_t5gemma2.checkpoints import transformers_writer
 
         if adapters not in ("merge", "peft"):
-            raise ValueError(f"`adapters` must be 'merge' or 'peft'. Received: {adapters=}")
+            raise ValueError(
+                f"`adapters` must be 'merge' or 'peft'. Received: adapters={shown(adapters)}"
+            )
         configs = None
         if adapters == "peft":
             self._check_not_merged("the base weights are exported")

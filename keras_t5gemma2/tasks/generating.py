@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_t5gemma2 import cache as caches
 from keras_t5gemma2 import sharding
-from keras_t5gemma2.messages import shown
+from keras_t5gemma2.messages import short_errors, shown
 from keras_t5gemma2.options import checked
 from keras_t5gemma2.preprocessing.columns import Columns
 from keras_t5gemma2.preprocessing.cuts import Cut, one_warning, report
@@ -62,7 +62,7 @@ class Generates:
         if value not in calls.CACHE_DTYPES:
             raise ValueError(
                 f"`cache_dtype` must be one of {calls.CACHE_DTYPES}. Received: "
-                f"cache_dtype={value!r}"
+                f"cache_dtype={shown(value)}"
             )
         self._cache_dtype = value
 
@@ -76,7 +76,8 @@ class Generates:
 
     @sampler.setter
     def sampler(self, value):
-        value = keras_hub.samplers.get(value)
+        with short_errors():
+            value = keras_hub.samplers.get(value)
         # keras-hub's own beams run on past the end token, where the reference's stop.
         if type(value) is keras_hub.samplers.BeamSampler:
             value = BeamSearch(**value.get_config())
@@ -208,7 +209,7 @@ class Generates:
         if assistant is not None and (encoded is not None or num_return_sequences != 1):
             raise ValueError(
                 "`assistant` goes with neither `encoded` nor `num_return_sequences`. Received: "
-                f"encoded={encoded}, num_return_sequences={num_return_sequences}"
+                f"encoded={shown(encoded)}, num_return_sequences={shown(num_return_sequences)}"
             )
         is_shown = len(batches) > 1 if verbose == "auto" else verbose
         count = 1 + max(max(indices) for indices, _ in batches)
@@ -330,8 +331,8 @@ class Generates:
         if encoded is None or self.preprocessor is None:
             raise ValueError(
                 "`inputs` may be `None` where `encoded` is given and a preprocessor knows the "
-                f"start token. Received: inputs=None, encoded={encoded}, "
-                f"preprocessor={self.preprocessor}"
+                f"start token. Received: inputs=None, encoded={shown(encoded)}, "
+                f"preprocessor={shown(self.preprocessor)}"
             )
         return [Row(None, [], None, number) for number in range(len(encoded))]
 
@@ -453,7 +454,7 @@ class Generates:
         if is_certain or decoding.is_greedy(self.sampler):
             raise ValueError(
                 "`num_return_sequences` above 1 needs a sampler that draws, or the sequences of a "
-                f"row are all the same. Received: num_return_sequences={count} and a "
+                f"row are all the same. Received: num_return_sequences={shown(count)} and a "
                 f'{type(self.sampler).__name__}. Compile with `sampler="top_p"`, say'
             )
 
@@ -491,7 +492,8 @@ class Generates:
             if budget < 1:
                 raise ValueError(
                     "There must be room for at least one new token. Received: "
-                    f"max_length={max_length}, max_new_tokens={max_new_tokens}, and in row {row} "
+                    f"max_length={shown(max_length)}, max_new_tokens={shown(max_new_tokens)}, and "
+                    f"in row {row} "
                     f"a decoder prompt of {len(prompt)} tokens. Give a larger limit."
                 )
         return budgets

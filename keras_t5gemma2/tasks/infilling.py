@@ -2,6 +2,7 @@
 
 import re
 
+from keras_t5gemma2.messages import shown
 from keras_t5gemma2.options import checked
 from keras_t5gemma2.preprocessing.columns import Columns
 from keras_t5gemma2.preprocessing.sentinels import FIRST_SENTINEL, sentinels
@@ -70,7 +71,7 @@ def _with_sentinels(row, tokens):
     if not numbers or numbers != list(range(len(numbers))):
         raise ValueError(
             "The gaps of a text must be marked <extra_0>, <extra_1> and so on, in this order. "
-            f"Received in row {row.number}: {[f'<extra_{number}>' for number in numbers]}"
+            f"Received in row {row.number}: {shown([f'<extra_{n}>' for n in numbers])}"
         )
     if len(numbers) > len(tokens):
         raise ValueError(

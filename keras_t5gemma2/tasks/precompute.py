@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_t5gemma2 import sharding
+from keras_t5gemma2.messages import shown
 from keras_t5gemma2.options import checked
 from keras_t5gemma2.preprocessing.columns import Columns
 from keras_t5gemma2.preprocessing.cuts import Cuts, one_warning
@@ -113,7 +114,7 @@ def _check_task(task):
     if task.backbone.vision is None or task.preprocessor is None:
         raise ValueError(
             "Features of images need a vision tower and a preprocessor. Received: vision="
-            f"{task.backbone.vision}, preprocessor={task.preprocessor}"
+            f"{task.backbone.vision}, preprocessor={shown(task.preprocessor)}"
         )
     if task.backbone.vision.tower.trainable_weights:
         raise ValueError(

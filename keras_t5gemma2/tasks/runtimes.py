@@ -10,6 +10,7 @@ from keras_t5gemma2 import cache as caches
 from keras_t5gemma2.cache import Cache
 from keras_t5gemma2.kernels import Scaled
 from keras_t5gemma2.layers import Memory
+from keras_t5gemma2.messages import shown, shown_names, shown_path
 from keras_t5gemma2.options import integer
 from keras_t5gemma2.tasks import decoding, generation
 
@@ -186,25 +187,27 @@ def _check_format(task, path, format, options):
     if format not in _FORMATS:
         raise ValueError(
             f"`format` must be one of {tuple(_FORMATS)}: no cache can be passed in and out in "
-            f"any other. Received: format={format!r}"
+            f"any other. Received: format={shown(format)}"
         )
     backend = keras.config.backend()
     if backend not in _FORMATS[format]:
         raise ValueError(
             f"`format` must be one that the backend {backend} writes: "
             f"{[name for name, backends in _FORMATS.items() if backend in backends]}. Received: "
-            f"format={format!r}. Save a preset, and export it with KERAS_BACKEND="
+            f"format={shown(format)}. Save a preset, and export it with KERAS_BACKEND="
             f"{' or '.join(_FORMATS[format])}"
         )
     if format != "litert":
         if options:
             raise ValueError(
-                f"`export` takes no such arguments for format={format!r}. Received: "
-                f"{', '.join(options)}"
+                f"`export` takes no such arguments for format={shown(format)}. Received: "
+                f"{shown_names(options)}"
             )
         return
     if pathlib.Path(path).suffix != ".tflite":
-        raise ValueError(f'`filepath` must end with ".tflite". Received: filepath={str(path)!r}')
+        raise ValueError(
+            f'`filepath` must end with ".tflite". Received: filepath={shown_path(path)}'
+        )
     if (dtype := task.backbone.decoder.compute_dtype) != "float32":
         raise ValueError(
             "LiteRT computes in float32: a model must do so to be exported with "
@@ -222,7 +225,7 @@ def _checked(task, format, sizes):
         if sizes.images:
             raise ValueError(
                 "`images` needs a model with a vision tower, which this one has not. Received: "
-                f"images={sizes.images}"
+                f"images={shown(sizes.images)}"
             )
         sizes = sizes._replace(images=0)
     required = *_FORMATS[format][keras.config.backend()], "decoder_length", "prompt_length"
@@ -232,12 +235,13 @@ def _checked(task, format, sizes):
             continue
         if not isinstance(value, int) or value < lowest:
             raise ValueError(
-                f"`{name}` must be an integer of at least {lowest} for format={format!r} from "
-                f"{keras.config.backend()}. Received: {name}={value!r}"
+                f"`{name}` must be an integer of at least {lowest} for format={shown(format)} from "
+                f"{keras.config.backend()}. Received: {name}={shown(value)}"
             )
     if sizes.prompt_length >= sizes.decoder_length:
         raise ValueError(
             "`decoder_length` must leave room for a token after the prompt. Received: "
-            f"decoder_length={sizes.decoder_length}, prompt_length={sizes.prompt_length}"
+            f"decoder_length={shown(sizes.decoder_length)}, "
+            f"prompt_length={shown(sizes.prompt_length)}"
         )
     return sizes

@@ -557,7 +557,7 @@ class T5Gemma2Seq2SeqLM(
         if self._needs_logits:
             raise ValueError(
                 "`distillation` brings its own loss. Received: a task compiled with loss="
-                f'{self.loss!r} or metrics on logits. Compile it with loss="auto" and '
+                f'{shown(self.loss)} or metrics on logits. Compile it with loss="auto" and '
                 'weighted_metrics="auto"'
             )
         from keras_t5gemma2.checkpoints.sources import is_of_gemma

@@ -6,6 +6,7 @@ from keras import ops
 
 from keras_t5gemma2 import cache as caches
 from keras_t5gemma2.backbone import image_shapes
+from keras_t5gemma2.messages import shown
 from keras_t5gemma2.tasks import calls, decoding, finite, generation
 from keras_t5gemma2.tasks.programs import program, start
 
@@ -194,7 +195,7 @@ def _check_assistant(task, assistant, rows):
     if not isinstance(assistant, type(task)):
         raise ValueError(
             '`assistant` must be "prompt_lookup" or a `T5Gemma2Seq2SeqLM`. Received: '
-            f"assistant={assistant!r}"
+            f"assistant={shown(assistant)}"
         )
     sizes = [lm.backbone.config.vocabulary_size for lm in (assistant, task)]
     if sizes[0] != sizes[1] or not _have_one_vocabulary(assistant, task):

@@ -91,7 +91,7 @@ class WarmsUp:
         if count and vision is None:
             raise ValueError(
                 "`images` needs a model with a vision tower, which this one has not. "
-                f"Received: images={count}"
+                f"Received: images={shown(count)}"
             )
         converter = self.preprocessor and self.preprocessor.image_converter
         if not count and (vision is None or converter is None):
