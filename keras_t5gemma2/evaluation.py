@@ -6,6 +6,7 @@ import warnings
 import keras
 
 from keras_t5gemma2.evaluation_run import Run, read, table_of_samples
+from keras_t5gemma2.messages import shown
 from keras_t5gemma2.options import checked
 from keras_t5gemma2.text_metrics import METRICS, metric_functions
 
@@ -93,7 +94,7 @@ def evaluate_generation(
     if on_interrupt not in ("auto", "return", "raise"):
         raise ValueError(
             "`on_interrupt` must be 'auto', 'return' or 'raise'. Received: "
-            f"on_interrupt={on_interrupt!r}"
+            f"on_interrupt={shown(on_interrupt)}"
         )
     batch_size = _checked_options(batch_size, generate_options)
     functions = metric_functions(metrics, bleu_tokenizer, rouge_tokenizer)
@@ -194,12 +195,13 @@ class EvaluateGeneration(keras.callbacks.Callback):
         super().__init__()
         if not isinstance(every, int) or every < 1:
             raise ValueError(
-                f"`every` must be an integer of at least 1, in epochs. Received: every={every!r}"
+                "`every` must be an integer of at least 1, in epochs. Received: "
+                f"every={shown(every)}"
             )
         if not isinstance(samples, int) or isinstance(samples, bool) or samples < 0:
             raise ValueError(
                 "`samples` must be an integer of at least 0, in rows. Received: "
-                f"samples={samples!r}"
+                f"samples={shown(samples)}"
             )
         # What is wrong with it shows before training; and it may be something to read once.
         data = read(data, options.pop("columns", None))

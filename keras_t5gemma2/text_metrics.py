@@ -101,7 +101,7 @@ def _of_the_user(function):
         try:
             found = function(**arguments) if by_name else function(predictions, references)
         except Exception as error:
-            error.add_note(f"In the metric {title!r}")
+            error.add_note(f"In the metric {shown(title)}")
             raise
         found = found if isinstance(found, dict) else {title: found}
         return {str(name): _number(value, title) for name, value in found.items()}
@@ -123,7 +123,7 @@ def _number(value, title):
         return float(value)
     except (TypeError, ValueError) as error:
         raise TypeError(
-            f"A metric must give a number or a dict of numbers. Received from {title!r}: "
+            f"A metric must give a number or a dict of numbers. Received from {shown(title)}: "
             f"{shown(value)} (type {type(value)})"
         ) from error
 

@@ -41,7 +41,7 @@ class Columns:
             if given.count(name) > 1:
                 raise ValueError(
                     "`columns` must give each name to one column. Received: "
-                    f"{name!r} for {[old for old, new in self.renames.items() if new == name]}"
+                    f"{shown(name)} for {[old for old, new in self.renames.items() if new == name]}"
                 )
         self._ignored, self._is_first, self._targets_are_noted = set(), True, False
 
@@ -96,7 +96,7 @@ class Columns:
             if old != new and new in names and new not in self.renames:
                 raise ValueError(
                     f"`columns` must rename to a name that no other column has. Received: "
-                    f"{old!r} to be renamed to {new!r}, beside a column {new!r}"
+                    f"{shown(old)} to be renamed to {shown(new)}, beside a column {shown(new)}"
                 )
 
     def _note(self, ignored, found):
@@ -105,7 +105,7 @@ class Columns:
             return
         self._ignored.update(ignored)
         free = [key for key in self.known if key not in found]
-        near = "".join(_nearest(name, free, f" for {name!r}") for name in ignored)
+        near = "".join(_nearest(name, free, f" for {shown(name)}") for name in ignored)
         warn(
             f"Not read, since their names are not among {self.known}: the columns "
             f"{shown(ignored, limit=400)}{near}. To read one, rename it: "
@@ -116,17 +116,17 @@ class Columns:
         texts = [name for name in names if isinstance(name, str)]
         pairs = [(_likeness(name, key), name, key) for name in texts for key in self.known]
         if not pairs:
-            return f"Rename columns: `columns={{...: {self.known[0]!r}}}`"
+            return f"Rename columns: `columns={{...: {shown(self.known[0])}}}`"
         _, name, key = max(pairs)
         return (
-            f"The nearest is {shown(name)} to {key!r}: rename it, or say "
-            f"`columns={{{shown(name)}: {key!r}}}`"
+            f"The nearest is {shown(name)} to {shown(key)}: rename it, or say "
+            f"`columns={{{shown(name)}: {shown(key)}}}`"
         )
 
 
 def _nearest(name, names, of=""):
     near = difflib.get_close_matches(str(name), [str(n) for n in names], n=1)
-    return f"; did you mean {near[0]!r}{of}?" if near else ""
+    return f"; did you mean {shown(near[0])}{of}?" if near else ""
 
 
 def _likeness(one, two):

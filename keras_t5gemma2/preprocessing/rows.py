@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_t5gemma2.messages import shown
+from keras_t5gemma2.messages import cause, shown
 from keras_t5gemma2.preprocessing.columns import KEYS, Columns
 from keras_t5gemma2.preprocessing.containers import (
     images_of,
@@ -163,7 +163,7 @@ def _check_is_no_dict_of_tables(x):
         name = next(iter(x))
         raise ValueError(
             f"The data must be one data set. Received: a {type(x).__name__} of {shown(list(x))}. "
-            f"Choose one of them, such as data[{name!r}]"
+            f"Choose one of them, such as data[{shown(name)}]"
         )
 
 
@@ -234,7 +234,7 @@ def _check_text(key, text, row):
         return str(text)
     if is_missing(text):
         raise TypeError(
-            f"`{key}` must be a string or a list of strings. Received in row {row}: {text!r}, "
+            f"`{key}` must be a string or a list of strings. Received in row {row}: {shown(text)}, "
             'which stands for nothing. Leave such rows out, or write "" there'
         )
     if not isinstance(text, bytes):
@@ -246,7 +246,7 @@ def _check_text(key, text, row):
         return text.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"`{key}` must be UTF-8 where it is bytes. Received in row {row}: {error}"
+            f"`{key}` must be UTF-8 where it is bytes. Received in row {row}: {cause(error)}"
         ) from error
 
 

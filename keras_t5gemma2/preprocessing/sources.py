@@ -5,6 +5,7 @@ import contextlib
 import keras
 import numpy as np
 
+from keras_t5gemma2.messages import cause
 from keras_t5gemma2.preprocessing.columns import Columns
 from keras_t5gemma2.preprocessing.containers import is_sequence, is_table
 from keras_t5gemma2.preprocessing.cuts import batch_number
@@ -148,7 +149,7 @@ def naming_batch(number):
     try:
         yield
     except (ValueError, TypeError) as error:
-        raise type(error)(f"In batch {number}: {error}") from error
+        raise type(error)(f"In batch {number}: {cause(error)}") from error
     finally:
         batch_number.reset(token)
 

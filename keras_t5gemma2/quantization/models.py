@@ -4,6 +4,7 @@ import re
 
 import keras
 
+from keras_t5gemma2.messages import cause, shown, shown_names
 from keras_t5gemma2.quantization.layers import (
     Quantizable,
     QuantizedEmbedding,
@@ -113,7 +114,7 @@ class Quantizes(OwnsQuantize):
         if unknown := sorted(set(modes or ()) - set(found)):
             raise ValueError(
                 "`quantized_layers` must name layers of the model that have a matrix. Received: "
-                f"{', '.join(unknown[:3])}"
+                f"{shown_names(unknown)}"
             )
         if is_planned() and not found:
             raise ValueError(
@@ -152,7 +153,7 @@ def config_of(mode, config=None):
     if not is_config or mode not in (None, config.mode):
         raise ValueError(
             '`mode` must be "int8" or "int4", or a config of `keras.quantizers` for int8, int4, '
-            f"gptq or awq must be given. Received: mode={mode!r}, config={config!r}"
+            f"gptq or awq must be given. Received: mode={shown(mode)}, config={shown(config)}"
         )
     if config.mode not in _CALIBRATED:
         scheme_of(config)
@@ -189,13 +190,13 @@ def _plan_of(quantize):
     if unknown := set(arguments) - {"mode", "config", "filters"}:
         raise ValueError(
             "`quantize` must be a mode, a config, or a dict of `mode`, `config` and `filters`. "
-            f"Received: {', '.join(map(repr, unknown))}"
+            f"Received: {shown_names(unknown)}"
         )
     config = config_of(arguments.get("mode"), arguments.get("config"))
     if config.mode in _CALIBRATED:
         raise ValueError(
             "`quantize` while a model is loaded must be int8 or int4: there is no model yet to "
-            f"calibrate. Received: {config.mode!r}. Call `quantize` of the loaded model."
+            f"calibrate. Received: {shown(config.mode)}. Call `quantize` of the loaded model."
         )
     is_meant = _rule(arguments.get("filters"))
     block = "int8" if config.mode == "int8" else f"int4/{scheme_of(config).block or -1}"
@@ -218,7 +219,7 @@ def _chosen(backbone, config, filters):
         )
         raise ValueError(
             "There must be a layer to quantize, whose matrix is one of floats. Received: "
-            f"filters={filters!r}, {found}. With GPTQ and AWQ only layers of the stacks count."
+            f"filters={shown(filters)}, {found}. With GPTQ and AWQ only layers of the stacks count."
         )
     if config.mode == "int8":
         rounds = config.activation_quantizer is not None
@@ -226,7 +227,8 @@ def _chosen(backbone, config, filters):
         if others and rounds != _rounds(others[0]):
             raise ValueError(
                 "All layers of 8 bits must round their inputs, or none. Received: "
-                f"config.activation_quantizer={config.activation_quantizer}, and {others[0].path}, "
+                f"config.activation_quantizer={shown(config.activation_quantizer)}, and "
+                f"{others[0].path}, "
                 f"quantized before, which does {'' if _rounds(others[0]) else 'not '}round them."
             )
     return left
@@ -244,7 +246,7 @@ def _rule(filters):
     except (re.error, TypeError) as error:
         raise ValueError(
             "`filters` must be a regular expression, a list of them, or a function of a layer. "
-            f"Received: filters={filters!r} ({error})"
+            f"Received: filters={shown(filters)} ({cause(error)})"
         ) from error
 
     def is_meant(layer):

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_t5gemma2.backbone import image_shapes
+from keras_t5gemma2.messages import short_errors
 from keras_t5gemma2.preprocessing.columns import Columns
 from keras_t5gemma2.preprocessing.cuts import Cuts, one_warning
 from keras_t5gemma2.preprocessing.packing import fit_width
@@ -140,7 +141,8 @@ class Preparation:
             return None
         weights = np.ones(labels.shape, "float32")
         if sample_weight is not None:
-            given = to_numpy(sample_weight).astype("float32")
+            with short_errors():
+                given = to_numpy(sample_weight).astype("float32")
             if given.shape not in (labels.shape[:1], labels.shape):
                 raise ValueError(
                     "`sample_weight` must be one number per row or one per label, of shape "

@@ -23,7 +23,8 @@ def check_grouping(group_by_length, shuffle=True, steps=None):
     if group_by_length and steps is not None:
         raise ValueError(
             "`group_by_length` gives rows an order of their own, of which the first steps are no "
-            f"first rows. Received: group_by_length=True, steps={steps}. Leave one of them out"
+            f"first rows. Received: group_by_length=True, steps={shown(steps)}. Leave one of them "
+            "out"
         )
 
 

@@ -291,7 +291,7 @@ class InMemoryBatches(Batches):
         if not 0 < where < count:
             raise ValueError(
                 "`validation_split` must leave rows for training and for validation. Received: "
-                f"validation_split={validation_split} of {count} rows"
+                f"validation_split={shown(validation_split)} of {count} rows"
             )
         first, last = self.indices[:where], self.indices[where:]
         size = self.batch_size
