@@ -15,7 +15,6 @@ from data_sets import (
     Table,
     loader,
     ours,
-    tf_data,
 )
 from small_tasks import ROWS, small_task
 
@@ -55,7 +54,7 @@ def notes_of(call):
 def test_extra_columns_are_noted_once(lm):
     rows = {**ROWS, "id": [7, 8], "label": [0, 1]}
     dicts = [{name: values[i] for name, values in rows.items()} for i in range(2)]
-    for make in (lambda: rows, lambda: dicts, lambda: Table(rows), lambda: IterableTable(dicts)):
+    for make in (lambda: rows, lambda: IterableTable(dicts)):
         calls = [
             lambda make=make: lm.fit(
                 make(), validation_data=make(), batch_size=1, epochs=2, verbose=0
@@ -82,8 +81,8 @@ def test_columns_are_renamed(lm, want):
     rows = {"question": TEXTS, "answer": TARGETS}
     dicts = [dict(zip(rows, pair, strict=True)) for pair in PAIRS]
     for make in (
-        *(lambda: rows, lambda: dicts, lambda: Table(rows), lambda: Frame(rows)),
-        *(lambda: IterableTable(dicts), lambda: PyDataset([rows]), lambda: tf_data(rows)),
+        *(lambda: Table(rows), lambda: Frame(rows)),
+        *(lambda: IterableTable(dicts), lambda: PyDataset([rows])),
     ):
         options = {"columns": names, "verbose": 0}
         got = lm.fit(make(), validation_data=make(), shuffle=False, **options).history

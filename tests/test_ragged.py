@@ -57,15 +57,15 @@ def test_ragged_images_are_those_of_a_list(image_lm):
 @pytest.mark.once
 def test_ragged_batches_of_tf_data(image_lm):
     tf, lm = pytest.importorskip("tensorflow"), image_lm
-    for rows, ragged in ragged_rows():
+    for rows, ragged in ragged_rows()[:2]:
         dataset = tf.data.Dataset.from_tensor_slices(ragged)
         want = lm.evaluate(rows, verbose=0)[0]
         texts = lm.generate(rows, max_new_tokens=3)
         for data in (dataset.ragged_batch(2), dataset):
             np.testing.assert_allclose(lm.evaluate(data, verbose=0)[0], want, 1e-5)
             assert lm.generate(data, max_new_tokens=3) == texts
-            history = lm.fit(data, verbose=0).history
-            np.testing.assert_allclose(history["loss"][0], want, 1e-5)
+    history = lm.fit(dataset.ragged_batch(2), verbose=0).history
+    np.testing.assert_allclose(history["loss"][0], want, 1e-5)
 
 
 @pytest.mark.once
