@@ -182,9 +182,9 @@ def test_the_cache_has_room_for_256_tokens_alone(endless, monkeypatch):
     sizes = []
     step = type(endless).generate_step
 
-    def generate_step(self, inputs, stop_token_ids=None):
+    def generate_step(self, inputs, *args):
         sizes.append(inputs["new_token_ids"].shape[1])
-        return step(self, inputs, stop_token_ids)
+        return step(self, inputs, *args)
 
     monkeypatch.setattr(type(endless), "generate_step", generate_step)
     endless.generate_function = None

@@ -141,7 +141,9 @@ class T5Gemma2DenoisingPreprocessor(T5Gemma2Seq2SeqLMPreprocessor):
     def from_preset(cls, preset, **kwargs):
         """As of `T5Gemma2Seq2SeqLMPreprocessor`; the arguments of this class may be given too."""
         check_loading(cls, "from_preset", kwargs)
-        found = T5Gemma2Seq2SeqLMPreprocessor.from_preset(preset)
+        names = ("encoder_sequence_length", "decoder_sequence_length")  # `None`: the preset's own
+        lengths = {name: kwargs.pop(name) for name in names if name in kwargs}
+        found = T5Gemma2Seq2SeqLMPreprocessor.from_preset(preset, **lengths)
         config = found.get_config() if isinstance(found, cls) else _shared(found)
         parts = {"tokenizer": found.tokenizer, "image_converter": found.image_converter}
         return cls(**{**config, **parts, **kwargs})
