@@ -7,6 +7,7 @@ import os
 import pathlib
 import shutil
 import sys
+import tempfile
 import threading
 
 # What HDF5 keeps in memory of a file until it is closed, for each array and for the whole.
@@ -37,6 +38,45 @@ def check_room(path, num_bytes):
     free = shutil.disk_usage(pathlib.Path(path).parent).free
     if free < num_bytes:
         raise _full(path, f"it takes {num_bytes:,} bytes, and {free:,} are free")
+
+
+def check_writable(directory):
+    """Raises where nothing can be written to a directory, or to where it is to be made.
+
+    Args:
+        directory: path.
+
+    Raises:
+        OSError: as `naming` has it. Nothing is left there.
+    """
+    directory = pathlib.Path(directory).absolute()
+    nearest = next((p for p in (directory, *directory.parents) if os.path.lexists(p)), None)
+    if nearest is not None and nearest.is_dir():
+        with naming(directory), tempfile.TemporaryFile(dir=nearest):
+            pass
+
+
+@contextlib.contextmanager
+def naming(path):
+    """Names a path in the error about one that must not be written, and what to do.
+
+    Args:
+        path: path that the user gave.
+
+    Raises:
+        OSError: what the block raised, for a file system or a directory that is read-only.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        raise OSError(
+            error.errno,
+            f"What is saved must go to where this user may write ({os.strerror(error.errno)}). "
+            "Nothing was changed; save elsewhere, or allow to write there",
+            str(path),
+        ) from error
 
 
 @contextlib.contextmanager

@@ -6,10 +6,12 @@ import functools
 import math
 
 import keras
+import numpy as np
 
 from keras_t5gemma2.arguments import check_loading
 from keras_t5gemma2.disk import check_room, local_path, reserve, writing_h5
 from keras_t5gemma2.kernels import processes
+from keras_t5gemma2.kernels.host_array import host_array
 from keras_t5gemma2.options import checked
 
 # What stands before the registered name of a class in the `config.json` of a preset.
@@ -170,6 +172,9 @@ class LoadsFiniteWeights:
     def load_weights(self, filepath, *args, allow_nonfinite=False, **kwargs):
         """As `keras.Model` has it. Weights that are NaN or infinite are refused.
 
+        If it fails or is interrupted, all is as before: until it is done, the values of before are
+        kept in the memory of the host.
+
         Args:
             filepath: path of the file.
             *args: as of Keras's.
@@ -177,14 +182,26 @@ class LoadsFiniteWeights:
             **kwargs: as of Keras's.
 
         Raises:
-            ValueError: a weight is not finite; the message names it. The model then holds it.
+            ValueError: a weight is not finite; the message names it.
         """
         path = filepath if _is_remote(filepath) else local_path(filepath)
-        super().load_weights(path, *args, **kwargs)
-        if not allow_nonfinite:
-            from keras_t5gemma2.checkpoints.finite import check_finite_variables
+        variables = [*self.variables, *getattr(getattr(self, "optimizer", None), "variables", ())]
+        values = [_copy(variable.value) for variable in variables]
+        try:
+            super().load_weights(path, *args, **kwargs)
+            if not allow_nonfinite:
+                from keras_t5gemma2.checkpoints.finite import check_finite_variables
 
-            check_finite_variables(self.weights, filepath)
+                check_finite_variables(self.weights, filepath)
+        except BaseException:
+            for variable, value in zip(variables, values, strict=True):
+                variable.assign(value)
+            raise
+
+
+def _copy(value):
+    """A copy on the host, or of what other processes hold a part of, the value itself."""
+    return np.array(host_array(value)) if processes.is_whole(value) else value
 
 
 class LoadsFromCheckpoints:

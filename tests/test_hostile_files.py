@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import pytest
 from keras_hub_models import SPM, hub_task
+from reference_gemma3 import tiny_gemma3, write_gguf
 from reference_models import save_reference, tiny_reference
 from tasks import TOKENIZER, tiny_task
 from tiny import tiny_tokenizer_json
@@ -20,8 +21,10 @@ from tiny_models import SMALL_CONFIG, VISION
 
 import keras_t5gemma2
 from keras_t5gemma2 import T5Gemma2Backbone, T5Gemma2Seq2SeqLM
+from keras_t5gemma2.checkpoints import gguf_file as gguf_module
 from keras_t5gemma2.checkpoints import streaming
 from keras_t5gemma2.checkpoints.h5_file import read_h5
+from keras_t5gemma2.preprocessing.sentencepiece_model import read_sentencepiece_model
 
 pytestmark = pytest.mark.once
 PACKAGE = pathlib.Path(keras_t5gemma2.__file__).parent
@@ -371,6 +374,87 @@ def test_a_sentencepiece_model_that_is_cut_off(originals, tmp_path):
         load(directory)
 
 
+def test_a_sentencepiece_model_of_one_endless_number():
+    start = time.monotonic()
+    with pytest.raises(ValueError, match="has more than 64 bits"):
+        read_sentencepiece_model(b"\xff" * 1_000_000)
+    assert time.monotonic() - start < 1
+
+
+# GGUF
+
+
+@pytest.fixture(scope="module")
+def gguf(tmp_path_factory):
+    path = tmp_path_factory.mktemp("gguf") / "model.gguf"
+    return pathlib.Path(write_gguf(path, tiny_gemma3()))
+
+
+def test_gguf_files_at_random(gguf, tmp_path):
+    """As `test_random_damage`: most of the damage is done to the header."""
+    rng, path = np.random.default_rng(5), tmp_path / "model.gguf"
+    data = gguf.read_bytes()
+    outcomes = {"loaded": 0, "refused": 0}
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        damaged = bytearray(data)
+        place = int(rng.integers(min(len(data), 6000)))
+        kind = ["flip", "blank", "large", "cut"][rng.integers(4)]
+        if kind == "flip":
+            damaged[place] ^= 1 << int(rng.integers(8))
+        elif kind == "cut":
+            del damaged[place:]
+        else:
+            damaged[place : place + 4] = bytes(4) if kind == "blank" else b"\xff" * 4
+        path.write_bytes(damaged)
+
+        def load():
+            return T5Gemma2Seq2SeqLM.from_gemma3(path, preprocessor=None)
+
+        outcomes[outcome_of(load, f"{kind} at {place}")] += 1
+    assert outcomes["refused"] > 10, outcomes
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("general.alignment", 0, "its general.alignment is 0"),
+        ("general.alignment", "x", "its general.alignment is 'x'"),
+        ("gemma3.block_count", 1 << 31, "must be a whole number up to 1000"),
+        ("gemma3.block_count", "x", "must be a positive number"),
+        ("gemma3.attention.head_count", 0, "must be a positive number"),
+        ("gemma3.rope.freq_base", float("nan"), "must be a positive number"),
+    ],
+)
+def test_gguf_metadata_that_lies(gguf, monkeypatch, key, value, message):
+    original = gguf_module._value
+
+    def lying(header, library):
+        name, found = original(header, library)
+        return (name, value if name == key else found)
+
+    if key == "general.alignment":
+        monkeypatch.setattr(gguf_module, "_value", _first_is(original, key, value))
+    else:
+        monkeypatch.setattr(gguf_module, "_value", lying)
+    with pytest.raises(ValueError, match=message):
+        T5Gemma2Seq2SeqLM.from_gemma3(gguf, preprocessor=None)
+
+
+def _first_is(original, key, value):
+    """Reads metadata whose first entry that is not the architecture is another."""
+    done = []
+
+    def read(header, library):
+        found = original(header, library)
+        if not done and found[0] not in ("general.architecture",):
+            done.append(found)
+            return key, value
+        return found
+
+    return read
+
+
 # Everything, at random
 
 
@@ -398,8 +482,12 @@ def test_random_damage(originals, tmp_path, name):
 
 
 def outcome(directory, done):
+    return outcome_of(lambda: load(directory), done)
+
+
+def outcome_of(call, done):
     try:
-        load(directory)
+        call()
         return "loaded"
     except (ValueError, OSError) as error:
         last = traceback.extract_tb(error.__traceback__)[-1]

@@ -4,10 +4,11 @@ import contextlib
 import errno
 import os
 import pathlib
+import re
 import secrets
 import shutil
 
-from keras_t5gemma2.disk import local_path
+from keras_t5gemma2.disk import check_writable, local_path, naming
 
 try:
     import fcntl
@@ -59,10 +60,12 @@ def atomic_directory(path, replaces=(), written_last="config.json"):
     # On the same file system as its destination: beside a directory that is to come, inside one
     # that is there, which may be a file system of its own.
     parent = path.parent if is_fresh else path
-    parent.mkdir(parents=True, exist_ok=True)
     temporary = parent / f".{path.name}.{secrets.token_hex(4)}"
+    check_writable(parent)
     try:
-        (temporary / "new").mkdir(parents=True)
+        with naming(path):
+            parent.mkdir(parents=True, exist_ok=True)
+            (temporary / "new").mkdir(parents=True)
         with contextlib.nullcontext() if is_fresh else _only_writer(path):
             yield temporary / "new"
             if is_fresh:
@@ -103,7 +106,9 @@ def atomic_file(path):
     path = local_path(path).resolve()
     if path.is_dir():
         raise IsADirectoryError(f"A file cannot be written where a directory is. Received: {path}")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(path.parent)
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     # With the ending of its name, by which some writers choose the format.
     temporary = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
     try:
@@ -111,6 +116,18 @@ def atomic_file(path):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def left_by_a_killed_save(path):
+    """The directories with old files of saves to `path` that were killed as they exchanged them.
+
+    Args:
+        path: path of the directory that `atomic_directory` was given.
+    """
+    path = pathlib.Path(path).resolve()
+    pattern = rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}"
+    hidden = [p for p in path.glob(".*") if re.fullmatch(pattern, p.name)]
+    return sorted(p / "old" for p in hidden if (p / "old").is_dir())
 
 
 @contextlib.contextmanager

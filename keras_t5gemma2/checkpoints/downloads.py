@@ -2,6 +2,9 @@
 
 import contextlib
 import pathlib
+import re
+
+from keras_t5gemma2.messages import shown
 
 from keras_t5gemma2.messages import cause, shown
 
@@ -12,8 +15,18 @@ _KAGGLE_FILES = (
 )
 
 
+_NAME = r"\w[\w.-]{0,95}"
+_REPOSITORY = re.compile(f"{_NAME}/{_NAME}", re.ASCII)
+_KAGGLE_HANDLE = re.compile(rf"(models/)?({_NAME}/){{3}}{_NAME}(/[0-9]{{1,9}})?", re.ASCII)
+
+
 def download_from_hub(repository, what):
     """The local path of one file of a repository, or of its directory for a tuple of patterns."""
+    if not _REPOSITORY.fullmatch(repository) or ".." in repository:
+        raise ValueError(
+            "A handle must have the form hf://organization/repository, of letters, digits, `-`, "
+            f"`_` and `.`. Received: {shown(f'hf://{repository}')}"
+        )
     import huggingface_hub
     from huggingface_hub import errors
 
@@ -64,6 +77,11 @@ def download_from_kaggle(handle, what=None):
         handle: string, organization/model/keras/variation, and a version after it or not.
         what: string, the name of a file; or `None`.
     """
+    if not _KAGGLE_HANDLE.fullmatch(handle) or ".." in handle:
+        raise ValueError(
+            "A handle must have the form kaggle://organization/model/keras/variation, and may have "
+            f"the number of a version after it. Received: {shown(f'kaggle://{handle}')}"
+        )
     import kagglehub
     from kagglehub import exceptions
 

@@ -84,10 +84,7 @@ def check_finite_variables(variables, origin):
         is_float = variable.dtype in ("float64", "float32", "float16", "bfloat16")
         if is_float and not bool(ops.all(ops.isfinite(variable))):
             array = ops.convert_to_numpy(ops.cast(variable, "float32"))
-            raise ValueError(
-                f"{nonfinite_message(f'{variable.path} of {origin}', array, array)}. The model "
-                "holds these values now"
-            )
+            raise ValueError(nonfinite_message(f"{variable.path} of {origin}", array, array))
 
 
 def _is_float(dtype):

@@ -3,6 +3,7 @@
 import numpy as np
 
 from keras_t5gemma2.checkpoints.gguf_file import read_gguf
+from keras_t5gemma2.checkpoints.limits import MOST_LAYERS, is_number
 from keras_t5gemma2.checkpoints.streaming import StoredTensor, list_names
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.preprocessing.sentencepiece_model import sentencepiece_model
@@ -45,6 +46,7 @@ _OPTIONAL_KEYS = {
     "attn_logit_softcapping": "attn_logit_softcapping",
     "final_logit_softcapping": "final_logit_softcapping",
 }
+_SMALLEST = 1e-30
 # llama.cpp knows Gemma 3 27b by its depth, and scales its attention in another way.
 _LAYERS_OF_27B = 62
 
@@ -90,6 +92,13 @@ def sentencepiece_in_gguf(path):
     }
     _check_keys(path, [*lists, *ids], metadata)
     pieces, scores, types = (metadata[key] for key in lists)
+    is_sound = isinstance(pieces, list) and all(type(piece) is str for piece in pieces)
+    is_sound &= isinstance(scores, np.ndarray) and isinstance(types, np.ndarray)
+    if not is_sound or not all(type(metadata[key]) is int for key in ids):
+        raise ValueError(
+            "The tokenizer of a GGUF file must be a list of pieces, their scores and types, and "
+            f"whole numbers as ids. Received: {path}, which is damaged. Get it again"
+        )
     return sentencepiece_model(
         pieces, scores.tolist(), types.tolist(), **{ids[key]: metadata[key] for key in ids}
     )
@@ -98,7 +107,7 @@ def sentencepiece_in_gguf(path):
 def _read(path):
     file = read_gguf(path)
     kind = file.metadata.get("general.architecture")
-    if kind != "gemma3":
+    if not isinstance(kind, str) or kind != "gemma3":
         raise ValueError(
             "The `general.architecture` of a GGUF file must be 'gemma3'. "
             f"Received: general.architecture={shown(kind)} in {path}"
@@ -126,7 +135,19 @@ def _values(path, metadata):
     _check_keys(path, keys, metadata)
     keys |= {f"gemma3.{key}": name for key, name in _OPTIONAL_KEYS.items()}
     values = {name: metadata[key] for key, name in keys.items() if key in metadata}
+    for key, name in keys.items():
+        least = 0 if key.removeprefix("gemma3.") in _OPTIONAL_KEYS else _SMALLEST
+        if name in values and not (is_number(values[name]) and least <= values[name]):
+            raise ValueError(
+                f"`{key}` of a GGUF file must be a positive number. Received: {path}, where it is "
+                f"{shown(values[name])}"
+            )
     num_layers = values["num_hidden_layers"]
+    if type(num_layers) is not int or num_layers > MOST_LAYERS:
+        raise ValueError(
+            f"`gemma3.block_count` of a GGUF file must be a whole number up to {MOST_LAYERS}. "
+            f"Received: {path}, where it is {shown(num_layers)}"
+        )
     if not values.get("sliding_window"):
         # Then llama.cpp lets every layer see everything.
         values |= {"sliding_window": None, "layer_types": ["full_attention"] * num_layers}

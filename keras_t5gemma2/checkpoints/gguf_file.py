@@ -6,6 +6,7 @@ the numbers mean, the types of values and the blocks of quantized tensors, is th
 """
 
 import dataclasses
+import math
 import mmap
 import pathlib
 import struct
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_t5gemma2.checkpoints.safetensors_file import FileTensor
+from keras_t5gemma2.messages import shown
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -25,6 +27,8 @@ _LETTERS = {
 }
 # Values that become float32 at once: what this needs on the way is small beside a large tensor.
 _VALUES_AT_ONCE = 1 << 22
+_LARGEST_ALIGNMENT = 1 << 20
+_MOST_AXES = 8
 
 
 class GGUFFile(NamedTuple):
@@ -101,7 +105,12 @@ def read_gguf(path):
     num_tensors, num_values = header.take("QQ")
     metadata = dict(_value(header, gguf) for _ in range(num_values))
     entries = [_tensor_entry(header) for _ in range(num_tensors)]
+    names = {entry[0] for entry in entries}
+    if len(metadata) < num_values or len(names) < num_tensors:
+        raise header.damaged("a key, or the name of a tensor, is there twice")
     alignment = metadata.get("general.alignment", gguf.GGUF_DEFAULT_ALIGNMENT)
+    if type(alignment) is not int or not 0 < alignment <= _LARGEST_ALIGNMENT:
+        raise header.damaged(f"its general.alignment is {shown(alignment)}")
     start = -(-header.position // alignment) * alignment
     return GGUFFile(metadata, {entry[0]: _tensor(header, gguf, start, *entry) for entry in entries})
 
@@ -138,7 +147,14 @@ class _Header:
         return numbers[0] if len(numbers) == 1 else numbers
 
     def take_string(self):
-        return self.take_bytes(self.take("Q")).decode()
+        data = self.take_bytes(self.take("Q"))
+        try:
+            return data.decode()
+        except UnicodeDecodeError as error:
+            raise self.damaged(f"a text before byte {self.position} is not UTF-8") from error
+
+    def damaged(self, problem):
+        return ValueError(f"{self.path} is no sound GGUF file: {problem}. Get it again.")
 
     def take_bytes(self, count):
         start, self.position = self.position, self.position + count
@@ -186,7 +202,10 @@ def _letter(header, gguf, key, kind):
 def _tensor_entry(header):
     """Name, shape, type and place of the next tensor."""
     name = header.take_string()
-    shape = [header.take("Q") for _ in range(header.take("I"))]
+    num_axes = header.take("I")
+    if num_axes > _MOST_AXES:
+        raise header.damaged(f"the tensor {shown(name)} has {num_axes} axes")
+    shape = [header.take("Q") for _ in range(num_axes)]
     kind, start = header.take("IQ")
     return name, tuple(reversed(shape)), kind, start
 
@@ -199,7 +218,9 @@ def _tensor(header, gguf, data_start, name, shape, kind, start):
         )
     kind = gguf.GGMLQuantizationType(kind)
     values_per_block, bytes_per_block = gguf.GGML_QUANT_SIZES[kind]
-    num_rows = int(np.prod(shape[:-1], dtype="int64"))
+    num_rows = math.prod(shape[:-1])
+    if 0 in shape or shape[-1] % values_per_block:
+        raise header.damaged(f"the tensor {shown(name)}, of {kind.name}, has the shape {shape}")
     row_bytes = shape[-1] // values_per_block * bytes_per_block
     stored = FileTensor(
         name=name,

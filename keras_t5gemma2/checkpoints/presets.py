@@ -88,7 +88,7 @@ def locate(preset, load_weights=True):
     if "://" in preset and not preset.startswith(_HUB_PAGES):
         return None, preset
     directory = pathlib.Path(preset).expanduser()
-    if not directory.is_dir():
+    if not os.path.isdir(directory):  # of a name that no file can have, too
         raise FileNotFoundError(
             "A preset must be a name, a handle such as hf://organization/repository, or a "
             f"directory.{_meant(preset)} Received: preset={shown(preset)}. The names are: "

@@ -4,6 +4,7 @@ import json
 import math
 import pathlib
 
+from keras_t5gemma2.checkpoints.atomic import left_by_a_killed_save
 from keras_t5gemma2.checkpoints.limits import is_number
 from keras_t5gemma2.messages import cause, shown
 from keras_t5gemma2.preprocessing.tokenizer import MASK_TOKEN
@@ -60,7 +61,9 @@ def read_json(directory, name):
     """
     path = pathlib.Path(directory) / name
     if not path.is_file():
-        raise FileNotFoundError(f"A checkpoint directory must hold {name}. Received: {path}")
+        raise FileNotFoundError(
+            f"A checkpoint directory must hold {name}. Received: {path}{_killed(directory)}"
+        )
     if path.stat().st_size > _MOST_BYTES:
         raise ValueError(
             f"{path} must not be larger than {_MOST_BYTES} bytes. Received: {path.stat().st_size}"
@@ -72,6 +75,17 @@ def read_json(directory, name):
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold an object. Received: {shown(values)}")
     return values
+
+
+def _killed(directory):
+    """What is said of a directory where a save was killed, or nothing."""
+    found = left_by_a_killed_save(directory)
+    if not found:
+        return ""
+    return (
+        f", where a save was killed while it exchanged files. The old ones are in {found[-1]}: "
+        "move them back over what is there, or save again"
+    )
 
 
 def read_processor(directory):

@@ -1,5 +1,6 @@
 """The dense layer of the text stacks: a kernel, and any number of adapters on it."""
 
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -135,18 +136,25 @@ class Dense(PlainCall, QuantizedDense):
     def merge(self):
         """Puts what the active adapters add into the kernel; `_adapt` then adds nothing.
 
-        A kernel of integers is quantized again, and those of before are kept.
+        A kernel of integers is quantized again, and those of before are kept. What fails leaves
+        the kernel as it was, and what is merged already stays so.
         """
+        if self.merged is not None:
+            return
         factors = self._factors()
         if not factors[1]:
             return
         if self.quantization_mode is None:
-            self._kernel.assign(ops.cast(self.merged_kernel(), self._kernel.dtype))
-            self.merged = factors
+            with self._whole_or_not(self._kernel):
+                self._kernel.assign(ops.cast(self.merged_kernel(), self._kernel.dtype))
+                self.merged = factors
         else:
-            self.merged = [np.array(host_array(v.value)) for v in self.code_variables]
+            before = [np.array(host_array(v.value)) for v in self.code_variables]
             merged = ops.convert_to_tensor(self.merged_kernel())
-            self.assign_codes(self.codes_of(host_array(merged)))
+            codes = self.codes_of(host_array(merged))
+            with self._whole_or_not(*self.code_variables):
+                self.assign_codes(codes)
+                self.merged = before
 
     def merged_kernel(self):
         """(in, out) kernel that does what this one does with its active adapters.
@@ -183,13 +191,27 @@ class Dense(PlainCall, QuantizedDense):
         if self.merged is None:
             return
         if self.quantization_mode is not None:
-            self.assign_codes(self.merged)
-            self.merged = None
+            with self._whole_or_not(*self.code_variables):
+                self.assign_codes(self.merged)
+                self.merged = None
             return
         of_kernel, of_products = self.merged
         kernel = (ops.cast(self._kernel, "float32") - self._sum(of_products)) / of_kernel
-        self._kernel.assign(ops.cast(kernel, self._kernel.dtype))
-        self.merged = None
+        with self._whole_or_not(self._kernel):
+            self._kernel.assign(ops.cast(kernel, self._kernel.dtype))
+            self.merged = None
+
+    @contextlib.contextmanager
+    def _whole_or_not(self, *variables):
+        """Gives back the variables and `merged` as they were if the block fails."""
+        merged, values = self.merged, [ops.copy(variable) for variable in variables]
+        try:
+            yield
+        except BaseException:
+            for variable, value in zip(variables, values, strict=True):
+                variable.assign(value)
+            self.merged = merged
+            raise
 
     def _sum(self, of_products):
         products = [
@@ -260,20 +282,28 @@ class Dense(PlainCall, QuantizedDense):
         width = self.input_spec.axes[-1]
         # As `torch.nn.Linear` and peft: uniform within 1 / sqrt(width).
         uniform = initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
-        is_locked = self._tracker.locked
+        is_locked, before = self._tracker.locked, {id(variable) for variable in self.variables}
         self._tracker.unlock()
-        a = self._add(name, "lora_a", (width, config.rank), uniform)
-        b = self._add(name, "lora_b", (config.rank, self.units), "zeros")
-        adapter = Adapter(a, b, None, config.scale)
-        if config.use_dora:
-            magnitude = self._add(name, "magnitude", (self.units,), "ones", autocast=False)
-            magnitude.assign(self._column_norms(adapter))
-            adapter = dataclasses.replace(adapter, magnitude=magnitude)
-        self.adapters[name] = adapter
-        if config.dropout:
-            self.dropouts[name] = layers.Dropout(config.dropout, dtype=self.dtype_policy)
-        if is_locked:
-            self._tracker.lock()
+        try:
+            a = self._add(name, "lora_a", (width, config.rank), uniform)
+            b = self._add(name, "lora_b", (config.rank, self.units), "zeros")
+            adapter = Adapter(a, b, None, config.scale)
+            if config.use_dora:
+                magnitude = self._add(name, "magnitude", (self.units,), "ones", autocast=False)
+                magnitude.assign(self._column_norms(adapter))
+                adapter = dataclasses.replace(adapter, magnitude=magnitude)
+            self.adapters[name] = adapter
+            if config.dropout:
+                self.dropouts[name] = layers.Dropout(config.dropout, dtype=self.dtype_policy)
+        except BaseException:
+            self.adapters.pop(name, None)
+            self.dropouts.pop(name, None)
+            for variable in [v for v in self.variables if id(v) not in before]:
+                self._untrack_variable(variable)
+            raise
+        finally:
+            if is_locked:
+                self._tracker.lock()
 
     def _add(self, adapter_name, name, shape, initializer, **kwargs):
         with sharding.following(getattr(self, "_kernel", None)):
@@ -291,11 +321,16 @@ class Dense(PlainCall, QuantizedDense):
             return
         is_locked = self._tracker.locked
         self._tracker.unlock()
-        for variable in self.adapters.pop(name).variables.values():
-            self._untrack_variable(variable)
-        self.dropouts.pop(name, None)
-        if is_locked:
-            self._tracker.lock()
+        try:
+            tracked = {id(variable) for variable in self.variables}
+            for variable in self.adapters[name].variables.values():
+                if id(variable) in tracked:  # else an interrupted call has done it
+                    self._untrack_variable(variable)
+            self.dropouts.pop(name, None)
+            del self.adapters[name]
+        finally:
+            if is_locked:
+                self._tracker.lock()
 
     def enable_lora(self, *args, **kwargs):
         raise ValueError(_REFUSAL.format(path=self.path))

@@ -32,6 +32,7 @@ ADDED_TYPES = frozenset({2, 3, 4})
 
 _TYPES = frozenset(kind.value for kind in PieceType)
 _ZERO = b"\0\0\0\0"
+_MOST_BITS = 64
 _BPE = 2  # the `model_type` of byte-pair encoding; without the field it is 1, unigram
 
 
@@ -312,4 +313,6 @@ def _read_varint(data, position):
     while (byte := data[position]) > 127:
         value |= (byte & 127) << shift
         position, shift = position + 1, shift + 7
+        if shift > _MOST_BITS:
+            raise ValueError(f"the number before byte {position} has more than {_MOST_BITS} bits")
     return value | byte << shift, position + 1

@@ -5,6 +5,8 @@ of its size, and a whole table for each token that is looked up. Here nothing is
 matrix, or than a piece of the table, in the dtype of the computation.
 """
 
+import contextlib
+
 import keras
 import numpy as np
 from keras import layers, ops
@@ -38,7 +40,14 @@ class Quantizable:
         super().build(input_shape)
 
     def quantize(self, mode=None, type_check=True, config=None):
-        """As Keras has it, but from the numbers in float32, whatever the dtype of the matrix."""
+        """As Keras has it, but from the numbers in float32, whatever the dtype of the matrix.
+
+        If it fails or is interrupted, the layer is as before.
+        """
+        with self._as_before_if_it_fails():
+            self._quantize(mode, config)
+
+    def _quantize(self, mode, config):
         variable = getattr(self, f"_{self.matrix}")
         if mode not in ("int8", "int4"):
             with sharding.following(variable):
@@ -54,6 +63,24 @@ class Quantizable:
         policy = mode if mode == "int8" else f"int4/{scheme.block or -1}"
         self.dtype_policy = f"{policy}_from_{self.dtype_policy.name}"
         self.assign_codes(found)
+
+    @contextlib.contextmanager
+    def _as_before_if_it_fails(self):
+        attributes, variables = dict(vars(self)), self._own_variables()
+        try:
+            yield
+        except BaseException:
+            for variable in self._own_variables():
+                self._untrack_variable(variable)
+            for name in set(vars(self)) - set(attributes):
+                del vars(self)[name]
+            vars(self).update(attributes)
+            for variable in variables:
+                self._track_variable(variable)
+            raise
+
+    def _own_variables(self):
+        return [*self._trainable_variables, *self._non_trainable_variables]
 
     def _int8_build(self, shape, config=None):
         super()._int8_build(shape, config)

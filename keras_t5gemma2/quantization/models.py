@@ -80,11 +80,19 @@ class Quantizes(OwnsQuantize):
         if config.mode in _CALIBRATED:
             self._calibrate(layers, config)
             return
-        for layer in layers:
-            layer.quantize(config.mode, config=config)
-        self._post_quantize(config.mode)
-        for name in ("train_function", "test_function", "predict_function"):
-            setattr(self, name, None)
+        try:
+            for layer in layers:
+                layer.quantize(config.mode, config=config)
+        except BaseException as error:
+            error.add_note(
+                "`quantize` has come to some of the layers, and the others are as before: the "
+                "model works as it is, and `quantize` called again goes on with the others."
+            )
+            raise
+        finally:
+            self._post_quantize(config.mode)
+            for name in ("train_function", "test_function", "predict_function"):
+                setattr(self, name, None)
 
     def _calibrate(self, layers, config):
         """By Keras's own GPTQ or AWQ."""

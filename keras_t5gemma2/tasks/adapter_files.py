@@ -3,6 +3,8 @@
 import dataclasses
 import pathlib
 
+from keras import ops
+
 from keras_t5gemma2.disk import local_path
 from keras_t5gemma2.lora.config import LoRAConfig, check_adapter_name
 from keras_t5gemma2.messages import shown
@@ -118,10 +120,18 @@ class SavesAdapters(HasAdapters):
                 "call "
                 "`remove_adapter` first."
             )
-        if name not in self._adapter_configs:
-            self._add_adapter(name, stored.config)
-        adapters.assign(stored, self.backbone, name)
-        self.set_adapter(name)
+        own = [v for x in self._dense_layers().values() for v in _variables(x, name)]
+        values = [ops.copy(variable) for variable in own]
+        try:
+            with self._as_before_if_it_fails():
+                if name not in self._adapter_configs:
+                    self._add_adapter(name, stored.config)
+                adapters.assign(stored, self.backbone, name)
+                self.set_adapter(name)
+        except BaseException:
+            for variable, value in zip(own, values, strict=True):
+                variable.assign(value)
+            raise
 
     # The whole task ---------------------------------------------------------------------------
 
@@ -184,3 +194,7 @@ class SavesAdapters(HasAdapters):
                 self.load_adapter(path, name, allow_nonfinite)
             self.set_adapter(found.active)
         return self
+
+
+def _variables(layer, name):
+    return list(layer.adapters[name].variables.values()) if name in layer.adapters else []

@@ -89,8 +89,9 @@ class HasAdapters:
         'decoder/layer_0/attention/query/default_lora_a'
         """
         config = LoRAConfig(rank, alpha, dropout, target, use_rslora, use_dora)
-        self._add_adapter(name, config)
-        self.set_adapter(name)
+        with self._as_before_if_it_fails():
+            self._add_adapter(name, config)
+            self.set_adapter(name)
 
     def set_adapter(self, adapter):
         """Chooses the adapter that computes and trains.
@@ -105,15 +106,39 @@ class HasAdapters:
         weights = _weights(adapter)
         self._check_not_merged("another adapter is chosen")
         self._check_known(weights)
+        with self._as_before_if_it_fails():
+            self._activate(adapter if isinstance(adapter, str) else None, weights)
+            self._renew_optimizer()
+
+    def _activate(self, trained, weights):
         with self._switching_programs():
-            self._trained_adapter = adapter if isinstance(adapter, str) else None
-            self._adapter_weights = weights
+            self._trained_adapter, self._adapter_weights = trained, weights
         for layer in self._dense_layers().values():
             layer.active = dict(weights)
             for name, own in layer.adapters.items():
                 for variable in own.variables.values():
-                    variable.trainable = name == self._trained_adapter
-        self._renew_optimizer()
+                    variable.trainable = name == trained
+
+    @contextlib.contextmanager
+    def _as_before_if_it_fails(self):
+        """Takes back what the block adds and activates if it fails or is interrupted."""
+        of_adapters = self._trained_adapter, self._adapter_weights
+        names = ("_adapter_configs", "_optimized_adapter", "_unfrozen", "optimizer")
+        before = {name: getattr(self, name) for name in names if hasattr(self, name)}
+        trainable = [(variable, variable.trainable) for variable in self.variables]
+        try:
+            yield
+        except BaseException:
+            for layer in self._dense_layers().values():
+                for name in set(layer.adapters) - set(before["_adapter_configs"]):
+                    layer.remove_adapter(name)
+            for name, value in before.items():
+                setattr(self, name, value)
+            self._activate(*of_adapters)
+            for variable, was_trainable in trainable:
+                variable.trainable = was_trainable
+            self._track_anew()
+            raise
 
     def remove_adapter(self, name):
         """Removes an adapter. With the last one goes all that `enable_lora` did.
@@ -123,6 +148,9 @@ class HasAdapters:
         """
         self._check_not_merged("an adapter is removed")
         self._check_known([name])
+        _all_the_same(self._remove, name)
+
+    def _remove(self, name):
         if name in self._adapter_weights:
             self.set_adapter(None)
         for layer in self._dense_layers().values():
@@ -155,26 +183,44 @@ class HasAdapters:
         self._check_not_merged("adapters are merged again")
         if not self._adapter_weights:
             raise ValueError("There must be an active adapter to merge. Call `set_adapter` first.")
-        for layer in self._dense_layers().values():
-            layer.merge()
-            layer.active = {}
-        with self._switching_programs():
-            self._is_merged = True
+        self._change_kernels(self._merge_into, self._unmerge_from, True)
 
     def unmerge_adapter(self):
         """Takes the adapters out of the base weights, which are as before to rounding."""
         if not self._is_merged:
             raise ValueError("There is nothing to unmerge: call `merge_adapter` first.")
-        for layer in self._dense_layers().values():
-            layer.unmerge()
-            layer.active = dict(self._adapter_weights)
-        with self._switching_programs():
-            self._is_merged = False
+        self._change_kernels(self._unmerge_from, self._merge_into, False)
+
+    def _change_kernels(self, change, undo, is_merged):
+        """Changes the kernels of all layers, or of none if it fails or is interrupted."""
+        layers = self._dense_layers().values()
+        try:
+            for layer in layers:
+                change(layer)
+            with self._switching_programs():
+                self._is_merged = is_merged
+        except BaseException:
+            for layer in layers:
+                undo(layer)
+            self._is_merged = not is_merged
+            self._forget_programs()
+            raise
+
+    def _merge_into(self, layer):
+        layer.active = dict(self._adapter_weights)
+        layer.merge()
+        layer.active = {}
+
+    def _unmerge_from(self, layer):
+        layer.unmerge()
+        layer.active = dict(self._adapter_weights)
 
     def keep_merged(self):
         """Makes adapters that are merged a part of the base weights for good, and forgets them."""
-        if not self._is_merged:
-            return
+        if self._is_merged:
+            _all_the_same(self._keep_merged)
+
+    def _keep_merged(self):
         names = list(self._adapter_configs)
         for layer in self._dense_layers().values():
             layer.merged = None
@@ -329,6 +375,15 @@ class HasAdapters:
                 "The adapters are merged into the base weights. Call `unmerge_adapter()` before "
                 f"{what}."
             )
+
+
+def _all_the_same(change, *args):
+    """Calls what can only go forward; if it is interrupted, once more from its beginning."""
+    try:
+        change(*args)
+    except BaseException:
+        change(*args)
+        raise
 
 
 def _weights(adapter):

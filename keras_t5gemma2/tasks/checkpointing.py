@@ -7,7 +7,7 @@ import shutil
 import keras
 import numpy as np
 
-from keras_t5gemma2.disk import local_path
+from keras_t5gemma2.disk import check_writable, local_path
 from keras_t5gemma2.kernels import processes
 from keras_t5gemma2.kernels.take_over import take_over
 from keras_t5gemma2.messages import shown, shown_path
@@ -72,6 +72,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
                 "`TrainingCheckpoint` must be among the callbacks of `T5Gemma2Seq2SeqLM.fit`, "
                 f"which knows the order of the rows. Received: a model of type {type(self.model)}"
             )
+        if processes.index() == 0:
+            check_writable(self.directory)  # before an epoch is lost
         found = newest(self.directory)
         place = (-1, -1) if found is None else _place(found)
         places = processes.everywhere(place)

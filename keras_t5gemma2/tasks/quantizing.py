@@ -26,11 +26,15 @@ class QuantizesBackbone(OwnsQuantize):
             lm.quantize("int4", filters="^(encoder|decoder)/")
             lm.quantize("int8", filters="^embedder/")
         """
-        self.backbone.quantize(mode, config, filters)
-        self.keep_merged()
-        self._post_quantize(self.dtype_policy.quantization_mode)
-        self._forget_programs()
-        self._reset_optimizer()
+        before = self.backbone.quantized_layers
+        try:
+            self.backbone.quantize(mode, config, filters)
+        finally:  # interrupted, it has changed a part of the layers
+            if self.backbone.quantized_layers != before:
+                self.keep_merged()
+                self._post_quantize(self.dtype_policy.quantization_mode)
+                self._forget_programs()
+                self._reset_optimizer()
 
     def get_quantization_layer_structure(self, mode):
         return self.backbone.get_quantization_layer_structure(mode)
