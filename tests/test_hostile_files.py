@@ -412,7 +412,7 @@ def test_gguf_files_at_random(gguf, tmp_path):
             return T5Gemma2Seq2SeqLM.from_gemma3(path, preprocessor=None)
 
         outcomes[outcome_of(load, f"{kind} at {place}")] += 1
-    assert outcomes["refused"] > 10, outcomes
+    assert outcomes["refused"] > 0, outcomes
 
 
 @pytest.mark.parametrize(

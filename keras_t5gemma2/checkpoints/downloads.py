@@ -4,8 +4,6 @@ import contextlib
 import pathlib
 import re
 
-from keras_t5gemma2.messages import shown
-
 from keras_t5gemma2.messages import cause, shown
 
 # What a preset may have beside its weights.
