@@ -49,18 +49,18 @@ class LogsRates(keras.callbacks.Callback):
     """Adds `tokens_per_second` to the logs of steps and epochs.
 
     It is the mean of the epoch so far, from its begin to the end of the last step: with what the
-    first steps take to be compiled, without validation.
+    first steps take to be compiled, without validation. Of a task with `steps_per_execution`, the
+    tokens of the last of so many steps stand for each of them.
 
     Args:
-        steps_per_execution: int. Where it is more than 1, the tokens of the last of so many steps
-            stand for each of them.
+        task: `T5Gemma2Seq2SeqLM`. Keras gives no model to a callback in a list of the user's own.
     """
 
     async_safe = True  # steps do not wait for it
 
-    def __init__(self, steps_per_execution=1):
+    def __init__(self, task):
         super().__init__()
-        self.steps_per_execution = steps_per_execution
+        self.task = task
         self._lock = threading.Lock()
         self._begin(None)
 
@@ -72,7 +72,7 @@ class LogsRates(keras.callbacks.Callback):
         if tokens is None:  # of a step of the user's own
             return
         with self._lock:
-            self._tokens += tokens * self.steps_per_execution
+            self._tokens += tokens * self.task.steps_per_execution
             self._end = time.perf_counter()
             logs["tokens_per_second"] = self._per_second()
 
@@ -88,7 +88,7 @@ class LogsRates(keras.callbacks.Callback):
         logs["tokens_per_second"] = self._per_second()
 
     def _metrics(self):
-        results = self.model.get_metrics_result()
+        results = self.task.get_metrics_result()
         results = {name: ops.convert_to_numpy(value) for name, value in results.items()}
         return {name: float(value) for name, value in results.items() if np.ndim(value) == 0}
 
@@ -100,14 +100,14 @@ class LogsRates(keras.callbacks.Callback):
         return self._tokens / max(self._end - self._start, 1e-9)
 
 
-def with_rates(callbacks, steps_per_execution):
+def with_rates(callbacks, task):
     """The callbacks of `fit`, of which the first logs rates: the others see them.
 
     Args:
         callbacks: list, or a `keras.callbacks.CallbackList`.
-        steps_per_execution: int, as `keras.Model.compile` has it.
+        task: `T5Gemma2Seq2SeqLM`.
     """
-    rates = LogsRates(steps_per_execution)
+    rates = LogsRates(task)
     if isinstance(callbacks, keras.callbacks.CallbackList):
         callbacks.callbacks.insert(0, rates)
         return callbacks

@@ -424,7 +424,7 @@ class T5Gemma2Seq2SeqLM(
             data.can_add_rows = not self._needs_logits
         steps = kwargs.get("steps_per_epoch")
         callbacks, is_saved = with_places(kwargs.pop("callbacks", None), training, steps)
-        callbacks = with_rates(callbacks, self.steps_per_execution)
+        callbacks = with_rates(callbacks, self)
         reporting = reporting_steps(self, callbacks, kwargs.get("verbose", "auto"))
         options = {"validation_data": validation, **kwargs}
         with (
