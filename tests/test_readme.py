@@ -149,7 +149,7 @@ def _check_what_is_shared(lm):
         again = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset(directory)
         again.compile(sampler="greedy")
         assert again.generate(question, max_new_tokens=32) == answer, directory
-        # CARD assert pathlib.Path(directory, "README.md").is_file()
+        assert pathlib.Path(directory, "README.md").is_file()
 
 
 def _check_distribution(reader):
