@@ -94,6 +94,6 @@ def _token_ids(name, value, vocabulary_size):
         bound = f"to {vocabulary_size - 1}" if vocabulary_size else "on"
         raise ValueError(
             f"`{name}` must be token ids from 0 {bound}. Received: {name}={shown(value)}, with "
-            f"{outside[0]}"
+            f"{shown(outside[0])}"
         )
     return tuple(dict.fromkeys(found)) or None

@@ -39,9 +39,10 @@ class Columns:
                     f"{_nearest(name, known)}"
                 )
             if given.count(name) > 1:
+                olds = [old for old, new in self.renames.items() if new == name]
                 raise ValueError(
                     "`columns` must give each name to one column. Received: "
-                    f"{shown(name)} for {[old for old, new in self.renames.items() if new == name]}"
+                    f"{shown(name)} for {shown(olds)}"
                 )
         self._ignored, self._is_first, self._targets_are_noted = set(), True, False
 

@@ -149,7 +149,7 @@ def naming_batch(number):
     try:
         yield
     except (ValueError, TypeError) as error:
-        raise type(error)(f"In batch {number}: {cause(error)}") from error
+        raise type(error)(f"In batch {number}: {cause(error, 1500)}") from error
     finally:
         batch_number.reset(token)
 

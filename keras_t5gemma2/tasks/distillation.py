@@ -89,7 +89,7 @@ class TeacherSamples:
         try:
             return cls(*arrays, allow_nonfinite, source)
         except ValueError as error:
-            raise ValueError(f"{cause(error)}. The samples are those of {path}") from error
+            raise ValueError(f"{cause(error, 1000)}. The samples are those of {path}") from error
 
 
 def _check_finite(samples):
