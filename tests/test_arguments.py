@@ -92,7 +92,7 @@ def test_a_remedy_is_an_argument_of_the_class():
         (lambda **a: T5Gemma2DenoisingPreprocessor(TOKENIZER, **a), "DenoisingPreprocessor` has"),
     ],
 )
-@pytest.mark.parametrize("name", ["quantise", "scale", "add_bos"])
+@pytest.mark.parametrize("name", ["quantise", "scales", "add_both"])
 def test_constructors_refuse_unknown_arguments(make, message, name):
     with pytest.raises(TypeError, match=f"{message}.*`{name}`"):
         make(**{name: 1})

@@ -49,7 +49,7 @@ BAD_INPUTS = {
         {"decoder_padding_mask": changed(MASK, -1e9, "float32")},
         "must hold 1 where .*Received: -1000000000.0 in row 1, token 2",
     ),
-    "no mask": ({"encoder_padding_mask": None}, r"without \['encoder_padding_mask'\]"),
+    "no mask": ({"encoder_padding_mask": None}, "The arrays must hold .*`encoder_padding_mask`"),
     "one axis": ({"decoder_token_ids": IDS[0], "decoder_padding_mask": MASK[0]}, "rows, tokens"),
     "fewer rows": (
         {"decoder_token_ids": IDS[:1], "decoder_padding_mask": MASK[:1]},

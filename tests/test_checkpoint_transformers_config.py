@@ -290,7 +290,7 @@ def test_what_the_model_cannot_do_is_an_error(path, value):
     with pytest.raises(ValueError) as error:
         config_from_transformers(changed(SMALL, path, value))
     assert f"`{path}`" in str(error.value) or f"`{key}`" in str(error.value)
-    assert repr(value) in str(error.value)
+    assert repr(value)[:30] in str(error.value)
 
 
 @pytest.mark.parametrize(

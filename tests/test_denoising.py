@@ -1,5 +1,6 @@
 """Gaps in texts: properties of the function, and the layer that makes training data of texts."""
 
+import dataclasses
 import json
 
 import keras
@@ -246,7 +247,8 @@ def test_config_and_preset(tokenizer, texts, tmp_path):
     want = rows_of(*layer(texts))
     assert rows_of(*again(texts)) == want
 
-    T5Gemma2Seq2SeqLM(tiny_backbone(SMALL_CONFIG), layer).save_to_preset(tmp_path)
+    fitting = dataclasses.replace(SMALL_CONFIG, vocabulary_size=tokenizer.vocabulary_size())
+    T5Gemma2Seq2SeqLM(tiny_backbone(fitting), layer).save_to_preset(tmp_path)
     assert rows_of(*T5Gemma2DenoisingPreprocessor.from_preset(tmp_path)(texts)) == want
     task = T5Gemma2Seq2SeqLM.from_preset(tmp_path)
     assert type(task.preprocessor) is T5Gemma2DenoisingPreprocessor

@@ -211,7 +211,7 @@ def test_what_is_refused():
         lm.enable_lora(rank=2)
     with pytest.raises(ValueError, match="name='a/b'"):
         lm.enable_lora(rank=2, name="a/b")
-    with pytest.raises(ValueError, match="no adapter 'other'. The adapters are: default"):
+    with pytest.raises(ValueError, match="no adapter 'other'. The adapters are: 'default'"):
         lm.set_adapter({"default": 1.0, "other": 0.5})
     lm.set_adapter(None)
     with pytest.raises(ValueError, match="an active adapter to merge"):
