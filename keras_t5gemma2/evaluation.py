@@ -1,12 +1,11 @@
 """Evaluation by generating: texts for a set of rows, compared with their references."""
 
 import sys
-import warnings
 
 import keras
 
 from keras_t5gemma2.evaluation_run import Run, read, table_of_samples
-from keras_t5gemma2.messages import shown
+from keras_t5gemma2.messages import shown, warn
 from keras_t5gemma2.options import checked
 from keras_t5gemma2.text_metrics import METRICS, metric_functions
 
@@ -110,7 +109,7 @@ def evaluate_generation(
         if on_interrupt == "raise" or (on_interrupt == "auto" and not hasattr(sys, "ps1")):
             error.add_note(summary)
             raise
-        warnings.warn(summary, stacklevel=2)
+        warn(summary)
         return result
     return _result(run, functions)
 

@@ -216,7 +216,7 @@ def test_what_is_refused():
     lm.set_adapter(None)
     with pytest.raises(ValueError, match="an active adapter to merge"):
         lm.merge_adapter()
-    with pytest.raises(ValueError, match="active_adapter=None. Call `set_adapter` .* of default"):
+    with pytest.raises(ValueError, match="active_adapter=None. Call `set_adapter` .* of 'default'"):
         lm.fit(ROWS, verbose=0)
     lm.set_adapter("default")
     lm.merge_adapter()

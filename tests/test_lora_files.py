@@ -281,12 +281,8 @@ def test_keras_files(lm, tmp_path):
     other = adapted_task(seed=1)
     other.load_weights(tmp_path / "a.weights.h5")
     assert_same_values(adapter_values(other), adapter_values(lm))
-    with pytest.raises(
-        ValueError, match="a file with the adapters '?default'?, and a model with '?none'?"
-    ):
+    with pytest.raises(ValueError, match="adapters '?default'?, and a model with '?none'?"):
         small_task().load_weights(tmp_path / "a.weights.h5")
     small_task().save_weights(tmp_path / "base.weights.h5")
-    with pytest.raises(
-        ValueError, match="a file with the adapters '?none'?, and a model with '?default'?"
-    ):
+    with pytest.raises(ValueError, match="adapters '?none'?, and a model with '?default'?"):
         other.load_weights(tmp_path / "base.weights.h5")

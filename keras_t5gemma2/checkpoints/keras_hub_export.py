@@ -3,7 +3,6 @@
 import datetime
 import json
 import math
-import warnings
 
 import keras
 import keras_hub
@@ -25,6 +24,7 @@ from keras_t5gemma2.checkpoints.sources import KEY
 from keras_t5gemma2.checkpoints.streaming import num_bytes
 from keras_t5gemma2.disk import local_path
 from keras_t5gemma2.lora import targets
+from keras_t5gemma2.messages import warn
 
 _MODELS = "keras_hub.src.models.t5gemma2"
 _BYTES_PER_UNIT = 1024**3
@@ -135,11 +135,10 @@ def _warn_of_lost_vector(backbone, vector):
     row = backbone.embedder.table.embeddings[config.end_of_image_token_id]
     row = ops.convert_to_numpy(row).astype("float32") * np.float32(config.hidden_dim**0.5)
     if not np.allclose(row, ops.convert_to_numpy(vector.value).astype("float32"), 1e-2, 1e-2):
-        warnings.warn(
+        warn(
             "keras-hub's T5Gemma 2 without a vision tower reads its end-of-image token, of id "
             f"{config.end_of_image_token_id}, like any other. On text with this token its outputs "
-            "will not be those of this model.",
-            stacklevel=5,
+            "will not be those of this model."
         )
 
 

@@ -4,7 +4,6 @@ import difflib
 import os
 import pathlib
 import re
-import warnings
 from typing import NamedTuple
 
 import keras
@@ -25,7 +24,7 @@ from keras_t5gemma2.checkpoints.keras_hub_config import is_keras_hub
 from keras_t5gemma2.checkpoints.keras_hub_pairs import check_choice
 from keras_t5gemma2.checkpoints.transformers_files import read_json
 from keras_t5gemma2.lora.config import LoRAConfig, check_adapter_name
-from keras_t5gemma2.messages import cause, short_errors, shown
+from keras_t5gemma2.messages import cause, short_errors, shown, warn
 from keras_t5gemma2.options import checked
 from keras_t5gemma2.registry import presets
 
@@ -177,10 +176,9 @@ def load_task_preprocessor(cls, directory, text_only=False, **lengths):
                 "A length is one of the preprocessor, which needs a tokenizer. Received: "
                 f"{_listed(lengths)} for {directory}, which has no {reader.TOKENIZER_FILES}"
             )
-        warnings.warn(
+        warn(
             f"There is no {reader.TOKENIZER_FILES} in {directory}: the task has no preprocessor, "
-            "and takes and gives token ids.",
-            stacklevel=3,
+            "and takes and gives token ids."
         )
         return None
     return reader.load_preprocessor(cls, directory, text_only, **lengths)
