@@ -10,7 +10,7 @@ from small_tasks import ROWS, small_task
 
 from keras_t5gemma2 import T5Gemma2Seq2SeqLM
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.slow]  # minutes: each point runs all before it anew
 POINTS = 4
 
 
