@@ -130,7 +130,7 @@ def test_features_of_another_tower_are_refused(lm):
     row = {name: values[:1] for name, values in ROWS.items()}
     row["images"] = [ImageFeatures(np.zeros((1, 4, 23), "float32"))]
     for use in (lm.evaluate, lm.generate):
-        with pytest.raises(ValueError, match=r"images, 4, 24\).*shape \(1, 1, 4, 23\)"):
+        with pytest.raises(ValueError, match=r"images, 4, 24\).*shape \(.*, 4, 23\)"):
             use(row)
 
 

@@ -45,6 +45,9 @@ def programs_of(task):
     with _lock:
         if task._generating is None:
             task._generating = Programs()
+            # On TensorFlow, Keras sets no attribute that is the new value already: while there are
+            # programs, `generate_function` is not `None`, so that it can be set to it.
+            task.make_generate_function()
         return task._generating
 
 
