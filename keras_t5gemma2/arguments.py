@@ -3,13 +3,13 @@
 import difflib
 import inspect
 
-from keras_t5gemma2.messages import shown
+from keras_t5gemma2.messages import listed, shown
 
 # How many unknown names a message lists.
 _NAMES = 4
-# What every layer of Keras takes.
+# Every layer of Keras takes these.
 _OF_LAYERS = ("name", "trainable", "dtype")
-# What other libraries call it, and what to do here: an argument by its name, or a sentence.
+# Names of other libraries, each with its argument here or a sentence that says what to do.
 _ELSEWHERE = {
     "torch_dtype": "dtype",
     "load_in_8bit": 'quantize="int8"',
@@ -65,8 +65,7 @@ def check_known(function, given, known):
     known = list(dict.fromkeys(known))
     if unknown := [name for name in given if name not in known]:
         remedy = " ".join(filter(None, [_remedy(name, known) for name in unknown[:_NAMES]]))
-        names = ", ".join(f"`{shown(str(name))[1:-1]}`" for name in unknown[:_NAMES])
-        names += f" and {len(unknown) - _NAMES} more" if unknown[_NAMES:] else ""
+        names = listed([f"`{shown(str(name))[1:-1]}`" for name in unknown], _NAMES)
         noun = "argument" if len(unknown) == 1 else "arguments"
         takes = f"It takes {', '.join(known)}"
         raise TypeError(f"`{function}` has no {noun} {names}. {remedy}{' ' * bool(remedy)}{takes}")

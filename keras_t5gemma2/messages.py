@@ -65,9 +65,13 @@ def shown_names(names, most=_NAMES):
     >>> shown_names(["a", "b", "c", "d"], most=2)
     "'a', 'b' and 2 more"
     """
-    names = list(names)
-    text = ", ".join(shown(name) for name in names[:most])
-    return text if len(names) <= most else f"{text} and {len(names) - most} more"
+    return listed([shown(name) for name in names], most)
+
+
+def listed(texts, most=_NAMES):
+    """The first few of a list of short texts, and how many more there are."""
+    text = ", ".join(texts[:most])
+    return text if len(texts) <= most else f"{text} and {len(texts) - most} more"
 
 
 def cause(error, limit=_LONG_CAUSE):

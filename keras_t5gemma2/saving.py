@@ -18,7 +18,6 @@ from keras_t5gemma2.options import checked
 IMPORT = "import "
 
 _is_writing = contextvars.ContextVar("is_writing", default=False)
-_BYTES = {"float32": 4, "int32": 4, "uint32": 4, "bfloat16": 2, "float16": 2, "int8": 1, "uint8": 1}
 # Whether whoever builds a model from a preset's configuration adds the adapters from their files.
 _reads_files = contextvars.ContextVar("reads_files", default=False)
 
@@ -163,7 +162,7 @@ def _is_remote(path):
 def _sizes(model):
     """The bytes of each variable."""
     dtypes = ((v.shape, keras.backend.standardize_dtype(v.dtype)) for v in model.variables)
-    return [math.prod(shape) * _BYTES.get(dtype, 8) for shape, dtype in dtypes]
+    return [math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in dtypes]
 
 
 class LoadsFiniteWeights:

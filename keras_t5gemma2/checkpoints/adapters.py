@@ -178,7 +178,7 @@ def _parsed(text, path):
 
 
 def _terms(source):
-    """What a file says of the terms that it is shared under, where there are any."""
+    """The metadata of a file about the terms of its weights, where there are any."""
     if source is None:
         return {}
     notice = {"notice": GEMMA_NOTICE} if is_of_gemma(source) else {}

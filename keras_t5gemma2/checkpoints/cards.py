@@ -27,7 +27,7 @@ _MARK = "<!-- Written by keras_t5gemma2, which writes it anew only while nothing
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    """What a README says.
+    """The content of a README.
 
     Args:
         title: string.

@@ -39,7 +39,7 @@ def count_nonfinite(values):
 
 
 def nonfinite_message(what, source, values):
-    """What is said of a tensor that holds such values.
+    """The error message about a tensor that holds NaN or infinite values.
 
     Args:
         what: string, what the message calls the tensor.

@@ -136,7 +136,7 @@ def _without_tower(arrays, path):
     trained = [
         name
         for name in tower
-        # Of a product with B = 0 nothing comes; of lengths of columns it cannot be told.
+        # A product with B = 0 adds nothing. Lengths of columns may have been trained.
         if not name.endswith(".lora_A.weight")
         and (np.any(arrays[name]) or name.endswith(".lora_magnitude_vector"))
     ]

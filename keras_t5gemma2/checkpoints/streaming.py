@@ -19,6 +19,7 @@ from keras.src.backend.common import global_state
 from keras_t5gemma2.checkpoints.finite import is_finite, nonfinite_message
 from keras_t5gemma2.checkpoints.names import AS_IS, Layout
 from keras_t5gemma2.kernels.take_over import take_over, take_over_parts, takes_columns
+from keras_t5gemma2.messages import listed
 from keras_t5gemma2.quantization.layers import Quantizable
 
 # Values are copied out of a file in pieces, so that only a piece of the file is in memory.
@@ -198,9 +199,7 @@ def _layers_to_quantize(model, tensors_by_path):
 
 def list_names(names):
     """The first few of `names`, and how many more there are."""
-    shown = ", ".join(names[:_NAMES_IN_A_MESSAGE])
-    hidden = len(names) - _NAMES_IN_A_MESSAGE
-    return f"{shown} and {hidden} more" if hidden > 0 else shown
+    return listed(names, _NAMES_IN_A_MESSAGE)
 
 
 def num_bytes(variable):

@@ -14,9 +14,8 @@ from keras_t5gemma2.kernels.scaled import plain
 from keras_t5gemma2.messages import shown
 
 _BACKEND = importlib.import_module(f"keras_t5gemma2.kernels.{keras.config.backend()}")
-_forced = contextvars.ContextVar(
-    "forced", default=None
-)  # the name of the kernel that `use` asks for
+# The name of the kernel that `use` asks for.
+_forced = contextvars.ContextVar("forced", default=None)
 
 
 class KeyValues(NamedTuple):

@@ -52,13 +52,17 @@ def step_begins(what, data):
 class _Ending(keras.callbacks.Callback):
     """Reports the end of compiling, which is when the step that needed it has run."""
 
+    async_safe = True  # steps do not wait for it
+
     def __init__(self, steps):
         super().__init__()
-        self._steps = steps
+        self._steps, self._is_told = steps, compiling.is_told()
 
     def _end(self, batch, logs=None):
-        while self._steps:
-            compiling.ended_compiling(*self._steps.pop())
+        # Keras may call it in a thread of its own, which knows of no context, or in two at a time.
+        with contextlib.suppress(IndexError), compiling.told(self._is_told):
+            while self._steps:
+                compiling.ended_compiling(*self._steps.pop())
 
     on_train_batch_end = on_test_batch_end = on_predict_batch_end = _end
 
