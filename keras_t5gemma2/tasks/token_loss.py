@@ -8,7 +8,7 @@ import keras_hub
 from keras import ops
 
 from keras_t5gemma2 import kernels
-from keras_t5gemma2.messages import warn
+from keras_t5gemma2.messages import short_errors, warn
 from keras_t5gemma2.tasks.array_checks import IGNORED
 from keras_t5gemma2.tasks.compile_config import compile_config, compile_from
 from keras_t5gemma2.tasks.distillation import split_targets
@@ -54,6 +54,8 @@ class TrainsWithoutLogits:
                 "tokens `sample_weight` weighs. Received: "
                 f"loss_weights={kwargs['loss_weights']}"
             )
+        with short_errors():
+            sampler = keras_hub.samplers.get(sampler)
         self._token_loss = TokenLoss(weighted_metrics == "auto") if loss == "auto" else None
         if weighted_metrics == "auto":
             weighted_metrics = None if loss == "auto" else metrics_of_logits()
