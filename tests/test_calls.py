@@ -35,7 +35,7 @@ def ids(lm, inputs, how="generate", new=12, **options):
 # The sampler after `compile`
 
 
-@pytest.mark.parametrize("how", ["generate", "stream"])
+@pytest.mark.parametrize("how", ["generate", pytest.param("stream", marks=pytest.mark.once)])
 def test_a_changed_sampler_takes_effect(rng, how):
     inputs = token_inputs(rng, (5,), (1,))
     lm = new_task(keras_hub.samplers.TopKSampler(k=5, seed=3, temperature=50.0))
@@ -160,6 +160,7 @@ def test_a_step_of_training_leaves_calls_of_other_threads_alone():
     assert shapes == [lm.backbone.config.vocabulary_size] == [lm(x).shape[-1]]
 
 
+@pytest.mark.once
 def test_threads_generate_what_one_gives(rng):
     """Also while they trace, with caches of their own, and while others stream."""
     lm = new_task("greedy")

@@ -329,6 +329,7 @@ def test_bfloat16_file(saved, tmp_path):
     check_same_weights(load_backbone(narrow), load_backbone(wide))
 
 
+@pytest.mark.once
 def test_no_weights(saved, loaded, tmp_path):
     (tmp_path / "config.json").write_text((saved / "config.json").read_text())
     backbone = load_backbone(tmp_path, load_weights=False, name="mine")

@@ -41,6 +41,7 @@ def batches():
 
 
 INPUTS = {"encoder_text": MIXED["encoder_text"]}
+ONCE = pytest.mark.once
 CALLS = {
     "encode": lambda lm: lm.encode(INPUTS),
     "generate": lambda lm: lm.generate(INPUTS, max_new_tokens=2),
@@ -60,7 +61,9 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(
+    "call", [c if c in ("fit", "generate") else pytest.param(c, marks=ONCE) for c in CALLS]
+)
 def test_one_warning_names_row_tokens_and_cap(lm, warned, call):
     CALLS[call](lm)
     (message,) = warned()
@@ -77,6 +80,7 @@ def test_a_warning_points_at_the_line_of_the_caller(lm):
         assert {w.filename for w in found if w.category is UserWarning} == {__file__}
 
 
+@pytest.mark.once
 def test_a_stream_of_batches_warns_once_and_names_the_batch(lm, warned):
     lm.fit(batches(), verbose=0)
     (message,) = warned()
@@ -85,6 +89,7 @@ def test_a_stream_of_batches_warns_once_and_names_the_batch(lm, warned):
     assert warned() == []
 
 
+@pytest.mark.once
 def test_both_streams_in_one_warning(lm, warned):
     rows = {"encoder_text": ["a", LONG], "decoder_text": [LONG, "b"]}
     lm.fit(rows, verbose=0)
@@ -94,6 +99,7 @@ def test_both_streams_in_one_warning(lm, warned):
     assert f"`decoder_text` of row 0 has {COUNT} tokens, of which the first 9 are read" in message
 
 
+@pytest.mark.once
 def test_nothing_is_said_where_nothing_is_cut(lm, warned):
     lm.preprocessor.encoder_sequence_length = COUNT
     try:
@@ -106,6 +112,7 @@ def test_nothing_is_said_where_nothing_is_cut(lm, warned):
     assert warned() == []
 
 
+@pytest.mark.once
 def test_score_refuses_a_target_that_it_would_cut(lm, warned):
     rows = {"encoder_text": ["a", "b"], "decoder_text": ["a dog", LONG]}
     with pytest.raises(ValueError, match=f"row 1 with {COUNT} tokens, and decoder_sequence_len"):

@@ -235,6 +235,7 @@ def test_prompts_stay_as_they_are(tokenizer):
         np.testing.assert_array_equal(value, want[name])
 
 
+@pytest.mark.once
 def test_config_and_preset(tokenizer, texts, tmp_path):
     options = {"denoisers": [[0.3, 2.0, 1.0]], "first_sentinel": "<unused6235>", "seed": 5}
     layer = preprocessor(tokenizer, truncate=False, encoder_sequence_length=90, **options)
@@ -298,6 +299,7 @@ def test_a_first_sentinel_that_is_none_is_an_error(first, tokenizer):
         sentinels(tokenizer, first)
 
 
+@pytest.mark.once
 def test_fit_on_plain_text(tokenizer, texts):
     """A text learned by heart: its gaps are filled better and better."""
     lm = tiny_task(vision=False, config=SMALL_CONFIG)

@@ -185,6 +185,7 @@ def expected_loss(student, teacher, rows, label_weight=0.0):
     return (weights * losses).sum() / weights.sum()
 
 
+@pytest.mark.once
 def test_live_teacher_gives_the_cross_entropy_with_it(teacher):
     """And with the labels, as much as they are to count."""
     student = small_task(learning_rate=0.0)
@@ -195,6 +196,7 @@ def test_live_teacher_gives_the_cross_entropy_with_it(teacher):
     assert history["loss"][0] == pytest.approx(want, rel=1e-4)
 
 
+@pytest.mark.once
 def test_stored_samples_go_with_their_rows(teacher):
     """In any order of the rows, and in batches of one."""
     student = small_task(learning_rate=0.0)

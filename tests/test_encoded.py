@@ -176,6 +176,7 @@ def test_auto_shares_where_keys_and_values_would_be_large(lm, rng, monkeypatch):
     assert remember((), small).shared
 
 
+@pytest.mark.once
 def test_many_rows_come_in_order(lm, rng):
     lengths = tuple(int(n) for n in rng.integers(1, 60, 11))
     inputs = token_inputs(rng, lengths, (1,) * 11)

@@ -38,6 +38,7 @@ def vector(lm):
     return np.concatenate([np.ravel(w) for w in lm.get_weights()])
 
 
+@pytest.mark.once
 def test_accumulated_gradients_are_those_of_the_larger_batch(lm):
     start = vector(lm)
     optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)

@@ -86,10 +86,12 @@ def check_evaluate(lm, source, want, **options):
     np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
+@pytest.mark.once
 def test_the_losses_of_the_two_sets_differ(losses):
     assert abs(losses["mixed"] - losses["equal"]) > 1e-3
 
 
+@pytest.mark.once
 def test_rows_in_memory(lm, losses):
     check(lm, lambda: row_dicts(MIXED), losses["mixed"], batch_size=2)
     tensors = {**EQUAL, "images": keras.ops.convert_to_tensor(EQUAL["images"])}
@@ -133,6 +135,7 @@ GENERATORS = {
 }
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", GENERATORS)
 def test_generators(lm, losses, name):
     source, rows = GENERATORS[name]
@@ -227,6 +230,7 @@ def test_shuffled_rows_are_each_seen_once(lm):
     assert first != second
 
 
+@pytest.mark.once
 def test_batches_without_images_train_quietly(lm):
     """That the projector of images has no gradient then is no reason to warn; all else is."""
     texts = {"encoder_text": ["the cat", "a"], "decoder_text": ["a dog", "the"]}

@@ -183,6 +183,7 @@ def test_decoder_is_keras_hub_s_model(changes, rng, tmp_path):
     assert windows == ([6] * 5 + [None, 6] if has_windows else [None] * 2)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("is_sharded", [False, pytest.param(True, marks=pytest.mark.once)])
 def test_preset_that_sees_images(is_sharded, images, tmp_path):
     theirs = hub_backbone(vision=True, num_layers=1)
@@ -326,6 +327,7 @@ def _changed(preset, target, changes):
 # Two models -----------------------------------------------------------------------------------
 
 
+@pytest.mark.once
 def test_stacks_of_different_sizes(rng, tmp_path):
     """A deep encoder of a preset, a shallow decoder of a directory with other heads."""
     (tmp_path / "encoder").mkdir()

@@ -65,7 +65,7 @@ def assert_tokens_equal(got, want):
         assert not wanted[length:].any()
 
 
-@pytest.mark.parametrize("prompt_length", [1, 9])
+@pytest.mark.parametrize("prompt_length", [pytest.param(1, marks=pytest.mark.once), 9])
 def test_greedy(pair, prompt_length):
     reference, lm = pair
     inputs = make_inputs(prompt_length)
@@ -74,6 +74,7 @@ def test_greedy(pair, prompt_length):
     assert_tokens_equal(got, reference_tokens(reference, inputs, eos_token_id=None))
 
 
+@pytest.mark.once
 def test_greedy_with_stop_tokens(pair):
     """Two ids that come up at different times in different rows end those rows."""
     reference, lm = pair
@@ -86,6 +87,7 @@ def test_greedy_with_stop_tokens(pair):
     assert sorted(got["decoder_padding_mask"].sum(1).tolist())[0] <= 6
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "sampler", [pytest.param("keras_hub object", marks=pytest.mark.once), "name"]
 )

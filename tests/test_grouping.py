@@ -58,7 +58,9 @@ def test_the_longest_rows_come_first_where_nothing_is_shuffled():
     assert by_length(np.array([4, 0, 2]), [3, 9, 3, 9, 8]).tolist() == [4, 0, 2]
 
 
-@pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
+@pytest.mark.parametrize(
+    "method", ["fit", *(pytest.param(m, marks=pytest.mark.once) for m in ("evaluate", "predict"))]
+)
 def test_short_and_long_rows_are_kept_apart(lm, shapes, method):  # noqa: F811
     def lengths_of_batches(**options):
         shapes.clear()
@@ -91,6 +93,7 @@ def test_each_row_is_seen_once_in_an_order_that_the_seed_gives(lm):
         assert sorted(n for batch in batches for n in batch) == list(range(1, 13))
 
 
+@pytest.mark.once
 def test_results_are_those_of_rows_in_order(lm):
     losses = [
         lm.evaluate(ROWS, batch_size=2, verbose=0, group_by_length=grouped)

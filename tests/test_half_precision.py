@@ -142,7 +142,8 @@ def test_float16_with_an_assistant(exact):
     assert lm.generate(rows, assistant="prompt_lookup", **options) == want
 
 
-@pytest.mark.parametrize("way", ["blocks of 8", pytest.param("int4 columns", marks=ONCE)])
+@ONCE
+@pytest.mark.parametrize("way", ["blocks of 8", "int4 columns"])
 def test_float16_of_integers(way):
     floats, lm = (large_task(dtype, WAYS[way]) for dtype in ("float32", "float16"))
     assert distance(lm.predict(ROWS, verbose=0), floats.predict(ROWS, verbose=0)) < 1e-2
@@ -176,6 +177,7 @@ def test_float16_of_long_inputs(rng, exact):
     assert distance(got, want) < 1e-2
 
 
+@pytest.mark.once
 def test_float16_of_images(rng):
     config = dataclasses.replace(SMALL_CONFIG, vision=VISION)
     inputs = token_inputs(rng, (13, 8), (3, 9), images=1)
@@ -226,6 +228,7 @@ def test_logits_are_float32_in_every_policy(dtype):
     assert scores.dtype == "float32" and np.isfinite(scores).all()
 
 
+@ONCE
 @pytest.mark.parametrize("dtype", POLICIES)
 def test_fit_and_generate_in_every_policy(dtype):
     lm = small_task(dtype=dtype)

@@ -52,6 +52,7 @@ def _objects(images):
     return array
 
 
+@pytest.mark.once
 def test_every_form_through_every_entry(lm, forms):
     images, arrays = forms
     given, want = _rows(images), _rows(arrays)

@@ -45,6 +45,7 @@ def test_the_largest_of_a_token_and_head_is_127(rng):
     assert (error <= 0.501 * numbers(scaled.scales)).all()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("queries", "rows"),
     [(5, 6), *(pytest.param(*case, marks=pytest.mark.once) for case in [(5, 2), (11, 2), (11, 6)])],
@@ -73,7 +74,7 @@ def test_attention_is_that_over_what_the_numbers_stand_for(rng, queries, rows):
     np.testing.assert_allclose(attend(False), attend(True), **TOLERANCE["float32"])
 
 
-@pytest.mark.parametrize("kind", ["projected", "shared"])
+@pytest.mark.parametrize("kind", ["projected", pytest.param("shared", marks=pytest.mark.once)])
 def test_hidden_states_are_near_those_of_the_model(lm, rng, kind):
     arrays = generation.pad_rows(generation.rows_of_arrays(token_inputs(rng, (13, 7), (4, 2))), 5)
     inputs = {name: ops.convert_to_tensor(value) for name, value in arrays.items()}
@@ -95,7 +96,8 @@ def test_hidden_states_are_near_those_of_the_model(lm, rng, kind):
 # What it takes
 
 
-@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.once), "bfloat16"])
+@pytest.mark.once
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_memory_is_a_byte_for_each_number_and_a_scale_for_each_token_and_head(rng, dtype):
     width, heads = 64, 2
     (attention,) = SMALL_CONFIG.decoder.layers

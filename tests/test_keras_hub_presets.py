@@ -65,6 +65,7 @@ def test_outputs_are_those_of_keras_hub(presets, kind):
     np.testing.assert_allclose(logits_of(lm, kind == "vision"), wanted, **CLOSE)
 
 
+@pytest.mark.once
 def test_the_config_is_translated(vision_preset):
     config = T5Gemma2Backbone.from_preset(vision_preset, load_weights=False).config
 

@@ -38,6 +38,7 @@ def exported(tmp_path_factory):
     return path
 
 
+@pytest.mark.once
 def test_an_export_keeps_the_caps_and_arguments_change_them(exported):
     lm = T5Gemma2Seq2SeqLM.from_preset(exported)
     assert caps(lm) == (64, 48)

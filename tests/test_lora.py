@@ -72,6 +72,7 @@ def test_trained_switched_merged_and_unmerged():
     assert generated(lm) == tuned_text
 
 
+@pytest.mark.once
 def test_each_choice_of_adapters_has_the_programs_of_all_caches():
     """Of calls with and without the adapter, and with two caches, none reads the other's."""
     lm = small_task()
@@ -122,6 +123,7 @@ def test_several_adapters_and_their_sum():
     assert np.abs(mixed - one).max() > 0.1
 
 
+@pytest.mark.once
 def test_the_optimizer_holds_adapters_only():
     """Of a task that is compiled after its adapter came; Adam has two variables a weight."""
     lm = T5Gemma2Seq2SeqLM(tiny_backbone(CONFIG), small_task().preprocessor, compile=False)
@@ -231,6 +233,7 @@ def test_what_is_refused():
             refused()
 
 
+@pytest.mark.once
 def test_keras_hubs_calls_on_a_backbone_are_those_of_its_task(tmp_path):
     lm = small_task()
     lm.backbone.enable_lora(3)

@@ -54,6 +54,7 @@ def assert_same_values(found, expected):
         np.testing.assert_array_equal(found[path], value)
 
 
+@pytest.mark.once
 def test_a_saved_adapter_on_a_fresh_base(file, logits):
     fresh = small_task()
     fresh.load_adapter(file)

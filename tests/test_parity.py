@@ -84,6 +84,7 @@ def test_batch_of_one_and_prompt_of_one_token(pair):
     assert largest_difference(*pair, inputs) < ATOL
 
 
+@pytest.mark.once
 def test_bfloat16_errs_no_more_than_the_reference():
     """Both against float32: root mean square over the logits of two models, 128 rows of text."""
     squares = np.zeros(2)

@@ -76,6 +76,7 @@ def our_logits(lm, x):
     return ops.convert_to_numpy(lm.predict_on_batch(x))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "variant",
     ["plain", *(pytest.param(name, marks=pytest.mark.once) for name in ("dora", "rslora"))],

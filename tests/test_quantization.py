@@ -25,6 +25,7 @@ def test_logits(pair):
     assert np.abs(got - small_task().predict(ROWS, verbose=0)).max() > 1e-3
 
 
+@pytest.mark.once
 def test_the_loss_which_forms_no_logits(pair):
     lm, floats = pair
     got, wanted = lm.evaluate(ROWS, verbose=0), floats.evaluate(ROWS, verbose=0)
@@ -48,6 +49,7 @@ def test_streaming(pair):
     assert pieces[0] == pieces[1] != ""
 
 
+@pytest.mark.once
 def test_a_training_step(pair):
     """What is not quantized is trained, by gradients through what is."""
     losses = []

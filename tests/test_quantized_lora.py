@@ -71,6 +71,7 @@ def test_an_adapter_in_a_file(lm, tmp_path):
     assert text == lm.generate("the cat", max_new_tokens=4)
 
 
+@pytest.mark.once
 def test_merged_and_unmerged(lm):
     """Merged weights are within half a step of their sum; the integers of before come back."""
     before, beside = codes(lm), lm.predict(ROWS, verbose=0)

@@ -41,6 +41,7 @@ def _nested(tf, rows):
     return tf.RaggedTensor.from_row_lengths(images, [len(row) for row in rows])
 
 
+@pytest.mark.once
 def test_ragged_images_are_those_of_a_list(image_lm):
     """Padding would show: the images would have black borders."""
     lm = image_lm

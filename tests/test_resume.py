@@ -67,6 +67,7 @@ def uninterrupted(request):
     return request.param, run(lm), [keras.ops.convert_to_numpy(w) for w in lm.weights]
 
 
+@pytest.mark.once
 def test_losses_and_weights_are_those_of_a_run_that_was_not_interrupted(tmp_path, uninterrupted):
     """Killed in the middle of an epoch and once more behind the end of one."""
     is_lora, want, want_weights = uninterrupted

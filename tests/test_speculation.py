@@ -55,7 +55,7 @@ def reads(monkeypatch, lm):
 
 
 @pytest.mark.parametrize(
-    "name", ["lookup", *(pytest.param(name, marks=pytest.mark.once) for name in ("far", "near"))]
+    "name", ["near", *(pytest.param(name, marks=pytest.mark.once) for name in ("far", "lookup"))]
 )
 def test_the_tokens_are_those_of_the_greedy_sampler(lm, assistants, name, rng, reads):
     """Past several windows; a prompt of one token and one that is longer than a ring."""
@@ -84,6 +84,7 @@ def test_a_perfect_assistant_saves_all_steps_but_one_in_five(lm, rng, reads, mon
     assert reads == [8, 8, 8, 8]  # 30 tokens, of which the last has no proposal of its own
 
 
+@pytest.mark.once
 def test_a_row_ends_at_its_stop_token_and_its_length(lm, assistants, rng):
     inputs = token_inputs(rng, (13, 7), (2, 6))
     free = lm.generate(inputs, stop_token_ids=None, max_new_tokens=30)["decoder_token_ids"]
@@ -104,6 +105,7 @@ def test_text(rng):
     )
 
 
+@pytest.mark.once
 def test_wrong_tokens_leave_nothing_behind(lm, rng):
     """Logits, to rounding, where tokens alone would hide small differences."""
     inputs = token_inputs(rng, (13,), (36,))

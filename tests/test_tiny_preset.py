@@ -40,6 +40,7 @@ def predict(sample):
     return {task: part.tolist() for task, part in zip(sample, parts, strict=True)}
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("task", "least"),
     [

@@ -30,6 +30,7 @@ def traces(monkeypatch):
     return found
 
 
+@pytest.mark.once
 def test_generate_of_warm_sizes_compiles_nothing(traces, rng):
     lm = T5Gemma2Seq2SeqLM(tiny_backbone(SMALL_CONFIG))
     lm.compile(sampler="greedy")
