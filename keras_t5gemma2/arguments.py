@@ -2,6 +2,9 @@
 
 import difflib
 import inspect
+import re
+
+import numpy as np
 
 from keras_t5gemma2.messages import listed, shown
 
@@ -106,6 +109,31 @@ def check_constructor(layer, given, *more):
                 f"`{cls.__name__}.from_preset`. keras-hub's own `from_preset` does not know it"
             )
         check_known(cls.__name__, unknown, arguments_of(cls))
+
+
+def check_file_name(**given):
+    """Raises where a file that a preset is written to might lie outside of its directory.
+
+    Args:
+        **given: one argument by its name.
+    """
+    for name, value in given.items():
+        if not isinstance(value, str) or not re.fullmatch(r"\w[\w-]*\.json", value):
+            raise ValueError(
+                f"`{name}` must be the plain name of a JSON file, such as 'tokenizer.json'. "
+                f"Received: {name}={shown(value)}"
+            )
+
+
+def check_flags(**given):
+    """Raises where a flag is neither true nor false.
+
+    Args:
+        **given: values by the name of the argument.
+    """
+    for name, value in given.items():
+        if not isinstance(value, (bool, np.bool_)):
+            raise TypeError(f"`{name}` must be True or False. Received: {name}={shown(value)}")
 
 
 def arguments_of(cls):

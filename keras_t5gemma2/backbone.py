@@ -9,6 +9,7 @@ from keras import ops
 from keras_t5gemma2 import distribution, sharding
 from keras_t5gemma2.arguments import check_constructor, check_loading
 from keras_t5gemma2.config import BackboneConfig
+from keras_t5gemma2.config_parts import check_parts
 from keras_t5gemma2.layers import Embedder
 from keras_t5gemma2.lora.through_task import AdaptsThroughTask
 from keras_t5gemma2.quantization import plans
@@ -232,6 +233,7 @@ class T5Gemma2Backbone(
 
     @classmethod
     def from_config(cls, config):
+        check_parts(cls, config)
         adapters = config.get("adapters", ())
         check_reads_adapters(adapters)
         return super().from_config({k: v for k, v in config.items() if k != "adapters"})

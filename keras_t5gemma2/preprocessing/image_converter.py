@@ -5,7 +5,7 @@ import keras_hub
 import numpy as np
 import PIL.Image
 
-from keras_t5gemma2.arguments import check_constructor
+from keras_t5gemma2.arguments import check_constructor, check_flags
 from keras_t5gemma2.backbone import T5Gemma2Backbone
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.preprocessing.containers import images_of
@@ -91,6 +91,7 @@ class T5Gemma2ImageConverter(
         check_at_least_one(
             min_crop_size=min_crop_size, max_num_crops=max_num_crops, max_pixels=max_pixels
         )
+        check_flags(pan_and_scan=pan_and_scan)
         check_fixed("T5Gemma2ImageConverter", kwargs, _FIXED)
         check_constructor(self, kwargs)
         # The base class's own resizing layer only keeps the size.

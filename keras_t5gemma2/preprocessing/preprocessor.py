@@ -4,8 +4,9 @@ import keras
 import keras_hub
 import numpy as np
 
-from keras_t5gemma2.arguments import check_constructor
+from keras_t5gemma2.arguments import check_constructor, check_file_name, check_flags
 from keras_t5gemma2.backbone import T5Gemma2Backbone
+from keras_t5gemma2.config_parts import check_parts
 from keras_t5gemma2.messages import short_errors, shown
 from keras_t5gemma2.options import checked
 from keras_t5gemma2.preprocessing.cuts import Cuts, one_warning
@@ -108,8 +109,10 @@ class T5Gemma2Seq2SeqLMPreprocessor(
         **kwargs,
     ):
         check_constructor(self, kwargs, "config_file")
+        check_file_name(config_file=kwargs.get("config_file", "preprocessor.json"))
         super().__init__(tokenizer, encoder_sequence_length, decoder_sequence_length, **kwargs)
         check_at_least_one(tokens_per_image=tokens_per_image)
+        check_flags(truncate=truncate)
         self.image_converter = image_converter
         self.tokens_per_image = tokens_per_image
         self.truncate = truncate
@@ -282,6 +285,18 @@ class T5Gemma2Seq2SeqLMPreprocessor(
             "tokens_per_image": self.tokens_per_image,
             "truncate": self.truncate,
         }
+
+    @classmethod
+    def from_config(cls, config):
+        check_parts(
+            cls,
+            config,
+            tokenizer=cls.tokenizer_cls,
+            image_converter=cls.image_converter_cls,
+            audio_converter=None,
+            video_converter=None,
+        )
+        return super().from_config(config)
 
     @classmethod
     def _add_missing_kwargs(cls, loader, kwargs):

@@ -6,7 +6,7 @@ import keras
 import keras_hub
 import numpy as np
 
-from keras_t5gemma2.arguments import check_constructor
+from keras_t5gemma2.arguments import check_constructor, check_file_name
 from keras_t5gemma2.backbone import T5Gemma2Backbone
 from keras_t5gemma2.messages import cause, shown
 from keras_t5gemma2.preprocessing.numpy_call import NumpyCall, check_fixed
@@ -99,6 +99,7 @@ class T5Gemma2Tokenizer(
     def __init__(self, proto=None, **kwargs):
         check_fixed("T5Gemma2Tokenizer", kwargs, _FIXED)
         check_constructor(self, kwargs, "config_file")
+        check_file_name(config_file=kwargs.get("config_file", "tokenizer.json"))
         super().__init__(dtype="int32", **kwargs)
         self.file_assets = [VOCABULARY_FILE]
         self.set_proto(proto)

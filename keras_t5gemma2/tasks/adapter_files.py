@@ -3,8 +3,10 @@
 import dataclasses
 import pathlib
 
+import keras_hub
 from keras import ops
 
+from keras_t5gemma2.config_parts import check_parts
 from keras_t5gemma2.disk import local_path
 from keras_t5gemma2.lora.config import LoRAConfig, check_adapter_name
 from keras_t5gemma2.messages import shown
@@ -144,6 +146,8 @@ class SavesAdapters(HasAdapters):
 
     @classmethod
     def from_config(cls, config):
+        parts = {"backbone": cls.backbone_cls, "preprocessor": keras_hub.models.Preprocessor}
+        check_parts(cls, config, **parts)
         adapters = config.get("adapters")
         lm = super().from_config({k: v for k, v in config.items() if k != "adapters"})
         if adapters is None:

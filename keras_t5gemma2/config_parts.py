@@ -1,0 +1,79 @@
+"""What a config may hold where Keras makes objects of it: only a class that belongs there.
+
+Keras makes whatever object a config names, in the place of any argument, and then whatever that
+one's config names. A preset comes from anybody, so this is checked before anything is made.
+"""
+
+import inspect
+
+import keras
+
+from keras_t5gemma2.messages import shown
+
+
+def check_parts(cls, config, **parts):
+    """Raises where an object inside a config is not of the class that belongs there.
+
+    Args:
+        cls: class whose `from_config` gets the config.
+        config: dict. Its `dtype` may describe a dtype policy and nothing else.
+        **parts: for each key that Keras makes an object of, the class that it must be or be
+            derived from; `None` where there must be no object.
+
+    Raises:
+        ValueError: another object is described; the message names key, rule and class.
+    """
+    for key, base in parts.items():
+        value = config.get(key)
+        if isinstance(value, dict) and not _is_a(value, base):
+            rule = "not be there" if base is None else f"describe a {base.__name__}, registered"
+            raise _error(cls, key, rule, value)
+    for value in _objects_in(config.get("dtype")):
+        if not _is_policy(value):
+            raise _error(cls, "dtype", "describe a dtype policy of Keras", value)
+
+
+def _is_a(value, base):
+    found = keras.saving.get_registered_object(str(value.get("registered_name")))
+    is_plain = _is_class_name(value.get("class_name"))
+    return is_plain and None not in (base, found) and _is_derived(found, base)
+
+
+def _is_policy(value):
+    """Whether Keras makes a dtype policy of a dict: by its registered name, or one of its own."""
+    policy = keras.dtype_policies.DTypePolicy
+    name, class_name = value.get("registered_name"), value.get("class_name")
+    found = keras.saving.get_registered_object(str(name))
+    if found is None:
+        found = getattr(keras.dtype_policies, str(class_name), None)
+    return _is_class_name(class_name) and _is_derived(found, policy)
+
+
+def _is_class_name(name):
+    """Whether Keras looks for a class: it takes other names for functions, code and tensors."""
+    return isinstance(name, str) and name != "function" and not name.startswith("__")
+
+
+def _is_derived(found, base):
+    return inspect.isclass(found) and issubclass(found, base)
+
+
+def _objects_in(value):
+    """Every dict in a value, itself included, that names a class."""
+    if isinstance(value, dict):
+        if "class_name" in value:
+            yield value
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _objects_in(part)
+
+
+def _error(cls, key, rule, value):
+    names = ", ".join(
+        f"{name}={shown(value.get(name))}" for name in ("class_name", "module", "registered_name")
+    )
+    return ValueError(
+        f"`{key}` in the config of a {cls.__name__} must {rule}: nothing else that a file names is "
+        f"made or run. Received: {names}"
+    )
