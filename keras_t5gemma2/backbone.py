@@ -236,7 +236,8 @@ class T5Gemma2Backbone(
         check_parts(cls, config)
         adapters = config.get("adapters", ())
         check_reads_adapters(adapters)
-        return super().from_config({k: v for k, v in config.items() if k != "adapters"})
+        fields = {k: v for k, v in config.items() if k != "adapters"}
+        return super().from_config({**fields, **_checked_fields(cls, fields)})
 
     def _finish_preset(self, directory, place):
         from keras_t5gemma2.checkpoints import preset_files
@@ -380,6 +381,21 @@ class T5Gemma2Backbone(
 # what keras-hub says that it does not know.
 _NAME = f"{IMPORT}{keras.saving.get_registered_name(T5Gemma2Backbone)}"
 keras.saving.get_custom_objects()[_NAME] = T5Gemma2Backbone
+
+
+def _checked_fields(cls, fields):
+    """What a config describes of the model's sizes and quantized layers, which a file may get
+    wrong."""
+    from keras_t5gemma2.checkpoints import own_presets, quantized_layers
+    from keras_t5gemma2.checkpoints.limits import check_size
+
+    origin = f"a {cls.__name__}"
+    config = fields.get("config")
+    if not isinstance(config, BackboneConfig):
+        config = own_presets.backbone_config(origin, config)
+        check_size(config, origin)
+    modes = quantized_layers.quantized_layers(origin, config, fields.get("quantized_layers"))
+    return {"config": config, "quantized_layers": modes}
 
 
 def _inputs(config):

@@ -11,12 +11,13 @@ import keras
 from keras_t5gemma2.messages import shown
 
 
-def check_parts(cls, config, **parts):
+def check_parts(cls, config, required=(), **parts):
     """Raises where an object inside a config is not of the class that belongs there.
 
     Args:
         cls: class whose `from_config` gets the config.
         config: dict. Its `dtype` may describe a dtype policy and nothing else.
+        required: the keys that may not be `None`.
         **parts: for each key that Keras makes an object of, the class that it must be or be
             derived from; `None` where there must be no object.
 
@@ -25,7 +26,12 @@ def check_parts(cls, config, **parts):
     """
     for key, base in parts.items():
         value = config.get(key)
-        if isinstance(value, dict) and not _is_a(value, base):
+        is_sound = value is not None or key not in required
+        if isinstance(value, dict):
+            is_sound = _is_a(value, base)
+        elif isinstance(value, (str, int, float, list, tuple)):
+            is_sound = False
+        if not is_sound:
             rule = "not be there" if base is None else f"describe a {base.__name__}, registered"
             raise _error(cls, key, rule, value)
     for value in _objects_in(config.get("dtype")):
@@ -70,9 +76,10 @@ def _objects_in(value):
 
 
 def _error(cls, key, rule, value):
-    names = ", ".join(
-        f"{name}={shown(value.get(name))}" for name in ("class_name", "module", "registered_name")
-    )
+    names = f"{key}={shown(value)}"
+    if isinstance(value, dict):
+        parts = ("class_name", "module", "registered_name")
+        names = ", ".join(f"{name}={shown(value.get(name))}" for name in parts)
     return ValueError(
         f"`{key}` in the config of a {cls.__name__} must {rule}: nothing else that a file names is "
         f"made or run. Received: {names}"

@@ -78,7 +78,7 @@ def load_backbone(
     """
     path = pathlib.Path(directory, "config.json")
     fields = _fields(path, read_json(directory, path.name))
-    config = _config(path, BackboneConfig, "config.config", fields.get("config"))
+    config = backbone_config(path, fields.get("config"))
     if text_only:
         config = dataclasses.replace(config, vision=None)
     check_size(config, path)
@@ -106,6 +106,19 @@ def load_backbone(
     rows, integers = rows_in_file(config, modes)
     tensors = stored_tensors(directory, rows, found, integers)
     return build_with_weights(build, tensors, allow_nonfinite)
+
+
+def backbone_config(origin, values):
+    """The `BackboneConfig` that JSON describes, its types and sizes checked.
+
+    Args:
+        origin: what an error calls the file or object that holds it as its `config.config`.
+        values: of any type, what should be a dict.
+
+    Raises:
+        ValueError: a field is missing, unknown, or not of its type or possible size.
+    """
+    return _config(origin, BackboneConfig, "config.config", values)
 
 
 def load_tokenizer(cls, directory, **kwargs):

@@ -23,8 +23,8 @@ from keras_t5gemma2.checkpoints.downloads import (
 from keras_t5gemma2.checkpoints.keras_hub_config import is_keras_hub
 from keras_t5gemma2.checkpoints.keras_hub_pairs import check_choice
 from keras_t5gemma2.checkpoints.transformers_files import read_json
-from keras_t5gemma2.lora.config import LoRAConfig, check_adapter_name
-from keras_t5gemma2.messages import cause, short_errors, shown, warn
+from keras_t5gemma2.lora.config import check_described
+from keras_t5gemma2.messages import short_errors, shown, warn
 from keras_t5gemma2.options import checked
 from keras_t5gemma2.registry import presets
 
@@ -234,22 +234,8 @@ def adapter_files(preset):
     adapters = fields.get("adapters") if isinstance(fields, dict) else None
     if adapters is None:
         return None
-    try:
-        for name, config in adapters["configs"].items():
-            check_adapter_name(name)
-            LoRAConfig.from_file(config, name)
-        active = adapters["active"]
-        is_known = active is None or set([active] if isinstance(active, str) else active) <= set(
-            adapters["configs"]
-        )
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"`adapters` of {path} must describe adapters: {cause(error, 1000)}"
-        ) from error
-    if not is_known:
-        raise ValueError(
-            f"{path} must have only its own adapters active. Received: {shown(active)}"
-        )
+    check_described(adapters, path)
+    active = adapters["active"]
     paths = {name: path.parent / "adapters" / f"{name}.safetensors" for name in adapters["configs"]}
     return AdapterFiles(paths, active)
 

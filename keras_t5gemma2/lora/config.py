@@ -5,7 +5,7 @@ import math
 import numbers
 import re
 
-from keras_t5gemma2.messages import shown
+from keras_t5gemma2.messages import cause, shown
 
 # What a field may hold in a file. An integer is a number, too, and a bool is none.
 _KINDS = {
@@ -120,4 +120,32 @@ def check_adapter_name(name):
         raise ValueError(
             "The name of an adapter must be letters, digits, - and _, 100 at most. Received: "
             f"name={shown(name)}"
+        )
+
+
+def check_described(adapters, origin):
+    """Raises where the adapters in a task's config are not as `get_config` describes them.
+
+    Args:
+        adapters: of any type, what should be a dict of `configs` and `active`.
+        origin: what an error calls the file or object whose `adapters` they are.
+
+    Raises:
+        ValueError: something is missing, or no adapter; the message says what.
+    """
+    try:
+        for name, config in adapters["configs"].items():
+            check_adapter_name(name)
+            LoRAConfig.from_file(config, name)
+        active = adapters["active"]
+        is_known = active is None or set([active] if isinstance(active, str) else active) <= set(
+            adapters["configs"]
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"`adapters` of {origin} must describe adapters: {cause(error, 1000)}"
+        ) from error
+    if not is_known:
+        raise ValueError(
+            f"{origin} must have only its own adapters active. Received: {shown(active)}"
         )

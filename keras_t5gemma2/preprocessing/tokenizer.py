@@ -242,6 +242,11 @@ class T5Gemma2Tokenizer(
             file.write(data)
 
     def load_assets(self, dir_path):
+        if dir_path is None:  # Keras asks again, by another name, where an attempt has failed
+            raise ValueError(
+                f"A tokenizer needs {VOCABULARY_FILE}, whole, beside its configuration. Received: "
+                "a file or directory where it is missing or damaged"
+            )
         self.set_proto(os.path.join(dir_path, VOCABULARY_FILE))
 
     def get_config(self):

@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_t5gemma2.config_parts import check_parts
 from keras_t5gemma2.disk import local_path
-from keras_t5gemma2.lora.config import LoRAConfig, check_adapter_name
+from keras_t5gemma2.lora.config import LoRAConfig, check_adapter_name, check_described
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.saving import by_one_process, check_reads_adapters
 from keras_t5gemma2.tasks.adapters import HasAdapters
@@ -147,12 +147,13 @@ class SavesAdapters(HasAdapters):
     @classmethod
     def from_config(cls, config):
         parts = {"backbone": cls.backbone_cls, "preprocessor": keras_hub.models.Preprocessor}
-        check_parts(cls, config, **parts)
+        check_parts(cls, config, ("backbone",), **parts)
         adapters = config.get("adapters")
         lm = super().from_config({k: v for k, v in config.items() if k != "adapters"})
         if adapters is None:
             return lm
-        if not adapters["in_files"]:
+        check_described(adapters, f"a {cls.__name__}")
+        if adapters.get("in_files") is not True:
             for name, fields in adapters["configs"].items():
                 lm._add_adapter(name, LoRAConfig.from_file(fields, f"The adapter {shown(name)}"))
             lm.set_adapter(adapters["active"])

@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_t5gemma2.messages import shown
+
 
 def compile_config(task, of_keras):
     """The config that `compile_from` takes.
@@ -35,6 +37,12 @@ def compile_config(task, of_keras):
 
 def compile_from(task, config):
     """Compiles a task as `compile_config` says."""
+    is_object = isinstance(config, dict) and "class_name" not in config
+    if not is_object or not isinstance(config.get("state", {}), dict):
+        raise ValueError(
+            "The config of `compile` must be as `get_compile_config` gives it. Received: "
+            f"{shown(config)}. Load with `compile=False`, and call `compile`"
+        )
     config = keras.saving.deserialize_keras_object(config)
     state = config.pop("state", {})
     task.compile(**config)
@@ -43,5 +51,5 @@ def compile_from(task, config):
         getattr(task.sampler, "variables", ()), state.get("sampler", ()), strict=False
     ):
         variable.assign(np.array(value, keras.backend.standardize_dtype(variable.dtype)))
-    if state.get("is_optimizer_built") and task.built:
+    if state.get("is_optimizer_built") and task.built and task.optimizer is not None:
         task.optimizer.build(task.trainable_variables)  # Its variables are read from the file.
