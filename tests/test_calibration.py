@@ -11,6 +11,7 @@ from small_tasks import ROWS, small_task
 from tasks import TOKENIZER
 
 from keras_t5gemma2 import T5Gemma2Backbone, T5Gemma2Seq2SeqLM
+from keras_t5gemma2.quantization import calibration
 
 pytestmark = pytest.mark.once  # Keras's calibration runs op by op
 
@@ -129,3 +130,30 @@ def test_calibration_beside_an_adapter_with_dropout():
         ValueError, match="no adapter with dropout. Received: encoder/layer_0/mlp/up"
     ):
         lm.quantize(CONFIGS["gptq"](TEXTS, TOKENIZER, num_samples=2, sequence_length=8))
+
+
+@pytest.mark.parametrize("mode", CONFIGS)
+def test_an_interrupt_leaves_all_as_it_was(monkeypatch, mode):
+    """Also the layers that were calibrated already: here those of the encoder."""
+    lm = small_task()
+    before, names = np.asarray(lm.score(ROWS)), [weight.path for weight in lm.weights]
+    size = -1 if mode == "gptq" else 16
+    config = CONFIGS[mode](TEXTS, TOKENIZER, num_samples=1, sequence_length=8, group_size=size)
+    with monkeypatch.context() as patch:
+        found = []
+
+        def stop(*arguments):
+            stacks = (lm.backbone.encoder, lm.backbone.decoder)
+            found.extend(stack.blocks[0].mlp.up.has_integers for stack in stacks)
+            raise KeyboardInterrupt
+
+        patch.setattr(calibration, "_decode", stop)
+        with pytest.raises(KeyboardInterrupt):
+            lm.quantize(config, filters="layer_0/mlp/up")
+    assert found == [True, False]
+    assert lm.backbone.quantized_layers == {}
+    assert [weight.path for weight in lm.weights] == names
+    np.testing.assert_allclose(lm.score(ROWS), before, rtol=1e-6)
+    lm.fit(ROWS, verbose=0)
+    lm.quantize(config, filters="layer_0/mlp/up")
+    assert len(lm.backbone.quantized_layers) == 2

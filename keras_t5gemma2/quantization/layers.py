@@ -44,7 +44,7 @@ class Quantizable:
 
         If it fails or is interrupted, the layer is as before.
         """
-        with self._as_before_if_it_fails():
+        with self.as_before_if_it_fails():
             self._quantize(mode, config)
 
     def _quantize(self, mode, config):
@@ -65,7 +65,8 @@ class Quantizable:
         self.assign_codes(found)
 
     @contextlib.contextmanager
-    def _as_before_if_it_fails(self):
+    def as_before_if_it_fails(self):
+        """Inside, an error or an interrupt brings back the matrix and all that belongs to it."""
         attributes, variables = dict(vars(self)), self._own_variables()
         try:
             yield
@@ -75,8 +76,11 @@ class Quantizable:
             for name in set(vars(self)) - set(attributes):
                 del vars(self)[name]
             vars(self).update(attributes)
+            self._tracker.unlock()
             for variable in variables:
                 self._track_variable(variable)
+            if self.built:
+                self._lock_state()
             raise
 
     def _own_variables(self):

@@ -1,5 +1,6 @@
 """`quantize` of a backbone: which layers are meant, and by what they are quantized."""
 
+import contextlib
 import re
 
 import keras
@@ -95,7 +96,7 @@ class Quantizes(OwnsQuantize):
                 setattr(self, name, None)
 
     def _calibrate(self, layers, config):
-        """By Keras's own GPTQ or AWQ."""
+        """By Keras's own GPTQ or AWQ; if it fails or is interrupted, all layers are as before."""
         if parts := [layer.path for layer in layers if len(list(layer._flatten_layers())) > 1]:
             raise ValueError(
                 "Layers that are calibrated must have no adapter with dropout. Received: "
@@ -108,7 +109,11 @@ class Quantizes(OwnsQuantize):
 
         from keras_t5gemma2.quantization.calibration import exact_updates
 
-        with exact_updates(config):
+        with contextlib.ExitStack() as stack:
+            # No more memory than at its beginning, where Keras has floats and integers of all.
+            for layer in layers:
+                stack.enter_context(layer.as_before_if_it_fails())
+            stack.enter_context(exact_updates(config))
             keras.Model.quantize(self, config.mode, config, is_chosen, type_check=False)
 
     def _check_plan(self, modes):
