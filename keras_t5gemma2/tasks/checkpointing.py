@@ -118,8 +118,10 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         self.model._initial_epoch = None  # of the next `fit`
         if self.delete_checkpoint and processes.index() == 0:
-            for path in _whole_ones(self.directory):
+            for path in _left_by_killed_processes(self.directory):
                 shutil.rmtree(path)
+            for path in _whole_ones(self.directory):
+                _remove(path)
 
     # Writing ----------------------------------------------------------------------------------
 
@@ -139,7 +141,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
                 "seed": getattr(self.batches, "seed", None),
             }
             old = _whole_ones(self.directory)
-            for path in _named(self.directory, _UNFINISHED):  # of processes that were killed
+            for path in _left_by_killed_processes(self.directory):
                 shutil.rmtree(path)
             target = self.directory / f"epoch_{epoch:06}_step_{step:09}"
             with atomic_directory(target, written_last=_STATE) as temporary:
@@ -147,7 +149,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
                 (temporary / _STATE).write_text(json.dumps(state))
             for path in old:
                 if path != target:
-                    shutil.rmtree(path)
+                    _remove(path)
         processes.wait("TrainingCheckpoint")
 
     def _variables(self):
@@ -233,6 +235,18 @@ def newest(directory):
 
 def _whole_ones(directory):
     return [path for path in _named(directory, _WHOLE) if (path / _STATE).is_file()]
+
+
+def _left_by_killed_processes(directory):
+    """Directories of states that were killed as they were written, or as they were removed."""
+    removed = [path for path in _named(directory, _WHOLE) if not (path / _STATE).exists()]
+    return [*_named(directory, _UNFINISHED), *removed]
+
+
+def _remove(path):
+    """Removes a state; if the process is killed, what is left of it is not taken for one."""
+    (path / _STATE).unlink(missing_ok=True)
+    shutil.rmtree(path)
 
 
 def _named(directory, pattern):
