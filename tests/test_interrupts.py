@@ -138,6 +138,13 @@ def _adapter_values():
     return [keras.ops.convert_to_numpy(v) for v in adapted().trainable_variables]
 
 
+def whole_task():
+    """A task with sizes and a tokenizer that other libraries have a place for."""
+    lm = T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny", text_only=True)
+    lm.compile(optimizer="sgd", sampler="greedy")
+    return lm
+
+
 def _contents(folder):
     return {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
 
@@ -145,7 +152,10 @@ def _contents(folder):
 WRITES = {
     "save_to_preset": lambda lm, path: lm.save_to_preset(path / "m"),
     "save_to_keras_hub_preset": lambda lm, path: lm.backbone.save_to_keras_hub_preset(path / "h"),
-    "export_to_transformers": lambda lm, path: lm.backbone.save_to_preset(path / "t"),
+    "export_to_transformers": lambda lm, path: lm.export_to_transformers(path / "t"),
+    "export": lambda lm, path: lm.export(
+        path / "e", "torch", False, batch_size=1, encoder_length=8, decoder_length=8
+    ),
     "save_adapter": lambda lm, path: lm.save_adapter(path / "a.safetensors"),
     "save_peft_adapter": lambda lm, path: lm.save_peft_adapter(path / "peft"),
     "save_weights": lambda lm, path: lm.save_weights(path / "w.weights.h5"),
@@ -157,7 +167,10 @@ WRITES = {
 @pytest.mark.parametrize("name", WRITES)
 def test_what_is_written_is_there_whole_or_not(tmp_path, name):
     write = WRITES[name]
-    lm = small_task() if "keras_hub" in name or "transformers" in name else adapted()
+    if name == "export_to_transformers":
+        lm = whole_task()
+    else:
+        lm = small_task() if "keras_hub" in name or name == "export" else adapted()
     for folder in ("import", "first"):  # the first call imports, whose lines do not come again
         (tmp_path / folder).mkdir()
     write(lm, tmp_path / "import")
@@ -177,13 +190,25 @@ def test_what_is_written_is_there_whole_or_not(tmp_path, name):
     assert count >= POINTS // 2  # the second time fewer lines are run
 
 
-def test_an_interrupted_load_leaves_nothing_that_disturbs_the_next(tmp_path):
-    lm = small_task()
-    lm.save_to_preset(tmp_path / "own")
-    before = state(lm)
+SAVES = {
+    "own": lambda lm, path: lm.save_to_preset(path),
+    "transformers": lambda lm, path: lm.export_to_transformers(path),
+    "keras_hub": lambda lm, path: lm.save_to_keras_hub_preset(path),
+}
+
+
+@pytest.mark.filterwarnings("ignore:keras-hub.s T5Gemma 2")
+@pytest.mark.parametrize("name", SAVES)
+def test_an_interrupted_load_leaves_nothing_that_disturbs_the_next(tmp_path, name):
+    lm = small_task() if name == "own" else whole_task()
+    SAVES[name](lm, tmp_path / "own")
 
     def load():
         return T5Gemma2Seq2SeqLM.from_preset(tmp_path / "own")
+
+    whole = load()
+    whole.compile(optimizer="sgd", sampler="greedy")
+    before = state(whole)
 
     count = 0
     for line in some_lines(load, POINTS):
