@@ -12,11 +12,11 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 # Most of the time on JAX and TensorFlow is XLA's, which optimizes programs that run once.
 _XLA_FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-# Its newer emitters of fused loops take half of the time that it compiles for.
-_XLA_FLAGS += " --xla_cpu_use_fusion_emitters=false"
 # What is distributed is so over several devices, which on JAX one CPU can stand for.
 if os.environ.get("KERAS_BACKEND") == "jax":
     _XLA_FLAGS += " --xla_force_host_platform_device_count=8"
+    # Its newer emitters of fused loops take half of the time that it compiles for.
+    _XLA_FLAGS += " --xla_cpu_use_fusion_emitters=false"
 os.environ["XLA_FLAGS"] = f"{_XLA_FLAGS} {os.environ.get('XLA_FLAGS', '')}"
 
 import keras

@@ -399,6 +399,7 @@ def test_calls_the_model_no_more_than_needed(early_stopping, steps):
     assert calls == list(range(1, 1 + steps))
 
 
+@pytest.mark.once
 def test_gives_the_best_of_all_beams():
     table, prompts = random_table(1), random_prompts(1)
     best = searcher(BeamSearch(3), (3,))(table, prompts)
@@ -420,6 +421,7 @@ def test_leaves_the_slots_after_the_end_as_they_were():
     ]
 
 
+@pytest.mark.once
 def test_temperature_divides_the_logits():
     table, prompts = random_table(2), random_prompts(2)
     settings = {"num_beams": 3, "return_all_beams": True}
@@ -441,6 +443,7 @@ def test_scores_of_narrow_logits_are_summed_in_float32(dtype):
     np.testing.assert_allclose(ops.convert_to_numpy(scores), -12 * np.log(11), rtol=1e-6)
 
 
+@pytest.mark.once
 def test_the_cache_keeps_its_structure_and_dtypes():
     table, dtypes = ops.convert_to_tensor(random_table(0)), {}
 
@@ -464,6 +467,7 @@ def test_the_cache_keeps_its_structure_and_dtypes():
     assert ops.convert_to_numpy(got).tolist() == want.tolist()
 
 
+@pytest.mark.once
 def test_reads_the_variables_of_the_model():
     layer = keras.layers.Embedding(VOCABULARY, VOCABULARY)
     model = keras.Sequential([keras.Input(()), layer])

@@ -126,6 +126,7 @@ def test_nothing_is_compiled_anew_for_what_did_not_change(rng, monkeypatch):
 # Options of a call
 
 
+@pytest.mark.once
 def test_a_call_leaves_every_attribute_as_it_was(rng, monkeypatch):
     inputs = token_inputs(rng, (5,), (1,))
     lm = new_task("greedy")

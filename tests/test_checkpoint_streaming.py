@@ -306,6 +306,7 @@ def published(hidden_dim, mlp_dim, num_layers, num_heads, num_kv_heads, window, 
     return BackboneConfig(262144, stack, stack, VisionConfig() if vision else None)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "sizes, with_vision, text_only",
     [

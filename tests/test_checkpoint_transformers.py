@@ -162,6 +162,7 @@ def test_copies_of_tied_tensors_and_shards(saved, loaded, tmp_path, layout):
     check_same_weights(load_backbone(tmp_path), loaded)
 
 
+@pytest.mark.once
 def test_decoders_copy_alone_will_do(saved, loaded, tmp_path):
     def keep_the_decoders(tensors):
         tensors["model.decoder.embed_tokens.weight"] = tensors.pop(EMBEDDINGS)
@@ -277,6 +278,7 @@ def test_other_formats_and_no_config(saved, tmp_path):
         load_backbone(tmp_path)
 
 
+@pytest.mark.once
 def test_text_only(saved, tmp_path, inputs):
     """Without the vision tower the file needs no tensors of it, and may have any."""
 

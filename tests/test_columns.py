@@ -172,6 +172,7 @@ def test_evaluation_takes_each_target(lm, form):
             method(make())
 
 
+@pytest.mark.once
 def test_fit_draws_a_target_for_each_epoch(lm, monkeypatch):
     drawn = []
     call = type(lm.preprocessor).call

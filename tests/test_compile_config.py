@@ -14,6 +14,7 @@ def revived(lm, path):
     return keras.saving.load_model(path / "task.keras")
 
 
+@pytest.mark.once
 def test_training_goes_on_where_it_was(tmp_path, recwarn):
     lm = small_task()
     lm.compile(

@@ -78,6 +78,7 @@ def test_logits(lm, tmp_path):
     check_same_logits(our_logits(lm.backbone, inputs), wanted, inputs)
 
 
+@pytest.mark.once
 def test_a_text_only_model(tmp_path):
     """The reference has a tower without layers then, and this package none."""
     lm = T5Gemma2Seq2SeqLM(load_ours(tiny_reference(), text_only=True))

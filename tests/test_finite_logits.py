@@ -154,6 +154,7 @@ def test_bad_temperatures_are_refused(value, error):
             call("the cat")
 
 
+@pytest.mark.once
 def test_temperature_zero_is_greedy():
     lm = small_task()
     want = lm.generate(INPUTS, max_new_tokens=6)

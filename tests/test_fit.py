@@ -49,6 +49,7 @@ def test_mixed_rows_train_with_their_images(lm):
     assert history[2] < history[1] < history[0]
 
 
+@pytest.mark.once
 def test_images_change_the_loss(lm):
     blank = {**ROWS, "images": [None, random_image(9, 8, seed=9), *ROWS["images"][2:]]}
     with_image, with_other = (
@@ -83,6 +84,7 @@ def test_py_datasets_and_validation_data(lm):
     assert np.isfinite(history["loss"] + history["val_loss"]).all()
 
 
+@pytest.mark.once
 def test_tf_data_gives_the_same_loss():
     tf = pytest.importorskip("tensorflow")
     lm = tiny_task(vision=False)

@@ -149,6 +149,7 @@ def test_the_first_batch_is_read_before_training_begins():
         batches.get_jax_iterator()
 
 
+@pytest.mark.once
 def test_weights_outlive_an_error_in_the_first_batch():
     """On JAX Keras takes them out of a model that is built before it asks for that batch."""
     lm, batches = small_tasks.small_task(), FailingBatches()

@@ -58,6 +58,7 @@ def split_like(lm, flat):
     return [part.reshape(w.shape) for part, w in zip(parts, lm.get_weights(), strict=True)]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "dtype", ["mixed_float16", pytest.param("mixed_bfloat16", marks=pytest.mark.once)]
 )

@@ -106,6 +106,7 @@ def test_py_datasets(lm, losses):
     check_evaluate(lm, done, losses["mixed"])
 
 
+@pytest.mark.once
 def test_batches_of_other_lengths(lm, losses):
     """The second batch cut to its tokens: what is cut off is padding, so the loss is the same."""
 

@@ -115,6 +115,7 @@ class Logits(keras_hub.samplers.Sampler):
         return ops.stack(logits, axis=1)
 
 
+@pytest.mark.once
 def test_logits_of_each_step_are_those_of_the_whole_sequence(text_lm, rng):
     """To rounding, where tokens alone would hide small differences."""
     inputs = token_inputs(rng, (13, 7), (9, 9))
@@ -147,6 +148,7 @@ def test_rings_hold_no_more_than_their_window(text_lm):
 # Programs
 
 
+@pytest.mark.once
 def test_a_thousand_lengths_compile_a_handful_of_programs(text_lm, monkeypatch):
     """Every shape that reaches the compiled function is a program; count them."""
     shapes = set()
@@ -192,11 +194,12 @@ def test_the_step_is_traced_once_for_lengths_of_one_bucket(rng, monkeypatch):
 @pytest.mark.parametrize(
     "sampler",
     [
-        "top_k",
         "top_p",
-        "random",
         "beam",
-        "contrastive",
+        *(
+            pytest.param(name, marks=pytest.mark.once)
+            for name in ("top_k", "random", "contrastive")
+        ),
         pytest.param(
             keras_hub.samplers.TopKSampler(k=3, seed=1, temperature=0.7), marks=pytest.mark.once
         ),
@@ -214,6 +217,7 @@ def test_samplers_by_name_and_as_objects(rng, sampler):
         assert (ids[row][mask[row]] >= 0).all() and (ids[row] < 101).all()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("sampler", ["beam", pytest.param("contrastive", marks=pytest.mark.once)])
 def test_samplers_of_several_beams_take_a_batch_of_one(rng, sampler):
     """Whose beams a backend may hold as views of one row."""

@@ -58,6 +58,7 @@ def test_the_longest_rows_come_first_where_nothing_is_shuffled():
     assert by_length(np.array([4, 0, 2]), [3, 9, 3, 9, 8]).tolist() == [4, 0, 2]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "method", ["fit", *(pytest.param(m, marks=pytest.mark.once) for m in ("evaluate", "predict"))]
 )

@@ -101,6 +101,7 @@ def test_each_part_loads_by_itself(vision_preset):
     assert text_only.preprocessor.image_converter is None
 
 
+@pytest.mark.once
 def test_without_the_vision_tower(vision_preset):
     whole = numpy_weights(T5Gemma2Backbone.from_preset(vision_preset))
     text = numpy_weights(T5Gemma2Backbone.from_preset(vision_preset, text_only=True))

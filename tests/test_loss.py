@@ -235,6 +235,7 @@ def test_means_of_an_epoch_are_over_tokens(lm, batch):
     np.testing.assert_allclose(whole["perplexity"], np.exp(whole["loss"]), rtol=1e-5)
 
 
+@pytest.mark.once
 def test_no_weight_at_all_is_a_loss_of_zero(batch):
     x, y, weights = batch
     lm = task()
@@ -257,6 +258,7 @@ def test_weights_of_rows_and_none(lm, batch):
     assert abs(of_rows["loss"] - without["loss"]) > 1e-3
 
 
+@pytest.mark.once
 def test_compiling_again_forgets_the_loss_before(lm, batch):
     other = T5Gemma2Seq2SeqLM(lm.backbone)
     other.compile(loss=own_loss(), weighted_metrics=[])
@@ -268,6 +270,7 @@ def test_compiling_again_forgets_the_loss_before(lm, batch):
     np.testing.assert_allclose(default["loss"], own["loss"], rtol=1e-5)
 
 
+@pytest.mark.once
 def test_losses_of_layers_are_added(lm, batch):
     kernel = lm.backbone.decoder.blocks[0].mlp.up.kernel
     kernel.regularizer = keras.regularizers.L2(0.5)
@@ -302,6 +305,7 @@ def test_half_precision_trains(float32_steps, batch, dtype):
     np.testing.assert_allclose(steps, float32_steps, **tolerance)
 
 
+@pytest.mark.once
 def test_a_frozen_table_stays_as_it_is(batch):
     lm = task()
     lm.backbone.embedder.trainable = False

@@ -124,6 +124,7 @@ def test_stop_token_ids_of_any_sequence_and_none_in_an_empty_one(lm, call):
     assert len({str(run(lm, form)) for form in forms}) == 1
 
 
+@pytest.mark.once
 def test_counts_of_numpy(lm):
     four = np.int32(4)
     assert lm.generate(INPUTS, max_new_tokens=four, batch_size=np.int64(1)) == lm.generate(

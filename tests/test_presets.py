@@ -100,6 +100,7 @@ def test_each_part_loads_by_itself(lm, preset):
     assert preprocessor.decoder_sequence_length == 7
 
 
+@pytest.mark.once
 def test_a_preset_without_its_vision_tower(lm, preset):
     loaded = T5Gemma2Seq2SeqLM.from_preset(preset, text_only=True)
     assert loaded.backbone.vision is None and loaded.preprocessor.image_converter is None
@@ -114,6 +115,7 @@ def test_without_weights(lm, preset):
     assert np.abs(weights[path] - others[path]).max() > 0.1
 
 
+@pytest.mark.once
 def test_a_failed_save_leaves_the_old_preset(lm, preset, monkeypatch):
     broken = tiny_task()
     randomize(broken.backbone, seed=1)
@@ -138,6 +140,7 @@ def test_keras_file_and_back(lm, tmp_path):
 # Published checkpoints
 
 
+@pytest.mark.once
 def test_a_checkpoint_directory(checkpoint):
     lm = T5Gemma2Seq2SeqLM.from_preset(checkpoint)
     assert lm.preprocessor.tokens_per_image == 4
@@ -190,6 +193,7 @@ def _bytes(directory, name):
 # Names and handles
 
 
+@pytest.mark.once
 def test_a_registered_name_is_its_handle(checkpoint, monkeypatch):
     asked = []
 

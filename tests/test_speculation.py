@@ -54,9 +54,8 @@ def reads(monkeypatch, lm):
 # The same text
 
 
-@pytest.mark.parametrize(
-    "name", ["near", *(pytest.param(name, marks=pytest.mark.once) for name in ("far", "lookup"))]
-)
+@pytest.mark.once
+@pytest.mark.parametrize("name", ["lookup", "far", "near"])
 def test_the_tokens_are_those_of_the_greedy_sampler(lm, assistants, name, rng, reads):
     """Past several windows; a prompt of one token and one that is longer than a ring."""
     inputs = token_inputs(rng, (13, 21), (1, 11))

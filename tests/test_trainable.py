@@ -16,6 +16,7 @@ def weights_of(lm):
     return {v.path: keras.ops.convert_to_numpy(v) for v in lm.weights}
 
 
+@pytest.mark.once
 def test_parts_are_frozen_and_trained_again_between_fits():
     lm = small_tasks.small_task(learning_rate=0.05)
     fit(lm)
