@@ -52,7 +52,9 @@ def program(function, *arrays):
     if BACKEND == "jax":
         import jax
 
-        return jax.jit(function).lower(*arrays).compile().as_text()
+        # As users have it, and not as `conftest.py` does to compile quickly.
+        options = {"xla_cpu_use_fusion_emitters": True}
+        return jax.jit(function).lower(*arrays).compile(options).as_text()
     import tensorflow as tf
 
     compiled = tf.function(function, jit_compile=True)
