@@ -111,6 +111,7 @@ def test_adapters_on_calibrated_weights(pair):
     lm.remove_adapter("default")
 
 
+@pytest.mark.slow
 def test_bits_and_order_of_gptq(tmp_path):
     lm, _ = calibrated("gptq", weight_bits=8, activation_order=True)
     got, wanted = lm.predict(ROWS, verbose=0), uneven_task().predict(ROWS, verbose=0)

@@ -70,6 +70,7 @@ def write_checkpoint(directory, dtype, hidden_dim, num_layers, num_shards=1):
     return sum(map(math.prod, shapes.values()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stored_type, dtype, num_layers, num_shards",
     [

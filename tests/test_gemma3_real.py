@@ -21,6 +21,7 @@ def test_parameters_are_those_of_the_published_text_model(backbone):
     assert backbone.count_params() == 368_424_832
 
 
+@pytest.mark.slow
 def test_logits_are_the_reference_s_in_ten_languages(backbone):
     rows = prompt_ids()
     longest = max(map(len, rows))

@@ -42,6 +42,7 @@ def test_generate(tmp_path):
     assert "[image][image]Which number is this? → 42" in output
 
 
+@pytest.mark.slow
 @pytest.mark.once
 def test_a_few_steps_of_finetune(tmp_path):
     shorter = {"epochs, batch_size = 4, 64": "epochs, batch_size = 1, 64", "2_000": "128"}
@@ -110,6 +111,7 @@ def adapted(output):
     return [(float(loss), float(similar)) for _, loss, similar in found]
 
 
+@pytest.mark.slow
 @pytest.mark.once
 def test_training_options(tmp_path):
     output = run("05_training_options.py", tmp_path)

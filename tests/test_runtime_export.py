@@ -107,6 +107,7 @@ def small():
     return array_task(SMALL_CONFIG)
 
 
+@pytest.mark.slow
 @pytest.mark.once
 def test_a_runtime_writes_what_generate_writes(lm, rng, tmp_path):
     """Text and images, rows of several lengths, and sizes that are open where they may be."""

@@ -102,6 +102,7 @@ def test_the_tokenizer_keeps_every_text(tokenizer, sampler):
     assert ids[:3] == [0, 1, 2] and None not in ids
 
 
+@pytest.mark.slow
 def test_training_goes_on_where_it_was_interrupted(tokenizer, sampler, tmp_path):
     class Stop(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
