@@ -12,6 +12,8 @@ import keras
 import numpy as np
 
 from keras_t5gemma2 import sharding
+from keras_t5gemma2.config import BackboneConfig
+from keras_t5gemma2.kernels.device_memory import device_memory
 from keras_t5gemma2.messages import shown
 
 SPLIT, WIDTH = "split", "width"  # axes of variables: on the model axis, and on the data axis
@@ -159,7 +161,6 @@ def _shapes(config):
     """A model without values."""
     from keras_t5gemma2.backbone import T5Gemma2Backbone
     from keras_t5gemma2.checkpoints.streaming import shapes_only
-    from keras_t5gemma2.config import BackboneConfig
 
     def build():
         if isinstance(config, BackboneConfig):
@@ -181,8 +182,6 @@ def _set(distribution):
 
 
 def _memory(device):
-    from keras_t5gemma2.kernels.device_memory import device_memory
-
     return device_memory(device)
 
 

@@ -1,4 +1,4 @@
-"""The package as a whole: its names, its registration, its layers of imports, its needs."""
+"""The package as a whole: its names, its registration, its needs."""
 
 import ast
 import os
@@ -17,20 +17,6 @@ import keras_t5gemma2
 
 PACKAGE = pathlib.Path(keras_t5gemma2.__file__).parent
 TESTS = pathlib.Path(__file__).parent
-
-# A file imports only from files above it, so that this is also the order to read them in.
-ORDER = [
-    *("messages", "compiling", "disk", "options", "arguments", "config", "registry"),
-    *("kernels.scaled", "kernels.reference", "kernels.blocked", "kernels.forks"),
-    *("kernels.torch_flash", "kernels.torch_flex", "kernels.jax_cudnn", "kernels.torch_processes"),
-    *("kernels.processes", "sharding", "kernels.jax", "kernels.tensorflow", "kernels.torch"),
-    *("kernels.attention", "kernels"),
-    *("distribution", "cache", "plain_call", "layer_config", "quantization", "lora", "layers"),
-    *("recompute", "stacks", "quantization.calibration", "vision", "saving"),
-    *("trainer_state", "backbone"),
-    *("preprocessing", "tasks", "checkpoints", "planning"),
-    *("text_metrics", "evaluation_run", "evaluation"),
-]
 
 
 def test_public_names():
@@ -60,26 +46,6 @@ def test_classes_are_registered_beside_those_of_keras_hub(name, base):
     assert theirs is not None and theirs is not ours
 
 
-def test_files_import_only_from_files_above_them():
-    for path in sorted(PACKAGE.rglob("*.py")):
-        module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-        for imported in _imports_at_the_top(path):
-            if module == "__init__" or not imported.startswith("keras_t5gemma2."):
-                continue
-            here, there = (_rank(name) for name in (module, imported.split(".", 1)[1]))
-            assert there <= here, f"{module} imports {imported}"
-
-
-def test_backends_are_imported_in_kernels_only():
-    """But for `traced`, which runs inside a `tf.data` pipeline that somebody else built."""
-    for path in sorted(PACKAGE.rglob("*.py")):
-        if path.parent.name == "kernels" or path.name == "traced.py":
-            continue
-        tree = ast.parse(path.read_text())
-        roots = {name.split(".")[0] for node in ast.walk(tree) for name in _names(node)}
-        assert not roots & {"jax", "torch", "tensorflow"}, path
-
-
 def test_every_function_has_a_statement():
     """Of one with a docstring alone TensorFlow says that it cannot transform it."""
     for path in sorted(PACKAGE.rglob("*.py")):
@@ -90,35 +56,6 @@ def test_every_function_has_a_statement():
 
 def _is_text(statement):
     return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
-
-
-def test_nothing_heavy_is_imported_with_the_package():
-    """Hubs, plots and the reference come when they are needed: importing stays quick.
-
-    Keras and keras-hub themselves import Pillow, whose plugins wait for the first image that is
-    opened, and `tokenizers`.
-    """
-    light = {"PIL", "keras", "keras_hub", "keras_t5gemma2", "ml_dtypes", "numpy", "tokenizers"}
-    for path in _files_of_the_import():
-        allowed = light | sys.stdlib_module_names
-        if path.parent.name == "kernels":
-            allowed = allowed | {"jax", "torch", "tensorflow"}
-        roots = {name.split(".")[0] for name in _imports_at_the_top(path)}
-        assert roots <= allowed, path
-
-
-def _files_of_the_import():
-    """The files that `import keras_t5gemma2` reads."""
-    found, waiting = set(), [PACKAGE / "__init__.py"]
-    while waiting:
-        path = waiting.pop()
-        found.add(path)
-        for name in _imports_at_the_top(path):
-            if name.split(".")[0] == PACKAGE.name:
-                stem = PACKAGE.joinpath(*name.split(".")[1:])
-                files = {stem.with_suffix(".py"), stem / "__init__.py"}
-                waiting += [file for file in files if file.is_file() and file not in found]
-    return sorted(found)
 
 
 _IMPORT = """
@@ -134,27 +71,6 @@ print("new:", *sorted(new - sys.stdlib_module_names))
 @pytest.mark.once
 def test_importing_the_package_loads_nothing_beyond_keras_and_keras_hub():
     assert _run(_IMPORT, keras.config.backend()).strip() == "new: keras_t5gemma2"
-
-
-def _imports_at_the_top(path):
-    return [name for node in ast.parse(path.read_text()).body for name in _names(node)]
-
-
-def _names(node):
-    if isinstance(node, ast.Import):
-        return [alias.name for alias in node.names]
-    if isinstance(node, ast.ImportFrom):
-        names = [f"{node.module}.{alias.name}" for alias in node.names]
-        # A module of a package is no import of what the package itself says.
-        are_modules = [(PACKAGE.parent / f"{n.replace('.', '/')}.py").exists() for n in names]
-        return names if all(are_modules) else [*names, node.module]
-    return []
-
-
-def _rank(module):
-    module = module.removesuffix(".__init__")
-    found = [i for i, part in enumerate(ORDER) if f"{module}.".startswith(f"{part}.")]
-    return max(found, key=lambda i: len(ORDER[i])) if found else -1
 
 
 _WITHOUT_TENSORFLOW = """

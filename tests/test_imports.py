@@ -1,0 +1,211 @@
+"""Who imports whom in the package: in order, in no circle, and late only what is heavy.
+
+Imports inside of functions count. What still breaks the rules is listed under `TO_GO`: a test
+fails when something joins a list, and when something in it is gone and must be struck out.
+"""
+
+import sys
+
+import pytest
+from package_imports import BACKENDS, FILES, PACKAGE, circles, graph, imports_of, module_of
+
+# A file imports only from files above it, so that this is also the order to read them in.
+ORDER = [
+    *("messages", "compiling", "disk", "options", "arguments", "config", "registry"),
+    *("kernels.scaled", "kernels.reference", "kernels.blocked", "kernels.forks"),
+    *("kernels.torch_flash", "kernels.torch_flex", "kernels.jax_cudnn", "kernels.torch_processes"),
+    *("kernels.processes", "sharding", "kernels.jax", "kernels.tensorflow", "kernels.torch"),
+    *("kernels.attention", "kernels"),
+    *("distribution", "cache", "plain_call", "layer_config", "quantization", "lora", "layers"),
+    *("recompute", "stacks", "quantization.calibration", "vision", "saving"),
+    *("trainer_state", "backbone"),
+    *("preprocessing", "tasks", "checkpoints", "planning"),
+    *("text_metrics", "evaluation_run", "evaluation"),
+]
+
+# Imports of our own files inside of functions.
+LATE_TO_GO = {
+    "backbone": {
+        *("checkpoints.keras_hub_export", "checkpoints.preset_files", "checkpoints.presets"),
+        *("checkpoints.sources", "checkpoints.transformers_writer"),
+    },
+    "distribution": {"backbone", "checkpoints.streaming"},
+    "preprocessing.tokenizer": {"checkpoints.transformers_writer"},
+    "quantization.models": {"quantization.calibration"},
+    "saving": {"checkpoints.atomic", "checkpoints.finite", "checkpoints.presets"},
+    "tasks.adapter_files": {
+        *("checkpoints.adapters", "checkpoints.cards", "checkpoints.finite", "checkpoints.peft"),
+        *("checkpoints.preset_files", "checkpoints.presets"),
+    },
+    "tasks.checkpointing": {
+        *("checkpoints.atomic", "checkpoints.safetensors_file", "checkpoints.safetensors_writer"),
+    },
+    "tasks.distillation": {"checkpoints.atomic"},
+    "tasks.exporting": {"checkpoints.hub_upload", "checkpoints.transformers_writer"},
+    "tasks.runtimes": {"checkpoints.atomic", "kernels.saved_model", "kernels.torch_programs"},
+    "tasks.seq2seq_lm": {
+        *("checkpoints.gemma3", "checkpoints.keras_hub_export", "checkpoints.preset_files"),
+        *("checkpoints.presets", "checkpoints.sources"),
+    },
+}
+# Files that import themselves, by way of each other.
+CIRCLES_TO_GO = [
+    [
+        *("backbone", "checkpoints.adapters", "checkpoints.cards", "checkpoints.keras_hub_export"),
+        *("checkpoints.keras_hub_presets", "checkpoints.own_presets", "checkpoints.peft"),
+        *("checkpoints.preset_files", "checkpoints.presets", "checkpoints.sources"),
+        *("checkpoints.transformers", "checkpoints.transformers_files"),
+        *("checkpoints.transformers_layers", "checkpoints.transformers_writer", "distribution"),
+        *("preprocessing.tokenizer", "saving"),
+    ]
+]
+
+# Comes with Keras and keras-hub, and costs nothing more. Pillow's plugins wait for the first image
+# that is opened.
+LIGHT = {"PIL", "keras", "keras_hub", "ml_dtypes", "numpy", "tokenizers"}
+# A name that a user's argument decides.
+UNKNOWN = {("text_metrics", 168)}
+
+
+def test_files_import_only_from_files_above_them():
+    for path in FILES:
+        module = module_of(path)
+        for found in imports_of(path):
+            target = _inside(found.target)
+            if module == "__init__" or target is None or target in LATE_TO_GO.get(module, ()):
+                continue
+            if found.is_late and _is_chosen_by_kernels(module, target):
+                continue
+            assert _rank(target) <= _rank(module), f"{module}:{found.line} imports {target}"
+
+
+def test_our_files_are_imported_at_the_top():
+    """But for those of a backend, among which `kernels` chooses."""
+    late = {}
+    for path in FILES:
+        module = module_of(path)
+        for found in imports_of(path):
+            target = _inside(found.target)
+            if found.is_late and target and not _is_chosen_by_kernels(module, target):
+                late.setdefault(module, set()).add(target)
+    _check_list("LATE_TO_GO", _pairs(late), _pairs(LATE_TO_GO))
+
+
+def test_no_file_imports_itself_by_way_of_others():
+    found = circles(graph())
+    assert len(found) == len(CIRCLES_TO_GO), f"circles of imports: {found}"
+    for circle, listed in zip(found, CIRCLES_TO_GO, strict=True):
+        _check_list("CIRCLES_TO_GO", set(circle), set(listed))
+
+
+def test_only_heavy_libraries_are_imported_late():
+    for path in FILES:
+        for found in imports_of(path):
+            root = (found.target or "").split(".")[0]
+            if found.is_late and root != PACKAGE.name:
+                # Pillow's other modules are loaded by nobody else.
+                is_light = root in (LIGHT - {"PIL"}) | sys.stdlib_module_names
+                assert not is_light, f"{path}:{found.line} imports {root}: move it to the top"
+
+
+def test_every_name_that_is_imported_is_known():
+    for path in FILES:
+        for found in imports_of(path):
+            if found.chooses:
+                assert _is_of_kernels(path), f"{path}:{found.line}"
+            known = found.target is not None or (module_of(path), found.line) in UNKNOWN
+            assert known, f"{path}:{found.line} imports what its text does not say"
+
+
+def test_backends_are_imported_in_kernels_only():
+    """But for `traced`, which runs inside a `tf.data` pipeline that somebody else built."""
+    for path in FILES:
+        if _is_of_kernels(path) or path.name == "traced.py":
+            continue
+        roots = {(found.target or "").split(".")[0] for found in imports_of(path)}
+        assert not roots & set(BACKENDS), path
+
+
+def test_nothing_heavy_is_imported_with_the_package():
+    """Hubs, plots and the reference come when they are needed: importing stays quick."""
+    for path in _files_of_the_import():
+        allowed = LIGHT | sys.stdlib_module_names | {PACKAGE.name}
+        if _is_of_kernels(path):
+            allowed = allowed | set(BACKENDS)
+        roots = {name.split(".")[0] for name in _at_the_top(path)}
+        assert roots <= allowed, path
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("def f():\n    import keras_t5gemma2.config", [("keras_t5gemma2.config", True)]),
+        ("f = lambda: __import__('numpy')", [("numpy", True)]),
+        ("from . import torch", [("keras_t5gemma2.kernels.torch", False)]),
+        ("from .. import config", [("keras_t5gemma2.config", False)]),
+        ("from ..config import StackConfig", [("keras_t5gemma2.config", False)]),
+        ("from keras_t5gemma2 import cache, config", ["cache", "config"]),
+        ("import importlib\nimportlib.import_module(name)", [("importlib", False), (None, False)]),
+        ("if TYPE_CHECKING:\n    import torch\nelse:\n    import jax", [("jax", False)]),
+        ("try:\n    import torch\nexcept ImportError:\n    torch = None", [("torch", False)]),
+    ],
+)
+def test_imports_of(tmp_path, monkeypatch, text, want):
+    path = PACKAGE / "kernels" / "made_up.py"
+    monkeypatch.setattr(type(path), "read_text", lambda self: text)
+    want = [pair if isinstance(pair, tuple) else (f"keras_t5gemma2.{pair}", False) for pair in want]
+    assert [(found.target, found.is_late) for found in imports_of(path)] == want
+
+
+def test_circles():
+    edges = {"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set(), "e": {"e"}}
+    assert circles(edges) == [["b", "c"], ["e"]]
+
+
+def _check_list(name, found, listed):
+    new, gone = sorted(found - listed), sorted(listed - found)
+    assert not new, f"against the rules, and not in {name}: {new}"
+    assert not gone, f"no longer there, to be struck out of {name}: {gone}"
+
+
+def _pairs(lists):
+    return {f"{module} -> {target}" for module, targets in lists.items() for target in targets}
+
+
+def _inside(target):
+    """The name of a file of the package without the package's own; else `None`."""
+    is_ours = target is not None and target.startswith(f"{PACKAGE.name}.")
+    return target.split(".", 1)[1] if is_ours else None
+
+
+def _is_chosen_by_kernels(module, target):
+    """As `kernels.torch` imports `kernels.torch_flex`, on the machines that it serves."""
+    prefixes = [f"kernels.{backend}" for backend in BACKENDS]
+    return module.startswith("kernels.") and any(target.startswith(p) for p in prefixes)
+
+
+def _is_of_kernels(path):
+    return PACKAGE / "kernels" in path.parents
+
+
+def _rank(module):
+    found = [i for i, part in enumerate(ORDER) if f"{module}.".startswith(f"{part}.")]
+    return max(found, key=lambda i: len(ORDER[i])) if found else -1
+
+
+def _at_the_top(path):
+    return [found.target for found in imports_of(path) if found.target and not found.is_late]
+
+
+def _files_of_the_import():
+    """The files that `import keras_t5gemma2` reads."""
+    found, waiting = set(), [PACKAGE / "__init__.py"]
+    while waiting:
+        path = waiting.pop()
+        found.add(path)
+        for name in _at_the_top(path):
+            if name.split(".")[0] == PACKAGE.name:
+                stem = PACKAGE.joinpath(*name.split(".")[1:])
+                files = {stem.with_suffix(".py"), stem / "__init__.py"}
+                waiting += [file for file in files if file.is_file() and file not in found]
+    return sorted(found)
