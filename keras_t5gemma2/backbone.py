@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_t5gemma2 import distribution, sharding
 from keras_t5gemma2.arguments import check_constructor, check_loading
+from keras_t5gemma2.compat.jax_trainer import keep_state
 from keras_t5gemma2.config import BackboneConfig
 from keras_t5gemma2.config_parts import check_parts
 from keras_t5gemma2.layers import Embedder
@@ -25,7 +26,6 @@ from keras_t5gemma2.saving import (
     check_reads_adapters,
 )
 from keras_t5gemma2.stacks import Decoder, Encoder
-from keras_t5gemma2.trainer_state import keep_state
 from keras_t5gemma2.vision import Vision, check_image_features, image_shapes
 
 # Arguments that a preset gives, and nobody else.

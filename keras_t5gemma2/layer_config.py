@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_t5gemma2.compat import keras as compat
 from keras_t5gemma2.config import to_json
 
 registered = keras.saving.register_keras_serializable(package="keras_t5gemma2")
@@ -27,7 +28,7 @@ class Configured:
         Raises:
             NotImplementedError: a part of the layer is quantized, which its arguments do not say.
         """
-        if any(layer.quantization_mode is not None for layer in self._flatten_layers()):
+        if any(layer.quantization_mode is not None for layer in compat.all_layers(self)):
             raise NotImplementedError(
                 f"The layer {self.path!r} is quantized, and cannot be saved or cloned outside of "
                 "its backbone. Put layers of your own on `backbone(backbone.input)`, and not on "

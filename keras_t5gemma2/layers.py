@@ -6,11 +6,11 @@ import numpy as np
 from keras import initializers, layers, ops
 
 from keras_t5gemma2 import kernels
+from keras_t5gemma2.compat.plain_call import PlainCall
 from keras_t5gemma2.config import AttentionConfig, BackboneConfig, StackConfig
 from keras_t5gemma2.kernels import KeyValues, Window
 from keras_t5gemma2.layer_config import Configured, registered
 from keras_t5gemma2.lora.dense import Dense
-from keras_t5gemma2.plain_call import PlainCall
 from keras_t5gemma2.quantization.counting import CountsParameters
 from keras_t5gemma2.quantization.layers import QuantizedEmbedding
 

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_t5gemma2.arguments import check_loading
+from keras_t5gemma2.compat import keras as compat
 from keras_t5gemma2.disk import check_room, local_path, reserve, writing_h5
 from keras_t5gemma2.kernels import processes
 from keras_t5gemma2.kernels.host_array import host_array
@@ -76,12 +77,12 @@ def _one_writer(layer):
         for variable, value in zip(spread, values, strict=True):
             of_all = processes.whole(value)
             if processes.index() == 0:
-                variable._value = of_all
+                compat.replace_value(variable, of_all)
         yield processes.index() == 0
     finally:
         _is_writing.reset(token)
         for variable, value in zip(spread, values, strict=True):
-            variable._value = value
+            compat.replace_value(variable, value)
         processes.wait("saving")
 
 

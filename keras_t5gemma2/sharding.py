@@ -12,6 +12,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_t5gemma2.compat import keras as compat
+
 # What a map of layouts calls the encoder's (rows, tokens, width), where there is a single row.
 SEQUENCE = "encoder/sequence"
 
@@ -45,8 +47,9 @@ def lay_out(variables, config):
         return
     given = keras.distribution.distribution()
     for variable in variables:
-        if variable._value is None and variable._layout is None:
-            variable._layout = fitted(given.get_variable_layout(variable), variable, config)
+        if not compat.has_value(variable) and compat.layout(variable) is None:
+            wanted = given.get_variable_layout(variable)
+            compat.set_layout(variable, fitted(wanted, variable, config))
 
 
 @contextlib.contextmanager
@@ -56,7 +59,7 @@ def following(kernel):
     These are low-rank adapters beside it, (in, rank) and (rank, out), a quantized kernel in its
     place, and what it has one of for each output.
     """
-    layout = getattr(kernel, "_layout", None)
+    layout = compat.layout(kernel)
     if not is_model_parallel() or not hasattr(layout, "axes"):
         yield
         return

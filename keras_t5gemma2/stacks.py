@@ -4,6 +4,8 @@ import keras
 from keras import layers, ops
 
 from keras_t5gemma2 import sharding
+from keras_t5gemma2.compat import keras as compat
+from keras_t5gemma2.compat.plain_call import PlainCall
 from keras_t5gemma2.config import StackConfig
 from keras_t5gemma2.kernels import Window
 from keras_t5gemma2.layer_config import Configured, registered
@@ -17,7 +19,6 @@ from keras_t5gemma2.layers import (
     sum_dtype,
 )
 from keras_t5gemma2.lora.dense import Dense
-from keras_t5gemma2.plain_call import PlainCall
 from keras_t5gemma2.quantization.counting import CountsParameters
 from keras_t5gemma2.recompute import recomputed
 
@@ -128,7 +129,7 @@ class Decoder(Stack):
 
     def lay_out(self, is_training):
         """Has the kernels in memory as a step reads them fastest, but for those being trained."""
-        for layer in self._flatten_layers():
+        for layer in compat.all_layers(self):
             if isinstance(layer, Dense):
                 layer.lay_out(is_training)
 

@@ -79,7 +79,7 @@ class Vision(Configured, layers.Layer):
 
     @property
     def trainable(self):
-        return self._trainable
+        return super().trainable
 
     @trainable.setter
     def trainable(self, value):
@@ -155,7 +155,7 @@ class VisionTower(Configured, layers.Layer):
 
     @property
     def trainable(self):
-        return self._trainable
+        return super().trainable
 
     @trainable.setter
     def trainable(self, value):

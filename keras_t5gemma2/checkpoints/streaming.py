@@ -14,10 +14,10 @@ from collections.abc import Callable
 import keras
 import ml_dtypes  # noqa: F401  gives numpy the name "bfloat16"
 import numpy as np
-from keras.src.backend.common import global_state
 
 from keras_t5gemma2.checkpoints.finite import is_finite, nonfinite_message
 from keras_t5gemma2.checkpoints.names import AS_IS, Layout
+from keras_t5gemma2.compat import keras as compat
 from keras_t5gemma2.kernels.take_over import take_over, take_over_parts, takes_columns
 from keras_t5gemma2.messages import listed
 from keras_t5gemma2.quantization.layers import Quantizable
@@ -96,7 +96,7 @@ def build_with_weights(build, tensors_by_path, allow_nonfinite=False):
     >>> float(model(np.ones((1, 2)))[0, 0])
     2.0
     """
-    model, created = _build_without_values(build)
+    model, created = compat.build_without_values(build)
     is_float = keras.backend.is_float_dtype
     frozen = [v for v in created if v.trainable is False and is_float(v.dtype)]
     try:
@@ -108,19 +108,17 @@ def build_with_weights(build, tensors_by_path, allow_nonfinite=False):
             variable.trainable = id(variable) in weights
         _fill(pairs, allow_nonfinite)
         for variable in created:
-            if variable._value is None:
-                variable._deferred_initialize()
+            if not compat.has_value(variable):
+                compat.initialize_by_initializer(variable)
         for variable in frozen:
             variable.trainable = False
     except BaseException:
         # An exception keeps the frames it passed through, and with them the model.
         for variable in created:
-            variable._value = None
+            compat.replace_value(variable, None)
         raise
-    for layer in model._flatten_layers():
-        # On torch this makes parameters of the values; building had none to offer.
-        if layer.built:
-            layer._post_build()
+    # On torch this makes parameters of the values; building had none to offer.
+    compat.register_all_parameters(model)
     return model
 
 
@@ -142,21 +140,7 @@ def shapes_only(build):
     >>> f"{shapes_only(build).count_params():,}"
     '1,000,010,000,000'
     """
-    return _build_without_values(build)[0]
-
-
-def _build_without_values(build):
-    """The model, and the variables that Keras believes it will initialize later."""
-    waiting = global_state.get_global_attribute("uninitialized_variables", [], set_to_default=True)
-    num_waiting = len(waiting)
-    try:
-        with keras.StatelessScope(initialize_variables=False):
-            model = build()
-    finally:
-        # Ours must go: the next stateless scope would initialize them all once more.
-        created = waiting[num_waiting:]
-        del waiting[num_waiting:]
-    return model, created
+    return compat.build_without_values(build)[0]
 
 
 def _pair(model, tensors_by_path):
@@ -191,7 +175,7 @@ def _pair(model, tensors_by_path):
 
 def _layers_to_quantize(model, tensors_by_path):
     """The quantized layers whose matrix alone there is a tensor for."""
-    layers = [layer for layer in model._flatten_layers() if isinstance(layer, Quantizable)]
+    layers = [layer for layer in compat.all_layers(model) if isinstance(layer, Quantizable)]
     layers = [layer for layer in layers if layer.quantization_mode in ("int8", "int4")]
     scales = {layer.path: layer.quantized_variables[1].path for layer in layers}
     return [layer for layer in layers if scales[layer.path] not in tensors_by_path]
@@ -219,8 +203,7 @@ def _fill(pairs, allow_nonfinite):
     with concurrent.futures.ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
         for target, tensor in pairs:
             for variable, value in _values(target, tensor, pool, allow_nonfinite):
-                variable._initialize(value)
-                variable._initializer = None
+                compat.initialize(variable, value)
             done += _num_bytes_of(target)
             progress(done)
 
@@ -248,13 +231,14 @@ def _values(target, tensor, pool, allow_nonfinite):
 def _value(source, variable, release, pool, checked):
     """The values of `source` where the variable is to have them."""
     dtype = np.dtype(variable.dtype)
-    if variable._layout is None:
+    layout = compat.layout(variable)
+    if layout is None:
         return take_over(_owned(source, dtype, release, pool, checked))
 
     def read(index):
         return _owned(source[index], dtype, release, pool, checked)
 
-    return take_over_parts(read, source.shape, variable._layout)
+    return take_over_parts(read, source.shape, layout)
 
 
 def progress_bar(total):

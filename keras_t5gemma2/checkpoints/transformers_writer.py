@@ -34,6 +34,7 @@ from keras_t5gemma2.checkpoints.transformers_files import (
     processor_config,
     tokenizer_config,
 )
+from keras_t5gemma2.compat import keras as compat
 from keras_t5gemma2.disk import local_path
 from keras_t5gemma2.kernels.host_array import host_array
 from keras_t5gemma2.lora import targets
@@ -191,7 +192,7 @@ def _shape_without_tower(path, config):
 
 
 def _check_not_quantized(backbone):
-    for layer in backbone._flatten_layers():
+    for layer in compat.all_layers(backbone):
         if mode := getattr(layer, "quantization_mode", None):
             raise ValueError(
                 "A quantized model cannot be exported: the reference has no such weights. "

@@ -11,12 +11,12 @@ import torch
 
 from keras_t5gemma2.kernels import reference
 from keras_t5gemma2.kernels.blocked import ranges
+from keras_t5gemma2.kernels.compat.torch import flash_attention
 from keras_t5gemma2.kernels.reference import for_each_row, seen
 from keras_t5gemma2.kernels.scaled import Scaled
 
 QUERIES = 256  # of a tile, where a rule hides some tokens from some queries
-_FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+_FLASH, _FLASH_BACKWARD = flash_attention()
 
 
 def suits(query, parts):

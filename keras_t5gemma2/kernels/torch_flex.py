@@ -9,10 +9,10 @@ import warnings
 
 import torch
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
-from torch.utils._triton import has_triton
 
 from keras_t5gemma2.kernels import reference
 from keras_t5gemma2.kernels.blocked import ranges
+from keras_t5gemma2.kernels.compat.torch import has_triton
 from keras_t5gemma2.kernels.reference import for_each_row
 
 _BLOCK = 128  # of queries, and of keys; what the kernel takes by default

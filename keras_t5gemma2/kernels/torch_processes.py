@@ -5,6 +5,8 @@ import weakref
 import torch
 import torch.distributed as group
 
+from keras_t5gemma2.compat import keras as compat
+
 # The handles of what `prepare_training` has hooked in, by task.
 _handles = weakref.WeakKeyDictionary()
 _checked = weakref.WeakSet()
@@ -67,7 +69,7 @@ def check_parameters(task):
         return
     from torch.distributed.fsdp import FlatParameter, FSDPModule
 
-    layers = task._flatten_layers(include_self=True)
+    layers = compat.all_layers(task)
     found = [type(layer).__name__ for layer in layers if isinstance(layer, FSDPModule)]
     found += [name for name, p in task.named_parameters() if isinstance(p, FlatParameter)]
     if found:

@@ -8,10 +8,11 @@ import numpy as np
 from keras import initializers, layers, ops
 
 from keras_t5gemma2 import kernels, sharding
+from keras_t5gemma2.compat import keras as compat
+from keras_t5gemma2.compat.plain_call import PlainCall
 from keras_t5gemma2.kernels.host_array import host_array
 from keras_t5gemma2.layer_config import registered
 from keras_t5gemma2.messages import shown_names
-from keras_t5gemma2.plain_call import PlainCall
 from keras_t5gemma2.quantization.layers import QuantizedDense
 
 _REFUSAL = (
@@ -73,7 +74,7 @@ class Dense(PlainCall, QuantizedDense):
         self._refusal = None  # why the last such file was not read
 
     def call(self, x, training=None):
-        y = kernels.product(x, self._kernel)
+        y = kernels.product(x, self.matrix_variable)
         y = y if self.bias is None else y + self.bias
         return self._adapt(x, y, training)
 
@@ -85,8 +86,8 @@ class Dense(PlainCall, QuantizedDense):
     def lay_out(self, is_training):
         """Has the kernel in memory as products with few rows read it, unless it is trained."""
         if self.quantization_mode is None:
-            is_trained = is_training and self._kernel.trainable
-            kernels.lay_out(self._kernel, for_steps=not is_trained)
+            is_trained = is_training and self.matrix_variable.trainable
+            kernels.lay_out(self.matrix_variable, for_steps=not is_trained)
 
     def effective_kernel(self):
         """(in, out) tensor that the output is the product with, active adapters included."""
@@ -123,7 +124,7 @@ class Dense(PlainCall, QuantizedDense):
         # With the kernel as it is multiplied, so that an untrained adapter changes nothing.
         kernel, a, b = (
             ops.stop_gradient(ops.cast(ops.cast(v, self.compute_dtype), "float32"))
-            for v in (self._kernel, adapter.a, adapter.b)
+            for v in (self.matrix_variable, adapter.a, adapter.b)
         )
         a = a * adapter.scale
         squares = ops.sum(ops.square(kernel), axis=0)
@@ -145,8 +146,9 @@ class Dense(PlainCall, QuantizedDense):
         if not factors[1]:
             return
         if self.quantization_mode is None:
-            with self._whole_or_not(self._kernel):
-                self._kernel.assign(ops.cast(self.merged_kernel(), self._kernel.dtype))
+            variable = self.matrix_variable
+            with self._whole_or_not(variable):
+                variable.assign(ops.cast(self.merged_kernel(), variable.dtype))
                 self.merged = factors
         else:
             before = [np.array(host_array(v.value)) for v in self.code_variables]
@@ -163,8 +165,8 @@ class Dense(PlainCall, QuantizedDense):
         """
         of_kernel, of_products = self._factors()
         if not of_products:
-            return ops.convert_to_tensor(self._kernel)
-        kernel = self._kernel if self.quantization_mode is None else self.float_matrix()
+            return ops.convert_to_tensor(self.matrix_variable)
+        kernel = self.matrix_variable if self.quantization_mode is None else self.float_matrix()
         return ops.cast(kernel, "float32") * of_kernel + self._sum(of_products)
 
     def _factors(self):
@@ -196,9 +198,10 @@ class Dense(PlainCall, QuantizedDense):
                 self.merged = None
             return
         of_kernel, of_products = self.merged
-        kernel = (ops.cast(self._kernel, "float32") - self._sum(of_products)) / of_kernel
-        with self._whole_or_not(self._kernel):
-            self._kernel.assign(ops.cast(kernel, self._kernel.dtype))
+        variable = self.matrix_variable
+        kernel = (ops.cast(variable, "float32") - self._sum(of_products)) / of_kernel
+        with self._whole_or_not(variable):
+            variable.assign(ops.cast(kernel, variable.dtype))
             self.merged = None
 
     @contextlib.contextmanager
@@ -282,31 +285,28 @@ class Dense(PlainCall, QuantizedDense):
         width = self.input_spec.axes[-1]
         # As `torch.nn.Linear` and peft: uniform within 1 / sqrt(width).
         uniform = initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
-        is_locked, before = self._tracker.locked, {id(variable) for variable in self.variables}
-        self._tracker.unlock()
-        try:
-            a = self._add(name, "lora_a", (width, config.rank), uniform)
-            b = self._add(name, "lora_b", (config.rank, self.units), "zeros")
-            adapter = Adapter(a, b, None, config.scale)
-            if config.use_dora:
-                magnitude = self._add(name, "magnitude", (self.units,), "ones", autocast=False)
-                magnitude.assign(self._column_norms(adapter))
-                adapter = dataclasses.replace(adapter, magnitude=magnitude)
-            self.adapters[name] = adapter
-            if config.dropout:
-                self.dropouts[name] = layers.Dropout(config.dropout, dtype=self.dtype_policy)
-        except BaseException:
-            self.adapters.pop(name, None)
-            self.dropouts.pop(name, None)
-            for variable in [v for v in self.variables if id(v) not in before]:
-                self._untrack_variable(variable)
-            raise
-        finally:
-            if is_locked:
-                self._tracker.lock()
+        before = {id(variable) for variable in self.variables}
+        with compat.unlocked(self):
+            try:
+                a = self._add(name, "lora_a", (width, config.rank), uniform)
+                b = self._add(name, "lora_b", (config.rank, self.units), "zeros")
+                adapter = Adapter(a, b, None, config.scale)
+                if config.use_dora:
+                    magnitude = self._add(name, "magnitude", (self.units,), "ones", autocast=False)
+                    magnitude.assign(self._column_norms(adapter))
+                    adapter = dataclasses.replace(adapter, magnitude=magnitude)
+                self.adapters[name] = adapter
+                if config.dropout:
+                    self.dropouts[name] = layers.Dropout(config.dropout, dtype=self.dtype_policy)
+            except BaseException:
+                self.adapters.pop(name, None)
+                self.dropouts.pop(name, None)
+                for variable in [v for v in self.variables if id(v) not in before]:
+                    compat.untrack(self, variable)
+                raise
 
     def _add(self, adapter_name, name, shape, initializer, **kwargs):
-        with sharding.following(getattr(self, "_kernel", None)):
+        with sharding.following(self.matrix_variable):
             return self.add_weight(
                 name=f"{adapter_name}_{name}",
                 shape=shape,
@@ -319,18 +319,13 @@ class Dense(PlainCall, QuantizedDense):
         """Removes an adapter; one that is on other layers only, is none here."""
         if name not in self.adapters:
             return
-        is_locked = self._tracker.locked
-        self._tracker.unlock()
-        try:
+        with compat.unlocked(self):
             tracked = {id(variable) for variable in self.variables}
             for variable in self.adapters[name].variables.values():
                 if id(variable) in tracked:  # else an interrupted call has done it
-                    self._untrack_variable(variable)
+                    compat.untrack(self, variable)
             self.dropouts.pop(name, None)
             del self.adapters[name]
-        finally:
-            if is_locked:
-                self._tracker.lock()
 
     def enable_lora(self, *args, **kwargs):
         raise ValueError(_REFUSAL.format(path=self.path))

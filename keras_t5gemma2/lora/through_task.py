@@ -2,6 +2,7 @@
 
 import weakref
 
+from keras_t5gemma2.compat import keras as compat
 from keras_t5gemma2.lora.dense import Dense
 
 
@@ -51,7 +52,7 @@ class AdaptsThroughTask:
         self._own_task("load_lora_weights").load_adapter(filepath)
 
     def save_to_preset(self, *args, **kwargs):
-        layers = [layer for layer in self._flatten_layers() if isinstance(layer, Dense)]
+        layers = [layer for layer in compat.all_layers(self) if isinstance(layer, Dense)]
         if any(layer._saved_adapters() for layer in layers):
             raise ValueError(
                 "A backbone with adapters is saved by its task: call "

@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_t5gemma2.compat.keras_hub import accepts_labels
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.preprocessing.traced import is_traced
 
@@ -18,7 +19,7 @@ class NumpyCall:
             return super().__call__(*args, **kwargs)
         if any(isinstance(x, keras.KerasTensor) for x in keras.tree.flatten((args, kwargs))):
             return self._call_symbolic(*args, **kwargs)
-        if len(args) == 1 and type(args[0]) is tuple and self._call_accepts_labels:
+        if len(args) == 1 and type(args[0]) is tuple and accepts_labels(self):
             args = args[0]
         return self.call(*args, **kwargs)
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from keras_t5gemma2.arguments import check_constructor, check_file_name, check_flags
 from keras_t5gemma2.backbone import T5Gemma2Backbone
+from keras_t5gemma2.compat.keras_hub import filling_in
 from keras_t5gemma2.config_parts import check_parts
 from keras_t5gemma2.messages import short_errors, shown
 from keras_t5gemma2.options import checked
@@ -34,7 +35,18 @@ from keras_t5gemma2.registry import presets
 from keras_t5gemma2.saving import LoadsFromCheckpoints, SavesAtomically
 
 
+def _fill_image_converter(cls, loader, kwargs):
+    """Adds the preset's image converter, or `None` for the preset of a text-only model."""
+    if "image_converter" in kwargs:
+        return
+    try:
+        kwargs["image_converter"] = loader.load_image_converter(cls.image_converter_cls)
+    except FileNotFoundError:
+        kwargs["image_converter"] = None
+
+
 @keras.saving.register_keras_serializable(package="keras_t5gemma2")
+@filling_in(_fill_image_converter)
 class T5Gemma2Seq2SeqLMPreprocessor(
     NumpyCall, LoadsFromCheckpoints, SavesAtomically, keras_hub.models.Seq2SeqLMPreprocessor
 ):
@@ -258,19 +270,19 @@ class T5Gemma2Seq2SeqLMPreprocessor(
 
     @property
     def encoder_sequence_length(self):
-        return self._encoder_sequence_length
+        return self._encoder_limit
 
     @encoder_sequence_length.setter
     def encoder_sequence_length(self, value):
-        self._encoder_sequence_length = checked(encoder_sequence_length=value)
+        self._encoder_limit = checked(encoder_sequence_length=value)
 
     @property
     def decoder_sequence_length(self):
-        return self._decoder_sequence_length
+        return self._decoder_limit
 
     @decoder_sequence_length.setter
     def decoder_sequence_length(self, value):
-        self._decoder_sequence_length = checked(decoder_sequence_length=value)
+        self._decoder_limit = checked(decoder_sequence_length=value)
 
     def _encoder(self):
         parts = self.tokenizer, self.image_converter, self.tokens_per_image, self.truncate
@@ -298,12 +310,6 @@ class T5Gemma2Seq2SeqLMPreprocessor(
             video_converter=None,
         )
         return super().from_config(config)
-
-    @classmethod
-    def _add_missing_kwargs(cls, loader, kwargs):
-        if "image_converter" not in kwargs:
-            kwargs["image_converter"] = _load_image_converter(cls.image_converter_cls, loader)
-        return super()._add_missing_kwargs(loader, kwargs)
 
     def _lengths(self, encoder=None, decoder=None):
         """(encoder, decoder) length: the preprocessor's own where none is given."""
@@ -425,11 +431,3 @@ def _check_targets_are_given(rows):
                 "`decoder_text` must be given for training: the labels are made from it. "
                 f"Received: none for row {row.number} of {len(rows)}"
             )
-
-
-def _load_image_converter(cls, loader):
-    """The preset's image converter, or `None` for the preset of a text-only model."""
-    try:
-        return loader.load_image_converter(cls)
-    except FileNotFoundError:
-        return None

@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_t5gemma2.arguments import check_constructor, check_file_name
 from keras_t5gemma2.backbone import T5Gemma2Backbone
+from keras_t5gemma2.compat.keras_hub import set_special_tokens
 from keras_t5gemma2.messages import cause, shown
 from keras_t5gemma2.preprocessing.numpy_call import NumpyCall, check_fixed
 from keras_t5gemma2.preprocessing.read_image import to_numpy
@@ -125,11 +126,9 @@ class T5Gemma2Tokenizer(
             setattr(self, name, token)
             setattr(self, f"{name}_id", ids[name])
         # Read by `special_tokens` and `special_token_ids` of the base class.
-        self._special_token_attrs = tuple(
-            name
-            for name in (*REQUIRED_TOKENS, *IMAGE_TOKENS)
-            if vocabulary is None or ids[name] is not None
-        )
+        names = (*REQUIRED_TOKENS, *IMAGE_TOKENS)
+        known = [name for name in names if vocabulary is None or ids[name] is not None]
+        set_special_tokens(self, known)
 
     def call(self, inputs, training=None):
         return self.tokenize(inputs)

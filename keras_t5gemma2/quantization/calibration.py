@@ -8,11 +8,11 @@ one half.
 
 import contextlib
 import functools
-import types
 
 import numpy as np
 from keras import layers, ops
 
+from keras_t5gemma2.compat import keras as compat
 from keras_t5gemma2.stacks import decoder_positions, encoder_positions
 
 
@@ -41,16 +41,11 @@ def exact_updates(config):
     Args:
         config: `keras.quantizers` config of GPTQ or AWQ; only the former has columns in order.
     """
-    from keras.src.quantizers import gptq
-
     if config.mode != "gptq" or config.activation_order:
         yield
         return
-    linalg, gptq.linalg = gptq.linalg, types.SimpleNamespace(inv=_factor_of_inverse)
-    try:
+    with compat.gptq_inverting_by(_factor_of_inverse):
         yield
-    finally:
-        gptq.linalg = linalg
 
 
 def _factor_of_inverse(matrix):

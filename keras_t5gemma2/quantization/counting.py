@@ -3,6 +3,7 @@
 import math
 import re
 
+from keras_t5gemma2.compat import keras as compat
 from keras_t5gemma2.quantization.layers import Quantizable
 
 
@@ -15,7 +16,7 @@ def parameters(layer, weights=None):
     """
     weights = {id(variable): variable for variable in (weights or layer.weights)}
     count = 0
-    for inner in layer._flatten_layers():
+    for inner in compat.all_layers(layer):
         if isinstance(inner, Quantizable) and inner.has_integers:
             stored = [weights.pop(id(variable), None) for variable in inner.stored_variables]
             count += math.prod(inner.matrix_shape) if any(v is not None for v in stored) else 0

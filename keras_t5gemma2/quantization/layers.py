@@ -12,6 +12,7 @@ import numpy as np
 from keras import layers, ops
 
 from keras_t5gemma2 import kernels, sharding
+from keras_t5gemma2.compat import keras as compat
 from keras_t5gemma2.kernels.host_array import host_array
 from keras_t5gemma2.layer_config import registered
 from keras_t5gemma2.messages import shown
@@ -48,7 +49,7 @@ class Quantizable:
             self._quantize(mode, config)
 
     def _quantize(self, mode, config):
-        variable = getattr(self, f"_{self.matrix}")
+        variable = self.matrix_variable
         if mode not in ("int8", "int4"):
             with sharding.following(variable):
                 # Subclasses are refused there, which may compute otherwise; ours add to it only.
@@ -56,8 +57,7 @@ class Quantizable:
             return
         scheme, shape = scheme_of(config), self.matrix_shape
         found = quantized(host_array(variable.value), scheme, self.axis % 2, variable.dtype)
-        # As `del` does it, which in Keras also looks for garbage: half a second for each layer.
-        self._untrack_variable(vars(self).pop(f"_{self.matrix}"))
+        compat.remove_matrix(self, self.matrix)
         with sharding.following(variable):
             self.quantized_build(shape, mode, config)
         policy = mode if mode == "int8" else f"int4/{scheme.block or -1}"
@@ -67,30 +67,29 @@ class Quantizable:
     @contextlib.contextmanager
     def as_before_if_it_fails(self):
         """Inside, an error or an interrupt brings back the matrix and all that belongs to it."""
-        attributes, variables = dict(vars(self)), self._own_variables()
+        attributes, variables = dict(vars(self)), compat.own_variables(self)
         try:
             yield
         except BaseException:
-            for variable in self._own_variables():
-                self._untrack_variable(variable)
+            for variable in compat.own_variables(self):
+                compat.untrack(self, variable)
             for name in set(vars(self)) - set(attributes):
                 del vars(self)[name]
             vars(self).update(attributes)
-            self._tracker.unlock()
-            for variable in variables:
-                self._track_variable(variable)
-            if self.built:
-                self._lock_state()
+            compat.track_again(self, variables)
             raise
 
-    def _own_variables(self):
-        return [*self._trainable_variables, *self._non_trainable_variables]
-
-    def _int8_build(self, shape, config=None):
-        super()._int8_build(shape, config)
-        if config is None:  # the layer is built to be loaded, and nothing in it says so
+    def quantized_build(self, shape, mode, config=None):
+        super().quantized_build(shape, mode, config)
+        # Without a config the layer is built to be loaded, and nothing in it says so.
+        if mode == "int8" and config is None:
             is_rounded = plans.rounds_activations()
             self.inputs_quantizer = keras.quantizers.AbsMaxQuantizer(-1) if is_rounded else None
+
+    @property
+    def matrix_variable(self):
+        """The variable of the matrix, or of its codes; `None` after GPTQ and AWQ."""
+        return compat.matrix(self, self.matrix)
 
     @property
     def matrix_shape(self):
@@ -102,14 +101,15 @@ class Quantizable:
         """The `Scheme` of a layer of 8 or 4 bits."""
         if self.quantization_mode == "int8":
             return Scheme(8)
-        block = self._int4_block_size
+        block = compat.int4_block_size(self)
         return Scheme(4, None if block in (None, -1) else block)
 
     @property
     def code_variables(self):
         """The variables of a layer of 8 or 4 bits, in the order of `Codes`."""
-        names = [f"_{self.matrix}", f"{self.matrix}_scale", f"{self.matrix}_zero"]
-        return [getattr(self, name) for name in (names if self.scheme.block else names[:2])]
+        names = [f"{self.matrix}_scale", f"{self.matrix}_zero"]
+        factors = [getattr(self, name) for name in (names if self.scheme.block else names[:1])]
+        return [self.matrix_variable, *factors]
 
     def assign_codes(self, codes):
         """Gives a layer of 8 or 4 bits the values of `Codes`."""
@@ -143,7 +143,7 @@ class Quantizable:
     def float_matrix(self):
         """The matrix as it is computed with, in the dtype of the computation."""
         if not self.has_integers:
-            return ops.cast(getattr(self, f"_{self.matrix}"), self.compute_dtype)
+            return ops.cast(self.matrix_variable, self.compute_dtype)
         return self._restored(self._stored())
 
     @property
@@ -198,19 +198,12 @@ class QuantizedDense(Quantizable, layers.Dense):
         if self.quantization_mode in _CALIBRATED:  # what a file holds is calibrated
             setattr(self, f"is_{self.quantization_mode}_calibrated", True)
 
-    def _int8_call(self, inputs, training=None):
-        if self.inputs_quantizer:
-            return super()._int8_call(inputs, training)
-        return self._integer_call(inputs)
-
-    def _int4_call(self, inputs, training=None):
-        return self._integer_call(inputs)
-
-    def _gptq_call(self, inputs, training=None):
+    def quantized_call(self, inputs, training=None):
+        mode = self.quantization_mode
+        if mode == "float8" or (mode == "int8" and self.inputs_quantizer):
+            return super().quantized_call(inputs, training=training)
         # Keras's calibration watches `call`.
         return self._integer_call(inputs) if self.has_integers else self.call(inputs)
-
-    _awq_call = _gptq_call
 
     def _integer_call(self, inputs):
         y = self._product(inputs, self._stored())
@@ -269,18 +262,15 @@ class QuantizedEmbedding(Quantizable, layers.ReversibleEmbedding):
     def call(self, inputs, reverse=False):
         if not reverse:
             return super().call(inputs)
-        return self._capped(kernels.logits(inputs, self._embeddings))
+        return self._capped(kernels.logits(inputs, self.matrix_variable))
 
     def compute_output_spec(self, inputs, reverse=False):
         spec = super().compute_output_spec(inputs, reverse)
         return keras.KerasTensor(spec.shape, dtype="float32") if reverse else spec
 
-    def _int8_call(self, inputs, reverse=False):
-        if reverse and self.inputs_quantizer:
-            return ops.cast(super()._int8_call(inputs, reverse), "float32")
-        return self._integer_call(inputs, reverse)
-
-    def _int4_call(self, inputs, reverse=False):
+    def quantized_call(self, inputs, reverse=False):
+        if self.quantization_mode == "int8" and reverse and self.inputs_quantizer:
+            return ops.cast(super().quantized_call(inputs, reverse=reverse), "float32")
         return self._integer_call(inputs, reverse)
 
     def _integer_call(self, inputs, reverse):

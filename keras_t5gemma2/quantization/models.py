@@ -5,6 +5,7 @@ import re
 
 import keras
 
+from keras_t5gemma2.compat import keras as compat
 from keras_t5gemma2.messages import cause, shown, shown_names
 from keras_t5gemma2.quantization.layers import (
     Quantizable,
@@ -91,13 +92,13 @@ class Quantizes(OwnsQuantize):
             )
             raise
         finally:
-            self._post_quantize(config.mode)
+            compat.finish_quantizing(self, config.mode)
             for name in ("train_function", "test_function", "predict_function"):
                 setattr(self, name, None)
 
     def _calibrate(self, layers, config):
         """By Keras's own GPTQ or AWQ; if it fails or is interrupted, all layers are as before."""
-        if parts := [layer.path for layer in layers if len(list(layer._flatten_layers())) > 1]:
+        if parts := [layer.path for layer in layers if len(compat.all_layers(layer)) > 1]:
             raise ValueError(
                 "Layers that are calibrated must have no adapter with dropout. Received: "
                 f"{parts[0]}. Call `remove_adapter` first."
@@ -270,7 +271,7 @@ def _rule(filters):
 
 
 def _layers(backbone):
-    return [layer for layer in backbone._flatten_layers() if isinstance(layer, Quantizable)]
+    return [layer for layer in compat.all_layers(backbone) if isinstance(layer, Quantizable)]
 
 
 def _is_beside_stacks(layer):

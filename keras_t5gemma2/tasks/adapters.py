@@ -7,6 +7,7 @@ import types
 
 import keras
 
+from keras_t5gemma2.compat import keras as compat
 from keras_t5gemma2.lora import targets
 from keras_t5gemma2.lora.config import LoRAConfig, check_adapter_name
 from keras_t5gemma2.messages import say, shown, shown_names
@@ -359,9 +360,7 @@ class HasAdapters:
 
         On torch every layer, up to the task, keeps the parameters of all those inside it.
         """
-        for layer in self._flatten_layers():
-            if layer.built:
-                layer._post_build()
+        compat.register_all_parameters(self)
         self._forget_programs()
 
     def _check_known(self, names):

@@ -96,13 +96,13 @@ class _Same:
     """An object without a hash of its own, equal to itself only."""
 
     def __init__(self, value):
-        self._value = value
+        self.value = value
 
     def __eq__(self, other):
-        return isinstance(other, _Same) and self._value is other._value
+        return isinstance(other, _Same) and self.value is other.value
 
     def __hash__(self):
-        return id(self._value)
+        return id(self.value)
 
 
 def _frozen(value):

@@ -7,6 +7,7 @@ import shutil
 import keras
 import numpy as np
 
+from keras_t5gemma2.compat import keras as compat
 from keras_t5gemma2.disk import check_writable, local_path
 from keras_t5gemma2.kernels import processes
 from keras_t5gemma2.kernels.take_over import take_over
@@ -116,7 +117,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         return [*others, self.model.optimizer.iterations]
 
     def on_train_end(self, logs=None):
-        self.model._initial_epoch = None  # of the next `fit`
+        compat.set_first_epoch(self.model, None)  # of the next `fit`
         if self.delete_checkpoint and processes.index() == 0:
             for path in _left_by_killed_processes(self.directory):
                 shutil.rmtree(path)
@@ -179,7 +180,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             _assign(groups[name], [tensors[key].read() for key in _keys(name, groups[name])])
         if state["step"] > 0:  # else they are those of the epoch before
             self._of_metrics = [tensors[key].read() for key in _keys("metrics", groups["metrics"])]
-        self.model._initial_epoch = state["epoch"]
+        compat.set_first_epoch(self.model, state["epoch"])
         self.batches.first_batch = state["step"]
         processes.set_random_states(state["random_states"])
         if state["seed"] is not None:

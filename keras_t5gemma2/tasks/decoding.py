@@ -1,6 +1,5 @@
 """The device's side of generation: from a batch of prompts to a cache, and a token further."""
 
-import copy
 import numbers
 
 import keras
@@ -11,10 +10,11 @@ from keras import ops
 from keras_t5gemma2 import cache as caches
 from keras_t5gemma2 import kernels
 from keras_t5gemma2.cache import Cache
+from keras_t5gemma2.compat.keras_hub import sampler_with
+from keras_t5gemma2.compat.plain_call import plain_calls
 from keras_t5gemma2.kernels import KeyValues
 from keras_t5gemma2.layers import sum_dtype
 from keras_t5gemma2.messages import shown
-from keras_t5gemma2.plain_call import plain_calls
 from keras_t5gemma2.stacks import decoder_positions
 
 # Keys and values of the encoder's tokens of all layers. A step reads 2.5 (270m and 4b) to 4.5
@@ -176,11 +176,12 @@ def at_temperature(sampler):
     if is_greedy(sampler) or not carries_folded(sampler):
         return keras_hub.samplers.GreedySampler()
     # One of the user's own, whose way to choose stays: all the probability is the likeliest's.
-    greedy = copy.copy(sampler)
-    greedy.compute_probabilities = lambda logits: ops.one_hot(
-        kernels.argmax(logits), logits.shape[-1], dtype="float32"
+    return sampler_with(
+        sampler,
+        compute_probabilities=lambda logits: ops.one_hot(
+            kernels.argmax(logits), logits.shape[-1], dtype="float32"
+        ),
     )
-    return greedy
 
 
 _DRAWING = (
@@ -200,24 +201,23 @@ def bounded(sampler, steps, ends):
     """
     if not hasattr(sampler, "run_loop"):
         return sampler
-    bounded = copy.copy(sampler)
 
     def run_loop(cond, body, model=None, loop_vars=None, maximum_iterations=None):
         limit = ops.minimum(maximum_iterations, steps)
         ends[:] = sampler.run_loop(cond, body, model, loop_vars, limit)
         return ends
 
-    bounded.run_loop = run_loop
+    methods = {"run_loop": run_loop}
     if type(sampler) is keras_hub.samplers.GreedySampler:
         # The likeliest token is that of the highest logit: no softmax over the vocabulary.
-        bounded.compute_probabilities = lambda logits: logits
-        bounded.get_next_token = kernels.argmax
+        methods["compute_probabilities"] = lambda logits: logits
+        methods["get_next_token"] = kernels.argmax
     elif carries_folded(sampler):
         # Torch draws from numbers only. That the logits are none is noted beside: see `finite`.
-        bounded.compute_probabilities = lambda logits: _numbers(
+        methods["compute_probabilities"] = lambda logits: _numbers(
             sampler.compute_probabilities(logits)
         )
-    return bounded
+    return sampler_with(sampler, **methods)
 
 
 def _numbers(probabilities):

@@ -1,5 +1,6 @@
 """`quantize` of a task: its backbone's, and what it means for all else that a task has."""
 
+from keras_t5gemma2.compat import keras as compat
 from keras_t5gemma2.quantization.models import OwnsQuantize
 
 
@@ -32,7 +33,7 @@ class QuantizesBackbone(OwnsQuantize):
         finally:  # interrupted, it has changed a part of the layers
             if self.backbone.quantized_layers != before:
                 self.keep_merged()
-                self._post_quantize(self.dtype_policy.quantization_mode)
+                compat.finish_quantizing(self, self.dtype_policy.quantization_mode)
                 self._forget_programs()
                 self._reset_optimizer()
 

@@ -9,9 +9,9 @@ import warnings
 import keras
 import numpy as np
 from keras import ops
-from keras.src.trainers import data_adapters
 
 from keras_t5gemma2 import sharding
+from keras_t5gemma2.compat.keras import DataAdapter, PyDatasetAdapter
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.options import checked
 from keras_t5gemma2.preprocessing import traced
@@ -54,7 +54,7 @@ def batches_of(x, y, sample_weight, batch_size, shuffle, preparation, group_by_l
         group_by_length: bool. Whether batches of rows in memory are of rows of similar length.
     """
     batch_size = checked(batch_size=batch_size)
-    if isinstance(x, data_adapters.data_adapter.DataAdapter):
+    if isinstance(x, DataAdapter):
         return x  # `fit` calls `evaluate` with what it was given
     if y is None and (is_pair(x) or (isinstance(x, (tuple, list)) and x and are_arrays(x[0]))):
         x, y, sample_weight = _unpack_together(x, sample_weight)
@@ -114,7 +114,7 @@ def reading(*batches, steps=None, may_begin_late=False):
             raise
 
 
-class Batches(data_adapters.data_adapter.DataAdapter):
+class Batches(DataAdapter):
     """Prepared batches, in whichever way a backend's training loop asks for them.
 
     Attributes:
@@ -397,7 +397,7 @@ class PyDatasetBatches(Batches):
 
     def __init__(self, dataset, shuffle, preparation):
         self.dataset = _PreparedDataset(dataset, preparation)
-        self.adapter = data_adapters.PyDatasetAdapter(self.dataset, shuffle=shuffle)
+        self.adapter = PyDatasetAdapter(self.dataset, shuffle=shuffle)
         self.on_epoch_begin, self.on_epoch_end = (
             self.adapter.on_epoch_begin,
             self.adapter.on_epoch_end,

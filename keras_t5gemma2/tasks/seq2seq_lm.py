@@ -12,6 +12,7 @@ from keras import ops
 from keras_t5gemma2 import sharding
 from keras_t5gemma2.arguments import check_constructor, check_loading
 from keras_t5gemma2.backbone import T5Gemma2Backbone
+from keras_t5gemma2.compat import keras as compat
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.options import checked
 from keras_t5gemma2.preprocessing.columns import Columns
@@ -49,6 +50,8 @@ from keras_t5gemma2.tasks.warmup import WarmsUp
 
 
 @keras.saving.register_keras_serializable(package="keras_t5gemma2")
+# Torch's compiler goes through a step of Keras's trainer piece by piece, for minutes.
+@compat.never_torch_compiled
 class T5Gemma2Seq2SeqLM(
     SavesAtomically,
     SavesWhole,
@@ -107,7 +110,7 @@ class T5Gemma2Seq2SeqLM(
         self.cache_dtype = cache_dtype
         # On torch, Keras has looked for parameters before there was a module to register them:
         # without this the task would have none, and `DistributedDataParallel` nothing to do.
-        self._post_build()
+        compat.register_parameters(self)
 
     @property
     def preprocessor(self):
@@ -332,10 +335,6 @@ class T5Gemma2Seq2SeqLM(
         """
         super().compile(*args, **kwargs)
         decoding.check_temperature(self.sampler)
-
-    def _should_torch_compile(self):
-        # Torch's compiler goes through a step of Keras's trainer piece by piece, for minutes.
-        return False
 
     def fit(
         self,
@@ -632,5 +631,5 @@ def _part_averages(optimizer):
     """
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of one that scales the loss
     if optimizer.use_ema:
-        for average in optimizer._model_variables_moving_average:
+        for average in compat.moving_averages(optimizer):
             average.assign(ops.copy(average))

@@ -8,6 +8,7 @@ import keras_hub
 from keras import ops
 
 from keras_t5gemma2 import kernels
+from keras_t5gemma2.compat import keras as compat
 from keras_t5gemma2.messages import short_errors, warn
 from keras_t5gemma2.tasks.array_checks import IGNORED
 from keras_t5gemma2.tasks.compile_config import compile_config, compile_from
@@ -60,7 +61,7 @@ class TrainsWithoutLogits:
         if weighted_metrics == "auto":
             weighted_metrics = None if loss == "auto" else metrics_of_logits()
         self._needs_logits = bool(loss != "auto" or weighted_metrics or kwargs.get("metrics"))
-        self._compile_loss = self._compile_metrics = None  # those of an earlier call
+        compat.forget_loss(self)  # of an earlier call
         self._has_default_optimizer = isinstance(optimizer, str) and optimizer == "auto"
         if self._has_default_optimizer:
             optimizer = self._default_optimizer()
@@ -139,7 +140,7 @@ class TrainsWithoutLogits:
         if self._token_loss is None:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         sums = self._token_sums(y, y_pred, sample_weight, training)
-        extra = sum(self._aggregate_additional_loss(loss) for loss in self.losses)
+        extra = sum(compat.scaled_loss(self, loss) for loss in self.losses)
         return self._token_loss.update(sums, extra)
 
     def token_sums(self, x, y, sample_weight=None, training=True):
@@ -202,7 +203,7 @@ def _check_optimizer(task):
     optimizer = getattr(task.optimizer, "inner_optimizer", task.optimizer)  # if it scales the loss
     if not getattr(optimizer, "built", False):
         return
-    known = {id(variable): variable.path for variable in optimizer._trainable_variables}
+    known = {id(variable): variable.path for variable in compat.trained_variables(optimizer)}
     new = [variable.path for variable in trained if id(variable) not in known]
     if new or len(known) > len(trained):
         gone = set(known.values()) - {variable.path for variable in trained}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import small_tasks
 
-from keras_t5gemma2 import trainer_state
+from keras_t5gemma2.compat import jax_trainer
 
 
 class Stop(Exception):
@@ -161,7 +161,7 @@ def test_an_interrupt_waits_until_the_state_is_known(interruptible):
 
     model = types.SimpleNamespace(_jax_state=None, _jax_state_synced=True)
 
-    @trainer_state._recorded_at_every_step
+    @jax_trainer._recorded_at_every_step
     def make_function(model, step):
         return step
 
@@ -184,6 +184,6 @@ def test_an_interrupt_waits_until_the_state_is_known(interruptible):
 
 @pytest.mark.skipif(keras.config.backend() != "jax", reason="only there the state is taken out")
 def test_what_is_used_of_keras_is_there():
-    trainer = trainer_state._trainer_of_jax()
-    for name in (*trainer_state._RUNS, "_purge_model_variables", "_make_function"):
+    trainer = jax_trainer._trainer_of_jax()
+    for name in (*jax_trainer._RUNS, "_purge_model_variables", "_make_function"):
         assert hasattr(vars(trainer)[name], "__wrapped__"), name

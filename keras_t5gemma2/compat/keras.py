@@ -1,0 +1,199 @@
+"""What Keras keeps private: of layers, variables, trainers and optimizers."""
+
+import contextlib
+import types
+
+import keras
+from keras.src.backend.common import global_state
+from keras.src.quantizers import gptq
+from keras.src.trainers import data_adapters
+
+# The base class of what `fit` reads batches from, and the one for `keras.utils.PyDataset`.
+DataAdapter = data_adapters.data_adapter.DataAdapter
+PyDatasetAdapter = data_adapters.PyDatasetAdapter
+
+# Layers ----------------------------------------------------------------------------------------
+
+
+def all_layers(layer):
+    """Returns the layer and all layers inside it, at any depth (Keras 3.15.1)."""
+    return layer._flatten_layers()
+
+
+def register_parameters(layer):
+    """Registers a built layer's variables with torch's module; elsewhere a no-op (Keras 3.15.1)."""
+    layer._post_build()
+
+
+def register_all_parameters(model):
+    """Registers the variables of every built layer inside a model (Keras 3.15.1)."""
+    for layer in all_layers(model):
+        if layer.built:
+            register_parameters(layer)
+
+
+def finish_quantizing(model, mode):
+    """Drops what a model still holds of the variables before `quantize` (Keras 3.15.1)."""
+    model._post_quantize(mode)
+
+
+@contextlib.contextmanager
+def unlocked(layer):
+    """A block in which a built layer gains and loses variables (Keras 3.15.1)."""
+    tracker = layer._tracker
+    was_locked = tracker.locked
+    tracker.unlock()
+    try:
+        yield
+    finally:
+        if was_locked:
+            tracker.lock()
+
+
+def own_variables(layer):
+    """Returns the variables of a layer without those of layers inside it (Keras 3.15.1)."""
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
+def track_again(layer, variables):
+    """Adds variables to those of a layer, which is locked if it is built (Keras 3.15.1)."""
+    layer._tracker.unlock()
+    for variable in variables:
+        layer._track_variable(variable)
+    if layer.built:
+        layer._lock_state()
+
+
+def untrack(layer, variable):
+    """Removes a variable from those of a layer (Keras 3.15.1)."""
+    layer._untrack_variable(variable)
+
+
+def matrix(layer, name):
+    """Returns the variable behind `layer.kernel` or `layer.embeddings` (Keras 3.15.1).
+
+    The public property computes: it adds Keras's own adapters, and unpacks integers.
+
+    Args:
+        layer: `keras.layers.Dense` or `keras.layers.Embedding`.
+        name: "kernel" or "embeddings".
+
+    Returns:
+        The variable, or `None` where the layer has none, as after GPTQ.
+    """
+    return getattr(layer, f"_{name}", None)
+
+
+def remove_matrix(layer, name):
+    """Removes the variable that `matrix` returns (Keras 3.15.1).
+
+    `del layer._kernel` also collects garbage, which takes half a second a layer.
+    """
+    untrack(layer, vars(layer).pop(f"_{name}"))
+
+
+def int4_block_size(layer):
+    """Returns how many weights share a scale in an int4 layer; -1 or `None`: all (Keras 3.15.1)."""
+    return layer._int4_block_size
+
+
+@contextlib.contextmanager
+def gptq_inverting_by(invert):
+    """A block in which GPTQ calls `invert(hessian)` for the inverse of a Hessian (Keras 3.15.1)."""
+    linalg, gptq.linalg = gptq.linalg, types.SimpleNamespace(inv=invert)
+    try:
+        yield
+    finally:
+        gptq.linalg = linalg
+
+
+# Variables -------------------------------------------------------------------------------------
+
+
+def build_without_values(build):
+    """Builds a model none of whose variables is allocated (Keras 3.15.1).
+
+    Args:
+        build: function without arguments that returns a built `keras.Model`.
+
+    Returns:
+        The model, and the list of all variables that wait for their values.
+    """
+    waiting = global_state.get_global_attribute("uninitialized_variables", [], set_to_default=True)
+    num_waiting = len(waiting)
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            model = build()
+    finally:
+        # The next stateless scope would initialize them once more.
+        created = waiting[num_waiting:]
+        del waiting[num_waiting:]
+    return model, created
+
+
+def has_value(variable):
+    """Returns whether a variable is allocated (Keras 3.15.1)."""
+    return variable._value is not None
+
+
+def initialize(variable, value):
+    """Gives a variable that waits for its value this one, without a copy (Keras 3.15.1)."""
+    variable._initialize(value)
+    variable._initializer = None
+
+
+def initialize_by_initializer(variable):
+    """Gives a variable that waits for its value that of its initializer (Keras 3.15.1)."""
+    variable._deferred_initialize()
+
+
+def replace_value(variable, value):
+    """Puts another array, or `None`, in the place of a variable's array (Keras 3.15.1)."""
+    variable._value = value
+
+
+def layout(variable):
+    """Returns how a variable is laid out on devices, or `None` (Keras 3.15.1)."""
+    return getattr(variable, "_layout", None)
+
+
+def set_layout(variable, value):
+    """Sets how a variable that waits for its value is laid out on devices (Keras 3.15.1)."""
+    variable._layout = value
+
+
+# Trainers and optimizers -----------------------------------------------------------------------
+
+
+def never_torch_compiled(cls):
+    """Decorates a model whose training steps `torch.compile` leaves alone (Keras 3.15.1).
+
+    `jit_compile=False` cannot say it where `jit_compile` means something else.
+    """
+    cls._should_torch_compile = lambda self: False
+    return cls
+
+
+def set_first_epoch(model, epoch):
+    """Sets the epoch that a `fit` under way begins with; `None`: as `fit` says (Keras 3.15.1)."""
+    model._initial_epoch = epoch
+
+
+def forget_loss(model):
+    """Removes the loss and metrics of an earlier `compile` (Keras 3.15.1)."""
+    model._compile_loss = model._compile_metrics = None
+
+
+def scaled_loss(model, loss):
+    """Returns a loss that a layer added, scaled as Keras adds it to the sum (Keras 3.15.1)."""
+    return model._aggregate_additional_loss(loss)
+
+
+def trained_variables(optimizer):
+    """Returns the variables that an optimizer was built for (Keras 3.15.1)."""
+    return optimizer._trainable_variables
+
+
+def moving_averages(optimizer):
+    """Returns the averages of the weights that `use_ema=True` keeps (Keras 3.15.1)."""
+    return optimizer._model_variables_moving_average
