@@ -5,6 +5,7 @@ fails when something joins a list, and when something in it is gone and must be 
 """
 
 import sys
+import tomllib
 
 import pytest
 from package_imports import BACKENDS, FILES, PACKAGE, circles, graph, imports_of, module_of
@@ -65,6 +66,8 @@ CIRCLES_TO_GO = [
 # Comes with Keras and keras-hub, and costs nothing more. Pillow's plugins wait for the first image
 # that is opened.
 LIGHT = {"PIL", "keras", "keras_hub", "ml_dtypes", "numpy", "tokenizers"}
+# Extras with what the package itself imports, of which a test knows the names.
+EXTRAS = ("jax", "tensorflow", "torch", "gguf")
 # A name that a user's argument decides.
 UNKNOWN = {"text_metrics"}
 
@@ -136,6 +139,16 @@ def test_nothing_heavy_is_imported_with_the_package():
             allowed = allowed | set(BACKENDS)
         roots = {name.split(".")[0] for name in _at_the_top(path)}
         assert roots <= allowed, path
+
+
+def test_what_is_imported_is_declared_as_a_dependency_and_nothing_else():
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    needed = [*project["dependencies"], *(x for name in EXTRAS for x in extras[name])]
+    declared = {_module_of_requirement(text) for text in needed}
+    names = [found.target for path in FILES for found in imports_of(path)]
+    roots = {name.split(".")[0] for name in names if name is not None}
+    assert roots - sys.stdlib_module_names - {PACKAGE.name} == declared
 
 
 @pytest.mark.parametrize(
@@ -211,3 +224,10 @@ def _files_of_the_import():
                 files = {stem.with_suffix(".py"), stem / "__init__.py"}
                 waiting += [file for file in files if file.is_file() and file not in found]
     return sorted(found)
+
+
+def _module_of_requirement(text):
+    name = text.split(";")[0].split("[")[0]
+    for sign in "<>=~!":
+        name = name.split(sign)[0]
+    return {"Pillow": "PIL"}.get(name.strip(), name.strip().replace("-", "_"))
