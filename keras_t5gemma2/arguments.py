@@ -118,7 +118,7 @@ def check_file_name(**given):
         **given: one argument by its name.
     """
     for name, value in given.items():
-        if not isinstance(value, str) or not re.fullmatch(r"\w[\w-]*\.json", value):
+        if not isinstance(value, str) or not re.fullmatch(r"\w[\w.-]*\.json", value):
             raise ValueError(
                 f"`{name}` must be the plain name of a JSON file, such as 'tokenizer.json'. "
                 f"Received: {name}={shown(value)}"

@@ -384,18 +384,25 @@ keras.saving.get_custom_objects()[_NAME] = T5Gemma2Backbone
 
 
 def _checked_fields(cls, fields):
-    """What a config describes of the model's sizes and quantized layers, which a file may get
-    wrong."""
+    """Returns `config` and `quantized_layers` of a config, checked, where they are there.
+
+    A subclass may have a constructor of its own.
+    """
     from keras_t5gemma2.checkpoints import own_presets, quantized_layers
     from keras_t5gemma2.checkpoints.limits import check_size
 
+    if "config" not in fields:
+        return {}
     origin = f"a {cls.__name__}"
-    config = fields.get("config")
+    config = fields["config"]
     if not isinstance(config, BackboneConfig):
         config = own_presets.backbone_config(origin, config)
         check_size(config, origin)
-    modes = quantized_layers.quantized_layers(origin, config, fields.get("quantized_layers"))
-    return {"config": config, "quantized_layers": modes}
+    checked = {"config": config}
+    if "quantized_layers" in fields:
+        described = fields["quantized_layers"]
+        checked["quantized_layers"] = quantized_layers.quantized_layers(origin, config, described)
+    return checked
 
 
 def _inputs(config):

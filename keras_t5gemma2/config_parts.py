@@ -1,7 +1,7 @@
 """What a config may hold where Keras makes objects of it: only a class that belongs there.
 
-Keras makes whatever object a config names, in the place of any argument, and then whatever that
-one's config names. A preset comes from anybody, so this is checked before anything is made.
+Keras instantiates any object that a config names, in the place of any argument, and all that this
+object's config names. A preset may come from anybody, so this is checked before anything is made.
 """
 
 import inspect
@@ -11,27 +11,27 @@ import keras
 from keras_t5gemma2.messages import shown
 
 
-def check_parts(cls, config, required=(), **parts):
+def check_parts(cls, config, **parts):
     """Raises where an object inside a config is not of the class that belongs there.
 
     Args:
         cls: class whose `from_config` gets the config.
         config: dict. Its `dtype` may describe a dtype policy and nothing else.
-        required: the keys that may not be `None`.
         **parts: for each key that Keras makes an object of, the class that it must be or be
-            derived from; `None` where there must be no object.
+            derived from; `None` where there must be no object. What the constructor of `cls` needs
+            may not be missing.
 
     Raises:
         ValueError: another object is described; the message names key, rule and class.
     """
     for key, base in parts.items():
         value = config.get(key)
-        is_sound = value is not None or key not in required
+        is_allowed = value is not None or not _is_needed(cls, key)
         if isinstance(value, dict):
-            is_sound = _is_a(value, base)
+            is_allowed = _names_class_of(value, base)
         elif isinstance(value, (str, int, float, list, tuple)):
-            is_sound = False
-        if not is_sound:
+            is_allowed = False
+        if not is_allowed:
             rule = "not be there" if base is None else f"describe a {base.__name__}, registered"
             raise _error(cls, key, rule, value)
     for value in _objects_in(config.get("dtype")):
@@ -39,10 +39,14 @@ def check_parts(cls, config, required=(), **parts):
             raise _error(cls, "dtype", "describe a dtype policy of Keras", value)
 
 
-def _is_a(value, base):
+def _is_needed(cls, name):
+    parameter = inspect.signature(cls.__init__).parameters.get(name)
+    return parameter is not None and parameter.default is parameter.empty
+
+
+def _names_class_of(value, base):
     found = keras.saving.get_registered_object(str(value.get("registered_name")))
-    is_plain = _is_class_name(value.get("class_name"))
-    return is_plain and None not in (base, found) and _is_derived(found, base)
+    return _has_config(value) and None not in (base, found) and _is_derived(found, base)
 
 
 def _is_policy(value):
@@ -52,12 +56,18 @@ def _is_policy(value):
     found = keras.saving.get_registered_object(str(name))
     if found is None:
         found = getattr(keras.dtype_policies, str(class_name), None)
-    return _is_class_name(class_name) and _is_derived(found, policy)
+    return _has_config(value) and _is_derived(found, policy)
 
 
-def _is_class_name(name):
-    """Whether Keras looks for a class: it takes other names for functions, code and tensors."""
-    return isinstance(name, str) and name != "function" and not name.startswith("__")
+def _has_config(value):
+    """Whether Keras looks for the class that a dict names, and gives it a config.
+
+    It takes some names for functions, code and tensors. Where there is no config, it instantiates
+    all that stands in the dict.
+    """
+    name = value.get("class_name")
+    is_class = isinstance(name, str) and name != "function" and not name.startswith("__")
+    return is_class and isinstance(value.get("config"), dict)
 
 
 def _is_derived(found, base):

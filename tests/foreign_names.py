@@ -9,6 +9,7 @@ import pkgutil
 import sys
 import textwrap
 
+import keras
 from package_imports import FILES, PACKAGE
 
 import keras_t5gemma2
@@ -133,10 +134,17 @@ def names_of_parents():
     for cls in classes:
         heirs = [other for other in classes if issubclass(other, cls)]
         parents = {parent for heir in heirs for parent in heir.__mro__}
+        if any(issubclass(heir, keras.Model) for heir in heirs):
+            parents |= set(_functional().__mro__)  # Keras adds them with the first instance
         foreign = [parent for parent in parents if not parent.__module__.startswith(PACKAGE.name)]
         names = frozenset().union(*map(_private_names, foreign))
         found.setdefault(cls.__module__, {})[cls.__name__] = names
     return found
+
+
+def _functional():
+    inputs = keras.Input((3,))
+    return type(keras.Model(inputs, keras.layers.Dense(2)(inputs)))
 
 
 def _classes():

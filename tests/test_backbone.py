@@ -332,6 +332,7 @@ def test_nothing_is_differentiated_through_the_frozen_tower(monkeypatch):
     assert getattr(trained, "requires_grad", True)
 
 
+@pytest.mark.once
 def test_features_of_images_stand_for_them(model, rng, monkeypatch):
     """With what the tower makes of images as an input, it does not run."""
     inputs = token_inputs(rng, (13, 17), (9, 3), images=2)

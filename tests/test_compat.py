@@ -57,6 +57,11 @@ def _variable():
     return _layer().kernel
 
 
+def _functional():
+    inputs = keras.Input((3,))
+    return keras.Model(inputs, keras.layers.Dense(2)(inputs))
+
+
 def _optimizer():
     return _model().optimizer
 
@@ -87,10 +92,10 @@ NAMES = {
         "_int4_block_size": [_quantized_layer],
         "_layout": [_variable],
         "_model_variables_moving_average": [_optimizer],
-        "_lock_state": [_layer],
         "_non_trainable_variables": [_layer],
         "_post_build": [_layer, _model],
         "_post_quantize": [_model],
+        "_run_through_graph": [_functional],
         "_track_variable": [_layer],
         "_tracker": [_layer],
         "_trainable_variables": [_layer, _optimizer],
@@ -114,7 +119,7 @@ NAMES = {
 }
 # What is used and is no attribute: it has tests below, imports fail by themselves, or it is ours.
 OTHERS = {
-    *("f'_{name}'", "_should_torch_compile =", "_add_missing_kwargs ="),
+    *("f'_{name}'", "_should_torch_compile =", "_run_through_graph =", "_add_missing_kwargs ="),
     *("setattr(changed)", "setattr(trainer)", "_keeps_state"),
 }
 RELEASES = {"compat.keras": "Keras 3", "compat.keras_hub": "keras-hub 0"}

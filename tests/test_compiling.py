@@ -49,6 +49,7 @@ def test_a_program_is_reported_when_it_is_compiled(name, capsys):
     assert "keras_t5gemma2: " not in capsys.readouterr().err
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_is_said_where_it_is_turned_off(name, capsys):
     WAYS[name](small_task(), verbose=0)

@@ -46,7 +46,7 @@ PREPROCESSOR = ("config", "preprocessor", "config")
         ((*SIZES, "encoder", "layers", 0, "rope_theta"), "x", "rope_theta='x'"),
         ((*BACKBONE, "quantized_layers"), 3, "config.quantized_layers` of .* an object .*: 3"),
         (("config", "backbone"), None, "`backbone` .* must describe a T5Gemma2Backbone"),
-        (("config", "preprocessor"), 3, "`preprocessor` .* a Preprocessor.* preprocessor=3"),
+        (("config", "preprocessor"), 3, "`preprocessor` .* a T5Gemma2.* preprocessor=3"),
         (PREPROCESSOR, {}, "`tokenizer` .* must describe a T5Gemma2Tokenizer.* tokenizer=None"),
         (("config", "adapters"), 3, "`adapters` of .* must describe adapters"),
         (("config", "adapters"), {}, "`adapters` of .* must describe adapters: 'configs'"),

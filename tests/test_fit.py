@@ -41,6 +41,7 @@ def expected_loss(lm, rows):
     return -(of_labels * weights).sum() / weights.sum()
 
 
+@pytest.mark.once
 def test_mixed_rows_train_with_their_images(lm):
     """The loss of a step is that of the rows with their images, and each step lowers it."""
     want = expected_loss(lm, ROWS)
@@ -97,6 +98,7 @@ def test_tf_data_gives_the_same_loss():
     np.testing.assert_allclose(got, lm.evaluate(texts, batch_size=3, verbose=0)[0], rtol=1e-5)
 
 
+@pytest.mark.once
 def test_sample_weight_of_rows(lm):
     first = {name: values[:1] for name, values in ROWS.items()}
     rows = {name: values[:2] for name, values in ROWS.items()}

@@ -96,6 +96,7 @@ def test_a_list_of_callbacks_of_the_users_own(lm):
     assert set(history) == set(logs.steps[0]) == LOGGED
 
 
+@pytest.mark.once
 def test_other_methods_give_what_they_gave(lm):
     lm.compile(optimizer=keras.optimizers.SGD(0.0))
     wanted = lm.evaluate(ROWS, verbose=0)

@@ -25,7 +25,7 @@ from keras_t5gemma2.checkpoints.gguf_file import read_gguf
 from keras_t5gemma2.config import AttentionConfig
 
 SLIDING, FULL = "sliding_attention", "full_attention"
-ONCE = pytest.mark.once
+pytestmark = pytest.mark.once  # the layers are those of any checkpoint
 ROPE = {
     FULL: {"rope_type": "linear", "factor": 8.0, "rope_theta": 500_000.0},
     SLIDING: {"rope_type": "default", "rope_theta": 7_000.0},
@@ -65,12 +65,9 @@ def directory(model, tmp_path_factory):
 @pytest.mark.parametrize(
     "overrides",
     [
-        pytest.param({"num_key_value_heads": 4, "sliding_window": 5}, marks=ONCE),
+        {"num_key_value_heads": 4, "sliding_window": 5},
         {"num_key_value_heads": 2, "rope_parameters": ROPE},
-        pytest.param(
-            {"num_key_value_heads": 1, "final_logit_softcapping": 3.0, "rms_norm_eps": 1e-2},
-            marks=ONCE,
-        ),
+        {"num_key_value_heads": 1, "final_logit_softcapping": 3.0, "rms_norm_eps": 1e-2},
     ],
     ids=["mha", "gqa", "mqa"],
 )

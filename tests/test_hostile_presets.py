@@ -242,11 +242,66 @@ def test_a_known_class_in_the_place_of_another(own):
     code = OBJECTS["lambda"]()["config"]["layers"][1]["config"]["function"]["config"]
     for change in ({"class_name": "__lambda__", "config": code}, {"class_name": "function"}):
         put(own, "task.json", ("config", "preprocessor"), {**fields["preprocessor"], **change})
-        with pytest.raises(ValueError, match="`preprocessor` in .* describe a Preprocessor"):
+        with pytest.raises(ValueError, match="`preprocessor` in .* describe a T5Gemma2"):
             _hub("Seq2SeqLM")(own)
     put(own, "task.json", ("config", "preprocessor"), fields["backbone"])
-    with pytest.raises(ValueError, match="describe a Preprocessor, .*'T5Gemma2Backbone'"):
+    with pytest.raises(ValueError, match="describe a T5Gemma2.*, .*'T5Gemma2Backbone'"):
         _hub("Seq2SeqLM")(own)
+
+
+@pytest.mark.parametrize("key", ["backbone", "preprocessor"])
+def test_a_part_without_a_config(own, key):
+    """Keras makes all objects inside of it."""
+    part = json.loads((own / "task.json").read_text())["config"][key]
+    names = {name: part[name] for name in ("module", "class_name", "registered_name")}
+    config = json.loads((own / "task.json").read_text())["config"]
+    config[key] = {**names, "surprise": OBJECTS["stranger"]()}
+    with pytest.raises(ValueError, match=f"`{key}` in the config of a T5Gemma2Seq2SeqLM must"):
+        T5Gemma2Seq2SeqLM.from_config(config)
+
+
+def test_another_preprocessor_of_keras_hub(own):
+    """It would make the tokenizer that its config names without a look at it."""
+    config = {"tokenizer": OBJECTS["stranger"]()}
+    name = "GemmaCausalLMPreprocessor"
+    foreign = _object("keras_hub.models", name, config, f"keras_hub>{name}")
+    put(own, "task.json", ("config", "preprocessor"), foreign)
+    with pytest.raises(ValueError, match=f"describe a T5Gemma2.*'{name}'"):
+        _hub("Seq2SeqLM")(own)
+
+
+def test_how_a_part_was_compiled(own):
+    described = {"optimizer": OBJECTS["stranger"](), "loss": None}
+    put(own, "task.json", ("config", "backbone", "compile_config"), described)
+    assert isinstance(_hub("Seq2SeqLM")(own), T5Gemma2Seq2SeqLM)
+
+
+@keras.saving.register_keras_serializable("mine")
+class SmallBackbone(T5Gemma2Backbone):
+    """Of a user's own, with other arguments."""
+
+    def __init__(self, width, **kwargs):
+        self_config = small_task().backbone.config
+        super().__init__(self_config, **kwargs)
+        self.width = width
+
+    def get_config(self):
+        return {"width": self.width}
+
+
+@keras.saving.register_keras_serializable("mine")
+class SmallLM(T5Gemma2Seq2SeqLM):
+    def __init__(self, width=3, **kwargs):
+        super().__init__(SmallBackbone(width), **kwargs)
+        self.width = width
+
+    def get_config(self):
+        return {"width": self.width}
+
+
+def test_subclasses_with_arguments_of_their_own():
+    assert SmallBackbone.from_config({"width": 3}).width == 3
+    assert SmallLM.from_config(SmallLM(4).get_config()).width == 4
 
 
 @pytest.mark.parametrize("name", ["config.json", "task.json", "tokenizer.json"])

@@ -100,7 +100,11 @@ def test_generation_takes_every_form(lm, want, form):
     assert result.predictions == want["answered"]
 
 
-@pytest.mark.parametrize("form", ["a table", "pairs", "tf.data of pairs", "an iterable table"])
+@pytest.mark.parametrize(
+    "form",
+    ["pairs", "an iterable table"]
+    + [pytest.param(name, marks=pytest.mark.once) for name in ("a table", "tf.data of pairs")],
+)
 def test_forms_on_every_backend(lm, want, form):
     make = FORMS[form]
     np.testing.assert_allclose(lm.evaluate(make(), verbose=0)[0], want["loss"], 1e-5)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 
+import keras
 import pytest
 from test_resume import Killed, new_task, run
 
@@ -17,7 +18,13 @@ from keras_t5gemma2 import T5Gemma2Seq2SeqLM, TrainingCheckpoint
 from keras_t5gemma2.checkpoints import safetensors_writer
 from keras_t5gemma2.tasks.checkpointing import newest
 
-pytestmark = pytest.mark.once
+pytestmark = [
+    pytest.mark.once,
+    # JAX and TensorFlow have threads that a fork leaves behind.
+    pytest.mark.skipif(
+        not hasattr(os, "fork") or keras.config.backend() != "torch", reason="forks with torch"
+    ),
+]
 
 # Where a process is killed: a function of a module, and how often it was called before.
 PLACES = {

@@ -45,6 +45,7 @@ def trained(is_lora):
     return lm, lm.fit(MANY, **options, **validation).history
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["full", pytest.param("lora", marks=pytest.mark.slow)])
 def test_losses_and_weights_are_those_of_one_device(tmp_path, kind):
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}

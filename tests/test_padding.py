@@ -219,6 +219,7 @@ SOURCES = {
 ONCE = pytest.mark.once
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "source",
     [name if name == "tf.data" else pytest.param(name, marks=ONCE) for name in SOURCES],

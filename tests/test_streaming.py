@@ -64,6 +64,7 @@ def test_pieces_joined_are_the_text(lm, strip_prompt):
     assert len(pieces) > 30
 
 
+@pytest.mark.once
 def test_a_single_row_gives_strings(lm):
     inputs = {name: values[0] for name, values in TEXTS.items()}
     pieces = list(lm.stream(inputs, max_new_tokens=27))
@@ -75,6 +76,7 @@ def test_the_default_length_is_that_of_generate(lm):
     assert joined(lm.stream(TEXTS), 3) == lm.generate(TEXTS, strip_prompt=True)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("sampler", ["random", pytest.param("top_p", marks=pytest.mark.once)])
 def test_random_samplers_draw_the_same(rng, sampler):
     """Over several chunks, and again in a second call, which goes on where the first ended."""
@@ -120,6 +122,7 @@ def by_row(pairs):
     return [[id for row, id in pairs if row == which] for which in (0, 1)]
 
 
+@pytest.mark.once
 def test_rows_end_at_their_stop_tokens_and_the_loop_with_the_last(array_lm, chunks, monkeypatch):
     """In different chunks, and within them."""
     monkeypatch.setattr(streaming, "_MOST_STEPS", 3)
@@ -140,6 +143,7 @@ def asked(chunks):
     return [steps for steps, _ in chunks]
 
 
+@pytest.mark.once
 def test_nothing_is_computed_that_nobody_asks_for(array_lm, rng, chunks):
     pairs = array_lm.stream(token_inputs(rng, (5,), (1,)), stop_token_ids=None, max_new_tokens=20)
     assert asked(chunks) == []
@@ -150,6 +154,7 @@ def test_nothing_is_computed_that_nobody_asks_for(array_lm, rng, chunks):
     assert asked(chunks) == [1]
 
 
+@pytest.mark.once
 def test_chunks_grow_while_they_are_quick(array_lm, rng, chunks, monkeypatch):
     inputs = token_inputs(rng, (5,), (1,))
     options = {"stop_token_ids": None, "max_new_tokens": 13}
@@ -176,6 +181,7 @@ def test_all_chunks_are_one_program(rng, monkeypatch):
     assert len(calls) - traced == (0 if compiles else 11)
 
 
+@pytest.mark.once
 def test_another_sampler_is_another_program(rng):
     lm = T5Gemma2Seq2SeqLM(tiny_backbone(SMALL_CONFIG))
     inputs = token_inputs(rng, (5,), (1,))

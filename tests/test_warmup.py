@@ -69,6 +69,7 @@ def test_warm_for_text_and_for_images(traces):
     assert len(traces) == 2 * TRACES
 
 
+@pytest.mark.once
 def test_random_numbers_go_on_as_if_nothing_had_been_generated():
     lm = small_task()
     lm.compile(sampler=keras_hub.samplers.RandomSampler(seed=5))

@@ -57,11 +57,9 @@ def own_variables(layer):
 
 def track_again(layer, variables):
     """Adds variables to those of a layer, which is locked if it is built (Keras 3.15.1)."""
-    layer._tracker.unlock()
-    for variable in variables:
-        layer._track_variable(variable)
-    if layer.built:
-        layer._lock_state()
+    with unlocked(layer):
+        for variable in variables:
+            layer._track_variable(variable)
 
 
 def untrack(layer, variable):
@@ -172,6 +170,22 @@ def never_torch_compiled(cls):
     """
     cls._should_torch_compile = lambda self: False
     return cls
+
+
+def asked_before_cloning(check):
+    """Decorates a functional model: `clone_model` calls `check(model)` first (Keras 3.15.1)."""
+
+    def decorate(cls):
+        def run(self, inputs, *args, **kwargs):
+            # `clone_model` alone gives both.
+            if kwargs.keys() >= {"operation_fn", "call_fn"}:
+                check(self)
+            return super(cls, self)._run_through_graph(inputs, *args, **kwargs)
+
+        cls._run_through_graph = run
+        return cls
+
+    return decorate
 
 
 def set_first_epoch(model, epoch):

@@ -303,7 +303,6 @@ class T5Gemma2Seq2SeqLMPreprocessor(
         check_parts(
             cls,
             config,
-            ("tokenizer",),
             tokenizer=cls.tokenizer_cls,
             image_converter=cls.image_converter_cls,
             audio_converter=None,

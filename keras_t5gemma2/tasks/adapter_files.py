@@ -3,7 +3,6 @@
 import dataclasses
 import pathlib
 
-import keras_hub
 from keras import ops
 
 from keras_t5gemma2.config_parts import check_parts
@@ -146,13 +145,18 @@ class SavesAdapters(HasAdapters):
 
     @classmethod
     def from_config(cls, config):
-        parts = {"backbone": cls.backbone_cls, "preprocessor": keras_hub.models.Preprocessor}
-        check_parts(cls, config, ("backbone",), **parts)
+        parts = {"backbone": cls.backbone_cls, "preprocessor": cls.preprocessor_cls}
+        check_parts(cls, config, **parts)
         adapters = config.get("adapters")
-        lm = super().from_config({k: v for k, v in config.items() if k != "adapters"})
+        if adapters is not None:
+            check_described(adapters, f"a {cls.__name__}")
+        fields = {k: v for k, v in config.items() if k != "adapters"}
+        for key in parts:
+            if isinstance(fields.get(key), dict):  # Keras would compile it as this says.
+                fields[key] = {k: v for k, v in fields[key].items() if k != "compile_config"}
+        lm = super().from_config(fields)
         if adapters is None:
             return lm
-        check_described(adapters, f"a {cls.__name__}")
         if adapters.get("in_files") is not True:
             for name, fields in adapters["configs"].items():
                 lm._add_adapter(name, LoRAConfig.from_file(fields, f"The adapter {shown(name)}"))

@@ -37,14 +37,15 @@ def compile_config(task, of_keras):
 
 def compile_from(task, config):
     """Compiles a task as `compile_config` says."""
-    is_object = isinstance(config, dict) and "class_name" not in config
-    if not is_object or not isinstance(config.get("state", {}), dict):
+    is_plain_dict = isinstance(config, dict) and "class_name" not in config
+    if not is_plain_dict or not isinstance(config.get("state", {}), dict):
         raise ValueError(
             "The config of `compile` must be as `get_compile_config` gives it. Received: "
             f"{shown(config)}. Load with `compile=False`, and call `compile`"
         )
-    config = keras.saving.deserialize_keras_object(config)
-    state = config.pop("state", {})
+    state = config.get("state", {})
+    described = {key: value for key, value in config.items() if key != "state"}
+    config = keras.saving.deserialize_keras_object(described)
     task.compile(**config)
     task._has_default_optimizer = state.get("is_default_optimizer", False)
     for variable, value in zip(

@@ -49,6 +49,16 @@ from keras_t5gemma2.tasks.token_loss import TrainsWithoutLogits
 from keras_t5gemma2.tasks.warmup import WarmsUp
 
 
+def _refuse_to_be_cloned(lm):
+    raise ValueError(
+        "`clone_model` would make a plain model of the task, without `generate`, and whose logits "
+        f"are untied from the embedding table. Received: a {type(lm).__name__}. Call "
+        "`type(lm)(type(lm.backbone).from_config(lm.backbone.get_config()), lm.preprocessor)`, and "
+        "`set_weights(lm.get_weights())` for the same weights"
+    )
+
+
+@compat.asked_before_cloning(_refuse_to_be_cloned)
 @keras.saving.register_keras_serializable(package="keras_t5gemma2")
 # Torch's compiler goes through a step of Keras's trainer piece by piece, for minutes.
 @compat.never_torch_compiled
@@ -139,18 +149,6 @@ class T5Gemma2Seq2SeqLM(
     def compute_output_spec(self, inputs, training=None, mask=None):
         inputs = self.backbone.complete_spec(inputs)
         return super().compute_output_spec(inputs, training, mask)
-
-    def _run_through_graph(self, inputs, *args, **kwargs):
-        # In Keras 3.15 `clone_model` alone gives both.
-        if kwargs.keys() >= {"operation_fn", "call_fn"}:
-            raise ValueError(
-                "`clone_model` would make a plain model of the task, without `generate`, and whose "
-                "logits are untied from the embedding table. Received: a "
-                f"{type(self).__name__}. Call `type(lm)(type(lm.backbone).from_config("
-                "lm.backbone.get_config()), lm.preprocessor)`, and `set_weights(lm.get_weights())` "
-                "for the same weights"
-            )
-        return super()._run_through_graph(inputs, *args, **kwargs)
 
     # Loading ----------------------------------------------------------------------------------
 
