@@ -1,6 +1,6 @@
-"""What the package uses of other libraries that they keep private.
+"""Private names of Keras and keras-hub that the package uses.
 
 Nowhere else does a name with a leading underscore, or a path with `.src` in it, of another library
-stand; what is private in torch and JAX stands in `kernels.compat`. Each function names the release
+stand; what is private in torch stands in `kernels.compat`. Each function names the release
 that it was checked with, and tests/test_compat.py says which name a later release has dropped.
 """

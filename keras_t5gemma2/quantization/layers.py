@@ -66,7 +66,7 @@ class Quantizable:
 
     @contextlib.contextmanager
     def as_before_if_it_fails(self):
-        """Inside, an error or an interrupt brings back the matrix and all that belongs to it."""
+        """Restores the matrix and its variables if the block raises."""
         attributes, variables = dict(vars(self)), compat.own_variables(self)
         try:
             yield

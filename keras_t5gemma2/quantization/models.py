@@ -111,7 +111,7 @@ class Quantizes(OwnsQuantize):
         from keras_t5gemma2.quantization.calibration import exact_updates
 
         with contextlib.ExitStack() as stack:
-            # No more memory than at its beginning, where Keras has floats and integers of all.
+            # Keeps every float matrix until the end; Keras's peak at the start is as high.
             for layer in layers:
                 stack.enter_context(layer.as_before_if_it_fails())
             stack.enter_context(exact_updates(config))

@@ -239,13 +239,13 @@ def _whole_ones(directory):
 
 
 def _left_by_killed_processes(directory):
-    """Directories of states that were killed as they were written, or as they were removed."""
+    """Directories of states whose process was killed while it wrote or removed them."""
     removed = [path for path in _named(directory, _WHOLE) if not (path / _STATE).exists()]
     return [*_named(directory, _UNFINISHED), *removed]
 
 
 def _remove(path):
-    """Removes a state; if the process is killed, what is left of it is not taken for one."""
+    """Removes a state, first the file without which a directory does not count as a state."""
     (path / _STATE).unlink(missing_ok=True)
     shutil.rmtree(path)
 

@@ -1,1 +1,1 @@
-"""What the kernels use of torch and JAX that these keep private; as `keras_t5gemma2.compat`."""
+"""What the kernels use of torch that it keeps private; as `keras_t5gemma2.compat`."""
