@@ -45,6 +45,15 @@ def _seed():
     keras.utils.set_random_seed(0)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _logging_stays_as_it_was():
+    """A tool that is called with `--quiet` turns it off for the process."""
+    before = keras.config.is_interactive_logging_enabled()
+    yield
+    if before:
+        keras.config.enable_interactive_logging()
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)

@@ -43,14 +43,6 @@ def checkpoint(tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _logging_stays_as_it_was():
-    before = keras.config.is_interactive_logging_enabled()
-    yield
-    if before:
-        keras.config.enable_interactive_logging()
-
-
 def test_there_and_back(checkpoint, tmp_path):
     """A checkpoint to a preset, and the preset to a checkpoint: in the dtype that is stored."""
     assert len(list(checkpoint.glob("model-*.safetensors"))) == 3
