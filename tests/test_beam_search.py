@@ -170,6 +170,7 @@ def test_gives_what_the_rule_gives(rule):
     assert len(ends) >= 5 or rule[-1] is None
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("rule", rules(3)[2:6], ids=str)
 def test_a_tighter_loop_is_a_shorter_prompt(rule):
     search = search_of_all_beams(rule, bounded=True)
@@ -245,6 +246,7 @@ def by_transformers(model, rule, length=LENGTH, **kwargs):
 PAD = 997  # No token: where the reference writes it, nothing was generated.
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "rule", rules(1, 3, 7, 8, 12)[1:], ids=str
 )  # One beam is greedy search there.
@@ -360,6 +362,7 @@ def test_no_step_gives_the_prompt():
     assert search(random_table(0), prompts).tolist() == prompts.tolist()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("rule", [rules()[2], RULES[3], rules()[11]], ids=str)
 def test_a_row_with_more_of_its_prompt_is_as_if_alone(rule):
     beams, penalty, early_stopping, stops = rule
@@ -378,6 +381,7 @@ def test_a_row_with_more_of_its_prompt_is_as_if_alone(rule):
         assert sequences[3].tolist() == [prompts[3].tolist()] * beams
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("early_stopping", "steps"), [(True, 2), (False, 5), ("never", 10)])
 def test_calls_the_model_no_more_than_needed(early_stopping, steps):
     sampler, calls = BeamSearch(2, 1.0, early_stopping), []
@@ -409,6 +413,7 @@ def test_gives_the_best_of_all_beams():
     assert np.all(np.diff(scores) < 0)
 
 
+@pytest.mark.once
 def test_leaves_the_slots_after_the_end_as_they_were():
     table = np.full((LENGTH, STATES, VOCABULARY), -9.0, "f4")
     table[:4, :, 5] = table[4:, :, 3] = 9.0
@@ -431,6 +436,7 @@ def test_temperature_divides_the_logits():
     np.testing.assert_allclose(scores, want_scores, rtol=1e-5)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_scores_of_narrow_logits_are_summed_in_float32(dtype):
     # All logits 0: a sequence of 12 tokens scores -12 log(11) exactly; bfloat16 misses it by 0.1.

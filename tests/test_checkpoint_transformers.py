@@ -149,12 +149,14 @@ def test_a_saved_reference_gives_its_logits(loaded, inputs):
     check_logits(loaded, inputs, reference_logits(tiny_reference(), inputs))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "saved"])
 def test_every_layout_gives_the_same_weights(saved, loaded, tmp_path, layout):
     rewrite(saved, tmp_path, functools.partial(renamed, LAYOUTS[layout]))
     check_same_weights(load_backbone(tmp_path), loaded)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("layout", ["saved", "mixed", "bare_hub"])
 def test_copies_of_tied_tensors_and_shards(saved, loaded, tmp_path, layout):
     rewrite(saved, tmp_path, functools.partial(with_copies, LAYOUTS[layout]))
@@ -172,6 +174,7 @@ def test_decoders_copy_alone_will_do(saved, loaded, tmp_path):
     check_same_weights(load_backbone(tmp_path), loaded)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("layout", ["saved", "bare"])
 @pytest.mark.parametrize("name", ["lm_head.out_proj.weight", "model.decoder.embed_tokens.weight"])
 def test_tied_tensors_that_differ(saved, tmp_path, layout, name):
@@ -211,6 +214,7 @@ def test_tied_tensors_of_different_type(saved, tmp_path):
         load_backbone(tmp_path)
 
 
+@pytest.mark.once
 def test_encoder_alone(saved, tmp_path):
     def change(tensors):
         return {
@@ -225,6 +229,7 @@ def test_encoder_alone(saved, tmp_path):
         load_backbone(tmp_path)
 
 
+@pytest.mark.once
 def test_missing_and_unexpected_tensors_are_named_together(saved, tmp_path):
     def change(tensors):
         del tensors["model.decoder.norm.weight"]
@@ -308,6 +313,7 @@ def test_dtype(saved, loaded, dtype):
         )
 
 
+@pytest.mark.once
 def test_no_dtype_is_the_global_policy(saved):
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("bfloat16")

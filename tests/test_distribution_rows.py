@@ -129,6 +129,7 @@ def test_tokens_of_a_single_row(no_distribution, expected_of_long, parts):
     np.testing.assert_allclose(outputs[name], expected_of_long[name], **TOLERANCE["float32"])
 
 
+@pytest.mark.slow
 def test_training_and_generating_on_a_single_row(no_distribution):
     expected = results_of_one_row()
     distribution.distribute(model_parallel=2, context_parallel=True, verbose=False)

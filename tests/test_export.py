@@ -104,6 +104,7 @@ def published(directory, dtype):
     save_file(tensors, path, {"format": "pt"})
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("text_only", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_import_and_export_is_the_identity(tmp_path, dtype, text_only):
@@ -208,6 +209,7 @@ def exported(tiny, tmp_path_factory):
     return path
 
 
+@pytest.mark.once
 def test_the_inputs_of_the_processor(tiny, exported):
     processor = AutoProcessor.from_pretrained(exported)
     images = [random_image(20, 31), random_image(40, 17, seed=1)]
@@ -234,6 +236,7 @@ def test_greedy_text(tiny, exported):
     assert ours[0] == "viertausendzweihundertachtundsechzig"
 
 
+@pytest.mark.once
 def test_the_preset_comes_back(tiny, exported):
     again = T5Gemma2Seq2SeqLM.from_preset(str(exported))
     assert bits(again) == bits(tiny)
@@ -244,6 +247,7 @@ def test_the_preset_comes_back(tiny, exported):
     assert again.preprocessor.image_converter.image_size == (32, 32)
 
 
+@pytest.mark.once
 def test_a_text_only_model_has_a_tokenizer(tmp_path):
     lm = T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny", text_only=True)
     lm.export_to_transformers(tmp_path)

@@ -68,6 +68,7 @@ def test_an_assistant_that_is_broken(nan):
         small_task().generate(INPUTS, max_new_tokens=4, assistant=nan)
 
 
+@pytest.mark.once
 def test_stream_and_score(nan):
     nan.compile(sampler="greedy")
     with pytest.raises(ValueError, match=ERROR):

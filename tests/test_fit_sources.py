@@ -177,6 +177,7 @@ def test_arrays_in_memory(lm, losses):
         lm.preprocessor = preprocessor
 
 
+@pytest.mark.once
 def test_tf_data(lm, losses, tmp_path):
     tf = pytest.importorskip("tensorflow")
     rows = tf.data.Dataset.from_tensor_slices(EQUAL)

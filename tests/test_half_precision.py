@@ -208,6 +208,7 @@ def test_adapters_learn_where_sums_are_large(dtype):
     assert int(lm.optimizer.inner_optimizer.iterations) >= 4
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("dtype", POLICIES)
 def test_logits_are_float32_in_every_policy(dtype):
     lm = small_task(dtype=dtype)

@@ -72,6 +72,7 @@ EXTRAS = ("jax", "tensorflow", "torch", "gguf")
 UNKNOWN = {"text_metrics"}
 
 
+@pytest.mark.once
 def test_files_import_only_from_files_above_them():
     for path in FILES:
         module = module_of(path)
@@ -84,6 +85,7 @@ def test_files_import_only_from_files_above_them():
             assert _rank(target) <= _rank(module), f"{module}:{found.line} imports {target}"
 
 
+@pytest.mark.once
 def test_our_files_are_imported_at_the_top():
     """But for those of a backend, among which `kernels` chooses."""
     late = {}
@@ -96,6 +98,7 @@ def test_our_files_are_imported_at_the_top():
     _check_list("LATE_TO_GO", _pairs(late), _pairs(LATE_TO_GO))
 
 
+@pytest.mark.once
 def test_no_file_imports_itself_by_way_of_others():
     found = circles(graph())
     assert len(found) == len(CIRCLES_TO_GO), f"circles of imports: {found}"
@@ -103,6 +106,7 @@ def test_no_file_imports_itself_by_way_of_others():
         _check_list("CIRCLES_TO_GO", set(circle), set(listed))
 
 
+@pytest.mark.once
 def test_only_heavy_libraries_are_imported_late():
     for path in FILES:
         for found in imports_of(path):
@@ -113,6 +117,7 @@ def test_only_heavy_libraries_are_imported_late():
                 assert not is_light, f"{path}:{found.line} imports {root}: move it to the top"
 
 
+@pytest.mark.once
 def test_every_name_that_is_imported_is_known():
     for path in FILES:
         for found in imports_of(path):
@@ -122,6 +127,7 @@ def test_every_name_that_is_imported_is_known():
             assert known, f"{path}:{found.line} imports what its text does not say"
 
 
+@pytest.mark.once
 def test_backends_are_imported_in_kernels_only():
     """But for `traced`, which runs inside a `tf.data` pipeline that somebody else built."""
     for path in FILES:
@@ -141,6 +147,7 @@ def test_nothing_heavy_is_imported_with_the_package():
         assert roots <= allowed, path
 
 
+@pytest.mark.once
 def test_what_is_imported_is_declared_as_a_dependency_and_nothing_else():
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
@@ -151,6 +158,7 @@ def test_what_is_imported_is_declared_as_a_dependency_and_nothing_else():
     assert roots - sys.stdlib_module_names - {PACKAGE.name} == declared
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("text", "want"),
     [
@@ -172,6 +180,7 @@ def test_imports_of(tmp_path, monkeypatch, text, want):
     assert [(found.target, found.is_late) for found in imports_of(path)] == want
 
 
+@pytest.mark.once
 def test_circles():
     edges = {"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set(), "e": {"e"}}
     assert circles(edges) == [["b", "c"], ["e"]]

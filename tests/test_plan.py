@@ -241,6 +241,7 @@ LONG = {"dtype": "float32", "encoder_length": 1024, "decoder_length": 64, "batch
 SLOW = [{"mlp_dim": 1024}, {"hidden_dim": 384}, {"heads": 12}]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not IS_JAX, reason="JAX's compiler says what a program takes")
 @pytest.mark.parametrize(
     ("sizes", "checkpointing"),

@@ -55,6 +55,7 @@ def test_the_task(saved):
     assert loaded.generate("the cat", max_new_tokens=4) == lm.generate("the cat", max_new_tokens=4)
 
 
+@pytest.mark.once
 def test_the_backbone(saved):
     lm, _, directory = saved
     for cls in (T5Gemma2Backbone, keras_hub.models.Backbone):
