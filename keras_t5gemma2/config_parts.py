@@ -1,7 +1,7 @@
-"""What a config may hold where Keras makes objects of it: only a class that belongs there.
+"""Checks the objects that a config describes: each must be of the class that belongs there.
 
-Keras instantiates any object that a config names, in the place of any argument, and all that this
-object's config names. A preset may come from anybody, so this is checked before anything is made.
+Keras instantiates whatever object a config names as an argument, and every object inside that
+one's config. A preset may come from anybody, so the check comes before anything is made.
 """
 
 import inspect

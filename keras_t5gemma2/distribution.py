@@ -141,7 +141,7 @@ def distribute(
         )
     devices = keras.distribution.list_devices() if devices is None else list(devices)
     model = None if config is None else _shapes(config)
-    memory = _memory(devices[0])
+    memory = device_memory(devices[0])
     if model_parallel is None:
         model_parallel = _model_parallel(model, memory, len(devices))
     _check_divides(model_parallel, len(devices))
@@ -179,10 +179,6 @@ def _set(distribution):
         yield
     finally:
         keras.distribution.set_distribution(given)
-
-
-def _memory(device):
-    return device_memory(device)
 
 
 def _model_parallel(model, memory, count):

@@ -147,3 +147,13 @@ def test_a_name_like_none_of_ours():
     with pytest.raises(FileNotFoundError, match=r"does not exist.*snapshot_download"):
         T5Gemma2Seq2SeqLM.from_gemma3("google/gemma-3-270m")
     assert "t5gemma2_tiny" in keras_t5gemma2.presets
+
+
+@pytest.mark.parametrize("value", [1, "yes", None, [True]])
+def test_flags_are_true_or_false(value):
+    lm = T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny", load_weights=False)
+    converter = lm.preprocessor.image_converter
+    with pytest.raises(TypeError, match="`pan_and_scan` must be True or False. Received: pan"):
+        type(converter)(converter.image_size, pan_and_scan=value)
+    with pytest.raises(TypeError, match="`truncate` must be True or False. Received: truncate="):
+        type(lm.preprocessor)(lm.preprocessor.tokenizer, truncate=value)

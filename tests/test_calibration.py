@@ -123,7 +123,6 @@ def test_bits_and_order_of_gptq(tmp_path):
     np.testing.assert_allclose(loaded, got, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.once
 def test_calibration_beside_an_adapter_with_dropout():
     lm = small_task()
     lm.enable_lora(2, target=["up"], dropout=0.1)

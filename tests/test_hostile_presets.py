@@ -196,7 +196,7 @@ def test_what_the_package_does_not_read(own, name, keys):
         assert lm.backbone.dtype == "float32"
 
 
-@pytest.mark.parametrize("file", ["../tokenizer.json", "/tmp/x.json", "a/b.json", "x", 3, ""])
+@pytest.mark.parametrize("file", ["../tokenizer.json", "/x.json", "a/b.json", "x", 3, ""])
 @pytest.mark.parametrize("name", ["tokenizer.json", "preprocessor.json"])
 def test_the_name_of_a_file_to_write(own, name, file):
     """A save would write to it, in whatever directory it names."""

@@ -46,7 +46,7 @@ def trained(is_lora):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["full", pytest.param("lora", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["full", "lora"])
 def test_losses_and_weights_are_those_of_one_device(tmp_path, kind):
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
     result = subprocess.run(

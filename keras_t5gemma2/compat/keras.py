@@ -1,4 +1,4 @@
-"""What Keras keeps private: of layers, variables, trainers and optimizers."""
+"""Private names of Keras: of layers, variables, trainers and optimizers."""
 
 import contextlib
 import types
@@ -146,7 +146,7 @@ def initialize_by_initializer(variable):
 
 
 def replace_value(variable, value):
-    """Puts another array, or `None`, in the place of a variable's array (Keras 3.15.1)."""
+    """Replaces the array of a variable by another one or by `None` (Keras 3.15.1)."""
     variable._value = value
 
 

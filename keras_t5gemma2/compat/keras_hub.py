@@ -1,4 +1,4 @@
-"""What keras-hub keeps private, and its samplers with other methods."""
+"""Private names of keras-hub, and copies of its samplers with other methods."""
 
 import copy
 
