@@ -208,7 +208,7 @@ def test_the_recipe_goes_by_memory(no_distribution, monkeypatch, memory, parts, 
     """`memory` of a device, in sizes of the model. Of its six heads only two parts can be made."""
     backbone = tiny_backbone(TEXT_CONFIG)
     size = sum(4 * int(np.prod(v.shape)) for v in backbone.weights)
-    monkeypatch.setattr(distribution, "_memory", lambda _: memory and memory * size)
+    monkeypatch.setattr(distribution, "device_memory", lambda _: memory and memory * size)
     chosen = distribution.distribute(TEXT_CONFIG, verbose=False)
     assert chosen.device_mesh.shape == (8 // parts, parts)
     axes = chosen.get_tensor_layout("encoder/layer_0/mlp/up/kernel").axes
