@@ -310,9 +310,8 @@ def test_metadata_names_the_task_of_keras_hub(tmp_path):
         assert json.loads((directory / "metadata.json").read_text())["tasks"] == ["Seq2SeqLM"]
 
 
-@keras.saving.register_keras_serializable(package="test_sharing")
 class Derived(T5Gemma2Seq2SeqLM):
-    """Registered by a user: keras-hub may take it for any preset of the backbone."""
+    """Once a user has registered it, keras-hub may take it for any preset of the backbone."""
 
 
 def test_adapters_are_never_lost(tmp_path, monkeypatch):
