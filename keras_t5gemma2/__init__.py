@@ -1,6 +1,5 @@
 """T5Gemma 2 for Keras 3: text and images in, text out, on JAX, TensorFlow and PyTorch."""
 
-from keras_t5gemma2.backbone import T5Gemma2Backbone
 from keras_t5gemma2.config import (
     AttentionConfig,
     BackboneConfig,
@@ -8,18 +7,19 @@ from keras_t5gemma2.config import (
     VisionConfig,
     interleave,
 )
-from keras_t5gemma2.evaluation import EvaluateGeneration, evaluate_generation
+from keras_t5gemma2.evaluation.evaluate import EvaluateGeneration, evaluate_generation
+from keras_t5gemma2.generation.beam_search import BeamSearch
 from keras_t5gemma2.kernels.compilation_cache import enable_compilation_cache
+from keras_t5gemma2.model.backbone import T5Gemma2Backbone
 from keras_t5gemma2.preprocessing.denoising_preprocessor import T5Gemma2DenoisingPreprocessor
 from keras_t5gemma2.preprocessing.image_converter import T5Gemma2ImageConverter
 from keras_t5gemma2.preprocessing.image_features import ImageFeatures
 from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
 from keras_t5gemma2.preprocessing.tokenizer import T5Gemma2Tokenizer
 from keras_t5gemma2.registry import presets
-from keras_t5gemma2.tasks.beam_search import BeamSearch
-from keras_t5gemma2.tasks.checkpointing import TrainingCheckpoint
-from keras_t5gemma2.tasks.distillation import Distillation, TeacherSamples
 from keras_t5gemma2.tasks.seq2seq_lm import T5Gemma2Seq2SeqLM
+from keras_t5gemma2.training.checkpoint import TrainingCheckpoint
+from keras_t5gemma2.training.distillation import Distillation, TeacherSamples
 
 __version__ = "0.1.0"
 

@@ -11,79 +11,11 @@ import re
 import keras
 import numpy as np
 
-from keras_t5gemma2 import sharding
 from keras_t5gemma2.config import BackboneConfig
 from keras_t5gemma2.kernels.device_memory import device_memory
 from keras_t5gemma2.messages import shown
-
-SPLIT, WIDTH = "split", "width"  # axes of variables: on the model axis, and on the data axis
-
-_PREFIX = "(.*/)?"
-_TEXT = f"{_PREFIX}(encoder|decoder)/layer_[0-9]+/"
-_TOWER = f"{_PREFIX}vision/tower/layer_[0-9]+/"
-_TABLE = f"{_PREFIX}embedder/table/"
-# Products whose outputs are split, and those that then take in what is split.
-_COLUMNS = (
-    _TEXT + "(attention/(query|key|value)|mlp/(gate|up))/",
-    _TOWER + "(query|key|value|up)/",
-)
-_ROWS = (_TEXT + "(attention/output|mlp/down)/", _TOWER + "(output|down)/")
-
-# What the axes of a variable are, by its path.
-_AXES = {
-    f"{_TABLE}embeddings": (SPLIT, WIDTH),
-    f"{_TABLE}embeddings_scale": (SPLIT,),  # of a quantized table
-    **{f"{layer}kernel": (WIDTH, SPLIT) for layer in _COLUMNS},
-    **{f"{layer}(bias|kernel_scale)": (SPLIT,) for layer in _COLUMNS},
-    **{f"{layer}kernel": (SPLIT, WIDTH) for layer in _ROWS},
-    f"{_PREFIX}vision/tower/patch_embedding/kernel": (None, None, None, WIDTH),
-    f"{_PREFIX}vision/tower/position_embedding": (None, WIDTH),
-    f"{_PREFIX}vision/projector/projection/kernel": (None, WIDTH),
-}
-
-
-def layout_map(device_mesh, model_axis="model", data_axis="batch", fsdp=False, context=False):
-    """The `LayoutMap` of a T5Gemma 2 model; see `T5Gemma2Backbone.get_layout_map`."""
-    if not isinstance(device_mesh, keras.distribution.DeviceMesh):
-        raise TypeError(
-            "`device_mesh` must be a `keras.distribution.DeviceMesh`. Received: "
-            f"device_mesh={shown(device_mesh)}"
-        )
-    names = {"model_parallel_dim_name": model_axis, "data_parallel_dim_name": data_axis}
-    for name, value in names.items():
-        if value not in device_mesh.axis_names:
-            raise ValueError(
-                f"`{name}` must be an axis of the mesh, whose axes are "
-                f"{list(device_mesh.axis_names)}. Received: {name}={shown(value)}. An axis may "
-                "have "
-                "the size 1"
-            )
-    if model_axis == data_axis:
-        raise ValueError(f"The two axes must differ. Received: {shown(model_axis)} for both")
-    meaning = {SPLIT: model_axis, WIDTH: data_axis if fsdp else None, None: None}
-    found = keras.distribution.LayoutMap(device_mesh)
-    for path, axes in _AXES.items():
-        layout = tuple(meaning[axis] for axis in axes)
-        if any(layout):
-            found[path] = layout
-    if context:
-        found[sharding.SEQUENCE] = (None, data_axis, None)
-    return found
-
-
-class ModelParallel(keras.distribution.ModelParallel):
-    """Keras's, where a batch whose rows cannot be divided is not refused: all devices get it."""
-
-    shares_single_rows = True
-
-    def get_data_layout(self, data_shape):
-        # Of the rows that this process has.
-        parts = sharding.axis_sizes(self.device_mesh)[self.batch_dim_name]
-        parts = max(1, parts // self.num_processes)
-        if data_shape and data_shape[0] % parts == 0:
-            return super().get_data_layout(data_shape)
-        return keras.distribution.TensorLayout((None,) * len(data_shape), self.device_mesh)
-
+from keras_t5gemma2.sharding import layouts as sharding
+from keras_t5gemma2.sharding.layout_map import ModelParallel, layout_map
 
 # The recipe ------------------------------------------------------------------------------------
 
@@ -159,8 +91,8 @@ def distribute(
 
 def _shapes(config):
     """A model without values."""
-    from keras_t5gemma2.backbone import T5Gemma2Backbone
-    from keras_t5gemma2.checkpoints.streaming import shapes_only
+    from keras_t5gemma2.model.backbone import T5Gemma2Backbone
+    from keras_t5gemma2.model.loading import shapes_only
 
     def build():
         if isinstance(config, BackboneConfig):

@@ -9,8 +9,8 @@ import gguf
 import torch
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
-from keras_t5gemma2.checkpoints.gemma3 import load_gemma3_tokenizer
-from keras_t5gemma2.checkpoints.gguf_file import read_gguf
+from keras_t5gemma2.checkpoints.gemma3.reader import load_gemma3_tokenizer
+from keras_t5gemma2.files.gguf import read_gguf
 
 # Over `NEW_TOKENS` tokens the logit of the first choice is always at least 0.04 above that of the
 # second, and float32 gives logits to within 0.001: the order of a sum does not change the text.

@@ -20,7 +20,7 @@ from tiny_models import (
     token_inputs,
 )
 
-from keras_t5gemma2.backbone import T5Gemma2Backbone
+from keras_t5gemma2.model.backbone import T5Gemma2Backbone
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ import transformers
 from keras import ops, tree
 from transformers.modeling_outputs import CausalLMOutput
 
-from keras_t5gemma2.tasks import beam_search
-from keras_t5gemma2.tasks.beam_search import BeamSearch
+from keras_t5gemma2.generation import beam_search
+from keras_t5gemma2.generation.beam_search import BeamSearch
 
 MODES = {  # the quickest first
     "jax": ["jit", "eager"],

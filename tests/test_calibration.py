@@ -11,7 +11,7 @@ from small_tasks import ROWS, small_task
 from tasks import TOKENIZER
 
 from keras_t5gemma2 import T5Gemma2Backbone, T5Gemma2Seq2SeqLM
-from keras_t5gemma2.quantization import calibration
+from keras_t5gemma2.model import calibration
 
 pytestmark = pytest.mark.once  # Keras's calibration runs op by op
 

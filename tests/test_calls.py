@@ -14,7 +14,7 @@ from small_tasks import CONFIG, ROWS, small_task
 from tiny_models import tiny_backbone, token_inputs
 
 from keras_t5gemma2 import BeamSearch, T5Gemma2Seq2SeqLM
-from keras_t5gemma2.tasks import decoding, programs
+from keras_t5gemma2.generation import compiled_steps, decoding
 
 IS_COMPILED = keras.config.backend() != "torch"
 
@@ -213,7 +213,7 @@ def test_threads_that_draw_take_turns(rng):
 
 @pytest.mark.once
 def test_few_programs_are_kept(rng, monkeypatch):
-    monkeypatch.setattr(programs, "MOST_PROGRAMS", 2)
+    monkeypatch.setattr(compiled_steps, "MOST_PROGRAMS", 2)
     lm = new_task("greedy")
     want = []
     for length in (3, 70, 3, 70, 3):
@@ -284,7 +284,7 @@ def resident_megabytes():
 @pytest.mark.parametrize(("kept", "calls"), [(64, 500), (3, 120)], ids=["kept", "dropped"])
 def test_memory_stays_what_it_is_over_many_calls(monkeypatch, kept, calls):
     """The second half of the calls needs no more than the first: programs that go give it back."""
-    monkeypatch.setattr(programs, "MOST_PROGRAMS", kept)
+    monkeypatch.setattr(compiled_steps, "MOST_PROGRAMS", kept)
     lm = new_task(keras_hub.samplers.RandomSampler(seed=1))
     rng = np.random.default_rng(0)
     sizes = [(length, new) for length in (5, 70, 200) for new in (3, 40)]

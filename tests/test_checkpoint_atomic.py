@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from keras_t5gemma2.checkpoints.atomic import atomic_directory
+from keras_t5gemma2.files.atomic import atomic_directory
 
 pytestmark = pytest.mark.once
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from keras_t5gemma2.backbone import T5Gemma2Backbone
-from keras_t5gemma2.checkpoints.names import rows
-from keras_t5gemma2.checkpoints.streaming import shapes_only
-from keras_t5gemma2.checkpoints.transformers_config import config_from_transformers
+from keras_t5gemma2.checkpoints.transformers.config import config_from_transformers
+from keras_t5gemma2.checkpoints.transformers.names import rows
+from keras_t5gemma2.model.backbone import T5Gemma2Backbone
+from keras_t5gemma2.model.loading import shapes_only
 
 pytestmark = pytest.mark.once  # a minute and more
 

@@ -4,19 +4,17 @@ import numpy as np
 import pytest
 from reference_models import tiny_config, tiny_reference
 
-from keras_t5gemma2.backbone import T5Gemma2Backbone
-from keras_t5gemma2.checkpoints.names import (
-    AS_IS,
-    CONVOLUTION,
-    LINEAR,
+from keras_t5gemma2.checkpoints.transformers.config import config_from_transformers
+from keras_t5gemma2.checkpoints.transformers.names import (
     canonical_name,
     is_copy,
     is_vision_name,
     published_name,
     rows,
 )
-from keras_t5gemma2.checkpoints.streaming import shapes_only
-from keras_t5gemma2.checkpoints.transformers_config import config_from_transformers
+from keras_t5gemma2.files.layout import AS_IS, CONVOLUTION, LINEAR
+from keras_t5gemma2.model.backbone import T5Gemma2Backbone
+from keras_t5gemma2.model.loading import shapes_only
 
 pytestmark = pytest.mark.once
 

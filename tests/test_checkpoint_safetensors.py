@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from keras_t5gemma2.checkpoints.safetensors_file import read_safetensors, read_safetensors_file
+from keras_t5gemma2.files.safetensors import read_safetensors, read_safetensors_file
 
 pytestmark = pytest.mark.once
 

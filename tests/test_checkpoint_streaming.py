@@ -11,10 +11,6 @@ import pytest
 from keras import layers, ops
 from keras.src.backend.common import global_state
 
-from keras_t5gemma2.backbone import T5Gemma2Backbone
-from keras_t5gemma2.checkpoints import streaming
-from keras_t5gemma2.checkpoints.names import LINEAR
-from keras_t5gemma2.checkpoints.streaming import StoredTensor, build_with_weights, shapes_only
 from keras_t5gemma2.config import (
     AttentionConfig,
     BackboneConfig,
@@ -22,8 +18,13 @@ from keras_t5gemma2.config import (
     VisionConfig,
     interleave,
 )
+from keras_t5gemma2.files.layout import LINEAR
+from keras_t5gemma2.files.tensors import StoredTensor
 from keras_t5gemma2.kernels.host_array import host_array
 from keras_t5gemma2.kernels.take_over import take_over
+from keras_t5gemma2.model import loading
+from keras_t5gemma2.model.backbone import T5Gemma2Backbone
+from keras_t5gemma2.model.loading import build_with_weights, shapes_only
 
 PATHS = {"up/kernel": (3, 7), "up/bias": (7,), "down/kernel": (7, 5)}
 
@@ -106,7 +107,7 @@ def test_torch_has_a_matrix_as_it_is_in_the_file(shape, dtype):
 
 @pytest.mark.parametrize("layout", ["rows", "columns"])
 def test_copies_in_many_pieces_are_whole(monkeypatch, layout):
-    monkeypatch.setattr(streaming, "_BYTES_PER_PIECE", 16)
+    monkeypatch.setattr(loading, "_BYTES_PER_PIECE", 16)
     values = {path: read_only(array) for path, array in random_values().items()}
     released = []
     tensors = stored(values)
@@ -289,8 +290,8 @@ def test_progress(monkeypatch):
         return output.getvalue()
 
     assert printed() == ""
-    monkeypatch.setattr(streaming, "_BYTES_WORTH_A_BAR", 1)
-    monkeypatch.setattr(streaming, "_BYTES_PER_UNIT", 1)
+    monkeypatch.setattr(loading, "_BYTES_WORTH_A_BAR", 1)
+    monkeypatch.setattr(loading, "_BYTES_PER_UNIT", 1)
     assert "252/252" in printed()
     keras.config.disable_interactive_logging()
     try:
@@ -328,7 +329,7 @@ def test_published_parameter_counts(sizes, with_vision, text_only):
 @pytest.mark.once
 @pytest.mark.skipif(not pathlib.Path("/proc/self/maps").exists(), reason="Linux says it there")
 def test_the_memory_of_weights_is_shared_with_no_forked_process():
-    values = streaming._empty((1 << 23,), np.dtype("int16"))
+    values = loading._empty((1 << 23,), np.dtype("int16"))
     address = values.ctypes.data
     for line in pathlib.Path("/proc/self/maps").read_text().splitlines():
         area, permissions = line.split()[:2]
@@ -349,7 +350,7 @@ def address_of(tensor):
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8", "bool"])
 def test_tensors_take_the_memory_over(dtype):
-    values = streaming._empty((3, 5), np.dtype(dtype))
+    values = loading._empty((3, 5), np.dtype(dtype))
     values[:] = np.arange(15).reshape(3, 5)
     expected = values.copy()
     tensor = take_over(values)

@@ -7,7 +7,7 @@ import pytest
 from reference_models import tiny_config
 from transformers import T5Gemma2Config
 
-from keras_t5gemma2.checkpoints.transformers_config import config_from_transformers
+from keras_t5gemma2.checkpoints.transformers.config import config_from_transformers
 from keras_t5gemma2.config import (
     AttentionConfig,
     BackboneConfig,

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from keras_t5gemma2.checkpoints.transformers_files import read_json, read_processor, tokenizer_file
+from keras_t5gemma2.checkpoints.transformers.files import read_processor, tokenizer_file
+from keras_t5gemma2.files.json_object import read_json
 
 PUBLISHED = {
     "image_processor": {

@@ -8,7 +8,7 @@ import pytest
 from tiny_models import SMALL_CONFIG, TEXT_CONFIG, tiny_backbone, token_inputs
 
 from keras_t5gemma2 import T5Gemma2Seq2SeqLM
-from keras_t5gemma2.tasks import programs
+from keras_t5gemma2.generation import compiled_steps
 
 pytestmark = [
     pytest.mark.skipif(keras.config.backend() != "torch", reason="elsewhere all is compiled"),
@@ -88,7 +88,7 @@ def test_one_program_for_each_set_of_shapes(rng, compiled):
 def test_a_step_writes_into_the_cache_that_it_got(rng, compiled, monkeypatch):
     lm = task(SMALL_CONFIG)
     lm.compile(sampler="greedy", jit_compile=True)
-    seen, make = [], programs.kernels.compiled_step
+    seen, make = [], compiled_steps.kernels.compiled_step
 
     def watched(function, task):
         run = make(function, task)
@@ -100,7 +100,7 @@ def test_a_step_writes_into_the_cache_that_it_got(rng, compiled, monkeypatch):
 
         return call
 
-    monkeypatch.setattr(programs.kernels, "compiled_step", watched)
+    monkeypatch.setattr(compiled_steps.kernels, "compiled_step", watched)
     new_tokens(lm, token_inputs(rng, [9], [1]))
     # The first call is recorded and run.
     assert len(seen) == 9 and all(before == after for before, after in seen)

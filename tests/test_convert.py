@@ -17,7 +17,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "tools"))
 import convert
 
 from keras_t5gemma2 import T5Gemma2Seq2SeqLM
-from keras_t5gemma2.checkpoints.safetensors_file import read_safetensors
+from keras_t5gemma2.files.safetensors import read_safetensors
 
 pytestmark = pytest.mark.once
 

@@ -10,9 +10,9 @@ from keras import ops
 from tiny_models import SMALL_CONFIG, tiny_backbone
 
 from keras_t5gemma2 import AttentionConfig, StackConfig, T5Gemma2Seq2SeqLM
+from keras_t5gemma2.generation import batching
 from keras_t5gemma2.kernels import KeyValues, Window, attend
-from keras_t5gemma2.stacks import Encoder
-from keras_t5gemma2.tasks import generation
+from keras_t5gemma2.model.stacks import Encoder
 
 BACKEND = keras.config.backend()
 
@@ -103,7 +103,7 @@ def test_what_layers_compute_in_takes_no_more_memory_for_more_layers():
 
 
 def test_no_array_is_as_long_as_the_input_and_as_wide_as_the_mlp():
-    from keras_t5gemma2.layers import GatedMLP
+    from keras_t5gemma2.model.blocks import GatedMLP
 
     mlp = GatedMLP(StackConfig(hidden_dim=8, mlp_dim=256, layers=()))
     mlp.build(None)
@@ -119,8 +119,8 @@ def test_the_loop_of_generation_copies_no_cache(cache_dtype):
     config = SMALL_CONFIG.__class__(vocabulary_size=101, encoder=stack, decoder=stack)
     lm = T5Gemma2Seq2SeqLM(tiny_backbone(config), cache_dtype=cache_dtype)
     lm.compile(sampler="greedy")
-    rows = generation.Rows([np.ones(3, "int32")], [np.ones(3, bool)], [np.ones(1, "int32")], {})
-    arrays = generation.pad_rows(rows, 200)
+    rows = batching.Rows([np.ones(3, "int32")], [np.ones(3, bool)], [np.ones(1, "int32")], {})
+    arrays = batching.pad_rows(rows, 200)
     if BACKEND == "torch":
         inputs = {name: ops.convert_to_tensor(array) for name, array in arrays.items()}
         done = [

@@ -6,7 +6,7 @@ import pytest
 from small_tasks import ROWS, small_task
 
 from keras_t5gemma2 import T5Gemma2Seq2SeqLM
-from keras_t5gemma2.tasks.default_optimizer import default_rate
+from keras_t5gemma2.training.default_optimizer import default_rate
 
 _WORDS = ("yksi", "kaksi", "kolme", "neljä", "viisi", "kuusi", "seitsemän", "kahdeksan")
 # Nothing that the embedded preset has seen: a language, and an order of the digits.

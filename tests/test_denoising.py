@@ -25,7 +25,7 @@ from keras_t5gemma2.preprocessing.denoising import (
     fill,
     split_at_sentinels,
 )
-from keras_t5gemma2.preprocessing.sentinels import sentinels
+from keras_t5gemma2.vocabulary.sentinels import sentinels
 
 SENTINELS = np.arange(899, 799, -1)
 LIMITS = (None, None), (37, None), (None, 23), (37, 23), (2, 3)

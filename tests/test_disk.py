@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from small_tasks import ROWS, small_task
 
-from keras_t5gemma2 import T5Gemma2Seq2SeqLM, TrainingCheckpoint, disk
-from keras_t5gemma2.checkpoints.atomic import atomic_directory
+from keras_t5gemma2 import T5Gemma2Seq2SeqLM, TrainingCheckpoint
+from keras_t5gemma2.files import disk
+from keras_t5gemma2.files.atomic import atomic_directory
 
 pytestmark = pytest.mark.once
 

@@ -22,8 +22,8 @@ from keras_t5gemma2 import (
     T5Gemma2Backbone,
     VisionConfig,
 )
-from keras_t5gemma2.checkpoints.streaming import shapes_only
 from keras_t5gemma2.kernels import linear_cross_entropy
+from keras_t5gemma2.model.loading import shapes_only
 
 pytestmark = pytest.mark.skipif(
     keras.config.backend() != "jax", reason="Keras distributes models on JAX alone"

@@ -10,9 +10,10 @@ from meshes import bytes_on_devices, distributed
 from small_tasks import ROWS, small_task
 
 from keras_t5gemma2 import T5Gemma2Backbone, T5Gemma2Seq2SeqLM
-from keras_t5gemma2.checkpoints import streaming
 from keras_t5gemma2.distribution import bytes_per_device
+from keras_t5gemma2.files.tensors import num_bytes
 from keras_t5gemma2.lora.dense import Dense
+from keras_t5gemma2.model import loading
 
 pytestmark = pytest.mark.skipif(
     keras.config.backend() != "jax", reason="Keras distributes models on JAX alone"
@@ -57,7 +58,7 @@ def test_a_device_never_holds_more_than_its_part(monkeypatch, shape, fsdp):
     largest, held = [], []
     others = jax.live_arrays()  # kept: an array that goes could leave its id to a new one
     before = {id(array) for array in others}
-    take_over, value = streaming.take_over, streaming._value
+    take_over, value = loading.take_over, loading._value
 
     def whole(values):
         largest.append(values.nbytes)
@@ -73,12 +74,12 @@ def test_a_device_never_holds_more_than_its_part(monkeypatch, shape, fsdp):
         held.append(max(on_devices.values()))
         return result
 
-    monkeypatch.setattr(streaming, "take_over", whole)
-    monkeypatch.setattr(streaming, "_value", watched)
+    monkeypatch.setattr(loading, "take_over", whole)
+    monkeypatch.setattr(loading, "_value", watched)
     with distributed(*shape, fsdp=fsdp) as distribution:
         backbone = T5Gemma2Backbone.from_preset(TINY)
         share = bytes_per_device(backbone, distribution)
-    total = sum(streaming.num_bytes(variable) for variable in backbone.weights)
+    total = sum(num_bytes(variable) for variable in backbone.weights)
     assert largest == []
     assert set(bytes_on_devices(backbone.weights).values()) == {share}
     assert held == sorted(held)

@@ -12,9 +12,9 @@ from tasks import tiny_task
 from tiny_models import SMALL_CONFIG, tiny_backbone, token_inputs
 
 from keras_t5gemma2 import T5Gemma2Seq2SeqLM, kernels
-from keras_t5gemma2.tasks import calls, decoding, generation
-from keras_t5gemma2.tasks import encoded as encoded_inputs
-from keras_t5gemma2.tasks.programs import program
+from keras_t5gemma2.generation import batching, calls, decoding
+from keras_t5gemma2.generation import encoded as encoded_inputs
+from keras_t5gemma2.generation.compiled_steps import program
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_shared_memory_gives_the_projected_hidden_states(rng, num_heads, num_kv_
         for variable in lm.trainable_variables:
             variable.assign(variable + 0.3 * rng.standard_normal(variable.shape))
     lm.compile(sampler="greedy")
-    arrays = generation.pad_rows(generation.rows_of_arrays(token_inputs(rng, (13, 7), (4, 2))), 5)
+    arrays = batching.pad_rows(batching.rows_of_arrays(token_inputs(rng, (13, 7), (4, 2))), 5)
     inputs = {name: ops.convert_to_tensor(value) for name, value in arrays.items()}
 
     def hidden(inputs, kind):
@@ -168,7 +168,7 @@ def test_what_is_kept_of_an_input_is_there_once(lm, rng, kind):
 
 def test_auto_shares_where_keys_and_values_would_be_large(lm, rng, monkeypatch):
     inputs = token_inputs(rng, (13, 7), (1, 1))
-    small = generation.pad_encoder(generation.rows_of_arrays(inputs))
+    small = batching.pad_encoder(batching.rows_of_arrays(inputs))
     small = {name: ops.convert_to_tensor(value) for name, value in small.items()}
     remember = kernels.compiled(lambda _, x: decoding.remember(lm.backbone, x, "auto"), lm)
     assert not remember((), small).shared

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
 from keras_t5gemma2 import T5Gemma2ImageConverter, T5Gemma2Seq2SeqLM
-from keras_t5gemma2.checkpoints.safetensors_file import read_safetensors
+from keras_t5gemma2.files.safetensors import read_safetensors
 from keras_t5gemma2.kernels.host_array import host_array
 
 # The figure of the contract.

@@ -16,11 +16,11 @@ from keras_t5gemma2 import (
     T5Gemma2Seq2SeqLM,
     T5Gemma2Seq2SeqLMPreprocessor,
 )
-from keras_t5gemma2.checkpoints import safetensors_writer
-from keras_t5gemma2.checkpoints.safetensors_file import read_safetensors
-from keras_t5gemma2.checkpoints.safetensors_writer import NewTensor, write_safetensors
-from keras_t5gemma2.checkpoints.transformers_config import config_from_transformers
-from keras_t5gemma2.checkpoints.transformers_config_writer import config_to_transformers
+from keras_t5gemma2.checkpoints.transformers.config import config_from_transformers
+from keras_t5gemma2.checkpoints.transformers.config_writer import config_to_transformers
+from keras_t5gemma2.files import safetensors_writer
+from keras_t5gemma2.files.safetensors import read_safetensors
+from keras_t5gemma2.files.safetensors_writer import NewTensor, write_safetensors
 
 pytestmark = pytest.mark.once
 

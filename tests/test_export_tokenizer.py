@@ -12,9 +12,9 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from keras_t5gemma2 import T5Gemma2Tokenizer
-from keras_t5gemma2.checkpoints.gemma3 import load_gemma3_tokenizer
-from keras_t5gemma2.checkpoints.transformers_files import tokenizer_config
-from keras_t5gemma2.preprocessing.sentencepiece_model import read_sentencepiece_model
+from keras_t5gemma2.checkpoints.gemma3.reader import load_gemma3_tokenizer
+from keras_t5gemma2.checkpoints.transformers.files import tokenizer_config
+from keras_t5gemma2.vocabulary.sentencepiece_model import read_sentencepiece_model
 
 pytestmark = pytest.mark.once
 

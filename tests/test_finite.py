@@ -13,8 +13,8 @@ from safetensors.numpy import load_file, save_file
 from small_tasks import ROWS, small_task
 
 from keras_t5gemma2 import T5Gemma2Backbone, T5Gemma2Seq2SeqLM, TeacherSamples
-from keras_t5gemma2.checkpoints.finite import count_nonfinite, is_finite
-from keras_t5gemma2.checkpoints.keras_hub_names import TABLES
+from keras_t5gemma2.checkpoints.keras_hub.names import TABLES
+from keras_t5gemma2.files.finite import count_nonfinite, is_finite
 from keras_t5gemma2.lora.config import LoRAConfig
 
 _KERNEL = "layers/decoder/blocks/block/mlp/up/vars/0"

@@ -7,8 +7,8 @@ import pytest
 from keras import ops
 from small_tasks import ROWS, small_task
 
-from keras_t5gemma2.tasks import finite, generation
-from keras_t5gemma2.tasks.beam_search import BeamSearch
+from keras_t5gemma2.generation import batching, finite
+from keras_t5gemma2.generation.beam_search import BeamSearch
 
 INPUTS = {"encoder_text": ROWS["encoder_text"]}
 SAMPLERS = {
@@ -117,7 +117,7 @@ def test_what_breaks_after_a_row_has_ended_is_not_its_own():
     broken = finite.Carried((), ops.convert_to_tensor(np.array([3, 3], "int32")))
     marked = ops.convert_to_numpy(finite.marked(ids, [ids, broken]))
     assert marked.tolist() == [[9, 4, 1, -2, -2], [9, 4, 5, -2, -2]]
-    ended, other = generation.new_tokens_of_rows(marked, 1, [4, 4], (1,))
+    ended, other = batching.new_tokens_of_rows(marked, 1, [4, 4], (1,))
     assert ended.tolist() == [4, 1] and other.tolist() == [4, 5, -2, -2]
     finite.check(ended, 0, "float32")
     with pytest.raises(ValueError, match="new token 3 of row 7"):

@@ -7,7 +7,7 @@ import small_tasks
 from preprocessors import random_image
 from tasks import tiny_task
 
-from keras_t5gemma2.tasks.row_batches import PyDatasetBatches
+from keras_t5gemma2.training.streams import PyDatasetBatches
 
 ROWS = {
     "encoder_text": ["the cat", "<start_of_image> is this", "a dog", "<start_of_image>"],

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from small_tasks import ROWS, small_task
 
-from keras_t5gemma2.tasks import rates
+from keras_t5gemma2.training import rates
 
 LOGGED = {"loss", "accuracy", "perplexity", "learning_rate", "tokens_per_second"}
 

@@ -9,7 +9,7 @@ import pytest
 from preprocessors import random_image
 from tasks import tiny_task
 
-from keras_t5gemma2.tasks.row_batches import batches_of, reading
+from keras_t5gemma2.training.sources import batches_of, reading
 
 MIXED = {
     "encoder_text": [

@@ -77,7 +77,7 @@ def _without_empty(found):
         ("import keras.src.layers", {"keras.src.layers"}),
         ("from keras.src.layers import Layer", {"keras.src.layers.Layer"}),
         ("from jax._src import core", {"jax._src.core"}),
-        ("from keras_t5gemma2.layers import _dense", {"keras_t5gemma2.layers._dense"}),
+        ("from keras_t5gemma2.model.blocks import _dense", {"keras_t5gemma2.model.blocks._dense"}),
         ("from . import layers", set()),
         ("gptq.linalg = None", {"linalg ="}),
         ("x.grad /= 2", {"grad ="}),
@@ -105,5 +105,5 @@ def test_names_of_parents():
     # Of the class itself, and of a mixin of it; set by Keras, and defined.
     assert {"_kernel", "_tracker"} <= names["keras_t5gemma2.lora.dense"]["Dense"]
     assert "_int8_call" in names["keras_t5gemma2.quantization.layers"]["Quantizable"]
-    assert "_compile_loss" in names["keras_t5gemma2.tasks.token_loss"]["TrainsWithoutLogits"]
+    assert "_compile_loss" in names["keras_t5gemma2.training.token_loss"]["TrainsWithoutLogits"]
     assert not names["keras_t5gemma2.config"]["BackboneConfig"]

@@ -19,10 +19,10 @@ from reference_gemma3 import (
 from safetensors.torch import load_file, save_file
 from tiny import tiny_tokenizer_json
 
-from keras_t5gemma2.checkpoints.gemma3 import load_gemma3, load_gemma3_tokenizer
-from keras_t5gemma2.checkpoints.gemma3_gguf import read_gemma3_gguf
-from keras_t5gemma2.checkpoints.gguf_file import read_gguf
+from keras_t5gemma2.checkpoints.gemma3.gguf import read_gemma3_gguf
+from keras_t5gemma2.checkpoints.gemma3.reader import load_gemma3, load_gemma3_tokenizer
 from keras_t5gemma2.config import AttentionConfig
+from keras_t5gemma2.files.gguf import read_gguf
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 pytestmark = pytest.mark.once  # the layers are those of any checkpoint
@@ -241,7 +241,7 @@ def test_quantized_tensors_are_those_of_the_library(kind, model, tmp_path):
 def test_large_tensors_are_read_in_pieces(model, tmp_path, monkeypatch):
     path = write_gguf(tmp_path / "model.gguf", model, "Q8_0")
     whole = read_gguf(path).tensors["token_embd.weight"].read()
-    monkeypatch.setattr("keras_t5gemma2.checkpoints.gguf_file._VALUES_AT_ONCE", 7 * 32)
+    monkeypatch.setattr("keras_t5gemma2.files.gguf._VALUES_AT_ONCE", 7 * 32)
     np.testing.assert_array_equal(read_gguf(path).tensors["token_embd.weight"].read(), whole)
 
 

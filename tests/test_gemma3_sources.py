@@ -23,7 +23,7 @@ from tiny import tiny_tokenizer_json
 from tiny_models import randomize
 
 from keras_t5gemma2 import T5Gemma2Seq2SeqLM
-from keras_t5gemma2.checkpoints.gemma3 import load_gemma3
+from keras_t5gemma2.checkpoints.gemma3.reader import load_gemma3
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 # Of the size that only the text of the tiny tokenizer needs.

@@ -15,8 +15,8 @@ from small_tasks import ROWS, small_task
 from tasks import tiny_task
 from tiny_models import END_OF_IMAGE, SMALL_CONFIG, TEXT_CONFIG, VISION, tiny_backbone, token_inputs
 
-from keras_t5gemma2 import T5Gemma2Seq2SeqLM, cache, kernels
-from keras_t5gemma2.tasks import decoding, generation
+from keras_t5gemma2 import T5Gemma2Seq2SeqLM, kernels
+from keras_t5gemma2.generation import batching, cache, decoding
 
 
 @pytest.fixture(scope="module")
@@ -120,9 +120,9 @@ def test_logits_of_each_step_are_those_of_the_whole_sequence(text_lm, rng):
     """To rounding, where tokens alone would hide small differences."""
     inputs = token_inputs(rng, (13, 7), (9, 9))
     want = text_lm.predict_on_batch(text_lm.backbone.complete(inputs))
-    rows = generation.rows_of_arrays({**inputs})
+    rows = batching.rows_of_arrays({**inputs})
     prompts = [prompt[:6] for prompt in rows.prompts]
-    arrays = generation.pad_rows(rows._replace(prompts=prompts), new_tokens=5)
+    arrays = batching.pad_rows(rows._replace(prompts=prompts), new_tokens=5)
     arrays["new_token_ids"][:, :3] = inputs["decoder_token_ids"][:, 6:]
     lm = T5Gemma2Seq2SeqLM(text_lm.backbone)
     lm.compile(sampler=Logits())

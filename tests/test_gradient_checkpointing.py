@@ -19,7 +19,8 @@ from tiny_models import (
     token_inputs,
 )
 
-from keras_t5gemma2 import T5Gemma2Backbone, T5Gemma2Seq2SeqLM, kernels, stacks, vision
+from keras_t5gemma2 import T5Gemma2Backbone, T5Gemma2Seq2SeqLM, kernels
+from keras_t5gemma2.model import stacks, vision
 
 _LOCAL, _FULL = (dataclasses.replace(layer, dropout=0.2) for layer in (LOCAL, FULL))
 DROPPING = dataclasses.replace(

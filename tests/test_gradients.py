@@ -8,7 +8,7 @@ from reference_inputs import make_inputs, pad, reference_arguments
 from reference_models import load_ours, tiny_reference
 
 from keras_t5gemma2 import T5Gemma2Seq2SeqLM
-from keras_t5gemma2.checkpoints.names import canonical_name, rows
+from keras_t5gemma2.checkpoints.transformers.names import canonical_name, rows
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import pytest
 from small_tasks import small_task
 from test_padding import ROWS, shapes  # noqa: F401
 
-from keras_t5gemma2.tasks.grouping import by_length, shuffled_by_length
-from keras_t5gemma2.tasks.row_batches import batches_of
+from keras_t5gemma2.training.grouping import by_length, shuffled_by_length
+from keras_t5gemma2.training.sources import batches_of
 
 LENGTHS = np.random.default_rng(0).integers(1, 500, size=203).tolist()
 # As many short rows as long ones, in turns.

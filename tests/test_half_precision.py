@@ -12,8 +12,8 @@ from quantized_tasks import WAYS
 from small_tasks import CONFIG, ROWS, small_task
 from tiny_models import SMALL_CONFIG, VISION, tiny_backbone, token_inputs
 
-from keras_t5gemma2.layers import Places
-from keras_t5gemma2.stacks import encoder_positions
+from keras_t5gemma2.model.rotary import Places
+from keras_t5gemma2.model.stacks import encoder_positions
 
 LARGEST = float(np.finfo("float16").max)
 ONCE = pytest.mark.once

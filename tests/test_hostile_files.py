@@ -21,10 +21,10 @@ from tiny_models import SMALL_CONFIG, VISION
 
 import keras_t5gemma2
 from keras_t5gemma2 import T5Gemma2Backbone, T5Gemma2Seq2SeqLM
-from keras_t5gemma2.checkpoints import gguf_file as gguf_module
-from keras_t5gemma2.checkpoints import streaming
-from keras_t5gemma2.checkpoints.h5_file import read_h5
-from keras_t5gemma2.preprocessing.sentencepiece_model import read_sentencepiece_model
+from keras_t5gemma2.files import gguf as gguf_module
+from keras_t5gemma2.files.h5 import read_h5
+from keras_t5gemma2.model import loading
+from keras_t5gemma2.vocabulary.sentencepiece_model import read_sentencepiece_model
 
 pytestmark = pytest.mark.once
 PACKAGE = pathlib.Path(keras_t5gemma2.__file__).parent
@@ -265,7 +265,7 @@ def test_sizes_that_no_machine_holds(directory):
 
 def test_sizes_that_the_weights_do_not_have(own, monkeypatch):
     """Found before the room for any weight is taken: 1.9 GB for the table."""
-    monkeypatch.setattr(streaming, "_fill", None)
+    monkeypatch.setattr(loading, "_fill", None)
     change_json(own / "config.json", (*_OWN, "vocabulary_size"), 1 << 24)
     with pytest.raises(ValueError, match=r"must have the shape \(16777216, 28\)"):
         load(own)

@@ -16,7 +16,7 @@ from keras_t5gemma2 import (
     T5Gemma2Tokenizer,
     TrainingCheckpoint,
 )
-from keras_t5gemma2.checkpoints.atomic import atomic_directory
+from keras_t5gemma2.files.atomic import atomic_directory
 
 pytestmark = pytest.mark.once
 

@@ -11,8 +11,8 @@ from tasks import tiny_task
 from tiny_models import SMALL_CONFIG, tiny_backbone, token_inputs
 
 from keras_t5gemma2 import BeamSearch, T5Gemma2Seq2SeqLM, kernels
+from keras_t5gemma2.generation import batching, calls, compiled_steps, decoding
 from keras_t5gemma2.kernels import KeyValues, Window
-from keras_t5gemma2.tasks import calls, decoding, generation, programs
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_attention_is_that_over_what_the_numbers_stand_for(rng, queries, rows):
 
 @pytest.mark.parametrize("kind", ["projected", pytest.param("shared", marks=pytest.mark.once)])
 def test_hidden_states_are_near_those_of_the_model(lm, rng, kind):
-    arrays = generation.pad_rows(generation.rows_of_arrays(token_inputs(rng, (13, 7), (4, 2))), 5)
+    arrays = batching.pad_rows(batching.rows_of_arrays(token_inputs(rng, (13, 7), (4, 2))), 5)
     inputs = {name: ops.convert_to_tensor(value) for name, value in arrays.items()}
 
     def hidden(inputs, dtype):
@@ -106,13 +106,13 @@ def test_memory_is_a_byte_for_each_number_and_a_scale_for_each_token_and_head(rn
     config = dataclasses.replace(SMALL_CONFIG, encoder=stack, decoder=stack)
     lm = T5Gemma2Seq2SeqLM(tiny_backbone(config, dtype))
     lm.compile(sampler="greedy")
-    arrays = generation.pad_rows(generation.rows_of_arrays(token_inputs(rng, (90, 7), (4, 2))), 7)
+    arrays = batching.pad_rows(batching.rows_of_arrays(token_inputs(rng, (90, 7), (4, 2))), 7)
 
     def kept(cache_dtype):
         """Bytes of the keys and values of the memory and the cache."""
         lm.cache_dtype = cache_dtype
         inputs = {name: ops.convert_to_tensor(value) for name, value in arrays.items()}
-        memory, cache = programs.start(lm, inputs, calls.call_of(lm))
+        memory, cache = compiled_steps.start(lm, inputs, calls.call_of(lm))
         leaves = tree.flatten([memory.layers, cache.past])
         return sum(_bytes(leaf) for leaf in leaves)
 

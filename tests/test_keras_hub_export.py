@@ -25,10 +25,10 @@ from keras_t5gemma2 import (
     T5Gemma2Seq2SeqLMPreprocessor,
     T5Gemma2Tokenizer,
 )
-from keras_t5gemma2.checkpoints.keras_hub_config import config_to_keras_hub
-from keras_t5gemma2.checkpoints.keras_hub_tokenizer import sentencepiece_of
-from keras_t5gemma2.preprocessing.sentencepiece_model import merges, read_sentencepiece_model
-from keras_t5gemma2.preprocessing.vocabulary import Vocabulary
+from keras_t5gemma2.checkpoints.keras_hub.config import config_to_keras_hub
+from keras_t5gemma2.checkpoints.keras_hub.tokenizer import sentencepiece_of
+from keras_t5gemma2.vocabulary.sentencepiece_model import merges, read_sentencepiece_model
+from keras_t5gemma2.vocabulary.vocabulary import Vocabulary
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 

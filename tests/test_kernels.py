@@ -8,7 +8,8 @@ import pytest
 from conftest import TOLERANCE
 from keras import ops
 
-from keras_t5gemma2 import cache, kernels
+from keras_t5gemma2 import kernels
+from keras_t5gemma2.generation import cache
 from keras_t5gemma2.kernels import KeyValues, Window, attention, reference
 from keras_t5gemma2.kernels.reference import seen as sees
 

@@ -15,8 +15,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "tools"))
 import convert
 
 from keras_t5gemma2 import T5Gemma2Seq2SeqLM, TrainingCheckpoint
-from keras_t5gemma2.checkpoints import safetensors_writer
-from keras_t5gemma2.tasks.checkpointing import newest
+from keras_t5gemma2.files import safetensors_writer
+from keras_t5gemma2.training.checkpoint import newest
 
 pytestmark = [
     pytest.mark.once,

@@ -21,12 +21,16 @@ from tiny_models import (
 
 from keras_t5gemma2 import T5Gemma2ImageConverter, T5Gemma2Seq2SeqLMPreprocessor
 from keras_t5gemma2.kernels import Window
-from keras_t5gemma2.layers import Attention, Block, Embedder, GatedMLP, Places, RMSNorm
 from keras_t5gemma2.lora.dense import Dense
+from keras_t5gemma2.model.attention import Attention
+from keras_t5gemma2.model.blocks import Block, GatedMLP
+from keras_t5gemma2.model.embedder import Embedder
+from keras_t5gemma2.model.norm import RMSNorm
+from keras_t5gemma2.model.rotary import Places
+from keras_t5gemma2.model.stacks import Decoder, Encoder
+from keras_t5gemma2.model.vision import PatchEmbedding, Projector, Vision, VisionBlock, VisionTower
 from keras_t5gemma2.preprocessing.image_features import ImageFeatures
 from keras_t5gemma2.quantization.layers import QuantizedDense, QuantizedEmbedding
-from keras_t5gemma2.stacks import Decoder, Encoder
-from keras_t5gemma2.vision import PatchEmbedding, Projector, Vision, VisionBlock, VisionTower
 
 # Nothing is as it is by default.
 ATTENTION = dataclasses.replace(FULL, dropout=0.1, norm_epsilon=1e-5, query_pre_attn_scalar=64.0)

@@ -15,7 +15,7 @@ from keras_t5gemma2 import (
     T5Gemma2Seq2SeqLM,
     T5Gemma2Seq2SeqLMPreprocessor,
 )
-from keras_t5gemma2.checkpoints.gemma3_gguf import read_gemma3_gguf
+from keras_t5gemma2.checkpoints.gemma3.gguf import read_gemma3_gguf
 
 LONG = "Spell 4268 in German." * 400
 GIVEN = {"encoder_sequence_length": 50_000, "decoder_sequence_length": 77}

@@ -7,7 +7,7 @@ from small_tasks import small_task
 
 from keras_t5gemma2 import Distillation
 from keras_t5gemma2.preprocessing.packing import bucket
-from keras_t5gemma2.tasks import row_batches
+from keras_t5gemma2.training.batches import Batches
 
 CAPS = {"encoder_sequence_length": 200, "decoder_sequence_length": 150}
 WORDS = "the cat and a red bee is in the garden of a house"
@@ -36,7 +36,7 @@ def to_the_caps(lm):
 @pytest.fixture
 def shapes(monkeypatch):
     """Of the encoder and the decoder in each batch that is read, a list that grows."""
-    found, read = [], row_batches.Batches.get_numpy_iterator
+    found, read = [], Batches.get_numpy_iterator
 
     def reading(self):
         for batch in read(self):
@@ -44,7 +44,7 @@ def shapes(monkeypatch):
             found.append((x["encoder_token_ids"].shape, x["decoder_token_ids"].shape))
             yield batch
 
-    monkeypatch.setattr(row_batches.Batches, "get_numpy_iterator", reading)
+    monkeypatch.setattr(Batches, "get_numpy_iterator", reading)
     return found
 
 

@@ -19,8 +19,10 @@ from keras_t5gemma2 import (
     interleave,
     presets,
 )
-from keras_t5gemma2.planning import Work, config_of, largest_batch, plan, published_models
-from keras_t5gemma2.tasks import decoding, generation
+from keras_t5gemma2.generation import batching, decoding
+from keras_t5gemma2.planning.plan import largest_batch, plan
+from keras_t5gemma2.planning.weights import config_of, published_models
+from keras_t5gemma2.planning.work import Work
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "tools"))
 IS_JAX = keras.config.backend() == "jax"
@@ -73,8 +75,8 @@ def test_the_cache(kind, dtype):
     """Against the arrays that a generation begins with."""
     backbone = tiny_backbone(TEXT_CONFIG, dtype=dtype)
     prompts = [np.ones(1, "int32")] * 3
-    rows = generation.Rows([np.ones(70, "int32")] * 3, [np.ones(70, bool)] * 3, prompts, {})
-    inputs = {n: ops.convert_to_tensor(x) for n, x in generation.pad_rows(rows, 40).items()}
+    rows = batching.Rows([np.ones(70, "int32")] * 3, [np.ones(70, bool)] * 3, prompts, {})
+    inputs = {n: ops.convert_to_tensor(x) for n, x in batching.pad_rows(rows, 40).items()}
     memory = decoding.remember(backbone, inputs, kind)
     cache, _ = decoding.prefill(backbone, inputs, memory)
     arrays = {id(x): x for x in keras.tree.flatten((memory, cache.past, cache.positions))}
@@ -215,8 +217,8 @@ def measured_generation(config, work):
     lm.compile(sampler="greedy")
     prompts = [np.ones(1, "int32")] * work.rows
     ids = [np.ones(work.encoder_length, "int32")] * work.rows
-    rows = generation.Rows(ids, [i.astype(bool) for i in ids], prompts, {})
-    inputs = generation.pad_rows(rows, work.decoder_length)
+    rows = batching.Rows(ids, [i.astype(bool) for i in ids], prompts, {})
+    inputs = batching.pad_rows(rows, work.decoder_length)
 
     def generate(values, inputs):
         with keras.StatelessScope(state_mapping=zip(lm.variables, values, strict=True)):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_t5gemma2.quantization import arrays
-from keras_t5gemma2.quantization.arrays import Scheme, quantized
+from keras_t5gemma2.quantization import codes as arrays
+from keras_t5gemma2.quantization.codes import Scheme, quantized
 
 pytestmark = pytest.mark.once
 

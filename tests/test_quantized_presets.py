@@ -12,7 +12,7 @@ from small_tasks import ROWS, small_task
 from tasks import tiny_task
 
 from keras_t5gemma2 import T5Gemma2Backbone, T5Gemma2Seq2SeqLM
-from keras_t5gemma2.checkpoints import streaming
+from keras_t5gemma2.model import loading
 
 _ONCE = [pytest.param(way, marks=pytest.mark.once) for way in ("int4", "int4 columns")]
 
@@ -147,11 +147,11 @@ def test_floats_quantized_as_they_are_read(mode, floats):
 def test_no_matrix_is_ever_there_in_floats(way, saved, floats, monkeypatch):
     seen = []
 
-    def spy(values, take_over=streaming.take_over):
+    def spy(values, take_over=loading.take_over):
         seen.append(values)
         return take_over(values)
 
-    monkeypatch.setattr(streaming, "take_over", spy)
+    monkeypatch.setattr(loading, "take_over", spy)
     if way == "while it is read":
         backbone = T5Gemma2Backbone.from_preset(floats, quantize="int8")
     else:

@@ -186,7 +186,7 @@ def test_an_export_is_written_whole_or_not_at_all(small, tmp_path, monkeypatch):
 
 
 def test_it_says_that_it_is_done(small, tmp_path, monkeypatch, capsys):
-    from keras_t5gemma2.tasks import runtimes
+    from keras_t5gemma2.export import runtimes
 
     monkeypatch.setattr(runtimes, "export", lambda *_: None)
     small.export(tmp_path / "model")

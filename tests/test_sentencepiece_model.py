@@ -5,7 +5,7 @@ import io
 import pytest
 import sentencepiece
 
-from keras_t5gemma2.preprocessing.sentencepiece_model import (
+from keras_t5gemma2.vocabulary.sentencepiece_model import (
     SentencePieceModel,
     merges,
     read_sentencepiece_model,

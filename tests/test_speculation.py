@@ -10,9 +10,9 @@ from keras import ops
 from tasks import tiny_task
 from tiny_models import SMALL_CONFIG, TEXT_CONFIG, VISION, tiny_backbone, token_inputs
 
-from keras_t5gemma2 import T5Gemma2Seq2SeqLM, cache, kernels
-from keras_t5gemma2.tasks import calls, decoding, generation, speculation
-from keras_t5gemma2.tasks.programs import start
+from keras_t5gemma2 import T5Gemma2Seq2SeqLM, kernels
+from keras_t5gemma2.generation import batching, cache, calls, decoding, speculation
+from keras_t5gemma2.generation.compiled_steps import start
 
 
 def greedy(config=TEXT_CONFIG, seed=0):
@@ -110,8 +110,8 @@ def test_wrong_tokens_leave_nothing_behind(lm, rng):
     inputs = token_inputs(rng, (13,), (36,))
     want = lm.predict_on_batch(lm.backbone.complete(inputs))[0]
     ids = inputs["decoder_token_ids"][0]
-    rows = generation.rows_of_arrays(inputs)
-    arrays = generation.pad_rows(rows._replace(prompts=[ids[:9]]), new_tokens=30)
+    rows = batching.rows_of_arrays(inputs)
+    arrays = batching.pad_rows(rows._replace(prompts=[ids[:9]]), new_tokens=30)
     memory, state = start(
         lm, keras.tree.map_structure(ops.convert_to_tensor, arrays), calls.call_of(lm), 7
     )

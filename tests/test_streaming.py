@@ -9,7 +9,7 @@ from tasks import TOKENIZER, tiny_task
 from tiny_models import SMALL_CONFIG, tiny_backbone, token_inputs
 
 from keras_t5gemma2 import T5Gemma2Seq2SeqLM
-from keras_t5gemma2.tasks import streaming
+from keras_t5gemma2.generation import streaming
 
 TEXTS = {"encoder_text": ["the cat", "what is this", ""], "decoder_text": ["a dog", "", "the"]}
 

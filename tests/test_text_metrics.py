@@ -7,8 +7,8 @@ import pytest
 import sacrebleu
 from rouge_score.rouge_scorer import RougeScorer
 
-from keras_t5gemma2 import text_metrics
-from keras_t5gemma2.text_metrics import METRICS, metric_functions
+from keras_t5gemma2.evaluation import metrics
+from keras_t5gemma2.evaluation.metrics import METRICS, metric_functions
 
 pytestmark = pytest.mark.once
 
@@ -53,7 +53,7 @@ def test_exact_match_is_to_the_letter():
     ],
 )
 def test_anls_by_hand(prediction, references, score):
-    np.testing.assert_allclose(text_metrics.anls(prediction, references), score, rtol=1e-12)
+    np.testing.assert_allclose(metrics.anls(prediction, references), score, rtol=1e-12)
 
 
 def test_edits_are_those_of_the_plain_recursion(rng):
@@ -65,7 +65,7 @@ def test_edits_are_those_of_the_plain_recursion(rng):
 
     for _ in range(40):
         one, two = ("".join(rng.choice(list("ab"), size=rng.integers(0, 6))) for _ in range(2))
-        assert text_metrics._edits(one, two) == edits(one, two), (one, two)
+        assert metrics._edits(one, two) == edits(one, two), (one, two)
 
 
 def test_anls_is_the_mean_in_percent():

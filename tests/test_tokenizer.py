@@ -16,8 +16,8 @@ import pytest
 import tensorflow as tf
 import tiny
 
-from keras_t5gemma2.preprocessing.sentencepiece_model import sentencepiece_model
 from keras_t5gemma2.preprocessing.tokenizer import T5Gemma2Tokenizer
+from keras_t5gemma2.vocabulary.sentencepiece_model import sentencepiece_model
 
 KINDS = ["sentencepiece", "tokenizers"]
 FILE = "vocabulary.model"

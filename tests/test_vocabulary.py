@@ -14,14 +14,14 @@ from tokenizers import AddedToken, Tokenizer, models
 from transformers import GemmaTokenizer
 from transformers.convert_slow_tokenizer import generate_merges
 
-from keras_t5gemma2.checkpoints.gemma3_gguf import sentencepiece_in_gguf
-from keras_t5gemma2.preprocessing.sentencepiece_model import (
+from keras_t5gemma2.checkpoints.gemma3.gguf import sentencepiece_in_gguf
+from keras_t5gemma2.vocabulary.sentencepiece_model import (
     ADDED_TYPES,
     merges,
     read_sentencepiece_model,
     sentencepiece_model,
 )
-from keras_t5gemma2.preprocessing.vocabulary import Vocabulary, t5gemma2_vocabulary
+from keras_t5gemma2.vocabulary.vocabulary import Vocabulary, t5gemma2_vocabulary
 
 pytestmark = pytest.mark.once
 

@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from keras_t5gemma2.backbone import T5Gemma2Backbone
 from keras_t5gemma2.config import AttentionConfig, BackboneConfig, StackConfig, VisionConfig
+from keras_t5gemma2.model.backbone import T5Gemma2Backbone
 
 END_OF_IMAGE, IMAGE = 6, 7
 

@@ -348,9 +348,9 @@ def write_checkpoint(directory, sizes):
     import ml_dtypes
     from safetensors.numpy import save_file
 
-    from keras_t5gemma2.checkpoints.names import rows
-    from keras_t5gemma2.checkpoints.streaming import shapes_only
-    from keras_t5gemma2.checkpoints.transformers import load_backbone
+    from keras_t5gemma2.checkpoints.transformers.names import rows
+    from keras_t5gemma2.checkpoints.transformers.reader import load_backbone
+    from keras_t5gemma2.model.loading import shapes_only
 
     write_config(directory, sizes, "published")
     backbone = shapes_only(lambda: load_backbone(directory, load_weights=False))

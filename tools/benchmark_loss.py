@@ -180,7 +180,7 @@ def _decoder_step(blocks, checkpointing, batch=2, length=384):
     from keras import ops
 
     from keras_t5gemma2 import AttentionConfig, StackConfig
-    from keras_t5gemma2.stacks import Decoder
+    from keras_t5gemma2.model.stacks import Decoder
 
     attention = AttentionConfig(num_heads=4, num_kv_heads=1, head_dim=256, window=512)
     decoder = Decoder(StackConfig(hidden_dim=640, mlp_dim=2048, layers=(attention,) * blocks))

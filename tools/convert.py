@@ -21,14 +21,15 @@ import keras
 import numpy as np
 
 from keras_t5gemma2 import T5Gemma2Backbone, T5Gemma2Seq2SeqLM
-from keras_t5gemma2.checkpoints import keras_hub_names, presets
-from keras_t5gemma2.checkpoints.atomic import atomic_directory
-from keras_t5gemma2.checkpoints.gemma3_keras_hub import BACKBONE
-from keras_t5gemma2.checkpoints.safetensors_file import read_safetensors
-from keras_t5gemma2.checkpoints.safetensors_writer import NewTensor, parse_size, shards_of
-from keras_t5gemma2.checkpoints.streaming import shapes_only
-from keras_t5gemma2.checkpoints.transformers_files import read_json
-from keras_t5gemma2.checkpoints.transformers_writer import DTYPES, new_tensors
+from keras_t5gemma2.checkpoints import open as presets
+from keras_t5gemma2.checkpoints.gemma3.keras_hub import BACKBONE
+from keras_t5gemma2.checkpoints.keras_hub import names as keras_hub_names
+from keras_t5gemma2.checkpoints.transformers.writer import DTYPES, new_tensors
+from keras_t5gemma2.files.atomic import atomic_directory
+from keras_t5gemma2.files.json_object import read_json
+from keras_t5gemma2.files.safetensors import read_safetensors
+from keras_t5gemma2.files.safetensors_writer import NewTensor, parse_size, shards_of
+from keras_t5gemma2.model.loading import shapes_only
 
 _GEMMA3 = ("gemma3", "gemma3_text")
 

@@ -9,7 +9,9 @@ import argparse
 import dataclasses
 import json
 
-from keras_t5gemma2.planning import MODES, Work, largest_batch, plan, published_models
+from keras_t5gemma2.planning.plan import largest_batch, plan
+from keras_t5gemma2.planning.weights import published_models
+from keras_t5gemma2.planning.work import MODES, Work
 
 _GIB = 1 << 30
 

@@ -5,7 +5,7 @@ import hashlib
 import pathlib
 
 from keras_t5gemma2.checkpoints.sources import is_of_gemma, license_of
-from keras_t5gemma2.disk import local_path
+from keras_t5gemma2.files.disk import local_path
 from keras_t5gemma2.messages import warn
 
 README_FILE, NOTICE_FILE = "README.md", "NOTICE"

@@ -4,7 +4,7 @@ import pathlib
 import tempfile
 
 from keras_t5gemma2.checkpoints.cards import README_FILE, may_write, write_card
-from keras_t5gemma2.checkpoints.preset_files import metrics_of, preset_card
+from keras_t5gemma2.checkpoints.own.files import metrics_of, preset_card
 from keras_t5gemma2.messages import shown
 
 

@@ -7,7 +7,7 @@ through training into every file that is written of it.
 import pathlib
 import re
 
-from keras_t5gemma2.checkpoints.transformers_files import read_json
+from keras_t5gemma2.files.json_object import read_json
 from keras_t5gemma2.registry import presets
 
 # What weights of a file come from that does not say it. They are taken to be Gemma's.

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-from keras_t5gemma2 import sharding
 from keras_t5gemma2.kernels import reference
 from keras_t5gemma2.kernels.attention import KeyValues, Window, attend, use
 from keras_t5gemma2.kernels.forks import check_process
 from keras_t5gemma2.kernels.reference import FEW_QUERIES
 from keras_t5gemma2.kernels.scaled import Scaled, plain, times
+from keras_t5gemma2.sharding import layouts as sharding
+from keras_t5gemma2.sharding.batch import data_axis
 
 __all__ = [
     "FEW_QUERIES",
@@ -138,7 +139,7 @@ def linear_cross_entropy(
     table = ops.convert_to_tensor(table)
     hidden = ops.reshape(hidden, (-1, table.shape[1]))
     labels, weights = _labels_and_weights(labels, weights)
-    axis = sharding.data_axis()
+    axis = data_axis()
     parts = 1 if axis is None else axis[2]  # of a chunk, each on a device of its own
     limit = parts * (chunk_size or max(1, CHUNK_BYTES // (4 * table.shape[0])))
     targets = () if targets is None else _flat(targets)
@@ -175,7 +176,7 @@ def _sums_of_padded(hidden, table, labels, weights, targets, soft_cap, limit, wa
     chunks = _at_least_one((count + limit - 1) // limit)
     # The smallest size that gives as many chunks: hardly any token is filler.
     size = _at_least_one((count + chunks - 1) // chunks)
-    axis = sharding.data_axis()
+    axis = data_axis()
     if axis is not None:
         size += -size % axis[2]
     missing = chunks * size - count

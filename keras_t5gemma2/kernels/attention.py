@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import keras
 
-from keras_t5gemma2 import sharding
 from keras_t5gemma2.kernels import blocked, reference
 from keras_t5gemma2.kernels.scaled import plain
 from keras_t5gemma2.messages import shown
+from keras_t5gemma2.sharding.tokens import token_shards
 
 _BACKEND = importlib.import_module(f"keras_t5gemma2.kernels.{keras.config.backend()}")
 # The name of the kernel that `use` asks for.
@@ -102,7 +102,7 @@ def _attend(query, positions, parts, scale):
 
 def _whole(keys_values):
     """Keys that the devices have in parts, put together before a loop does so for every block."""
-    shards = sharding.token_shards(keys_values.keys.shape[::2])
+    shards = token_shards(keys_values.keys.shape[::2])
     if shards is None:
         return keys_values
     return _BACKEND.whole(keys_values, shards.device_mesh.backend_mesh)

@@ -9,8 +9,8 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 from keras import ops
 
-from keras_t5gemma2 import sharding
 from keras_t5gemma2.kernels import jax_cudnn, reference
+from keras_t5gemma2.sharding.batch import data_axis
 
 
 def _attend_on_tpu(query, positions, parts, scale, _):
@@ -287,7 +287,7 @@ def sums_over_chunks(hidden, table, labels, weights, targets, soft_cap, size, _)
         size: int. Tokens whose logits are formed at once.
         _: JAX knows itself which gradients are wanted.
     """
-    axis = sharding.data_axis()
+    axis = data_axis()
     if axis is not None:
         hidden, labels, weights, *targets = (
             _dealt(x, size, axis[2]) for x in (hidden, labels, weights, *targets)

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 from keras import initializers, layers, ops
 
-from keras_t5gemma2 import kernels, sharding
+from keras_t5gemma2 import kernels
 from keras_t5gemma2.compat import keras as compat
 from keras_t5gemma2.compat.plain_call import PlainCall
 from keras_t5gemma2.kernels.host_array import host_array
 from keras_t5gemma2.layer_config import registered
 from keras_t5gemma2.messages import shown_names
 from keras_t5gemma2.quantization.layers import QuantizedDense
+from keras_t5gemma2.sharding import layouts as sharding
 
 _REFUSAL = (
     "Adapters belong to the task, which freezes, saves and merges them together: call "

@@ -16,7 +16,7 @@ from keras_t5gemma2.preprocessing.denoising import (
 )
 from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
 from keras_t5gemma2.preprocessing.rows import parse_rows
-from keras_t5gemma2.preprocessing.sentinels import FIRST_SENTINEL, sentinels
+from keras_t5gemma2.vocabulary.sentinels import FIRST_SENTINEL, sentinels
 
 
 @keras.saving.register_keras_serializable(package="keras_t5gemma2")

@@ -6,8 +6,9 @@ import numpy as np
 import PIL.Image
 
 from keras_t5gemma2.arguments import check_constructor, check_flags
-from keras_t5gemma2.backbone import T5Gemma2Backbone
+from keras_t5gemma2.checkpoints.saving import LoadsFromCheckpoints, SavesAtomically
 from keras_t5gemma2.messages import shown
+from keras_t5gemma2.model.backbone import T5Gemma2Backbone
 from keras_t5gemma2.preprocessing.containers import images_of
 from keras_t5gemma2.preprocessing.image_files import MAX_PIXELS
 from keras_t5gemma2.preprocessing.numpy_call import NumpyCall, check_fixed
@@ -15,7 +16,6 @@ from keras_t5gemma2.preprocessing.pan_and_scan import check_at_least_one, pan_an
 from keras_t5gemma2.preprocessing.read_image import read_image
 from keras_t5gemma2.preprocessing.traced import is_traced, numpy_call
 from keras_t5gemma2.registry import presets
-from keras_t5gemma2.saving import LoadsFromCheckpoints, SavesAtomically
 
 # What is done here, in keras-hub's terms.
 _LEVELS = "the vision tower reads levels in [-1, 1]"

@@ -5,10 +5,11 @@ import keras_hub
 import numpy as np
 
 from keras_t5gemma2.arguments import check_constructor, check_file_name, check_flags
-from keras_t5gemma2.backbone import T5Gemma2Backbone
+from keras_t5gemma2.checkpoints.saving import LoadsFromCheckpoints, SavesAtomically
 from keras_t5gemma2.compat.keras_hub import filling_in
-from keras_t5gemma2.config_parts import check_parts
+from keras_t5gemma2.files.config_objects import check_parts
 from keras_t5gemma2.messages import short_errors, shown
+from keras_t5gemma2.model.backbone import T5Gemma2Backbone
 from keras_t5gemma2.options import checked
 from keras_t5gemma2.preprocessing.cuts import Cuts, one_warning
 from keras_t5gemma2.preprocessing.encoding import RowEncoder
@@ -32,7 +33,6 @@ from keras_t5gemma2.preprocessing.traced import (
     tensors_of,
 )
 from keras_t5gemma2.registry import presets
-from keras_t5gemma2.saving import LoadsFromCheckpoints, SavesAtomically
 
 
 def _fill_image_converter(cls, loader, kwargs):
@@ -76,7 +76,7 @@ class T5Gemma2Seq2SeqLMPreprocessor(
 
     Example:
 
-    >>> from keras_t5gemma2.preprocessing.sentencepiece_model import sentencepiece_model
+    >>> from keras_t5gemma2.vocabulary.sentencepiece_model import sentencepiece_model
     >>> proto = sentencepiece_model(
     ...     pieces=["<pad>", "<eos>", "<bos>", "<unk>", "▁", "h", "i", "hi"],
     ...     scores=[0, 0, 0, 0, -3, -2, -1, 0],

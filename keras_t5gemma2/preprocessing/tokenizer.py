@@ -7,29 +7,22 @@ import keras_hub
 import numpy as np
 
 from keras_t5gemma2.arguments import check_constructor, check_file_name
-from keras_t5gemma2.backbone import T5Gemma2Backbone
+from keras_t5gemma2.checkpoints.saving import LoadsFromCheckpoints, SavesAtomically
 from keras_t5gemma2.compat.keras_hub import set_special_tokens
 from keras_t5gemma2.messages import cause, shown
+from keras_t5gemma2.model.backbone import T5Gemma2Backbone
 from keras_t5gemma2.preprocessing.numpy_call import NumpyCall, check_fixed
 from keras_t5gemma2.preprocessing.read_image import to_numpy
 from keras_t5gemma2.preprocessing.traced import is_traced, ragged_rows
-from keras_t5gemma2.preprocessing.vocabulary import Vocabulary
 from keras_t5gemma2.registry import presets
-from keras_t5gemma2.saving import LoadsFromCheckpoints, SavesAtomically
-
-# One name for both kinds of files, so that saving one kind over the other leaves nothing behind.
-VOCABULARY_FILE = "vocabulary.model"
-
-# Attributes of the tokenizer. What is not required may be missing in a vocabulary.
-REQUIRED_TOKENS = {"start_token": "<bos>", "end_token": "<eos>", "pad_token": "<pad>"}
-IMAGE_TOKENS = {
-    "start_of_image_token": "<start_of_image>",
-    "end_of_image_token": "<end_of_image>",
-    "image_token": "<image_soft_token>",
-}
-MASK_TOKEN = "<mask>"
-# Text like any other, to stay visible in what is generated.
-TURN_TOKENS = {"start_of_turn_token": "<start_of_turn>", "end_of_turn_token": "<end_of_turn>"}
+from keras_t5gemma2.vocabulary.special_tokens import (
+    IMAGE_TOKENS,
+    MASK_TOKEN,
+    REQUIRED_TOKENS,
+    TURN_TOKENS,
+    VOCABULARY_FILE,
+)
+from keras_t5gemma2.vocabulary.vocabulary import Vocabulary
 
 _BY_THE_PREPROCESSOR = "the preprocessor puts <bos> and <eos> around the ids and pads them"
 _FIXED = {
@@ -75,7 +68,7 @@ class T5Gemma2Tokenizer(
 
     Example:
 
-    >>> from keras_t5gemma2.preprocessing.sentencepiece_model import sentencepiece_model
+    >>> from keras_t5gemma2.vocabulary.sentencepiece_model import sentencepiece_model
     >>> proto = sentencepiece_model(
     ...     pieces=["<pad>", "<eos>", "<bos>", "<unk>", "▁", "h", "i", "hi"],
     ...     scores=[0, 0, 0, 0, -3, -2, -1, 0],
@@ -231,7 +224,7 @@ class T5Gemma2Tokenizer(
         Args:
             path: path of the directory, made if it is not there. Its other files stay.
         """
-        from keras_t5gemma2.checkpoints import transformers_writer
+        from keras_t5gemma2.checkpoints.transformers import writer as transformers_writer
 
         transformers_writer.write_tokenizer(path, self)
 

@@ -11,13 +11,14 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from keras_t5gemma2 import kernels, sharding
+from keras_t5gemma2 import kernels
 from keras_t5gemma2.compat import keras as compat
 from keras_t5gemma2.kernels.host_array import host_array
 from keras_t5gemma2.layer_config import registered
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.quantization import plans
-from keras_t5gemma2.quantization.arrays import Scheme, quantized
+from keras_t5gemma2.quantization.codes import Scheme, quantized
+from keras_t5gemma2.sharding import layouts as sharding
 
 # Of the table, in the dtype of the computation.
 _BYTES_AT_A_TIME = 64 << 20

@@ -1,10 +1,10 @@
 """What a task writes for others to read."""
 
-from keras_t5gemma2.disk import local_path
+from keras_t5gemma2.adapters.files import SavesAdapters
+from keras_t5gemma2.checkpoints.saving import by_one_process
+from keras_t5gemma2.export import runtimes
+from keras_t5gemma2.files.disk import local_path
 from keras_t5gemma2.messages import short_errors, shown
-from keras_t5gemma2.saving import by_one_process
-from keras_t5gemma2.tasks import runtimes
-from keras_t5gemma2.tasks.adapter_files import SavesAdapters
 
 
 class Exports(SavesAdapters):
@@ -148,7 +148,7 @@ class Exports(SavesAdapters):
         >>> lm.backbone.config == config
         True
         """
-        from keras_t5gemma2.checkpoints import transformers_writer
+        from keras_t5gemma2.checkpoints.transformers import writer as transformers_writer
 
         if adapters not in ("merge", "peft"):
             raise ValueError(

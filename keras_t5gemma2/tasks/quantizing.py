@@ -1,7 +1,7 @@
 """`quantize` of a task: its backbone's, and what it means for all else that a task has."""
 
 from keras_t5gemma2.compat import keras as compat
-from keras_t5gemma2.quantization.models import OwnsQuantize
+from keras_t5gemma2.model.quantize import OwnsQuantize
 
 
 class QuantizesBackbone(OwnsQuantize):

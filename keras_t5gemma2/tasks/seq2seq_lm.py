@@ -9,44 +9,45 @@ import keras_hub
 import numpy as np
 from keras import ops
 
-from keras_t5gemma2 import sharding
 from keras_t5gemma2.arguments import check_constructor, check_loading
-from keras_t5gemma2.backbone import T5Gemma2Backbone
-from keras_t5gemma2.compat import keras as compat
-from keras_t5gemma2.messages import shown
-from keras_t5gemma2.options import checked
-from keras_t5gemma2.preprocessing.columns import Columns
-from keras_t5gemma2.preprocessing.cuts import Cuts, one_warning
-from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
-from keras_t5gemma2.preprocessing.sources import are_arrays, read_rows, unpack
-from keras_t5gemma2.quantization.counting import SummarizesParameters
-from keras_t5gemma2.quantization.models import load_quantized
-from keras_t5gemma2.registry import presets
-from keras_t5gemma2.saving import (
+from keras_t5gemma2.checkpoints.saving import (
     LoadsFiniteWeights,
     SavesAtomically,
     SavesWhole,
     by_one_process,
     reading_adapter_files,
 )
-from keras_t5gemma2.tasks import decoding, finite
+from keras_t5gemma2.compat import keras as compat
+from keras_t5gemma2.generation import decoding, finite
+from keras_t5gemma2.generation.generator import Generates
+from keras_t5gemma2.generation.infilling import Infills
+from keras_t5gemma2.generation.streaming import Streams
+from keras_t5gemma2.generation.warmup import WarmsUp
+from keras_t5gemma2.messages import shown
+from keras_t5gemma2.model.backbone import T5Gemma2Backbone
+from keras_t5gemma2.model.quantize import load_quantized
+from keras_t5gemma2.options import checked
+from keras_t5gemma2.preprocessing.columns import Columns
+from keras_t5gemma2.preprocessing.cuts import Cuts, one_warning
+from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
+from keras_t5gemma2.preprocessing.sources import are_arrays, read_rows, unpack
+from keras_t5gemma2.quantization.counting import SummarizesParameters
+from keras_t5gemma2.registry import presets
+from keras_t5gemma2.sharding.batch import of_rows
 from keras_t5gemma2.tasks.agreement import check_agreement
-from keras_t5gemma2.tasks.checkpointing import with_places
-from keras_t5gemma2.tasks.distillation import sample_rows
-from keras_t5gemma2.tasks.elements import Preparation
 from keras_t5gemma2.tasks.exporting import Exports
-from keras_t5gemma2.tasks.generating import Generates
-from keras_t5gemma2.tasks.grouping import check_grouping
-from keras_t5gemma2.tasks.infilling import Infills
-from keras_t5gemma2.tasks.joining import JoinsLogits
-from keras_t5gemma2.tasks.precompute import with_features
 from keras_t5gemma2.tasks.quantizing import QuantizesBackbone
-from keras_t5gemma2.tasks.rates import StepsLogRates, with_rates
-from keras_t5gemma2.tasks.reporting import reporting_steps
-from keras_t5gemma2.tasks.row_batches import InMemoryBatches, batches_of, reading
-from keras_t5gemma2.tasks.streaming import Streams
-from keras_t5gemma2.tasks.token_loss import TrainsWithoutLogits
-from keras_t5gemma2.tasks.warmup import WarmsUp
+from keras_t5gemma2.training.checkpoint import with_places
+from keras_t5gemma2.training.distillation import sample_rows
+from keras_t5gemma2.training.grouping import check_grouping
+from keras_t5gemma2.training.image_features import with_features
+from keras_t5gemma2.training.in_memory import InMemoryBatches
+from keras_t5gemma2.training.joining import JoinsLogits
+from keras_t5gemma2.training.preparation import Preparation
+from keras_t5gemma2.training.rates import StepsLogRates, with_rates
+from keras_t5gemma2.training.reporting import reporting_steps
+from keras_t5gemma2.training.sources import batches_of, reading
+from keras_t5gemma2.training.token_loss import TrainsWithoutLogits
 
 
 def _refuse_to_be_cloned(lm):
@@ -193,7 +194,7 @@ class T5Gemma2Seq2SeqLM(
             TypeError: there is no such argument; the message names the nearest.
             ValueError: a file is not what it should be; the message names the tensor or key.
         """
-        from keras_t5gemma2.checkpoints import presets
+        from keras_t5gemma2.checkpoints import open as presets
         from keras_t5gemma2.checkpoints.sources import source_of
 
         check_loading(cls, "from_preset", kwargs, by_preset=("backbone",), more=("compile",))
@@ -269,7 +270,8 @@ class T5Gemma2Seq2SeqLM(
                 not what it should be.
             TypeError: there is no such argument; the message names the nearest.
         """
-        from keras_t5gemma2.checkpoints import gemma3, presets
+        from keras_t5gemma2.checkpoints import open as presets
+        from keras_t5gemma2.checkpoints.gemma3 import reader as gemma3
         from keras_t5gemma2.checkpoints.sources import source_of_gemma3
 
         check_loading(cls, "from_gemma3", kwargs, by_preset=("backbone",), more=("compile",))
@@ -311,12 +313,12 @@ class T5Gemma2Seq2SeqLM(
                 not merged, quantized weights, or a tokenizer that is no SentencePiece model and
                 cannot be made one exactly.
         """
-        from keras_t5gemma2.checkpoints import keras_hub_export
+        from keras_t5gemma2.checkpoints.keras_hub import writer as keras_hub_export
 
         keras_hub_export.save(path, self.backbone, self, max_shard_size)
 
     def _finish_preset(self, directory, place):
-        from keras_t5gemma2.checkpoints import preset_files
+        from keras_t5gemma2.checkpoints.own import files as preset_files
 
         in_files = () if self._is_merged else self._adapter_configs
         preset_files.finish_preset(directory, self.backbone, in_files)
@@ -593,7 +595,7 @@ class T5Gemma2Seq2SeqLM(
             with one_warning(Cuts(refuses_targets=True)):
                 x, labels, weights = self.preprocessor.call(rows)
         predict = functools.partial(keras.Model.predict_on_batch, self)
-        logits = sharding.of_rows(predict, self.backbone.complete(x))
+        logits = of_rows(predict, self.backbone.complete(x))
         log_probabilities = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
         of_labels = ops.take_along_axis(log_probabilities, labels[..., None], axis=-1)
         # What stands at padding is nobody's score, and may be no number.

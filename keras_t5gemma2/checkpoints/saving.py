@@ -1,0 +1,237 @@
+"""What backbone, task and preprocessing layers share of loading and saving presets."""
+
+import contextlib
+import contextvars
+import functools
+import math
+
+import keras
+import numpy as np
+
+from keras_t5gemma2.arguments import check_loading
+from keras_t5gemma2.compat import keras as compat
+from keras_t5gemma2.files.disk import check_room, local_path, reserve, writing_h5
+from keras_t5gemma2.kernels import processes
+from keras_t5gemma2.kernels.host_array import host_array
+from keras_t5gemma2.options import checked
+
+# What stands before the registered name of a class in the `config.json` of a preset.
+IMPORT = "import "
+
+_is_writing = contextvars.ContextVar("is_writing", default=False)
+# Whether whoever builds a model from a preset's configuration adds the adapters from their files.
+_reads_files = contextvars.ContextVar("reads_files", default=False)
+
+
+@contextlib.contextmanager
+def reading_adapter_files(preset):
+    """Lets models be built from the configuration of a preset whose adapters come from files."""
+    token = _reads_files.set("://" not in preset or preset.startswith("hf://"))
+    try:
+        yield
+    finally:
+        _reads_files.reset(token)
+
+
+def check_reads_adapters(names):
+    """Raises where a preset's adapters would be lost, which stand in files of their own.
+
+    Args:
+        names: iterable of strings.
+
+    Raises:
+        ValueError: nobody reads these files.
+    """
+    if names and not _reads_files.get():
+        raise ValueError(
+            f"The preset has the adapters {', '.join(names)} in files of their own, which "
+            "keras-hub does not read. Load it by `T5Gemma2Seq2SeqLM.from_preset`, from a directory "
+            "or from an hf:// handle; `T5Gemma2Backbone.from_preset` loads it without them."
+        )
+
+
+def by_one_process(method):
+    """A method that writes, for models that several processes train, each with a part of them.
+
+    All processes call it. The first one writes, with all values at hand, and none goes on before.
+    """
+
+    @functools.wraps(method)
+    def write(self, *args, **kwargs):
+        with _one_writer(self) as is_writer:
+            return method(self, *args, **kwargs) if is_writer else None
+
+    return write
+
+
+@contextlib.contextmanager
+def _one_writer(layer):
+    # Of torch's processes each has all of the model, and the user says which one writes.
+    if _is_writing.get() or not processes.is_joint():
+        yield True
+        return
+    spread = [v for v in layer.variables if not processes.is_whole(v.value)]
+    values = [variable.value for variable in spread]
+    token = _is_writing.set(True)
+    try:
+        for variable, value in zip(spread, values, strict=True):
+            of_all = processes.whole(value)
+            if processes.index() == 0:
+                compat.replace_value(variable, of_all)
+        yield processes.index() == 0
+    finally:
+        _is_writing.reset(token)
+        for variable, value in zip(spread, values, strict=True):
+            compat.replace_value(variable, value)
+        processes.wait("saving")
+
+
+class SavesAtomically:
+    """Writes a preset beside its place and moves it there whole, or leaves what was there."""
+
+    # Files of an earlier save that go even if the new one has none of the same name.
+    _replaced_files = ()
+
+    @by_one_process
+    def save_to_preset(self, preset_dir, *args, **kwargs):
+        """Saves to a preset directory, whose other files stay.
+
+        Beside a model's weights comes a README: the base model, the lines that load it, the
+        metrics of the last epoch of `fit`, the licence. One that somebody has edited stays, with a
+        warning. Weights that derive from Gemma get the notice that its terms ask for, in NOTICE.
+
+        Where several processes of JAX have a part of the model each, all of them call this.
+
+        Args:
+            preset_dir: path of the directory, made if it is not there.
+            *args: as the keras-hub class has them.
+            **kwargs: as the keras-hub class has them.
+        """
+        from keras_t5gemma2.files.atomic import atomic_directory
+
+        with atomic_directory(preset_dir, self._replaced_files) as directory:
+            super().save_to_preset(str(directory), *args, **kwargs)
+            self._finish_preset(directory, local_path(preset_dir))
+
+    def _finish_preset(self, directory, place):
+        # Called when all is written to `directory`, whose files then go to `place`.
+        pass
+
+
+class SavesWhole:
+    """A model whose files of Keras's are whole or not there; goes before the class of Keras.
+
+    `~` is expanded in paths. A disk without room for the file is an `OSError` before it is begun.
+    """
+
+    def save(self, filepath, overwrite=True, zipped=None, **kwargs):
+        """As `keras.Model.save`; what is at `filepath` stays until all is written."""
+        if _is_remote(filepath):
+            return super().save(filepath, overwrite, zipped, **kwargs)
+        path = local_path(filepath)
+        is_asked = not overwrite and path.exists()  # Keras asks whether to go on
+        if is_asked or zipped is False or path.suffix != ".keras":
+            return super().save(path, overwrite, zipped, **kwargs)
+        from keras_t5gemma2.files.atomic import atomic_file
+
+        with atomic_file(path) as temporary:
+            check_room(temporary, sum(_sizes(self)))
+            super().save(temporary, overwrite, zipped, **kwargs)
+
+    def save_weights(self, filepath, overwrite=True, max_shard_size=None):
+        """As `keras.Model.save_weights`; what is at `filepath` stays until all is written."""
+        if _is_remote(filepath):
+            return super().save_weights(filepath, overwrite, max_shard_size)
+        path = local_path(filepath)
+        if max_shard_size is not None or (not overwrite and path.exists()):
+            check_room(path, sum(_sizes(self)))
+            return super().save_weights(path, overwrite, max_shard_size)
+        from keras_t5gemma2.files.atomic import atomic_file
+
+        with atomic_file(path) as temporary, writing_h5(temporary, _sizes(self)):
+            super().save_weights(temporary, overwrite)
+
+    def save_own_variables(self, store):
+        reserve()  # Keras has just opened the file
+        super().save_own_variables(store)
+
+
+def _is_remote(path):
+    return "://" in str(path)
+
+
+def _sizes(model):
+    """The bytes of each variable."""
+    dtypes = ((v.shape, keras.backend.standardize_dtype(v.dtype)) for v in model.variables)
+    return [math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in dtypes]
+
+
+class LoadsFiniteWeights:
+    """A model whose `load_weights` takes no NaN; goes before the class of Keras."""
+
+    def load_weights(self, filepath, *args, allow_nonfinite=False, **kwargs):
+        """As `keras.Model` has it. Weights that are NaN or infinite are refused.
+
+        If it fails or is interrupted, all is as before: until it is done, the values of before are
+        kept in the memory of the host.
+
+        Args:
+            filepath: path of the file.
+            *args: as of Keras's.
+            allow_nonfinite: bool. Whether weights may be NaN or infinite.
+            **kwargs: as of Keras's.
+
+        Raises:
+            ValueError: a weight is not finite; the message names it.
+        """
+        path = filepath if _is_remote(filepath) else local_path(filepath)
+        variables = [*self.variables, *getattr(getattr(self, "optimizer", None), "variables", ())]
+        values = [_copy(variable.value) for variable in variables]
+        try:
+            super().load_weights(path, *args, **kwargs)
+            if not allow_nonfinite:
+                from keras_t5gemma2.files.finite import check_finite_variables
+
+                check_finite_variables(self.weights, filepath)
+        except BaseException:
+            for variable, value in zip(variables, values, strict=True):
+                variable.assign(value)
+            raise
+
+
+def _copy(value):
+    """A copy on the host, or of what other processes hold a part of, the value itself."""
+    return np.array(host_array(value)) if processes.is_whole(value) else value
+
+
+class LoadsFromCheckpoints:
+    """A preprocessing layer that is also read from a checkpoint in the reference's format."""
+
+    @classmethod
+    def from_preset(cls, preset, **kwargs):
+        """The layer of a preset or of a published checkpoint.
+
+        Args:
+            preset: a name of `keras_t5gemma2.presets`, `hf://organization/repository`, a local
+                directory in the reference's format, a preset directory, or any other handle
+                that keras-hub knows.
+            **kwargs: arguments of the constructor, instead of those of the preset; such as
+                `encoder_sequence_length` of a preprocessor.
+
+        Raises:
+            FileNotFoundError, PermissionError, ConnectionError: the files cannot be had; the
+                message says why and what to do.
+            TypeError: there is no such argument; the message names the nearest.
+            ValueError: a file is not what it should be.
+        """
+        from keras_t5gemma2.checkpoints import open as presets
+
+        check_loading(cls, "from_preset", kwargs, by_preset=("proto",))
+        for name in ("encoder_sequence_length", "decoder_sequence_length"):
+            if name in kwargs:
+                value = kwargs.pop(name)  # `None` for that of the preset
+                kwargs |= {} if value is None else {name: checked(**{name: value})}
+        directory, preset = presets.locate(preset, load_weights=False)
+        if directory is not None:
+            return presets.load_layer(cls, directory, **kwargs)
+        return super().from_preset(preset, **kwargs)

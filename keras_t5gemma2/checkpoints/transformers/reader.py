@@ -1,0 +1,140 @@
+"""A backbone from a directory in the reference's format."""
+
+import numpy as np
+
+from keras_t5gemma2.checkpoints.transformers.config import config_from_transformers
+from keras_t5gemma2.checkpoints.transformers.names import (
+    canonical_name,
+    is_copy,
+    is_vision_name,
+    rows,
+)
+from keras_t5gemma2.files.json_object import read_json
+from keras_t5gemma2.files.limits import check_size
+from keras_t5gemma2.files.safetensors import read_safetensors
+from keras_t5gemma2.files.tensors import StoredTensor, list_names
+from keras_t5gemma2.model.backbone import T5Gemma2Backbone
+from keras_t5gemma2.model.loading import build_with_weights
+
+_FLOATS = ("float64", "float32", "float16", "bfloat16")
+_BYTES_COMPARED_AT_ONCE = 1 << 23
+
+
+def load_backbone(
+    directory, load_weights=True, text_only=False, dtype=None, allow_nonfinite=False, **kwargs
+):
+    """The backbone of a checkpoint directory of the reference.
+
+    Args:
+        directory: path of a directory with `config.json` and safetensors, in one file or in
+            shards, under any of the names that the reference has given its tensors.
+        load_weights: bool. If false, the weights are random and no file of weights is needed.
+        text_only: bool. Leave out the vision tower: it is neither built nor read.
+        dtype: string or `keras.DTypePolicy` of every part; `None` is Keras's global policy.
+        allow_nonfinite: bool. Whether weights may be NaN or infinite.
+        **kwargs: further arguments of `T5Gemma2Backbone`, such as `name`.
+
+    Returns:
+        A `T5Gemma2Backbone`.
+
+    Raises:
+        FileNotFoundError: `config.json` or the safetensors are not there.
+        ValueError: the config describes another model; a tensor is missing, unexpected, of a
+            wrong shape or type; copies of a tied tensor differ; a file is cut off.
+
+    Example:
+
+    >>> import json, pathlib, tempfile
+    >>> directory = pathlib.Path(tempfile.mkdtemp())
+    >>> part = {"vocab_size": 101, "hidden_size": 32, "num_hidden_layers": 2}
+    >>> config = {"model_type": "t5gemma2", "encoder": {"text_config": part}, "decoder": part}
+    >>> _ = (directory / "config.json").write_text(json.dumps(config))
+    >>> backbone = load_backbone(directory, load_weights=False, text_only=True)
+    >>> [layer.name for layer in backbone.decoder.blocks]
+    ['layer_0', 'layer_1']
+    """
+    config = config_from_transformers(read_json(directory, "config.json"), text_only)
+    check_size(config, f"{directory}/config.json")
+
+    def build():
+        return T5Gemma2Backbone(config, dtype=dtype, **kwargs)
+
+    if not load_weights:
+        return build()
+    return build_with_weights(build, stored_tensors(directory, config), allow_nonfinite)
+
+
+def stored_tensors(directory, config):
+    """The tensors of a checkpoint directory for a model: `StoredTensor` by variable path.
+
+    Args:
+        directory: path of the directory.
+        config: `BackboneConfig`. Without a vision part, the tensors of one are passed over.
+
+    Raises:
+        ValueError: as for `load_backbone`.
+    """
+    found = _by_canonical_name(read_safetensors(directory))
+    if config.vision is None:
+        found = {name: same for name, same in found.items() if not is_vision_name(name)}
+    wanted = rows(config)
+    _check_names(directory, {row.name for row in wanted}, found)
+    for same in found.values():
+        _check_equal(same)
+    return {row.path: _stored_tensor(found[row.name][0], row.layout) for row in wanted}
+
+
+def _by_canonical_name(tensors):
+    """Lists of tensors that are one tensor of the model, copies last, by its canonical name."""
+    found = {}
+    for name, tensor in sorted(tensors.items(), key=lambda item: is_copy(item[0])):
+        found.setdefault(canonical_name(name), []).append(tensor)
+    return found
+
+
+def _check_names(directory, wanted, found):
+    missing = sorted(wanted - set(found))
+    unexpected = sorted(same[0].name for name, same in found.items() if name not in wanted)
+    problems = [
+        f"{kind} ({len(names)}): {list_names(names)}"
+        for kind, names in (("Missing", missing), ("Unexpected", unexpected))
+        if names
+    ]
+    if problems:
+        raise ValueError(
+            f"The tensors in {directory} must be those of the model in its config.json. "
+            + ". ".join(problems)
+        )
+
+
+def _check_equal(same):
+    """Copies of one tensor under several names must agree in every bit."""
+    first, *others = same
+    for other in others:
+        is_equal = (first.dtype, first.shape) == (other.dtype, other.shape)
+        if not (is_equal and _have_equal_bytes(first, other)):
+            raise ValueError(
+                f"The tensors {first.name} and {other.name} are one and the same in the model, "
+                f"and must be equal in {first.path.parent}. Where they have been trained apart, "
+                "choose one and remove the other."
+            )
+
+
+def _have_equal_bytes(first, other):
+    mine, theirs = (tensor.read().reshape(-1).view("uint8") for tensor in (first, other))
+    for start in range(0, mine.size, _BYTES_COMPARED_AT_ONCE):
+        piece = slice(start, start + _BYTES_COMPARED_AT_ONCE)
+        if not np.array_equal(mine[piece], theirs[piece]):
+            return False
+        first.release()
+        other.release()
+    return True
+
+
+def _stored_tensor(tensor, layout):
+    if str(tensor.dtype) not in _FLOATS:
+        raise ValueError(
+            f"Weights must be of one of the types {', '.join(_FLOATS)}; a quantized checkpoint "
+            f"cannot be read. Received: {tensor.name} of type {tensor.dtype} in {tensor.path}"
+        )
+    return StoredTensor(tensor.name, tensor.shape, tensor.read, tensor.release, layout)

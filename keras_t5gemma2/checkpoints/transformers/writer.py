@@ -1,0 +1,220 @@
+"""A task as a directory in the reference's format, laid out as the published ones."""
+
+import functools
+import json
+
+import keras
+import ml_dtypes  # noqa: F401  gives numpy the name "bfloat16"
+import numpy as np
+from keras import ops
+
+from keras_t5gemma2.checkpoints.adapter import adapter_of
+from keras_t5gemma2.checkpoints.cards import Card, write_card
+from keras_t5gemma2.checkpoints.sources import KEY
+from keras_t5gemma2.checkpoints.transformers import peft
+from keras_t5gemma2.checkpoints.transformers.config_writer import (
+    CONTEXT_LENGTHS,
+    PUBLISHED_IDS,
+    config_to_transformers,
+    generation_config,
+    with_tower,
+)
+from keras_t5gemma2.checkpoints.transformers.files import (
+    PROCESSOR_FILE,
+    TOKENIZER_CONFIG_FILE,
+    TOKENIZER_FILE,
+    processor_config,
+    tokenizer_config,
+)
+from keras_t5gemma2.checkpoints.transformers.names import published_name, rows
+from keras_t5gemma2.compat import keras as compat
+from keras_t5gemma2.files.atomic import atomic_directory
+from keras_t5gemma2.files.disk import local_path
+from keras_t5gemma2.files.safetensors import INDEX_FILE, SINGLE_FILE
+from keras_t5gemma2.files.safetensors_writer import NewTensor, parse_size, write_safetensors
+from keras_t5gemma2.kernels.host_array import host_array
+from keras_t5gemma2.lora import targets
+from keras_t5gemma2.messages import shown
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+_TABLE = "embedder/table/embeddings"
+_CONFIG_FILE, _GENERATION_FILE = "config.json", "generation_config.json"
+# Every file of the format: an old one that is not written again would be read with the new.
+_FILES = (
+    *(_CONFIG_FILE, _GENERATION_FILE, SINGLE_FILE, INDEX_FILE, "model-*-of-*.safetensors"),
+    *(TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, "tokenizer.model", "special_tokens_map.json"),
+    *(PROCESSOR_FILE, "preprocessor_config.json"),
+    *(f"adapters/*/{file}" for file in (peft.CONFIG_FILE, peft.WEIGHTS_FILE)),
+)
+
+
+def write_transformers(
+    path, backbone, preprocessor, dtype, max_shard_size, adapters=None, metrics=None
+):
+    """Writes a directory that the reference loads.
+
+    Args:
+        path: path of the directory.
+        backbone: `T5Gemma2Backbone`.
+        preprocessor: `T5Gemma2Seq2SeqLMPreprocessor`, or `None` for weights alone.
+        dtype: "float32", "bfloat16", "float16", or `None` for what each weight has.
+        max_shard_size: int or string such as "5GB".
+        adapters: dict of `LoRAConfig` by name, of the adapters that are written in peft's format
+            beside the base weights; or `None` to write the weights with the active ones in them.
+        metrics: dict of numbers by name, of training, for the README.
+
+    Raises:
+        ValueError: as for `T5Gemma2Seq2SeqLM.export_to_transformers`.
+    """
+    path, max_bytes = local_path(path).resolve(), parse_size(max_shard_size)
+    tensors = new_tensors(backbone, dtype, is_merged=adapters is None)
+    ids = _token_ids(preprocessor)
+    stored = dtype or keras.backend.standardize_dtype(backbone.token_embedding.embeddings.dtype)
+    files = {
+        _CONFIG_FILE: {
+            **config_to_transformers(backbone.config, stored, ids, _context_lengths(preprocessor)),
+            KEY: backbone.source,
+        },
+        _GENERATION_FILE: generation_config(ids),
+    }
+    with atomic_directory(path, replaces=_FILES, written_last=_CONFIG_FILE) as directory:
+        write_safetensors(directory, tensors, max_bytes)
+        for name, config in (adapters or {}).items():
+            found = adapter_of(backbone, name, config)
+            place = path / "adapters" / name
+            peft.write_peft_adapter(directory / "adapters" / name, found, backbone, place, metrics)
+        if preprocessor is not None:
+            files |= _processor_files(preprocessor)
+            data = preprocessor.tokenizer.to_tokenizer_json()
+            (directory / TOKENIZER_FILE).write_bytes(data)
+        for name, values in files.items():
+            text = json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+            (directory / name).write_text(text, encoding="utf-8")
+        write_card(directory, _card(path.name, backbone, metrics or {}), path)
+
+
+def write_tokenizer(path, tokenizer):
+    """Writes the files of a tokenizer alone.
+
+    Args:
+        path: path of the directory.
+        tokenizer: `T5Gemma2Tokenizer`.
+    """
+    old = ("tokenizer.model", "special_tokens_map.json")
+    values = json.dumps(tokenizer_config(tokenizer, sees_images=False), indent=2, sort_keys=True)
+    with atomic_directory(path, replaces=old, written_last=TOKENIZER_CONFIG_FILE) as directory:
+        (directory / TOKENIZER_FILE).write_bytes(tokenizer.to_tokenizer_json())
+        (directory / TOKENIZER_CONFIG_FILE).write_text(f"{values}\n", encoding="utf-8")
+
+
+def _card(name, backbone, metrics):
+    classes = "AutoModelForImageTextToText, AutoProcessor"
+    if not backbone.vision:
+        classes = "AutoModelForImageTextToText, AutoTokenizer"
+    model, processor = classes.split(", ")
+    return Card(
+        title=name,
+        what=(
+            "A T5Gemma 2 model (an encoder-decoder: "
+            f"{'text and images' if backbone.vision else 'text'} in, text out) in the format of "
+            "the transformers library, written by keras_t5gemma2."
+        ),
+        usage=(
+            f"from transformers import {classes}\n"
+            f'model = {model}.from_pretrained("{name}")\n'
+            f'processor = {processor}.from_pretrained("{name}")\n'
+            f'# In Keras: lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("{name}")'
+        ),
+        library="transformers",
+        source=backbone.source,
+        pipeline="image-text-to-text" if backbone.vision else "text-generation",
+        metrics=metrics,
+    )
+
+
+def new_tensors(backbone, dtype=None, is_merged=True):
+    """What is written of a model's weights: a list of `NewTensor`, by published names.
+
+    Args:
+        backbone: `T5Gemma2Backbone`. Its variables need no values as long as none is read.
+        dtype: as for `write_transformers`.
+        is_merged: bool. Whether active adapters are in the weights.
+
+    Raises:
+        ValueError: `dtype` is none of those, or the model is quantized.
+    """
+    if dtype not in (None, *DTYPES):
+        raise ValueError(
+            f"`dtype` must be one of {', '.join(map(repr, DTYPES))}, or `None` for what each "
+            f"weight has. Received: dtype={shown(dtype)}"
+        )
+    _check_not_quantized(backbone)
+    variables = {variable.path: variable for variable in backbone.weights}
+    layers = targets.dense_layers(backbone) if is_merged else {}
+    table = variables[_TABLE]
+    tensors = []
+    for row in rows(with_tower(backbone.config)):
+        if row.path in variables:
+            variable = variables[row.path]
+            layer = layers.get(row.path.removesuffix("/kernel"))
+            values = variable if layer is None else layer.merged_kernel
+            shape, kind = tuple(variable.shape), variable.dtype
+        else:
+            shape, kind = _shape_without_tower(row.path, backbone.config), table.dtype
+            values = functools.partial(np.zeros, shape, "float32")
+        shape = row.layout.from_variable_shape(shape)
+        read = functools.partial(_read, values, row.layout)
+        tensors.append(NewTensor(published_name(row.name), shape, np.dtype(dtype or kind), read))
+    return tensors
+
+
+def _read(values, layout):
+    """The values of a variable, or what a function gives for it, as a file has them."""
+    values = values() if callable(values) else values
+    if not isinstance(values, np.ndarray):
+        values = host_array(ops.convert_to_tensor(values))
+    return layout.from_variable(values)
+
+
+def _shape_without_tower(path, config):
+    """Of a weight of the tower that stands for none."""
+    known = {
+        "vision/tower/patch_embedding/kernel": (1, 1, 3, 1),
+        "vision/tower/position_embedding": (1, 1),
+        "vision/projector/projection/kernel": (1, config.hidden_dim),
+    }
+    return known.get(path, (1,))
+
+
+def _check_not_quantized(backbone):
+    for layer in compat.all_layers(backbone):
+        if mode := getattr(layer, "quantization_mode", None):
+            raise ValueError(
+                "A quantized model cannot be exported: the reference has no such weights. "
+                f"Received: {layer.path}, quantized to {shown(mode)}. Export before `quantize`"
+            )
+
+
+def _token_ids(preprocessor):
+    if preprocessor is None:
+        return PUBLISHED_IDS
+    names = {"pad": "pad", "eos": "end", "bos": "start", "start_of_image": "start_of_image"}
+    tokenizer = preprocessor.tokenizer
+    return {role: getattr(tokenizer, f"{name}_token_id") for role, name in names.items()}
+
+
+def _context_lengths(preprocessor):
+    if preprocessor is None:
+        return CONTEXT_LENGTHS
+    return preprocessor.encoder_sequence_length, preprocessor.decoder_sequence_length
+
+
+def _processor_files(preprocessor):
+    """What stands beside `tokenizer.json`: dicts by file name."""
+    converter = preprocessor.image_converter
+    sees_images = converter is not None
+    files = {TOKENIZER_CONFIG_FILE: tokenizer_config(preprocessor.tokenizer, sees_images)}
+    if sees_images:
+        files[PROCESSOR_FILE] = processor_config(converter, preprocessor.tokens_per_image)
+    return files

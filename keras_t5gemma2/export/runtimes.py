@@ -1,0 +1,247 @@
+"""The model as functions of named tensors, for runtimes that know nothing of it."""
+
+import pathlib
+from typing import Any, NamedTuple
+
+import keras
+from keras import InputSpec, ops, tree
+
+from keras_t5gemma2.generation import batching, decoding
+from keras_t5gemma2.generation import cache as caches
+from keras_t5gemma2.generation.cache import Cache
+from keras_t5gemma2.kernels import Scaled
+from keras_t5gemma2.messages import shown, shown_names, shown_path
+from keras_t5gemma2.model.attention import Memory
+from keras_t5gemma2.options import integer
+
+# The backends that write each format, and which sizes have to be known there.
+_FORMATS = {
+    "tf_saved_model": {"tensorflow": (), "jax": ("encoder_length", "images")},
+    "litert": {"tensorflow": ("batch_size", "encoder_length", "images")},
+    "torch": {"torch": ("batch_size", "encoder_length", "images")},
+}
+
+
+class Sizes(NamedTuple):
+    """The sizes of the tensors; `None`: any."""
+
+    batch_size: Any
+    encoder_length: Any  # tokens
+    prompt_length: int  # tokens of the decoder's prompt
+    decoder_length: int  # and with those that are generated
+    images: Any  # of each row
+
+
+def export(task, path, format, sizes, options):
+    """See `Exports.export`.
+
+    Args:
+        task: `T5Gemma2Seq2SeqLM`.
+        path: path of the file or directory.
+        format: string.
+        sizes: `Sizes`, as they were given.
+        options: dict, what the format takes beside.
+    """
+    from keras_t5gemma2.files.atomic import atomic_directory, atomic_file
+
+    _check_format(task, path, format, options)
+    functions = Functions(task, _checked(task, format, sizes)).signatures
+    if format == "torch":
+        from keras_t5gemma2.kernels import torch_programs
+
+        programs = torch_programs.programs(task, functions)
+        with atomic_directory(path, written_last="step.pt2") as directory:
+            for name, program in programs.items():
+                torch_programs.save(program, directory / f"{name}.pt2")
+        return
+    from keras_t5gemma2.kernels import saved_model
+
+    if format == "litert":
+        with atomic_file(path) as file:
+            saved_model.write_litert(file, functions, task.variables, options)
+        return
+    replaced = ("variables/*", "assets/*", "assets.extra/*", "*.pb", "*.pbtxt")
+    with atomic_directory(path, replaced, written_last="saved_model.pb") as directory:
+        saved_model.write_saved_model(directory, functions, task.variables)
+
+
+class Functions:
+    """`encode`, `prefill` and `step` of a task, each from a dict of tensors to another.
+
+    Names stand for places in trees: what the decoder sees of the encoder begins with `memory_`,
+    what it keeps of its own tokens with `cache_`.
+
+    Args:
+        task: `T5Gemma2Seq2SeqLM`.
+        sizes: `Sizes`.
+    """
+
+    def __init__(self, task, sizes):
+        self._task, self._sizes = task, sizes
+        self._decoder = task.backbone.decoder
+        self._memory, self._cache = self._memory_specs(), self._cache_specs()
+
+    @property
+    def signatures(self):
+        """Per name of a function, the function and a `keras.InputSpec` for each of its inputs."""
+        batch, length = self._sizes.batch_size, self._sizes.encoder_length
+        encoder, decoder = (
+            [_spec(f"{side}_{name}", (batch, tokens)) for name in ("token_ids", "padding_mask")]
+            for side, tokens in (("encoder", length), ("decoder", self._sizes.prompt_length))
+        )
+        memory = tree.flatten(self._memory)
+        kept = [*memory, *tree.flatten(self._cache), _spec("cache_index", ())]
+        specs = {
+            "encode": [*encoder, *self._image_specs()],
+            "prefill": [*decoder, *memory],
+            "step": [_spec("token_ids", (batch,)), *kept],
+        }
+        return {
+            name: (getattr(self, name), {spec.name: spec for spec in of_name})
+            for name, of_name in specs.items()
+        }
+
+    def encode(self, inputs):
+        memory = decoding.remember(self._task.backbone, inputs, "projected", self._task.cache_dtype)
+        return _named(self._memory, (memory.layers, memory.positions))
+
+    def prefill(self, inputs):
+        room = self._sizes.decoder_length - self._sizes.prompt_length
+        # Of these only the length is read.
+        arrays = {**inputs, "new_token_ids": ops.zeros((1, room), "int32")}
+        memory, dtype = self._memory_of(inputs), self._task.cache_dtype
+        cache, _ = decoding.prefill(self._task.backbone, arrays, memory, cache_dtype=dtype)
+        last = ops.convert_to_tensor(self._sizes.prompt_length - 1, dtype="int32")
+        return self._read(inputs, inputs["decoder_token_ids"][:, -1], cache, last)
+
+    def step(self, inputs):
+        cache = _structured(self._cache, inputs)
+        return self._read(inputs, inputs["token_ids"], cache, inputs["cache_index"])
+
+    def _read(self, inputs, token_ids, cache, index):
+        """Logits after one more token of each row, and the cache with it."""
+        memory, token_ids = self._memory_of(inputs), ops.expand_dims(token_ids, 1)
+        hidden, cache = decoding.read(self._task.backbone, memory, token_ids, cache, index)
+        logits = ops.cast(self._task.logits(hidden[:, 0]), "float32")
+        return {"logits": logits, **_named(self._cache, cache), "cache_index": index + 1}
+
+    def _memory_of(self, inputs):
+        return Memory((), *_structured(self._memory, inputs))
+
+    # What goes in and out ---------------------------------------------------------------------
+
+    def _memory_specs(self):
+        length = self._sizes.encoder_length
+        pairs = [
+            self._buffers("memory", number, length) for number in range(len(self._decoder.blocks))
+        ]
+        return tuple(pairs), _spec("memory_positions", (self._sizes.batch_size, length))
+
+    def _cache_specs(self):
+        batch = self._sizes.batch_size
+        counts = caches.slot_counts(self._decoder.config, self._sizes.decoder_length)
+        past = tuple(self._buffers("cache", *numbered) for numbered in enumerate(counts))
+        positions = {n: _spec(f"cache_positions_{n}", (batch, n)) for n in counts}
+        return Cache(past, positions, _spec("cache_padding", (batch,)))
+
+    def _buffers(self, name, number, count):
+        """Of the keys and values of `count` tokens in a layer."""
+        attention = self._decoder.config.layers[number]
+        shape = (self._sizes.batch_size, attention.num_kv_heads, count, attention.head_dim)
+        names = [f"{name}_{part}_{number}" for part in ("keys", "values")]
+        if self._task.cache_dtype == "int8":
+            scales = (*shape[:-1], 1)
+            return tuple(
+                Scaled(_spec(part, shape, "int8"), _spec(f"{part}_scales", scales, "float32"))
+                for part in names
+            )
+        return tuple(_spec(part, shape, self._decoder.compute_dtype) for part in names)
+
+    def _image_specs(self):
+        vision, count = self._task.backbone.config.vision, self._sizes.images
+        if vision is None or count == 0:
+            return []
+        shape = (self._sizes.batch_size, count, vision.image_size, vision.image_size, 3)
+        return [_spec("images", shape, "float32")]
+
+
+def _spec(name, shape, dtype="int32"):
+    return InputSpec(shape=shape, dtype=dtype, name=name)
+
+
+def _named(specs, tensors):
+    """A dict of the leaves of a tree, by the names that another one of the same form gives."""
+    pairs = zip(tree.flatten(specs), tree.flatten(tensors), strict=True)
+    return {spec.name: tensor for spec, tensor in pairs}
+
+
+def _structured(specs, tensors):
+    """The inverse of `_named`."""
+    return tree.map_structure(lambda spec: tensors[spec.name], specs)
+
+
+# Errors -----------------------------------------------------------------------------------------
+
+
+def _check_format(task, path, format, options):
+    if format not in _FORMATS:
+        raise ValueError(
+            f"`format` must be one of {tuple(_FORMATS)}: no cache can be passed in and out in "
+            f"any other. Received: format={shown(format)}"
+        )
+    backend = keras.config.backend()
+    if backend not in _FORMATS[format]:
+        raise ValueError(
+            f"`format` must be one that the backend {backend} writes: "
+            f"{[name for name, backends in _FORMATS.items() if backend in backends]}. Received: "
+            f"format={shown(format)}. Save a preset, and export it with KERAS_BACKEND="
+            f"{' or '.join(_FORMATS[format])}"
+        )
+    if format != "litert":
+        if options:
+            raise ValueError(
+                f"`export` takes no such arguments for format={shown(format)}. Received: "
+                f"{shown_names(options)}"
+            )
+        return
+    if pathlib.Path(path).suffix != ".tflite":
+        raise ValueError(
+            f'`filepath` must end with ".tflite". Received: filepath={shown_path(path)}'
+        )
+    if (dtype := task.backbone.decoder.compute_dtype) != "float32":
+        raise ValueError(
+            "LiteRT computes in float32: a model must do so to be exported with "
+            f'format="litert". Received: a model of {dtype}. Load it with `dtype="float32"`'
+        )
+
+
+def _checked(task, format, sizes):
+    """The sizes, with what is known of them without being said."""
+    if sizes.decoder_length is None and task.preprocessor is not None:
+        most = (integer(sizes.prompt_length) or 0) + batching.NEW_TOKENS
+        cap = task.preprocessor.decoder_sequence_length
+        sizes = sizes._replace(decoder_length=min(cap, most))
+    if task.backbone.config.vision is None:
+        if sizes.images:
+            raise ValueError(
+                "`images` needs a model with a vision tower, which this one has not. Received: "
+                f"images={shown(sizes.images)}"
+            )
+        sizes = sizes._replace(images=0)
+    required = *_FORMATS[format][keras.config.backend()], "decoder_length", "prompt_length"
+    for name, value in sizes._asdict().items():
+        lowest = 0 if name == "images" else 1
+        if value is None and name not in required:
+            continue
+        if not isinstance(value, int) or value < lowest:
+            raise ValueError(
+                f"`{name}` must be an integer of at least {lowest} for format={shown(format)} from "
+                f"{keras.config.backend()}. Received: {name}={shown(value)}"
+            )
+    if sizes.prompt_length >= sizes.decoder_length:
+        raise ValueError(
+            "`decoder_length` must leave room for a token after the prompt. Received: "
+            f"decoder_length={shown(sizes.decoder_length)}, "
+            f"prompt_length={shown(sizes.prompt_length)}"
+        )
+    return sizes

@@ -1,0 +1,154 @@
+"""Compiled programs of a task: one for each task, kind of cache, sampler and set of shapes."""
+
+import threading
+
+from keras import ops, tree
+
+from keras_t5gemma2 import compiling, kernels
+from keras_t5gemma2.generation import cache as caches
+from keras_t5gemma2.generation import calls, decoding, finite
+from keras_t5gemma2.model.residual import sum_dtype
+
+# Programs kept for each choice of adapters. Sizes are rounded up, so that most uses need fewer.
+MOST_PROGRAMS = 64
+
+
+class Programs:
+    """What was compiled for the present weights, adapters and `compile`; the latest used are kept.
+
+    Attributes:
+        generate: the function that `make_generate_function` gives, or `None`.
+    """
+
+    def __init__(self):
+        self.generate = None
+        self._by_key = {}
+
+    def __len__(self):
+        return len(self._by_key)
+
+    def get(self, key, make):
+        """The program of a key, made by `make()` where there is none."""
+        with _lock:
+            found = self._by_key.pop(key, None)
+            self._by_key[key] = found = make() if found is None else found
+            while len(self._by_key) > MOST_PROGRAMS:
+                del self._by_key[next(iter(self._by_key))]
+        return found
+
+
+_lock = threading.RLock()
+
+
+def programs_of(task):
+    """The `Programs` of a task, which are forgotten by `compile`, new adapters or quantizing."""
+    with _lock:
+        if task._generating is None:
+            task._generating = Programs()
+            # On TensorFlow, Keras sets no attribute that is the new value already: while there are
+            # programs, `generate_function` is not `None`, so that it can be set to it.
+            task.make_generate_function()
+        return task._generating
+
+
+def program(task, key, make, call, compiled=kernels.compiled, draws=False):
+    """A function compiled once for each key, kind of cache and set of shapes.
+
+    Args:
+        task: `T5Gemma2Seq2SeqLM`.
+        key: a tuple that begins with what the program does. All that `make` reads beside the
+            task, the kind of cache, and the sampler where it draws.
+        make: function without arguments that gives the function to compile.
+        call: `calls.Call`.
+        compiled: function of that function and the task.
+        draws: bool. Whether the sampler is called, which is then a part of the key.
+    """
+    kernels.check_process(task.made_in_process)
+    task.prepare_generation()
+    kept = programs_of(task)
+    key = (*key, call.cache, *([call.sampler_key] if draws else ()))
+    if compiled is not kernels.compiled:
+        return kept.get(key, lambda: compiled(make(), task))
+    changed = getattr(call.sampler, "variables", ()) if draws else ()
+    if not kernels.compiles(task):
+        run = kept.get(key, lambda: compiled(make(), task, changed))
+        return lambda *args: _run(run, call, draws, args)
+
+    def run_for_shapes(*args):
+        shapes = tuple((tuple(x.shape), str(x.dtype)) for x in tree.flatten(args))
+        new = lambda: _Compiled(compiled(make(), task, changed), key[0])  # noqa: E731
+        return _run(kept.get((key, shapes), new), call, draws, args)
+
+    return run_for_shapes
+
+
+def _run(run, call, draws, args):
+    if not draws:
+        with compiling.told(call.verbose):
+            return run(*args)
+    with compiling.told(call.verbose), calls.taking_turns(call):
+        return run(*args)
+
+
+class _Compiled:
+    """A program for one set of shapes, which other threads wait for while it is compiled."""
+
+    def __init__(self, run, what):
+        self._run, self._what = run, what
+        self._lock, self._is_new = threading.Lock(), True
+
+    def __call__(self, *args):
+        if self._is_new:
+            with self._lock:
+                if self._is_new:
+                    with compiling.compiling(self._what, compiling.sizes_of(args)):
+                        outputs = self._run(*args)
+                    self._is_new = False
+                    return outputs
+        return self._run(*args)
+
+
+def start(task, inputs, call, ahead=0):
+    """What the encoder leaves, and the cache as loops carry it, of a batch of prompts.
+
+    Args:
+        task: `T5Gemma2Seq2SeqLM`.
+        inputs: dict of the tensors that `generation.pad_rows` makes.
+        call: `calls.Call`.
+        ahead: as `decoding.prefill` has it.
+    """
+
+    def start(_, inputs):
+        memory = decoding.remember(task.backbone, inputs, *call.cache)
+        options = {"ahead": ahead, "cache_dtype": call.cache_dtype}
+        cache, _ = decoding.prefill(task.backbone, inputs, memory, **options)
+        return memory, caches.folded(cache)
+
+    return program(task, ("the start of a text", ahead), lambda: start, call)((), inputs)
+
+
+def next_token(task, memory, call, is_folded=True):
+    """The function of a prompt, a `Carried` and an index that a sampler asks for the next token.
+
+    Args:
+        task: `T5Gemma2Seq2SeqLM`.
+        memory: what `decoding.remember` gave.
+        call: `calls.Call`.
+        is_folded: bool. Whether the sampler carries the cache from step to step folded.
+    """
+
+    # A sampler that compares states squares them.
+    states_dtype = sum_dtype(task.backbone.decoder.compute_dtype)
+
+    def step(memory, prompt, carried, index):
+        cache, broken = carried
+        cache = caches.unfolded(cache) if is_folded else cache
+        hidden, cache = decoding.step(task.backbone, memory, prompt, cache, index)
+        logits, hidden = task.logits(hidden), ops.cast(hidden, states_dtype)
+        cache = caches.folded(cache) if is_folded else cache
+        return logits, hidden, finite.Carried(cache, finite.watched(broken, logits, index))
+
+    run = program(task, ("next", is_folded), lambda: step, call, kernels.compiled_step)
+    return lambda prompt, cache, index: run(
+        memory, prompt, cache, ops.convert_to_tensor(index, dtype="int32")
+    )

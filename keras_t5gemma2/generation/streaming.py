@@ -1,0 +1,248 @@
+"""Text as it is written: `generate` in chunks of a few tokens, and its ids as pieces of text."""
+
+import re
+import time
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_t5gemma2.generation import batching, calls, decoding, finite
+from keras_t5gemma2.generation.compiled_steps import next_token, program, start
+from keras_t5gemma2.options import checked
+from keras_t5gemma2.preprocessing.cuts import Cuts, one_warning
+from keras_t5gemma2.sharding.batch import to_devices
+
+# A chunk's tokens come together. As long as one takes less than this, which hardly anybody notices,
+# the next is twice as long, since every chunk costs a call beside its steps: on TensorFlow ten
+# milliseconds and more, which goes through every tensor of the cache in Python.
+_SECONDS = 0.15 if keras.config.backend() == "tensorflow" else 0.05
+_MOST_STEPS = 64
+
+
+class Streams:
+    """A task that can give its text while it writes; the base of one that has it."""
+
+    def stream(
+        self,
+        inputs,
+        max_length=None,
+        stop_token_ids="auto",
+        strip_prompt=True,
+        max_new_tokens=None,
+        *,
+        cross_attention_cache=None,
+        columns=None,
+        verbose="auto",
+    ):
+        """The text of `generate` in pieces, each as soon as no further token can change it.
+
+        The pieces of a row, joined, are the text that `generate` gives with the same arguments
+        and the same random state. Nothing is computed before the first piece is asked for, and
+        nothing after the iterator is closed or left.
+
+        Args:
+            inputs: as `generate` has them.
+            max_length: as `generate` has it.
+            stop_token_ids: as `generate` has it.
+            strip_prompt: bool. Whether to leave out the decoder's prompt, which else comes first.
+            max_new_tokens: as `generate` has it. The warning of what is cut comes with the end
+                of the text, or when it is left.
+            cross_attention_cache: as `generate` has it.
+            columns: as `generate` has it.
+            verbose: 0, 1 or "auto". Whether to say on stderr that a program is compiled.
+
+        Returns:
+            An iterator of strings for a string (or a dict of them), else of tuples of the number
+            of the row and a string. Without a preprocessor: of tuples of the row and an id.
+
+        Raises:
+            ValueError: the sampler looks at whole sequences (`beam`, `contrastive`); or as
+                `generate`.
+
+        Example:
+
+        >>> import keras_t5gemma2
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.compile(sampler="greedy")
+        >>> pieces = list(lm.stream("Write as a number: seven", max_new_tokens=20))
+        >>> "".join(pieces) == lm.generate(
+        ...     "Write as a number: seven", max_new_tokens=20, strip_prompt=True
+        ... )
+        True
+        """
+        _check_goes_token_by_token(self.sampler)
+        limits = tuple(checked(max_length=max_length, max_new_tokens=max_new_tokens))
+        stop_token_ids = self._stop_token_ids(stop_token_ids)
+        inputs, is_scalar = self._read(inputs, columns)
+        cuts = Cuts()
+        with one_warning(cuts, says=False):
+            rows, is_one = self._rows(inputs)
+        budgets = self._budgets(inputs, rows, *limits)
+        call = calls.call_of(self, cross_attention_cache, verbose)
+        tokens = _tokens(self, rows, budgets, stop_token_ids, call)
+        tokens = self._reported(tokens, budgets, limits, stop_token_ids, cuts)
+        pieces = _ids(rows.prompts, tokens, strip_prompt)
+        if self.preprocessor is not None:
+            pieces = _texts(pieces, self.preprocessor.tokenizer, len(rows.prompts))
+        return (piece for _, piece in pieces) if is_scalar or is_one else pieces
+
+    def _reported(self, tokens, budgets, limits, stop_token_ids, cuts):
+        """The tokens; where they end, one warning of all that was cut."""
+        new = [[] for _ in budgets]
+        try:
+            for row, id in tokens:
+                new[row].append(id)
+                yield row, id
+            with one_warning(cuts, says=False):
+                rows = [(None, *of_row) for of_row in zip(budgets, zip(new), strict=True)]
+                self._report_unfinished(rows, limits, stop_token_ids)
+        finally:
+            cuts.say()
+
+
+def _check_goes_token_by_token(sampler):
+    decoding.check_temperature(sampler)
+    if not decoding.carries_folded(decoding.at_temperature(sampler)):
+        raise ValueError(
+            "`stream` needs a sampler that decides on one token after another, such as `greedy`, "
+            f"`random`, `top_k` or `top_p`. Received: sampler={type(sampler).__name__}. Call "
+            "`generate`, or compile with another sampler."
+        )
+
+
+# Ids --------------------------------------------------------------------------------------------
+
+
+def _tokens(task, rows, budgets, stop_token_ids, call):
+    """Tuples of row and new id, in the order in which they come."""
+    arrays = batching.pad_rows(rows, max(budgets))
+    inputs = to_devices(arrays)
+    memory, cache = start(task, inputs, call)
+    stops = stop_token_ids
+    go_on = program(task, ("stream", stops), lambda: _chunk(task, stops, call), call, draws=True)
+    prompt = ops.concatenate([inputs["decoder_token_ids"], inputs["new_token_ids"]], axis=1)
+
+    first = here = arrays["decoder_token_ids"].shape[1]
+    dtype = task.backbone.decoder.compute_dtype
+    left, running, steps = max(budgets), dict(enumerate(budgets)), 1
+    while running:
+        began = time.perf_counter()
+        steps = min(steps, left)
+        numbers = np.array([first, here, steps], "int32")
+        prompt, cache, found = go_on(cache, memory, prompt, numbers)
+        fresh = ops.convert_to_numpy(found)[:, here : here + steps]
+        here, left = here + steps, left - steps
+        if time.perf_counter() - began < _SECONDS:
+            steps = min(2 * steps, _MOST_STEPS)
+        for ids in fresh.T:
+            for row in list(running):
+                before = budgets[row] - running[row]
+                finite.check(ids[row : row + 1], row, dtype, before)
+                yield row, int(ids[row])
+                running[row] -= 1
+                if not running[row] or ids[row] in (stop_token_ids or ()):
+                    del running[row]
+
+
+def _chunk(task, stop_token_ids, call):
+    """A few steps of the sampler, which knows nothing of it: its loop ends early."""
+
+    def go_on(cache, memory, prompt, numbers):
+        first, here, steps = ops.unstack(ops.convert_to_tensor(numbers, dtype="int32"))
+        ends = []
+        sampler = decoding.bounded(decoding.at_temperature(call.sampler), steps, ends)
+        is_given = ops.arange(prompt.shape[1], dtype="int32") < first
+        sampler(
+            next=next_token(task, memory, call),
+            prompt=prompt,
+            cache=finite.carried(cache, cache.padding),
+            index=here,
+            mask=ops.broadcast_to(is_given, prompt.shape),
+            stop_token_ids=stop_token_ids,
+            model=task,
+        )
+        return ends[0], ends[1].cache, finite.marked(ends[0], ends)
+
+    return go_on
+
+
+def _ids(prompts, tokens, strip_prompt):
+    """Tuples of row and id, those of the prompts before all others."""
+    for row, prompt in enumerate(() if strip_prompt else prompts):
+        yield from ((row, int(i)) for i in prompt)
+    yield from tokens
+
+
+# Text -------------------------------------------------------------------------------------------
+
+
+def _texts(tokens, tokenizer, count):
+    """Tuples of row and text of tuples of row and id."""
+    writers = [Writer(tokenizer) for _ in range(count)]
+    for row, token in tokens:
+        if piece := writers[row].add(token):
+            yield row, piece
+    for row, writer in enumerate(writers):
+        if piece := writer.finish():
+            yield row, piece
+
+
+class Writer:
+    """The text of ids that come one by one, special tokens left out.
+
+    What a byte of a character stands for is known when the run of such tokens has ended: with
+    one more, all of them may come to stand for nothing. So a run waits.
+
+    Args:
+        tokenizer: `T5Gemma2Tokenizer`.
+
+    Example:
+
+    >>> from keras_t5gemma2.vocabulary.sentencepiece_model import sentencepiece_model
+    >>> pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "▁", "h"]
+    >>> proto = sentencepiece_model(
+    ...     pieces=[*pieces, *(f"<0x{byte:02X}>" for byte in range(256))],
+    ...     scores=[0] * 262,
+    ...     types=[3, 3, 3, 2, 1, 1] + [6] * 256,
+    ...     bos_id=2,
+    ...     eos_id=1,
+    ...     pad_id=0,
+    ...     unk_id=3,
+    ... )
+    >>> from keras_t5gemma2 import T5Gemma2Tokenizer
+    >>> writer = Writer(T5Gemma2Tokenizer(proto))
+    >>> first, second = (6 + byte for byte in "é".encode())
+    >>> [writer.add(id) for id in (2, 5, 4, first, second, 5)], writer.finish()
+    (['', 'h', ' ', '', '', 'éh'], '')
+    """
+
+    def __init__(self, tokenizer):
+        self._tokenizer = tokenizer
+        self._dropped = set(tokenizer.special_token_ids)
+        self._before = []  # the last token written: some vocabularies spell a first one otherwise
+        self._waiting = []
+
+    def add(self, id):
+        """The text that is final with this id, which may be none."""
+        if id in self._dropped:
+            return ""
+        self._waiting.append(id)
+        return "" if self._is_part(id) else self.finish()
+
+    def finish(self):
+        """The text of what waits."""
+        if not self._waiting:
+            return ""
+        text = self._tokenizer.detokenize([*self._before, *self._waiting])
+        written = self._tokenizer.detokenize(self._before) if self._before else ""
+        self._before = self._waiting[-1:]
+        self._waiting = []
+        return text[len(written) :]
+
+    def _is_part(self, id):
+        """Whether the text of this id may be no whole characters."""
+        token = self._tokenizer.id_to_token(id)
+        return bool(re.fullmatch("<0x[0-9A-F]{2}>", token)) or (
+            "\N{REPLACEMENT CHARACTER}" in self._tokenizer.detokenize([id])
+        )

@@ -1,0 +1,169 @@
+"""Attention over a layer's own tokens and the encoder's, merged."""
+
+from typing import Any, NamedTuple
+
+from keras import initializers, layers, ops
+
+from keras_t5gemma2 import kernels
+from keras_t5gemma2.compat.plain_call import PlainCall
+from keras_t5gemma2.config import AttentionConfig
+from keras_t5gemma2.kernels import KeyValues, Window
+from keras_t5gemma2.layer_config import Configured, registered
+from keras_t5gemma2.lora.dense import Dense
+from keras_t5gemma2.model.norm import RMSNorm
+
+
+class SharedMemory(NamedTuple):
+    """The encoder's tokens for one layer of the decoder, where the layers share their vectors."""
+
+    encoded: Any  # (B, 1, S, D), one tensor or `Scaled` for all layers
+    inverse_norms: Any  # (B, K, S, 1) float32, of the keys
+    key_kernel: Any  # (K, H, D)
+    value_kernel: Any  # (K, D, H)
+    positions: Any  # (B, S) int32, as `KeyValues` has them
+
+
+class Memory(NamedTuple):
+    """What the layers of the decoder see of the encoder's tokens.
+
+    What they share is in it once: a compiled program makes a tensor for every place in its result.
+    """
+
+    shared: tuple  # the tensor of `SharedMemory` that all layers read; or nothing
+    layers: tuple  # per layer its keys and values; or where one is shared, its own part of it
+    positions: Any  # (B, S) int32, as `KeyValues` has them
+
+    def of_layer(self, index):
+        """The `KeyValues` or the `SharedMemory` of a layer."""
+        kind = SharedMemory if self.shared else KeyValues
+        return kind(*self.shared, *self.layers[index], self.positions)
+
+
+@registered
+class Attention(PlainCall, Configured, layers.Layer):
+    """Grouped-query attention over the layer's own tokens and, in the decoder, the encoder's.
+
+    Args:
+        config: `AttentionConfig`.
+        window: `kernels.Window`, the rule for the layer's own tokens.
+        hidden_dim: int. Width of the inputs and outputs.
+    """
+
+    arguments = {"config": AttentionConfig, "window": Window, "hidden_dim": None}
+
+    def __init__(self, config, window, hidden_dim, **kwargs):
+        # What is kept in float32 stays so: scales of a cache, say.
+        super().__init__(autocast=False, **kwargs)
+        self.config, self.window, self.hidden_dim = config, window, hidden_dim
+        self.query = self._dense("query", config.num_heads * config.head_dim)
+        self.key = self._dense("key", config.num_kv_heads * config.head_dim)
+        self.value = self._dense("value", config.num_kv_heads * config.head_dim)
+        self.output_dense = self._dense("output", hidden_dim)
+        self.query_norm = RMSNorm(config.norm_epsilon, dtype=self.dtype_policy, name="query_norm")
+        self.key_norm = RMSNorm(config.norm_epsilon, dtype=self.dtype_policy, name="key_norm")
+        self.dropout = layers.Dropout(config.dropout, dtype="float32", name="dropout")
+
+    def build(self, shape):
+        for dense in (self.query, self.key, self.value):
+            dense.build((None, None, self.hidden_dim))
+        self.output_dense.build((None, None, self.config.num_heads * self.config.head_dim))
+        for norm in (self.query_norm, self.key_norm):
+            norm.build((None, None, None, self.config.head_dim))
+        self.built = True
+
+    def call(self, x, at, memory=None, past=None, slot=None, training=False):
+        """Attends from every token of `x`.
+
+        Args:
+            x: (B, T, D) tensor.
+            at: `Places` of the tokens of `x`.
+            memory: `KeyValues` or `SharedMemory` of the encoder's tokens, or `None`.
+            past: `KeyValues` of earlier tokens, whose positions already hold those of `x`; or
+                `None`: then `x` holds all there are.
+            slot: where in `past` the tokens of `x` go.
+
+        Returns:
+            The (B, T, D) output, and the `KeyValues` of the own tokens, `past` included.
+        """
+        query = at.rotate(self.query_norm(self._heads(self.query(x))), self.config)
+        key = at.rotate(self.key_norm(self._heads(self.key(x))), self.config)
+        own = KeyValues(key, self._heads(self.value(x)), at.positions)
+        if past is not None:
+            own = kernels.write(past, own, slot)
+
+        if isinstance(memory, SharedMemory) and query.shape[2] > kernels.FEW_QUERIES:
+            # A layer's keys and values are made, used and forgotten.
+            encoded = kernels.plain(memory.encoded, query.dtype)
+            memory = self.remember(encoded[:, 0], memory.positions)
+        if isinstance(memory, SharedMemory):
+            mixed = self._attend_shared(query, at, own, memory)
+        else:
+            seen = own if at.shards is None else at.shards.whole(own)
+            # The encoder's tokens are seen whole from every layer, sliding or not.
+            parts = [(seen, self.window)] + ([] if memory is None else [(memory, Window())])
+            drop = self._drop if training and self.config.dropout else None
+            mixed = kernels.attend(query, at.positions, parts, self.scale, drop, at.shards)
+        return self.output_dense(kernels.merge_heads(mixed)), own
+
+    @property
+    def scale(self):
+        return self.config.query_pre_attn_scalar**-0.5
+
+    def _attend_shared(self, query, at, own, memory):
+        """Attention over the own tokens and the encoder's output, which all layers share.
+
+        Keys of the encoder's tokens are not rotated: with k = norm(W h) * (1 + s) and r the
+        inverse norm, the product q k is (W (q * (1 + s))) h * r, and the sum of p V h is V times
+        the sum of p h. So nothing is projected but the query and the sum.
+        """
+        scaled = ops.cast(query, "float32") * (1.0 + ops.cast(self.key_norm.scale, "float32"))
+        queries = [query, self._by_head(scaled, memory.key_kernel)]
+        keys = kernels.times(memory.encoded, memory.inverse_norms)
+        seen = KeyValues(keys, memory.encoded, memory.positions)
+        parts = [(own, self.window), (seen, Window())]
+        own_sum, seen_sum = kernels.weighted_sums(queries, at.positions, parts, self.scale)
+        summed = own_sum + self._by_head(seen_sum, memory.value_kernel)
+        return ops.cast(summed, query.dtype)
+
+    def _by_head(self, x, kernel):
+        """(B, N, T, X) times (K, X, Y), the matrix of each head's key head."""
+        (kv_heads, width, out), (_, heads, length, _) = kernel.shape, ops.shape(x)
+        rows = ops.reshape(x, (-1, kv_heads, heads // kv_heads * length, width))
+        product = ops.matmul(rows, ops.cast(kernel, x.dtype))
+        return ops.reshape(product, (-1, heads, length, out))
+
+    def _drop(self, probabilities):
+        return self.dropout(probabilities, training=True)
+
+    def remember(self, encoded, positions, training=False):
+        """`KeyValues` of the encoder's tokens: the same projections, the keys not rotated."""
+        # Said here: in a recomputation no call around this one tells the layers.
+        key = self.key_norm(self._heads(self.key(encoded, training=training)))
+        value = self._heads(self.value(encoded, training=training))
+        return KeyValues(key, value, positions)
+
+    def remember_shared(self, encoded):
+        """This layer's part of a `SharedMemory` of (B, 1, S, D): small beside that itself."""
+        heads, width = self.config.num_kv_heads, self.config.head_dim
+        key = ops.cast(self._heads(self.key(encoded[:, 0])), "float32")
+        mean = ops.mean(ops.square(key), axis=-1, keepdims=True)
+        inverse_norms = ops.rsqrt(mean + self.config.norm_epsilon)
+        # (in, heads * H) to a matrix for each head, of the keys transposed.
+        key_kernel, value_kernel = (
+            ops.reshape(dense.effective_kernel(), (self.hidden_dim, heads, width))
+            for dense in (self.key, self.value)
+        )
+        key_kernel = ops.transpose(key_kernel, (1, 2, 0))
+        value_kernel = ops.transpose(value_kernel, (1, 0, 2))
+        return inverse_norms, key_kernel, value_kernel
+
+    def _dense(self, name, units):
+        return Dense(
+            units,
+            kernel_initializer=initializers.RandomNormal(stddev=0.02),
+            dtype=self.dtype_policy,
+            name=name,
+        )
+
+    def _heads(self, x):
+        return kernels.split_heads(x, self.config.head_dim)

@@ -1,0 +1,425 @@
+"""The model without a head: token ids and images in, hidden states out."""
+
+import functools
+
+import keras
+import keras_hub
+from keras import ops
+
+from keras_t5gemma2.adapters.through_task import AdaptsThroughTask
+from keras_t5gemma2.arguments import check_constructor, check_loading
+from keras_t5gemma2.checkpoints.saving import (
+    IMPORT,
+    LoadsFiniteWeights,
+    SavesAtomically,
+    SavesWhole,
+    by_one_process,
+    check_reads_adapters,
+)
+from keras_t5gemma2.compat.jax_trainer import keep_state
+from keras_t5gemma2.config import BackboneConfig
+from keras_t5gemma2.files.config_objects import check_parts
+from keras_t5gemma2.model.embedder import Embedder
+from keras_t5gemma2.model.quantize import Quantizes, load_quantized
+from keras_t5gemma2.model.stacks import Decoder, Encoder
+from keras_t5gemma2.model.vision import Vision, check_image_features, image_shapes
+from keras_t5gemma2.quantization import plans
+from keras_t5gemma2.quantization.counting import SummarizesParameters
+from keras_t5gemma2.registry import presets
+from keras_t5gemma2.sharding import layouts as sharding
+from keras_t5gemma2.sharding.layout_map import layout_map
+
+# Arguments that a preset gives, and nobody else.
+_IN_A_PRESET = ("config", "quantized_layers", "rounds_activations")
+
+
+@keras.saving.register_keras_serializable(package="keras_t5gemma2")
+class T5Gemma2Backbone(
+    SavesAtomically,
+    SavesWhole,
+    LoadsFiniteWeights,
+    AdaptsThroughTask,
+    SummarizesParameters,
+    Quantizes,
+    keras_hub.models.Backbone,
+):
+    """The hidden states of a T5Gemma 2 encoder-decoder.
+
+    Inputs, a dict:
+
+    - `encoder_token_ids`: (batch, encoder length) integers.
+    - `encoder_padding_mask`: the same shape, 0 where the token is padding.
+    - `decoder_token_ids`, `decoder_padding_mask`: (batch, decoder length).
+    - `images`, where the model has a vision tower: (batch, images, height, width, 3) floats in
+      [-1, 1], or left out, which is the same as no images. The image tokens of a row are filled
+      with the features of that row's images, in order.
+    - `image_features`, in place of `images`: (batch, images, tokens_per_image, hidden_dim of the
+      tower) floats, what the vision tower makes of images; then it does not run.
+
+    Outputs, a dict: `encoder_sequence_output` (batch, encoder length, hidden_dim) and
+    `decoder_sequence_output` (batch, decoder length, hidden_dim). What stands at padding in an
+    output has no meaning.
+
+    The vision tower (`vision.tower`) is frozen, as published, and nothing is differentiated
+    through it. Set `backbone.vision.tower.trainable = True` before `compile` to train it too.
+
+    Args:
+        config: `BackboneConfig`, or the dict that its `to_dict` gives.
+        dtype: string or `keras.DTypePolicy`, for every part of the model.
+        gradient_checkpointing: bool. Whether training keeps one hidden state per layer and
+            computes the rest again in the backward pass: less memory for a forward pass more.
+            May be set at any time.
+        quantized_layers: dict of modes, such as "int8" or "int4/32" (blocks of 32), by the paths
+            of layers. These are built with integers, whose values are to be loaded. As
+            `quantize` leaves it in the config.
+        rounds_activations: bool. Whether those of 8 bits round their inputs to 8 bits too.
+        source: string. What the weights derive from, as Hugging Face has it
+            ("google/t5gemma-2-270m-270m"), or "unknown"; `None` for weights that were random at
+            first. `from_preset` sets it, and what is saved or uploaded says it, with the terms
+            that it brings. May be set at any time.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_t5gemma2 import AttentionConfig, BackboneConfig, StackConfig, T5Gemma2Backbone
+    >>> local = AttentionConfig(num_heads=4, num_kv_heads=1, head_dim=8, window=6)
+    >>> stack = StackConfig(hidden_dim=32, mlp_dim=48, layers=(local, local))
+    >>> model = T5Gemma2Backbone(BackboneConfig(vocabulary_size=101, encoder=stack, decoder=stack))
+    >>> ids = np.ones((2, 7), "int32")
+    >>> outputs = model(
+    ...     {
+    ...         "encoder_token_ids": ids,
+    ...         "encoder_padding_mask": ids,
+    ...         "decoder_token_ids": ids[:, :3],
+    ...         "decoder_padding_mask": ids[:, :3],
+    ...     }
+    ... )
+    >>> tuple(outputs["decoder_sequence_output"].shape)
+    (2, 3, 32)
+    """
+
+    presets = presets  # those that `from_preset` knows by name
+    _replaced_files = ("model*.weights.h5", "model.weights.json", "task.weights.h5")
+
+    def __init__(
+        self,
+        config,
+        dtype=None,
+        gradient_checkpointing=False,
+        quantized_layers=None,
+        rounds_activations=False,
+        source=None,
+        **kwargs,
+    ):
+        check_constructor(self, kwargs)
+        if isinstance(config, dict):
+            config = BackboneConfig.from_dict(config)
+        self.config = config
+        keep_state()
+        plan = plans.plan_of_modes(quantized_layers, rounds_activations)
+        with sharding.fitting(config), plans.planned(plan):
+            super().__init__(**self._build(config, dtype), dtype=dtype, **kwargs)
+            self._check_plan(quantized_layers)
+        sharding.lay_out(self.variables, config)
+        self.gradient_checkpointing = gradient_checkpointing
+        self.source = source
+        if self.vision is not None:
+            self.vision.tower.trainable = False
+
+    def _build(self, config, dtype):
+        """Makes the layers, and gives the inputs and outputs of the graph of their calls."""
+        self.embedder = Embedder(config, dtype=dtype, name="embedder")
+        self.vision = config.vision and Vision(config, dtype=dtype, name="vision")
+        self.encoder = Encoder(config.encoder, dtype=dtype, name="encoder")
+        self.decoder = Decoder(config.decoder, dtype=dtype, name="decoder")
+        self.token_embedding = self.embedder.table
+
+        inputs = _inputs(config)
+        encoded = self.encode(
+            inputs["encoder_token_ids"],
+            inputs["encoder_padding_mask"],
+            inputs.get("images"),
+            inputs.get("image_features"),
+        )
+        decoded = self.decoder(
+            self.embedder(inputs["decoder_token_ids"]),
+            inputs["decoder_padding_mask"],
+            encoded,
+            inputs["encoder_padding_mask"],
+        )
+        outputs = {"encoder_sequence_output": encoded, "decoder_sequence_output": decoded}
+        return {"inputs": inputs, "outputs": outputs}
+
+    @property
+    def gradient_checkpointing(self):
+        return self.decoder.gradient_checkpointing
+
+    @gradient_checkpointing.setter
+    def gradient_checkpointing(self, value):
+        for stack in self._stacks():
+            stack.gradient_checkpointing = bool(value)
+
+    def _stacks(self):
+        return [self.encoder, self.decoder, *([self.vision.tower] if self.vision else [])]
+
+    def encode(self, token_ids, padding_mask, images=None, image_features=None):
+        """The encoder's output, (batch, encoder length, hidden_dim)."""
+        x = self.embedder(token_ids)
+        if images is not None or image_features is not None:
+            x = self.vision(x, token_ids, images, image_features)
+        return self.encoder(x, padding_mask)
+
+    def __call__(self, inputs, *args, **kwargs):
+        return super().__call__(self.complete(inputs), *args, **kwargs)
+
+    def call(self, inputs, training=None, mask=None, **kwargs):
+        # Keras's trainer on JAX comes here without `__call__`.
+        return super().call(self.complete(inputs), training=training, mask=mask, **kwargs)
+
+    def compute_output_spec(self, inputs, training=None, mask=None):
+        return super().compute_output_spec(self.complete_spec(inputs), training, mask)
+
+    def complete(self, inputs):
+        """`inputs` as tensors; where the model takes images and none are given, an empty batch.
+
+        Of symbolic inputs, those that are missing are `None`.
+
+        Raises:
+            ValueError: `image_features` are not those of this model's vision tower.
+        """
+        if not isinstance(inputs, dict) or "encoder_token_ids" not in inputs:
+            return inputs  # Keras's own message tells what to do
+        given = {name: value for name, value in inputs.items() if value is not None}
+        if not all(hasattr(value, "shape") for value in given.values()):
+            return inputs
+        if any(keras.backend.is_keras_tensor(value) for value in given.values()):
+            return {**dict.fromkeys(self._image_shapes), **given}
+        # Keras refuses a dict of arrays and tensors mixed.
+        given = {name: ops.convert_to_tensor(value) for name, value in given.items()}
+        batch = ops.shape(given["encoder_token_ids"])[0]
+        for name, shape in self._image_shapes.items():
+            if name not in given:
+                given[name] = ops.zeros((batch, 0, *shape))
+        if "image_features" in given:
+            check_image_features(self.config.vision, given["image_features"])
+        return given
+
+    def complete_spec(self, inputs):
+        """Symbolic `inputs`; an empty batch of images in place of none."""
+        inputs = self.complete(inputs)
+        if not isinstance(inputs, dict) or "encoder_token_ids" not in inputs:
+            return inputs
+        batch = inputs["encoder_token_ids"].shape[0]
+        for name, shape in self._image_shapes.items():
+            if inputs[name] is None:
+                inputs[name] = keras.KerasTensor((batch, 0, *shape))
+        return inputs
+
+    @property
+    def _image_shapes(self):
+        return {} if self.config.vision is None else image_shapes(self.config.vision)
+
+    def get_config(self):
+        return {
+            "name": self.name,
+            "trainable": self.trainable,
+            # keras-hub's own would put the layers that are quantized here, which it cannot read.
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            "config": self.config.to_dict(),
+            "gradient_checkpointing": self.gradient_checkpointing,
+            "quantized_layers": self.quantized_layers,
+            "rounds_activations": self.rounds_activations,
+            "source": self.source,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        check_parts(cls, config)
+        adapters = config.get("adapters", ())
+        check_reads_adapters(adapters)
+        fields = {k: v for k, v in config.items() if k != "adapters"}
+        return super().from_config({**fields, **_checked_fields(cls, fields)})
+
+    def _finish_preset(self, directory, place):
+        from keras_t5gemma2.checkpoints.own import files as preset_files
+
+        preset_files.finish_preset(directory, self)
+        preset_files.write_preset_card(directory, place, self)
+
+    @classmethod
+    def from_preset(
+        cls,
+        preset,
+        load_weights=True,
+        text_only=False,
+        embeddings=None,
+        quantize=None,
+        allow_nonfinite=False,
+        **kwargs,
+    ):
+        """The backbone of a preset or of a published checkpoint.
+
+        Args:
+            preset: a name of `keras_t5gemma2.presets`, `hf://organization/repository`, a local
+                directory in the reference's format, a preset directory, or any other handle
+                that keras-hub knows. A preset may also be one of keras-hub's own T5Gemma 2.
+            load_weights: bool. If false, the weights are random.
+            text_only: bool. If true, the vision tower is neither built nor read.
+            embeddings: "encoder", "decoder" or "mean": which of its two embedding tables is
+                taken from a preset of keras-hub's own T5Gemma 2, or their mean. `None` takes the
+                one table that both are where nobody has trained them apart.
+            quantize: "int8", "int4" or a config, or a dict of arguments of `quantize`: weights
+                of floats are quantized one by one as they are read, so that memory for the
+                integers is enough.
+            allow_nonfinite: bool. Whether weights may be NaN or infinite; otherwise they are
+                refused, with the name of their tensor.
+            **kwargs: `dtype`, `name`, `trainable`.
+
+        Raises:
+            FileNotFoundError, PermissionError, ConnectionError: the files cannot be had; the
+                message says why and what to do.
+            TypeError: there is no such argument; the message names the nearest.
+            ValueError: a file is not what it should be; the message names the tensor or key.
+        """
+        from keras_t5gemma2.checkpoints import open as presets
+        from keras_t5gemma2.checkpoints.sources import source_of
+
+        check_loading(cls, "from_preset", kwargs, _IN_A_PRESET)
+        handle = preset
+        directory, preset = presets.locate(preset, load_weights)
+        if directory is not None:
+            if load_weights:
+                kwargs.setdefault("source", source_of(handle, directory))
+            places = directory, load_weights, text_only, embeddings, allow_nonfinite
+            load = functools.partial(presets.load_backbone, *places, **kwargs)
+            return load_quantized(load, load_weights, quantize)
+        options = {"quantize": quantize, "allow_nonfinite": allow_nonfinite}
+        presets.check_only_keras(preset, embeddings, text_only=text_only, **options)
+        return super().from_preset(preset, load_weights, **kwargs)
+
+    @staticmethod
+    def get_layout_map(
+        device_mesh,
+        model_parallel_dim_name="model",
+        data_parallel_dim_name="batch",
+        fsdp=False,
+        context_parallel=False,
+    ):
+        """How the weights are spread over a mesh of devices, on JAX.
+
+        Over the model axis: the embedding table by its vocabulary, attention by its heads and
+        the MLPs by their width, in both stacks and in the vision tower; adapters and quantized
+        kernels as the kernels are that they belong to. A weight that an axis does not divide
+        stays whole along it, as the keys and values do where a layer has one key-value head.
+        The map is by the paths of variables, and may be changed before a model is built.
+
+        `keras_t5gemma2.distribution.distribute` chooses a mesh and sets all this in one call.
+
+        Args:
+            device_mesh: `keras.distribution.DeviceMesh` with these two axes, maybe of size 1.
+            model_parallel_dim_name: string, the axis that weights are spread over.
+            data_parallel_dim_name: string, the axis that the rows of a batch are spread over.
+            fsdp: bool. Whether weights, and with them gradients and the optimizer's state, are
+                also spread over the data axis, by their width. Each is put together where it is
+                used: less memory for more traffic.
+            context_parallel: bool. Whether the tokens of the encoder are spread over the data
+                axis where there is a single row, for long inputs.
+
+        Returns:
+            `keras.distribution.LayoutMap`.
+
+        Raises:
+            TypeError, ValueError: no mesh, or one without these axes.
+
+        Example:
+
+            mesh = keras.distribution.DeviceMesh((2, 4), ("batch", "model"))
+            layout_map = T5Gemma2Backbone.get_layout_map(mesh)
+            distribution = keras.distribution.ModelParallel(
+                layout_map=layout_map, batch_dim_name="batch"
+            )
+            with distribution.scope():
+                lm = T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        """
+        axes = model_parallel_dim_name, data_parallel_dim_name
+        return layout_map(device_mesh, *axes, fsdp, context_parallel)
+
+    @by_one_process
+    def export_to_transformers(self, path, dtype=None, max_shard_size="5GB"):
+        """As that of `T5Gemma2Seq2SeqLM`, without a tokenizer and a processor.
+
+        Args:
+            path: path of the directory.
+            dtype: "float32", "bfloat16" or "float16" for all weights, or `None` for what each
+                one has.
+            max_shard_size: int or string such as "5GB".
+
+        Raises:
+            ValueError: as that of the task.
+        """
+        from keras_t5gemma2.checkpoints.transformers import writer as transformers_writer
+
+        transformers_writer.write_transformers(path, self, None, dtype, max_shard_size)
+
+    @by_one_process
+    def save_to_keras_hub_preset(self, path, max_shard_size=10):
+        """Writes a preset that `keras_hub.models.T5Gemma2Backbone.from_preset` loads.
+
+        Args:
+            path: path of the directory. What is there stays as it is until all is written.
+            max_shard_size: int or float. The largest size of one file of weights, in GiB.
+
+        Raises:
+            ValueError: the model has sizes that keras-hub's cannot be given, adapters that are
+                not merged, or quantized weights.
+        """
+        from keras_t5gemma2.checkpoints.keras_hub import writer as keras_hub_export
+
+        keras_hub_export.save(path, self, max_shard_size=max_shard_size)
+
+
+# Another name, for the `config.json` of presets: where this package has not been imported, it is
+# what keras-hub says that it does not know.
+_NAME = f"{IMPORT}{keras.saving.get_registered_name(T5Gemma2Backbone)}"
+keras.saving.get_custom_objects()[_NAME] = T5Gemma2Backbone
+
+
+def _checked_fields(cls, fields):
+    """Returns `config` and `quantized_layers` of a config, checked, where they are there.
+
+    A subclass may have a constructor of its own.
+    """
+    from keras_t5gemma2.checkpoints.own import quantized_layers
+    from keras_t5gemma2.checkpoints.own import reader as own_presets
+    from keras_t5gemma2.files.limits import check_size
+
+    if "config" not in fields:
+        return {}
+    origin = f"a {cls.__name__}"
+    config = fields["config"]
+    if not isinstance(config, BackboneConfig):
+        config = own_presets.backbone_config(origin, config)
+        check_size(config, origin)
+    checked = {"config": config}
+    if "quantized_layers" in fields:
+        described = fields["quantized_layers"]
+        checked["quantized_layers"] = quantized_layers.quantized_layers(origin, config, described)
+    return checked
+
+
+def _inputs(config):
+    inputs = {
+        name: keras.Input((None,), dtype="int32", name=name)
+        for name in (
+            "encoder_token_ids",
+            "encoder_padding_mask",
+            "decoder_token_ids",
+            "decoder_padding_mask",
+        )
+    }
+    if config.vision is not None:
+        # The preprocessor's empty features do not know how wide the tower is.
+        shapes = {**image_shapes(config.vision), "image_features": (None, None)}
+        for name, shape in shapes.items():
+            inputs[name] = keras.Input((None, *shape), dtype="float32", name=name, optional=True)
+    return inputs

@@ -1,0 +1,182 @@
+"""The two stacks of layers."""
+
+import keras
+from keras import layers, ops
+
+from keras_t5gemma2.compat import keras as compat
+from keras_t5gemma2.compat.plain_call import PlainCall
+from keras_t5gemma2.config import StackConfig
+from keras_t5gemma2.kernels import Window
+from keras_t5gemma2.layer_config import Configured, registered
+from keras_t5gemma2.lora.dense import Dense
+from keras_t5gemma2.model.attention import Memory
+from keras_t5gemma2.model.blocks import Block
+from keras_t5gemma2.model.gradient_checkpointing import recomputed
+from keras_t5gemma2.model.norm import RMSNorm
+from keras_t5gemma2.model.residual import dropout_of, dropped, sum_dtype
+from keras_t5gemma2.model.rotary import Places
+from keras_t5gemma2.quantization.counting import CountsParameters
+from keras_t5gemma2.sharding.tokens import token_shards
+
+
+class Stack(CountsParameters, PlainCall, Configured, layers.Layer):
+    """Layers and a last norm; the subclass says which tokens see which.
+
+    Args:
+        config: `StackConfig`.
+        gradient_checkpointing: bool. Whether training keeps the input of each layer only, and
+            computes the rest again in the backward pass. May be set at any time.
+    """
+
+    arguments = {"config": StackConfig, "gradient_checkpointing": None}
+
+    def __init__(self, config, gradient_checkpointing=False, **kwargs):
+        # The layers cast their own weights: what is kept for them are the weights themselves.
+        super().__init__(autocast=False, **kwargs)
+        self.config = config
+        self.gradient_checkpointing = gradient_checkpointing
+        self.blocks = [
+            Block(
+                config,
+                attention,
+                self.window_rule(attention.window),
+                dtype=self.dtype_policy,
+                name=f"layer_{i}",
+            )
+            for i, attention in enumerate(config.layers)
+        ]
+        self.norm = RMSNorm(config.norm_epsilon, dtype=self.dtype_policy, name="norm")
+        self.dropout = dropout_of(self)
+
+    def build(self, x_shape):
+        for layer in (*self.blocks, self.norm):
+            layer.build((None, None, self.config.hidden_dim))
+        self.built = True
+
+    def compute_output_spec(self, x, *args, **kwargs):
+        return keras.KerasTensor(x.shape, dtype=self.compute_dtype)
+
+    def _places(self, positions, shards=None):
+        return Places(positions, self.config.layers, shards)
+
+    def _through_blocks(self, x, run, training):
+        """Output of the stack and what `run(i, block, x)` gave beside the output of each block."""
+        x = dropped(self.dropout, ops.cast(x, sum_dtype(self.compute_dtype)), training)
+        beside = []
+        for i, block in enumerate(self.blocks):
+            x, more = run(i, block, x)
+            beside.append(more)
+        return dropped(self.dropout, self.norm(x), training), tuple(beside)
+
+    def _trained(self, block, function, *tensors, training):
+        """What `function(*tensors)` gives, of which, if so set, nothing else is kept."""
+        if training and self.gradient_checkpointing:
+            return recomputed(block, function, *tensors)
+        return function(*tensors)
+
+
+@registered
+class Encoder(Stack):
+    """The bidirectional stack."""
+
+    window_rule = staticmethod(Window.bidirectional)
+
+    def call(self, x, padding_mask, training=False):
+        """The encoder's output, (B, S, D), of embedded tokens of that shape.
+
+        `padding_mask` is (B, S); what stands where it is 0 changes no other row or token.
+        """
+        positions = encoder_positions(padding_mask)
+        if (shards := token_shards(x.shape)) is not None:
+            x, positions = shards.split(x), shards.split(positions, filler=-1)
+        at = self._places(positions, shards)
+
+        def run(_, block, x):
+            def forward(x):
+                return block(x, at=at, training=training)[0]
+
+            return self._trained(block, forward, x, training=training), None
+
+        encoded = self._through_blocks(x, run, training)[0]
+        return encoded if shards is None else shards.join(encoded)
+
+
+@registered
+class Decoder(Stack):
+    """The causal stack, whose every layer also attends to the encoder's output."""
+
+    window_rule = staticmethod(Window.causal)
+
+    def call(self, x, padding_mask, encoded, encoder_padding_mask, training=False):
+        """The decoder's output, (B, T, D), of embedded tokens of that shape, all at once."""
+        at = self._places(decoder_positions(padding_mask))
+        seen = encoder_positions(encoder_padding_mask)
+
+        def run(_, block, x):
+            # The keys and values of the encoder's tokens are made here, once a layer and not
+            # for all layers at once: gradient checkpointing keeps none of them.
+            def forward(x, encoded):
+                memory = block.attention.remember(encoded, seen, training)
+                return block(x, at=at, memory=memory, training=training)[0]
+
+            return self._trained(block, forward, x, encoded, training=training), None
+
+        return self._through_blocks(x, run, training)[0]
+
+    def lay_out(self, is_training):
+        """Has the kernels in memory as a step reads them fastest, but for those being trained."""
+        for layer in compat.all_layers(self):
+            if isinstance(layer, Dense):
+                layer.lay_out(is_training)
+
+    def remember(self, encoded, encoder_padding_mask, is_shared=False):
+        """`Memory` of the encoder's output (B, S, D), computed once an input.
+
+        With `is_shared`, that is one tensor for all layers and not keys and values for each.
+        """
+        positions = encoder_positions(encoder_padding_mask)
+        attentions = [block.attention for block in self.blocks]
+        if is_shared:
+            encoded = ops.expand_dims(encoded, axis=1)
+            of_layers = tuple(a.remember_shared(encoded) for a in attentions)
+            return Memory((encoded,), of_layers, positions)
+        pairs = tuple(tuple(a.remember(encoded, positions)[:2]) for a in attentions)
+        return Memory((), pairs, positions)
+
+    def step(self, x, positions, memory, past=None, slots=None, training=False):
+        """The forward pass with keys and values kept, for prefill and for each new token.
+
+        Args:
+            x: (B, T, D) tensor of embedded tokens.
+            positions: (B, T) int32 tensor; -1 hides a token.
+            memory: what `remember` gave. Its batch may be B / R: then R rows in turn share one.
+            past: per layer the `KeyValues` of earlier tokens, whose positions already hold those
+                of `x`; or `None`: then `x` holds all.
+            slots: per layer, where in `past` the tokens of `x` go.
+
+        Returns:
+            The (B, T, D) output, and per layer the `KeyValues` of the own tokens.
+        """
+        at = self._places(positions)
+
+        def run(i, block, x):
+            earlier = {} if past is None else {"past": past[i], "slot": slots[i]}
+            return block(x, at=at, memory=memory.of_layer(i), **earlier, training=training)
+
+        return self._through_blocks(x, run, training)
+
+
+def encoder_positions(padding_mask):
+    """(B, S) int32: 0, 1, ... counting padding too, which is itself hidden as -1."""
+    mask = ops.cast(padding_mask, "bool")
+    return ops.where(mask, ops.arange(ops.shape(mask)[1], dtype="int32"), -1)
+
+
+def decoder_positions(padding_mask):
+    """(B, T) int32: 0 at each row's first token that is no padding, which is hidden as -1.
+
+    Encoder keys carry no rotation, so the scores with them depend on the absolute position of a
+    decoder token: left padding must not count.
+    """
+    mask = ops.cast(padding_mask, "bool")
+    return ops.where(mask, ops.cumsum(ops.cast(mask, "int32"), axis=1) - 1, -1)
