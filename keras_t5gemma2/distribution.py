@@ -14,6 +14,8 @@ import numpy as np
 from keras_t5gemma2.config import BackboneConfig
 from keras_t5gemma2.kernels.device_memory import device_memory
 from keras_t5gemma2.messages import shown
+from keras_t5gemma2.model.backbone import T5Gemma2Backbone
+from keras_t5gemma2.model.loading import shapes_only
 from keras_t5gemma2.sharding import layouts as sharding
 from keras_t5gemma2.sharding.layout_map import ModelParallel, layout_map
 
@@ -91,8 +93,6 @@ def distribute(
 
 def _shapes(config):
     """A model without values."""
-    from keras_t5gemma2.model.backbone import T5Gemma2Backbone
-    from keras_t5gemma2.model.loading import shapes_only
 
     def build():
         if isinstance(config, BackboneConfig):

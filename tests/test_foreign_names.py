@@ -13,28 +13,28 @@ ROOMS = ("compat", "kernels.compat")
 
 # Attributes of other libraries' objects that their documentation assigns.
 PUBLIC = {
-    "disk": {"argtypes =", "reserved ="},  # of a function of ctypes, of a `threading.local`
+    "files.disk": {"argtypes =", "reserved ="},  # of a function of ctypes, of a `threading.local`
     "kernels.saved_model": {"setattr(converter)"},  # options of TensorFlow's converter
     "kernels.torch": {"backward_of =", "dtypes =", "fixed ="},  # of a context of autograd
     "kernels.torch_processes": {"grad ="},
-    "layers": {"autocast ="},
     "messages": {"maxlong =", "maxother =", "maxstring ="},  # of `reprlib.Repr`
+    "model.residual": {"autocast ="},
     "preprocessing.image_converter": {"height ="},  # of `keras.layers.Resizing`
-    "preprocessing.vocabulary": {"normalizer =", "post_processor =", "pre_tokenizer ="},
+    "vocabulary.vocabulary": {"normalizer =", "post_processor =", "pre_tokenizer ="},
 }
 TO_GO = {
-    "checkpoints.keras_hub_export": {"_loaded_vocabulary"},
-    "layers": {"_dense"},
-    "lora.through_task": {"_saved_adapters"},
-    "preprocessing.sentinels": {"_loaded_vocabulary"},
-    "quantization.calibration": {"_places"},
-    "tasks.adapter_files": {"_add_adapter"},
-    "tasks.adapters": {"setattr(model)"},
+    "adapters.adapters": {"setattr(model)"},
+    "adapters.files": {"_add_adapter"},
+    "adapters.through_task": {"_saved_adapters"},
+    "checkpoints.keras_hub.writer": {"_loaded_vocabulary"},
+    "generation.compiled_steps": {"_generating"},
+    "generation.encoded": {"_adapter_weights", "_is_merged", "_source"},
+    "model.blocks": {"_dense"},
+    "model.calibration": {"_places"},
     "tasks.agreement": {"_vocabulary"},
-    "tasks.compile_config": {"_has_default_optimizer", "_token_loss"},
-    "tasks.encoded": {"_adapter_weights", "_is_merged", "_source"},
-    "tasks.programs": {"_generating"},
     "tasks.seq2seq_lm": {"_load_preset_adapters", "setattr(lm.preprocessor)"},
+    "training.compile_config": {"_has_default_optimizer", "_token_loss"},
+    "vocabulary.sentinels": {"_loaded_vocabulary"},
 }
 
 

@@ -21,7 +21,7 @@ import keras
 import numpy as np
 
 from keras_t5gemma2 import T5Gemma2Backbone, T5Gemma2Seq2SeqLM
-from keras_t5gemma2.checkpoints import open as presets
+from keras_t5gemma2.checkpoints import formats
 from keras_t5gemma2.checkpoints.gemma3.keras_hub import BACKBONE
 from keras_t5gemma2.checkpoints.keras_hub import names as keras_hub_names
 from keras_t5gemma2.checkpoints.transformers.writer import DTYPES, new_tensors
@@ -118,13 +118,13 @@ def _gemma3(source):
     if source.endswith(".gguf"):
         return source
     path = pathlib.Path(source).expanduser()
-    directory = path if path.is_dir() else presets.locate(source, load_weights=False)[0]
+    directory = path if path.is_dir() else formats.locate(source, load_weights=False)[0]
     if directory is None:
         return None
     values = read_json(directory, "config.json")
     if values.get("model_type") not in _GEMMA3 and values.get("registered_name") != BACKBONE:
         return None
-    return str(path if path.is_dir() else presets.locate(source)[0])
+    return str(path if path.is_dir() else formats.locate(source)[0])
 
 
 def _stored_dtype(source, load_weights=True):
@@ -132,7 +132,7 @@ def _stored_dtype(source, load_weights=True):
     if source.endswith(".gguf"):
         return None
     path = pathlib.Path(source).expanduser()
-    directory = path if path.is_dir() else presets.locate(source, load_weights)[0]
+    directory = path if path.is_dir() else formats.locate(source, load_weights)[0]
     if directory is None:
         return None
     values = read_json(directory, "config.json")

@@ -6,9 +6,14 @@ import pathlib
 from keras import ops
 
 from keras_t5gemma2.adapters.adapters import HasAdapters
+from keras_t5gemma2.checkpoints import adapter as adapters
+from keras_t5gemma2.checkpoints import cards, formats
+from keras_t5gemma2.checkpoints.own.files import metrics_of
 from keras_t5gemma2.checkpoints.saving import by_one_process, check_reads_adapters
+from keras_t5gemma2.checkpoints.transformers import peft
 from keras_t5gemma2.files.config_objects import check_parts
 from keras_t5gemma2.files.disk import local_path
+from keras_t5gemma2.files.finite import check_finite_arrays
 from keras_t5gemma2.lora.config import LoRAConfig, check_adapter_name, check_described
 from keras_t5gemma2.messages import shown
 
@@ -29,9 +34,6 @@ class SavesAdapters(HasAdapters):
             path: path of the file, `french.safetensors` say; replaced whole or not at all.
             name: string.
         """
-        from keras_t5gemma2.checkpoints import adapter as adapters
-        from keras_t5gemma2.checkpoints import cards
-
         self._write_adapter(path, name)
         card = adapters.adapter_card(path, self.adapters[name], self.backbone.source)
         cards.write_card_beside(path, dataclasses.replace(card, metrics=self._metrics_of_fit()))
@@ -52,8 +54,6 @@ class SavesAdapters(HasAdapters):
                 was made for a model of other sizes; the message says what is wrong, and nothing
                 has changed.
         """
-        from keras_t5gemma2.checkpoints import adapter as adapters
-
         if local_path(path).is_dir():
             self.load_peft_adapter(path, name, allow_nonfinite)
             return
@@ -70,8 +70,6 @@ class SavesAdapters(HasAdapters):
             directory: path of the directory, made if it is not there.
             name: string.
         """
-        from keras_t5gemma2.checkpoints.transformers import peft
-
         stored, metrics = self._stored(name), self._metrics_of_fit()
         peft.write_peft_adapter(directory, stored, self.backbone, metrics=metrics)
 
@@ -93,22 +91,15 @@ class SavesAdapters(HasAdapters):
                 the vision tower too, holds values that are not finite, or was made for a model of
                 other sizes; nothing has changed.
         """
-        from keras_t5gemma2.checkpoints.transformers import peft
-
         stored = peft.read_peft_adapter(directory, self.backbone)
         self._take(name, stored, directory, allow_nonfinite)
 
     def _stored(self, name):
-        from keras_t5gemma2.checkpoints import adapter as adapters
-
         self._check_known([name])
         return adapters.adapter_of(self.backbone, name, self._adapter_configs[name])
 
     def _take(self, name, stored, origin, allow_nonfinite=False):
         """Adds a `StoredAdapter`, read from `origin`, and makes it the active one."""
-        from keras_t5gemma2.checkpoints import adapter as adapters
-        from keras_t5gemma2.files.finite import check_finite_arrays
-
         check_adapter_name(name)
         self._check_not_merged("an adapter is loaded")
         adapters.check_fits(stored, self.backbone, origin)
@@ -181,13 +172,9 @@ class SavesAdapters(HasAdapters):
             self._write_adapter(path, name)
 
     def _write_adapter(self, path, name):
-        from keras_t5gemma2.checkpoints import adapter as adapters
-
         adapters.write_adapter(path, self._stored(name), self.backbone.source)
 
     def _metrics_of_fit(self):
-        from keras_t5gemma2.checkpoints.own.files import metrics_of
-
         return metrics_of(self)
 
     def _put_adapters_in_files(self, in_files):
@@ -197,9 +184,7 @@ class SavesAdapters(HasAdapters):
 
     def _load_preset_adapters(self, preset, allow_nonfinite=False):
         """Adds the adapters of a preset; gives the task itself."""
-        from keras_t5gemma2.checkpoints import open as presets
-
-        if (found := presets.adapter_files(preset)) is not None:
+        if (found := formats.adapter_files(preset)) is not None:
             for name, path in found.paths.items():
                 self.load_adapter(path, name, allow_nonfinite)
             self.set_adapter(found.active)

@@ -10,7 +10,9 @@ import numpy as np
 
 from keras_t5gemma2.arguments import check_loading
 from keras_t5gemma2.compat import keras as compat
+from keras_t5gemma2.files.atomic import atomic_directory, atomic_file
 from keras_t5gemma2.files.disk import check_room, local_path, reserve, writing_h5
+from keras_t5gemma2.files.finite import check_finite_variables
 from keras_t5gemma2.kernels import processes
 from keras_t5gemma2.kernels.host_array import host_array
 from keras_t5gemma2.options import checked
@@ -107,8 +109,6 @@ class SavesAtomically:
             *args: as the keras-hub class has them.
             **kwargs: as the keras-hub class has them.
         """
-        from keras_t5gemma2.files.atomic import atomic_directory
-
         with atomic_directory(preset_dir, self._replaced_files) as directory:
             super().save_to_preset(str(directory), *args, **kwargs)
             self._finish_preset(directory, local_path(preset_dir))
@@ -132,8 +132,6 @@ class SavesWhole:
         is_asked = not overwrite and path.exists()  # Keras asks whether to go on
         if is_asked or zipped is False or path.suffix != ".keras":
             return super().save(path, overwrite, zipped, **kwargs)
-        from keras_t5gemma2.files.atomic import atomic_file
-
         with atomic_file(path) as temporary:
             check_room(temporary, sum(_sizes(self)))
             super().save(temporary, overwrite, zipped, **kwargs)
@@ -146,8 +144,6 @@ class SavesWhole:
         if max_shard_size is not None or (not overwrite and path.exists()):
             check_room(path, sum(_sizes(self)))
             return super().save_weights(path, overwrite, max_shard_size)
-        from keras_t5gemma2.files.atomic import atomic_file
-
         with atomic_file(path) as temporary, writing_h5(temporary, _sizes(self)):
             super().save_weights(temporary, overwrite)
 
@@ -190,8 +186,6 @@ class LoadsFiniteWeights:
         try:
             super().load_weights(path, *args, **kwargs)
             if not allow_nonfinite:
-                from keras_t5gemma2.files.finite import check_finite_variables
-
                 check_finite_variables(self.weights, filepath)
         except BaseException:
             for variable, value in zip(variables, values, strict=True):
@@ -224,14 +218,14 @@ class LoadsFromCheckpoints:
             TypeError: there is no such argument; the message names the nearest.
             ValueError: a file is not what it should be.
         """
-        from keras_t5gemma2.checkpoints import open as presets
+        from keras_t5gemma2.checkpoints import formats
 
         check_loading(cls, "from_preset", kwargs, by_preset=("proto",))
         for name in ("encoder_sequence_length", "decoder_sequence_length"):
             if name in kwargs:
                 value = kwargs.pop(name)  # `None` for that of the preset
                 kwargs |= {} if value is None else {name: checked(**{name: value})}
-        directory, preset = presets.locate(preset, load_weights=False)
+        directory, preset = formats.locate(preset, load_weights=False)
         if directory is not None:
-            return presets.load_layer(cls, directory, **kwargs)
+            return formats.load_layer(cls, directory, **kwargs)
         return super().from_preset(preset, **kwargs)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import InputSpec, ops, tree
 
+from keras_t5gemma2.files.atomic import atomic_directory, atomic_file
 from keras_t5gemma2.generation import batching, decoding
 from keras_t5gemma2.generation import cache as caches
 from keras_t5gemma2.generation.cache import Cache
@@ -42,8 +43,6 @@ def export(task, path, format, sizes, options):
         sizes: `Sizes`, as they were given.
         options: dict, what the format takes beside.
     """
-    from keras_t5gemma2.files.atomic import atomic_directory, atomic_file
-
     _check_format(task, path, format, options)
     functions = Functions(task, _checked(task, format, sizes)).signatures
     if format == "torch":

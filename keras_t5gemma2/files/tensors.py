@@ -17,7 +17,7 @@ _BYTES_PER_UNIT = 1_000_000
 _NAMES_IN_A_MESSAGE = 10
 
 
-def _nothing():
+def nothing():
     pass
 
 
@@ -39,7 +39,7 @@ class StoredTensor:
     name: str
     shape: tuple
     read: Callable[[], np.ndarray]
-    release: Callable[[], None] = _nothing
+    release: Callable[[], None] = nothing
     layout: Layout = AS_IS
 
 

@@ -14,6 +14,7 @@ from keras_t5gemma2.generation.beam_search import BeamSearch
 from keras_t5gemma2.generation.compiled_steps import next_token, program, programs_of
 from keras_t5gemma2.generation.encoded import Encoded, check_encoded, source_of
 from keras_t5gemma2.messages import short_errors, shown
+from keras_t5gemma2.model.array_checks import SIDES, check_inputs
 from keras_t5gemma2.options import checked
 from keras_t5gemma2.preprocessing.columns import Columns
 from keras_t5gemma2.preprocessing.cuts import Cut, one_warning, report
@@ -21,7 +22,6 @@ from keras_t5gemma2.preprocessing.read_image import to_numpy
 from keras_t5gemma2.preprocessing.rows import Row, length_of_row
 from keras_t5gemma2.preprocessing.sources import are_arrays, read_arrays, read_rows
 from keras_t5gemma2.sharding.batch import row_parts, to_devices
-from keras_t5gemma2.training.array_checks import SIDES, check_inputs
 
 _ROWS_AT_A_TIME = 32
 

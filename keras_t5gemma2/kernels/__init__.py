@@ -16,7 +16,6 @@ from keras_t5gemma2.kernels.attention import KeyValues, Window, attend, use
 from keras_t5gemma2.kernels.forks import check_process
 from keras_t5gemma2.kernels.reference import FEW_QUERIES
 from keras_t5gemma2.kernels.scaled import Scaled, plain, times
-from keras_t5gemma2.sharding import layouts as sharding
 from keras_t5gemma2.sharding.batch import data_axis
 
 __all__ = [

@@ -281,20 +281,20 @@ class T5Gemma2Backbone(
             TypeError: there is no such argument; the message names the nearest.
             ValueError: a file is not what it should be; the message names the tensor or key.
         """
-        from keras_t5gemma2.checkpoints import open as presets
+        from keras_t5gemma2.checkpoints import formats
         from keras_t5gemma2.checkpoints.sources import source_of
 
         check_loading(cls, "from_preset", kwargs, _IN_A_PRESET)
         handle = preset
-        directory, preset = presets.locate(preset, load_weights)
+        directory, preset = formats.locate(preset, load_weights)
         if directory is not None:
             if load_weights:
                 kwargs.setdefault("source", source_of(handle, directory))
             places = directory, load_weights, text_only, embeddings, allow_nonfinite
-            load = functools.partial(presets.load_backbone, *places, **kwargs)
+            load = functools.partial(formats.load_backbone, *places, **kwargs)
             return load_quantized(load, load_weights, quantize)
         options = {"quantize": quantize, "allow_nonfinite": allow_nonfinite}
-        presets.check_only_keras(preset, embeddings, text_only=text_only, **options)
+        formats.check_only_keras(preset, embeddings, text_only=text_only, **options)
         return super().from_preset(preset, load_weights, **kwargs)
 
     @staticmethod

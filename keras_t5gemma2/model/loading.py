@@ -14,7 +14,7 @@ import numpy as np
 
 from keras_t5gemma2.compat import keras as compat
 from keras_t5gemma2.files.finite import is_finite, nonfinite_message
-from keras_t5gemma2.files.tensors import _nothing, list_names, num_bytes, progress_bar
+from keras_t5gemma2.files.tensors import list_names, nothing, num_bytes, progress_bar
 from keras_t5gemma2.kernels.take_over import take_over, take_over_parts, takes_columns
 from keras_t5gemma2.quantization.layers import Quantizable
 
@@ -173,7 +173,7 @@ def _values(target, tensor, pool, allow_nonfinite):
             _check_finite(source, source, tensor.release, pool, checked)
         found = target.quantized_values(source, empty=_empty, release=tensor.release)
         for variable, values in zip(target.quantized_variables, found, strict=True):
-            yield variable, _value(values, variable, _nothing, pool, checked)
+            yield variable, _value(values, variable, nothing, pool, checked)
         return
     dtype = np.dtype(target.dtype)
     if source.dtype != dtype and {source.dtype.kind, dtype.kind} & {"i", "u"}:
@@ -207,7 +207,7 @@ def _owned(source, dtype, release, pool, checked=None):
         return _owned(source.T, dtype, release, pool, checked).T
     if source.flags.writeable and source.flags.c_contiguous and source.dtype == dtype:
         if checked is not None:
-            _check_finite(source, source, _nothing, pool, checked)
+            _check_finite(source, source, nothing, pool, checked)
         return source
     values = _empty(source.shape, dtype)
 

@@ -7,6 +7,8 @@ import keras
 
 from keras_t5gemma2.compat import keras as compat
 from keras_t5gemma2.messages import cause, shown, shown_names
+from keras_t5gemma2.model import calibration
+from keras_t5gemma2.model.calibration import exact_updates
 from keras_t5gemma2.quantization.layers import (
     Quantizable,
     QuantizedEmbedding,
@@ -108,8 +110,6 @@ class Quantizes(OwnsQuantize):
         def is_chosen(layer):
             return id(layer) in chosen
 
-        from keras_t5gemma2.model.calibration import exact_updates
-
         with contextlib.ExitStack() as stack:
             # Keeps every float matrix until the end; Keras's peak at the start is as high.
             for layer in layers:
@@ -138,8 +138,6 @@ class Quantizes(OwnsQuantize):
 
     def get_quantization_layer_structure(self, mode):
         """What Keras's calibration runs, one after another."""
-        from keras_t5gemma2.model import calibration
-
         return calibration.layer_structure(self) if mode in _CALIBRATED else None
 
     @property

@@ -100,10 +100,4 @@ def largest_batch(model, work, memory, text_only=False):
     return low
 
 
-# The sizes of a model ---------------------------------------------------------------------------
-
-
 # What `generate` keeps --------------------------------------------------------------------------
-
-
-# What is held of intermediate values --------------------------------------------------------------

@@ -137,9 +137,3 @@ def _heads(path, config):
 def axis_sizes(device_mesh):
     """Dict from the names of the mesh's axes to how many devices each has."""
     return dict(zip(device_mesh.axis_names, device_mesh.shape, strict=True))
-
-
-# Rows of a batch -------------------------------------------------------------------------------
-
-
-# Tokens of a single row ------------------------------------------------------------------------

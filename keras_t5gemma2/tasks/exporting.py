@@ -1,7 +1,9 @@
 """What a task writes for others to read."""
 
 from keras_t5gemma2.adapters.files import SavesAdapters
+from keras_t5gemma2.checkpoints import hub_upload
 from keras_t5gemma2.checkpoints.saving import by_one_process
+from keras_t5gemma2.checkpoints.transformers import writer as transformers_writer
 from keras_t5gemma2.export import runtimes
 from keras_t5gemma2.files.disk import local_path
 from keras_t5gemma2.messages import short_errors, shown
@@ -148,8 +150,6 @@ class Exports(SavesAdapters):
         >>> lm.backbone.config == config
         True
         """
-        from keras_t5gemma2.checkpoints.transformers import writer as transformers_writer
-
         if adapters not in ("merge", "peft"):
             raise ValueError(
                 f"`adapters` must be 'merge' or 'peft'. Received: adapters={shown(adapters)}"
@@ -193,6 +193,4 @@ class Exports(SavesAdapters):
 
             lm.push_to_hub("me/french", private=True)
         """
-        from keras_t5gemma2.checkpoints import hub_upload
-
         return hub_upload.push(self, repo_id, private, commit_message, self._replaced_files)

@@ -10,6 +10,10 @@ import numpy as np
 from keras import ops
 
 from keras_t5gemma2.arguments import check_constructor, check_loading
+from keras_t5gemma2.checkpoints import formats
+from keras_t5gemma2.checkpoints.gemma3 import reader as gemma3
+from keras_t5gemma2.checkpoints.keras_hub import writer as keras_hub_export
+from keras_t5gemma2.checkpoints.own import files as preset_files
 from keras_t5gemma2.checkpoints.saving import (
     LoadsFiniteWeights,
     SavesAtomically,
@@ -17,6 +21,7 @@ from keras_t5gemma2.checkpoints.saving import (
     by_one_process,
     reading_adapter_files,
 )
+from keras_t5gemma2.checkpoints.sources import is_of_gemma, source_of, source_of_gemma3
 from keras_t5gemma2.compat import keras as compat
 from keras_t5gemma2.generation import decoding, finite
 from keras_t5gemma2.generation.generator import Generates
@@ -194,28 +199,25 @@ class T5Gemma2Seq2SeqLM(
             TypeError: there is no such argument; the message names the nearest.
             ValueError: a file is not what it should be; the message names the tensor or key.
         """
-        from keras_t5gemma2.checkpoints import open as presets
-        from keras_t5gemma2.checkpoints.sources import source_of
-
         check_loading(cls, "from_preset", kwargs, by_preset=("backbone",), more=("compile",))
         handle = preset
-        lengths = presets.given_lengths(
+        lengths = formats.given_lengths(
             kwargs,
             encoder_sequence_length=encoder_sequence_length,
             decoder_sequence_length=decoder_sequence_length,
         )
-        directory, preset = presets.locate(preset, load_weights)
+        directory, preset = formats.locate(preset, load_weights)
         if directory is None:
             options = {"quantize": quantize, "allow_nonfinite": allow_nonfinite}
-            presets.check_only_keras(preset, embeddings, text_only=text_only, **options)
+            formats.check_only_keras(preset, embeddings, text_only=text_only, **options)
             with reading_adapter_files(preset):
                 lm = super().from_preset(preset, load_weights, **kwargs)
             for name, value in lengths.items():
                 setattr(lm.preprocessor, name, value)
             return lm._load_preset_adapters(preset) if load_weights else lm
-        task, settings = presets.task_settings(cls, directory)
+        task, settings = formats.task_settings(cls, directory)
         if "preprocessor" not in kwargs:
-            kwargs["preprocessor"] = presets.load_task_preprocessor(
+            kwargs["preprocessor"] = formats.load_task_preprocessor(
                 cls.preprocessor_cls, directory, text_only, **lengths
             )
         places = directory, load_weights, text_only, embeddings, allow_nonfinite
@@ -223,7 +225,7 @@ class T5Gemma2Seq2SeqLM(
             "dtype": kwargs.pop("dtype", None),
             "source": source_of(handle, directory) if load_weights else None,
         }
-        load = functools.partial(presets.load_backbone, *places, **options)
+        load = functools.partial(formats.load_backbone, *places, **options)
         backbone = load_quantized(load, load_weights, quantize)
         lm = task(backbone, **{**settings, **kwargs})
         return lm._load_preset_adapters(directory, allow_nonfinite) if load_weights else lm
@@ -270,12 +272,8 @@ class T5Gemma2Seq2SeqLM(
                 not what it should be.
             TypeError: there is no such argument; the message names the nearest.
         """
-        from keras_t5gemma2.checkpoints import open as presets
-        from keras_t5gemma2.checkpoints.gemma3 import reader as gemma3
-        from keras_t5gemma2.checkpoints.sources import source_of_gemma3
-
         check_loading(cls, "from_gemma3", kwargs, by_preset=("backbone",), more=("compile",))
-        lengths = presets.given_lengths(
+        lengths = formats.given_lengths(
             kwargs,
             encoder_sequence_length=encoder_sequence_length,
             decoder_sequence_length=decoder_sequence_length,
@@ -313,13 +311,9 @@ class T5Gemma2Seq2SeqLM(
                 not merged, quantized weights, or a tokenizer that is no SentencePiece model and
                 cannot be made one exactly.
         """
-        from keras_t5gemma2.checkpoints.keras_hub import writer as keras_hub_export
-
         keras_hub_export.save(path, self.backbone, self, max_shard_size)
 
     def _finish_preset(self, directory, place):
-        from keras_t5gemma2.checkpoints.own import files as preset_files
-
         in_files = () if self._is_merged else self._adapter_configs
         preset_files.finish_preset(directory, self.backbone, in_files)
         preset_files.write_preset_card(directory, place, self, self._metrics_of_fit())
@@ -559,8 +553,6 @@ class T5Gemma2Seq2SeqLM(
                 f'{shown(self.loss)} or metrics on logits. Compile it with loss="auto" and '
                 'weighted_metrics="auto"'
             )
-        from keras_t5gemma2.checkpoints.sources import is_of_gemma
-
         # By its terms, what learns from Gemma derives from it.
         if is_of_gemma(distillation.source) and not is_of_gemma(self.backbone.source):
             self.backbone.source = distillation.source

@@ -8,7 +8,10 @@ import keras
 import numpy as np
 
 from keras_t5gemma2.compat import keras as compat
+from keras_t5gemma2.files.atomic import atomic_directory
 from keras_t5gemma2.files.disk import check_writable, local_path
+from keras_t5gemma2.files.safetensors import read_safetensors
+from keras_t5gemma2.files.safetensors_writer import NewTensor, shards_of, write_safetensors
 from keras_t5gemma2.kernels import processes
 from keras_t5gemma2.kernels.take_over import take_over
 from keras_t5gemma2.messages import shown, shown_path
@@ -127,9 +130,6 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     # Writing ----------------------------------------------------------------------------------
 
     def _save(self, epoch, step):
-        from keras_t5gemma2.files.atomic import atomic_directory
-        from keras_t5gemma2.files.safetensors_writer import shards_of, write_safetensors
-
         groups, random_states = self._variables(), processes.random_states()
         tensors = [t for name, group in groups.items() for t in _new_tensors(name, group)]
         if processes.index() > 0:
@@ -168,8 +168,6 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     # Reading ----------------------------------------------------------------------------------
 
     def _restore(self, path):
-        from keras_t5gemma2.files.safetensors import read_safetensors
-
         if not self.model.optimizer.built:
             self.model.optimizer.build(self.model.trainable_variables)
         state = _read_state(path)
@@ -286,8 +284,6 @@ def _keys(name, variables):
 
 
 def _new_tensors(name, variables):
-    from keras_t5gemma2.files.safetensors_writer import NewTensor
-
     for key, variable in zip(_keys(name, variables), variables, strict=True):
         dtype = np.dtype(keras.backend.standardize_dtype(variable.dtype))
         yield NewTensor(

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_t5gemma2.files.atomic import atomic_file
 from keras_t5gemma2.files.disk import local_path
 from keras_t5gemma2.generation import calls
 from keras_t5gemma2.generation.compiled_steps import program
@@ -66,8 +67,6 @@ class TeacherSamples:
 
     def save(self, path):
         """Writes them to a file of numpy's, `.npz`, which is there once it is whole."""
-        from keras_t5gemma2.files.atomic import atomic_file
-
         arrays = {"token_ids": self.token_ids, "probabilities": self.probabilities}
         with atomic_file(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **arrays, lengths=self.lengths, source=self.source or "")

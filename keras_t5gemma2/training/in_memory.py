@@ -5,12 +5,12 @@ import math
 import numpy as np
 
 from keras_t5gemma2.messages import shown
+from keras_t5gemma2.model.array_checks import check_weights
 from keras_t5gemma2.preprocessing.containers import is_sequence, is_table, names_of
 from keras_t5gemma2.preprocessing.rows import length_of_row, parse_rows
 from keras_t5gemma2.preprocessing.sources import (
     is_stream,
 )
-from keras_t5gemma2.training.array_checks import check_weights
 from keras_t5gemma2.training.batches import Batches
 from keras_t5gemma2.training.grouping import by_length, shuffled_by_length
 from keras_t5gemma2.training.joining import joined

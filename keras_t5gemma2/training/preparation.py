@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_t5gemma2.messages import short_errors
+from keras_t5gemma2.model.array_checks import IGNORED, check_inputs, check_labels, check_weights
 from keras_t5gemma2.model.backbone import image_shapes
 from keras_t5gemma2.preprocessing.columns import Columns
 from keras_t5gemma2.preprocessing.cuts import Cuts, one_warning
@@ -14,7 +15,6 @@ from keras_t5gemma2.preprocessing.packing import fit_width
 from keras_t5gemma2.preprocessing.read_image import to_numpy
 from keras_t5gemma2.preprocessing.rows import parse_rows, targets_of
 from keras_t5gemma2.preprocessing.sources import are_arrays, unpack
-from keras_t5gemma2.training.array_checks import IGNORED, check_inputs, check_labels, check_weights
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from keras import ops
 from keras_t5gemma2 import kernels
 from keras_t5gemma2.compat import keras as compat
 from keras_t5gemma2.messages import short_errors, warn
-from keras_t5gemma2.training.array_checks import IGNORED
+from keras_t5gemma2.model.array_checks import IGNORED
 from keras_t5gemma2.training.compile_config import compile_config, compile_from
 from keras_t5gemma2.training.distillation import split_targets
 from keras_t5gemma2.training.reporting import step_begins
