@@ -120,6 +120,7 @@ NAMES = {
 # What is used and is no attribute: it has tests below, imports fail by themselves, or it is ours.
 OTHERS = {
     *("f'_{name}'", "_should_torch_compile =", "_run_through_graph =", "_add_missing_kwargs ="),
+    "setattr(model)",
     *("setattr(changed)", "setattr(trainer)", "_keeps_state"),
 }
 RELEASES = {"compat.keras": "Keras 3", "compat.keras_hub": "keras-hub 0"}
@@ -322,6 +323,20 @@ def test_set_first_epoch():
     x, y = np.ones((2, 4)), np.ones((2, 3))
     history = model.fit(x, y, epochs=3, verbose=0, callbacks=[Sets()])
     assert history.epoch == [2]
+
+
+def test_set_functions():
+    """Keras keeps what it has compiled in these attributes, and compiles anew where one is `None`."""
+    model = _fitted()
+    model.evaluate(np.ones((2, 4)), np.ones((2, 3)), verbose=0)
+    model.predict(np.ones((2, 4)), verbose=0)
+    for name in ("train_function", "test_function", "predict_function"):
+        compiled = getattr(model, name)
+        assert compiled is not None, f"Keras {keras.version()} has no {name}"
+        compat.set_functions(model, **{name: None})
+        assert getattr(model, name) is None
+    model.predict(np.ones((2, 4)), verbose=0)
+    assert model.predict_function is not None
 
 
 def test_forget_loss():

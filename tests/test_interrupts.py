@@ -27,12 +27,14 @@ def adapted(name="default", seed=1, rank=2, lm=None):
 def state(lm):
     """All that an interruption could leave between two states, numbers apart."""
     numbers = {v.path: keras.ops.convert_to_numpy(v) for v in lm.weights}
-    layers = {path: (dict(x.active), sorted(x.adapters)) for path, x in lm._dense_layers().items()}
+    layers = {
+        path: (dict(x.active), sorted(x.adapters)) for path, x in lm.adapter_set.layers().items()
+    }
     about = {
         "trainable": sorted(v.path for v in lm.trainable_variables),
         "adapters": lm.adapters,
         "active": lm.active_adapter,
-        "is merged": lm._is_merged,
+        "is merged": lm.adapter_set.is_merged,
         "layers": layers,
         "quantized": lm.backbone.quantized_layers,
     }
@@ -82,7 +84,7 @@ CHANGES = {
     "merge_adapter": (adapted, lambda lm, files: lm.merge_adapter()),
     "unmerge_adapter": (merged, lambda lm, files: lm.unmerge_adapter()),
     "unmerge_adapter int4": (merged_int4, lambda lm, files: lm.unmerge_adapter()),
-    "keep_merged": (merged, lambda lm, files: lm.keep_merged()),
+    "keep_merged": (merged, lambda lm, files: lm.adapter_set.keep_merged()),
     "remove_adapter": (adapted, lambda lm, files: lm.remove_adapter("default")),
 }
 
@@ -114,7 +116,7 @@ def test_a_change_is_done_or_not_done(files, name):
 @pytest.mark.parametrize("mode", ["int8", "int4"])
 def test_quantize_goes_on_where_it_was_interrupted(mode):
     lm = adapted()
-    layers = sum(1 for _ in lm._dense_layers()) + 1
+    layers = sum(1 for _ in lm.adapter_set.layers()) + 1
     lines = some_lines(lambda: lm.quantize(mode), POINTS)
     done = state(lm)
     partly = 0

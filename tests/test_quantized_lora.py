@@ -78,7 +78,7 @@ def test_merged_and_unmerged(lm):
     layer = lm.backbone.decoder.blocks[0].mlp.down
     wanted = ops.convert_to_numpy(layer.merged_kernel())
     lm.merge_adapter()
-    assert not any(layer.active for layer in lm._dense_layers().values())
+    assert not any(layer.active for layer in lm.adapter_set.layers().values())
     merged, scale = layer.float_matrix(), ops.convert_to_numpy(layer.kernel_scale)
     step = scale if layer.scheme.block else 1 / scale
     step = np.repeat(step, 32, axis=0)[:36] if layer.scheme.block else step

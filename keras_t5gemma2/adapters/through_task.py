@@ -3,6 +3,7 @@
 import weakref
 
 from keras_t5gemma2.compat import keras as compat
+from keras_t5gemma2.lora.apart import are_apart
 from keras_t5gemma2.lora.dense import Dense
 
 
@@ -53,7 +54,8 @@ class AdaptsThroughTask:
 
     def save_to_preset(self, *args, **kwargs):
         layers = [layer for layer in compat.all_layers(self) if isinstance(layer, Dense)]
-        if any(layer._saved_adapters() for layer in layers):
+        are_lost = any(layer.adapters and layer.merged is None for layer in layers)
+        if are_lost and not are_apart():
             raise ValueError(
                 "A backbone with adapters is saved by its task: call "
                 "`T5Gemma2Seq2SeqLM.save_to_preset`, or `merge_adapter` before the backbone is "

@@ -88,68 +88,59 @@ def _one_writer(layer):
         processes.wait("saving")
 
 
-class SavesAtomically:
-    """Writes a preset beside its place and moves it there whole, or leaves what was there."""
+def save_preset(save, preset_dir, replaced=(), finish=None):
+    """Writes a preset beside its place and moves it there whole, or leaves what was there.
 
-    # Files of an earlier save that go even if the new one has none of the same name.
-    _replaced_files = ()
-
-    @by_one_process
-    def save_to_preset(self, preset_dir, *args, **kwargs):
-        """Saves to a preset directory, whose other files stay.
-
-        Beside a model's weights comes a README: the base model, the lines that load it, the
-        metrics of the last epoch of `fit`, the licence. One that somebody has edited stays, with a
-        warning. Weights that derive from Gemma get the notice that its terms ask for, in NOTICE.
-
-        Where several processes of JAX have a part of the model each, all of them call this.
-
-        Args:
-            preset_dir: path of the directory, made if it is not there.
-            *args: as the keras-hub class has them.
-            **kwargs: as the keras-hub class has them.
-        """
-        with atomic_directory(preset_dir, self._replaced_files) as directory:
-            super().save_to_preset(str(directory), *args, **kwargs)
-            self._finish_preset(directory, local_path(preset_dir))
-
-    def _finish_preset(self, directory, place):
-        # Called when all is written to `directory`, whose files then go to `place`.
-        pass
-
-
-class SavesWhole:
-    """A model whose files of Keras's are whole or not there; goes before the class of Keras.
-
-    `~` is expanded in paths. A disk without room for the file is an `OSError` before it is begun.
+    Args:
+        save: function of the path of a directory, which it writes to.
+        preset_dir: path of the directory, made if it is not there; other files of it stay.
+        replaced: patterns of files of an earlier save that go even if no new one has their name.
+        finish: function of the directory written to and of the one its files then go to.
     """
+    with atomic_directory(preset_dir, replaced) as directory:
+        save(str(directory))
+        if finish is not None:
+            finish(directory, local_path(preset_dir))
 
-    def save(self, filepath, overwrite=True, zipped=None, **kwargs):
-        """As `keras.Model.save`; what is at `filepath` stays until all is written."""
-        if _is_remote(filepath):
-            return super().save(filepath, overwrite, zipped, **kwargs)
-        path = local_path(filepath)
-        is_asked = not overwrite and path.exists()  # Keras asks whether to go on
-        if is_asked or zipped is False or path.suffix != ".keras":
-            return super().save(path, overwrite, zipped, **kwargs)
-        with atomic_file(path) as temporary:
-            check_room(temporary, sum(_sizes(self)))
-            super().save(temporary, overwrite, zipped, **kwargs)
 
-    def save_weights(self, filepath, overwrite=True, max_shard_size=None):
-        """As `keras.Model.save_weights`; what is at `filepath` stays until all is written."""
-        if _is_remote(filepath):
-            return super().save_weights(filepath, overwrite, max_shard_size)
-        path = local_path(filepath)
-        if max_shard_size is not None or (not overwrite and path.exists()):
-            check_room(path, sum(_sizes(self)))
-            return super().save_weights(path, overwrite, max_shard_size)
-        with atomic_file(path) as temporary, writing_h5(temporary, _sizes(self)):
-            super().save_weights(temporary, overwrite)
+def save_model(model, save, filepath, overwrite=True, zipped=None, **kwargs):
+    """`save`, which is `keras.Model.save` of a model, to a file that is whole or not there."""
+    if _is_remote(filepath):
+        return save(filepath, overwrite, zipped, **kwargs)
+    path = local_path(filepath)
+    is_asked = not overwrite and path.exists()  # Keras asks whether to go on
+    if is_asked or zipped is False or path.suffix != ".keras":
+        return save(path, overwrite, zipped, **kwargs)
+    with atomic_file(path) as temporary:
+        check_room(temporary, sum(_sizes(model)))
+        save(temporary, overwrite, zipped, **kwargs)
 
-    def save_own_variables(self, store):
-        reserve()  # Keras has just opened the file
-        super().save_own_variables(store)
+
+def save_weights(model, save, filepath, overwrite=True, max_shard_size=None):
+    """`save`, which is `keras.Model.save_weights` of a model, to a file whole or not there."""
+    if _is_remote(filepath):
+        return save(filepath, overwrite, max_shard_size)
+    path = local_path(filepath)
+    if max_shard_size is not None or (not overwrite and path.exists()):
+        check_room(path, sum(_sizes(model)))
+        return save(path, overwrite, max_shard_size)
+    with atomic_file(path) as temporary, writing_h5(temporary, _sizes(model)):
+        save(temporary, overwrite)
+
+
+def load_weights(model, load, filepath, *args, allow_nonfinite=False, **kwargs):
+    """`load`, which is `keras.Model.load_weights` of a model, of finite values; all or none."""
+    path = filepath if _is_remote(filepath) else local_path(filepath)
+    variables = [*model.variables, *getattr(getattr(model, "optimizer", None), "variables", ())]
+    values = [_copy(variable.value) for variable in variables]
+    try:
+        load(path, *args, **kwargs)
+        if not allow_nonfinite:
+            check_finite_variables(model.weights, filepath)
+    except BaseException:
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+        raise
 
 
 def _is_remote(path):
@@ -162,8 +153,57 @@ def _sizes(model):
     return [math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in dtypes]
 
 
-class LoadsFiniteWeights:
-    """A model whose `load_weights` takes no NaN; goes before the class of Keras."""
+def _copy(value):
+    """A copy on the host, or of what other processes hold a part of, the value itself."""
+    return np.array(host_array(value)) if processes.is_whole(value) else value
+
+
+class SavesPresets:
+    """A layer whose preset is whole or not there; goes before the class of keras-hub."""
+
+    # Files of an earlier save that go even if the new one has none of the same name.
+    _replaced_files = ()
+
+    @by_one_process
+    def save_to_preset(self, preset_dir, *args, **kwargs):
+        """Saves to a preset directory, whose other files stay.
+
+        Where several processes of JAX have a part of a model each, all of them call this.
+
+        Args:
+            preset_dir: path of the directory, made if it is not there.
+            *args: as the keras-hub class has them.
+            **kwargs: as the keras-hub class has them.
+        """
+        save = super().save_to_preset
+
+        def write(directory):
+            save(directory, *args, **kwargs)
+
+        save_preset(write, preset_dir, self._replaced_files, self._finish_preset)
+
+    def _finish_preset(self, directory, place):
+        # Called when all is written to `directory`, whose files then go to `place`.
+        pass
+
+
+class SavesModels:
+    """A model whose files are whole or not there; goes before the class of Keras.
+
+    `~` is expanded in paths. A disk without room for the file is an `OSError` before it is begun.
+    """
+
+    def save(self, filepath, overwrite=True, zipped=None, **kwargs):
+        """As `keras.Model.save`; what is at `filepath` stays until all is written."""
+        save_model(self, super().save, filepath, overwrite, zipped, **kwargs)
+
+    def save_weights(self, filepath, overwrite=True, max_shard_size=None):
+        """As `keras.Model.save_weights`; what is at `filepath` stays until all is written."""
+        save_weights(self, super().save_weights, filepath, overwrite, max_shard_size)
+
+    def save_own_variables(self, store):
+        reserve()  # Keras has just opened the file
+        super().save_own_variables(store)
 
     def load_weights(self, filepath, *args, allow_nonfinite=False, **kwargs):
         """As `keras.Model` has it. Weights that are NaN or infinite are refused.
@@ -180,22 +220,8 @@ class LoadsFiniteWeights:
         Raises:
             ValueError: a weight is not finite; the message names it.
         """
-        path = filepath if _is_remote(filepath) else local_path(filepath)
-        variables = [*self.variables, *getattr(getattr(self, "optimizer", None), "variables", ())]
-        values = [_copy(variable.value) for variable in variables]
-        try:
-            super().load_weights(path, *args, **kwargs)
-            if not allow_nonfinite:
-                check_finite_variables(self.weights, filepath)
-        except BaseException:
-            for variable, value in zip(variables, values, strict=True):
-                variable.assign(value)
-            raise
-
-
-def _copy(value):
-    """A copy on the host, or of what other processes hold a part of, the value itself."""
-    return np.array(host_array(value)) if processes.is_whole(value) else value
+        options = {"allow_nonfinite": allow_nonfinite, **kwargs}
+        load_weights(self, super().load_weights, filepath, *args, **options)
 
 
 class LoadsFromCheckpoints:

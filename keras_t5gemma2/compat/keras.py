@@ -163,6 +163,15 @@ def set_layout(variable, value):
 # Trainers and optimizers -----------------------------------------------------------------------
 
 
+def set_functions(model, **functions):
+    """Sets compiled functions of a model, such as `predict_function` (Keras 3.15.1).
+
+    `None` for one that shall be compiled anew.
+    """
+    for name, function in functions.items():
+        setattr(model, name, function)
+
+
 def never_torch_compiled(cls):
     """Decorates a model whose training steps `torch.compile` leaves alone (Keras 3.15.1).
 

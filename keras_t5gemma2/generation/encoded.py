@@ -84,7 +84,7 @@ def source_of(task, call):
     return Source(
         model=_names.setdefault(backbone, uuid.uuid4().hex),
         compute_dtype=backbone.decoder.compute_dtype,
-        adapters=(tuple(sorted(task._adapter_weights.items())), task._is_merged),
+        adapters=(tuple(sorted(task.adapter_set.weights.items())), task.adapter_set.is_merged),
         cache_dtype=call.cache_dtype,
         weights=_digest(task, call),
     )

@@ -12,6 +12,7 @@ from keras_t5gemma2.compat import keras as compat
 from keras_t5gemma2.compat.plain_call import PlainCall
 from keras_t5gemma2.kernels.host_array import host_array
 from keras_t5gemma2.layer_config import registered
+from keras_t5gemma2.lora.apart import are_apart
 from keras_t5gemma2.messages import shown_names
 from keras_t5gemma2.quantization.layers import QuantizedDense
 from keras_t5gemma2.sharding import layouts as sharding
@@ -71,7 +72,6 @@ class Dense(PlainCall, QuantizedDense):
         self.dropouts = {}  # by name, of the adapters that have one
         self.active = {}  # from the names of those that compute to their weights
         self.merged = None  # what `unmerge` needs
-        self.saves_adapters = True  # whether Keras's own files hold them
         self._refusal = None  # why the last such file was not read
 
     def call(self, x, training=None):
@@ -261,7 +261,7 @@ class Dense(PlainCall, QuantizedDense):
             variable.assign(store[key])
 
     def _saved_adapters(self):
-        if not self.saves_adapters or self.merged is not None:
+        if are_apart() or self.merged is not None:
             return {}
         return {
             f"{name}.{part}": variable

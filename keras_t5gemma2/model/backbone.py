@@ -10,9 +10,8 @@ from keras_t5gemma2.adapters.through_task import AdaptsThroughTask
 from keras_t5gemma2.arguments import check_constructor, check_loading
 from keras_t5gemma2.checkpoints.saving import (
     IMPORT,
-    LoadsFiniteWeights,
-    SavesAtomically,
-    SavesWhole,
+    SavesModels,
+    SavesPresets,
     by_one_process,
     check_reads_adapters,
 )
@@ -35,9 +34,8 @@ _IN_A_PRESET = ("config", "quantized_layers", "rounds_activations")
 
 @keras.saving.register_keras_serializable(package="keras_t5gemma2")
 class T5Gemma2Backbone(
-    SavesAtomically,
-    SavesWhole,
-    LoadsFiniteWeights,
+    SavesPresets,
+    SavesModels,
     AdaptsThroughTask,
     SummarizesParameters,
     Quantizes,

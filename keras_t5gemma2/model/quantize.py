@@ -24,21 +24,21 @@ _VISION = "vision/"
 _CALIBRATED = ("gptq", "awq")
 
 
-class OwnsQuantize:
-    """A model whose `quantize` is the one of its class; goes before the class of Keras.
+def with_quantize_of_class(model):
+    """The model, whose `quantize` is the one of its class.
 
     Keras puts a check before that of every object, which takes no config in place of a mode, and
     gives "int8" a config of its own.
     """
+    vars(model).pop("quantize", None)
+    return model
+
+
+class Quantizes:
+    """A backbone whose matrices can be made ones of integers; goes before the class of Keras."""
 
     def __new__(cls, *args, **kwargs):
-        model = super().__new__(cls, *args, **kwargs)
-        vars(model).pop("quantize", None)
-        return model
-
-
-class Quantizes(OwnsQuantize):
-    """A backbone whose matrices can be made ones of integers; goes before the class of Keras."""
+        return with_quantize_of_class(super().__new__(cls, *args, **kwargs))
 
     def quantize(self, mode=None, config=None, filters=None):
         """Makes the matrices of both stacks, and the embedding table, ones of integers.

@@ -6,7 +6,7 @@ import numpy as np
 import PIL.Image
 
 from keras_t5gemma2.arguments import check_constructor, check_flags
-from keras_t5gemma2.checkpoints.saving import LoadsFromCheckpoints, SavesAtomically
+from keras_t5gemma2.checkpoints.saving import LoadsFromCheckpoints, SavesPresets
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.model.backbone import T5Gemma2Backbone
 from keras_t5gemma2.preprocessing.containers import images_of
@@ -34,7 +34,7 @@ _FIXED = {
 
 @keras.saving.register_keras_serializable(package="keras_t5gemma2")
 class T5Gemma2ImageConverter(
-    NumpyCall, LoadsFromCheckpoints, SavesAtomically, keras_hub.layers.ImageConverter
+    NumpyCall, LoadsFromCheckpoints, SavesPresets, keras_hub.layers.ImageConverter
 ):
     """Float32 images of one size with values in [-1, 1], from images of any kind and size.
 

@@ -5,7 +5,7 @@ import keras_hub
 import numpy as np
 
 from keras_t5gemma2.arguments import check_constructor, check_file_name, check_flags
-from keras_t5gemma2.checkpoints.saving import LoadsFromCheckpoints, SavesAtomically
+from keras_t5gemma2.checkpoints.saving import LoadsFromCheckpoints, SavesPresets
 from keras_t5gemma2.compat.keras_hub import filling_in
 from keras_t5gemma2.files.config_objects import check_parts
 from keras_t5gemma2.messages import short_errors, shown
@@ -48,7 +48,7 @@ def _fill_image_converter(cls, loader, kwargs):
 @keras.saving.register_keras_serializable(package="keras_t5gemma2")
 @filling_in(_fill_image_converter)
 class T5Gemma2Seq2SeqLMPreprocessor(
-    NumpyCall, LoadsFromCheckpoints, SavesAtomically, keras_hub.models.Seq2SeqLMPreprocessor
+    NumpyCall, LoadsFromCheckpoints, SavesPresets, keras_hub.models.Seq2SeqLMPreprocessor
 ):
     """The arrays of `T5Gemma2Seq2SeqLM`, from text and images.
 

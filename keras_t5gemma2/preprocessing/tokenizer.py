@@ -7,7 +7,7 @@ import keras_hub
 import numpy as np
 
 from keras_t5gemma2.arguments import check_constructor, check_file_name
-from keras_t5gemma2.checkpoints.saving import LoadsFromCheckpoints, SavesAtomically
+from keras_t5gemma2.checkpoints.saving import LoadsFromCheckpoints, SavesPresets
 from keras_t5gemma2.compat.keras_hub import set_special_tokens
 from keras_t5gemma2.messages import cause, shown
 from keras_t5gemma2.model.backbone import T5Gemma2Backbone
@@ -35,7 +35,7 @@ _FIXED = {
 
 @keras.saving.register_keras_serializable(package="keras_t5gemma2")
 class T5Gemma2Tokenizer(
-    NumpyCall, LoadsFromCheckpoints, SavesAtomically, keras_hub.tokenizers.Tokenizer
+    NumpyCall, LoadsFromCheckpoints, SavesPresets, keras_hub.tokenizers.Tokenizer
 ):
     """Token ids of texts, and texts of token ids.
 

@@ -36,22 +36,28 @@ class SummarizesParameters(CountsParameters):
 
     def summary(self, *args, print_fn=None, **kwargs):
         """As `keras.Model.summary`; a quantized matrix counts as the one that it stands for."""
-        counts = {
-            "Total": parameters(self),
-            "Trainable": _of(self, self.trainable_weights),
-            "Non-trainable": _of(self, self.non_trainable_weights),
-        }
-        if counts["Total"] == sum(math.prod(variable.shape) for variable in self.weights):
-            return super().summary(*args, print_fn=print_fn, **kwargs)
-        lines = []
-        super().summary(*args, print_fn=lambda text, **_: lines.append(text), **kwargs)
-        text = "\n".join(lines).rstrip("\n")
-        optimizer = getattr(self, "optimizer", None)
-        if self.compiled and optimizer is not None and optimizer.built:
-            counts["Total"] += sum(math.prod(variable.shape) for variable in optimizer.variables)
-        for name, count in counts.items():
-            text = re.sub(rf"(?m)^( {name} params: )[\d,]+", rf"\g<1>{count:,}", text)
-        (print_fn or print)(text)
+        summarize(self, super().summary, *args, print_fn=print_fn, **kwargs)
+
+
+def summarize(model, summary, *args, print_fn=None, **kwargs):
+    """`summary`, which is `keras.Model.summary` of a model, with its `parameters` in it."""
+    counts = {
+        "Total": parameters(model),
+        "Trainable": _of(model, model.trainable_weights),
+        "Non-trainable": _of(model, model.non_trainable_weights),
+    }
+    if counts["Total"] == sum(math.prod(variable.shape) for variable in model.weights):
+        summary(*args, print_fn=print_fn, **kwargs)
+        return
+    lines = []
+    summary(*args, print_fn=lambda text, **_: lines.append(text), **kwargs)
+    text = "\n".join(lines).rstrip("\n")
+    optimizer = getattr(model, "optimizer", None)
+    if model.compiled and optimizer is not None and optimizer.built:
+        counts["Total"] += sum(math.prod(variable.shape) for variable in optimizer.variables)
+    for name, count in counts.items():
+        text = re.sub(rf"(?m)^( {name} params: )[\d,]+", rf"\g<1>{count:,}", text)
+    (print_fn or print)(text)
 
 
 def _of(layer, weights):

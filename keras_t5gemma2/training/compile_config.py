@@ -17,15 +17,15 @@ def compile_config(task, of_keras):
     if not of_keras:
         return of_keras
     config = dict(of_keras)
-    if task._token_loss is not None:
+    if task.token_loss is not None:
         config["loss"] = "auto"
-        if len(task._token_loss.metrics) > 1:
+        if len(task.token_loss.metrics) > 1:
             config["weighted_metrics"] = "auto"
     # The present one: `enable_lora` makes another than that of `compile`.
     config["optimizer"] = keras.saving.serialize_keras_object(task.optimizer)
     config["sampler"] = keras.saving.serialize_keras_object(task.sampler)
     config["state"] = {
-        "is_default_optimizer": task._has_default_optimizer,
+        "is_default_optimizer": task.has_default_optimizer,
         "is_optimizer_built": bool(getattr(task.optimizer, "built", False)),
         "sampler": [
             ops.convert_to_numpy(variable).tolist()
@@ -47,7 +47,7 @@ def compile_from(task, config):
     described = {key: value for key, value in config.items() if key != "state"}
     config = keras.saving.deserialize_keras_object(described)
     task.compile(**config)
-    task._has_default_optimizer = state.get("is_default_optimizer", False)
+    task.has_default_optimizer = state.get("is_default_optimizer", False)
     for variable, value in zip(
         getattr(task.sampler, "variables", ()), state.get("sampler", ()), strict=False
     ):

@@ -8,22 +8,23 @@ from keras import ops
 _MARK = "is_joined"
 
 
-class JoinsLogits:
-    """A task whose `predict` may get batches of different lengths; the base of one that does.
+def as_marked(found, batch):
+    """What a step of `predict` gives, of a batch that may be `marked`.
 
-    Keras puts batches together along their first axis alone. So where a batch is marked, a step
-    gives the logits of all of its tokens one after another, and `joined` parts them again.
+    Keras puts batches together along their first axis alone. So of a batch that is marked, this
+    is the logits of all of its tokens one after another, and `joined` parts them again.
+
+    Args:
+        found: logits, or on JAX a tuple of them and the state of what it computes.
+        batch: what the step took.
     """
-
-    def predict_step(self, *args):
-        found = super().predict_step(*args)
-        _, y, _ = keras.utils.unpack_x_y_sample_weight(args[-1])
-        if not (isinstance(y, dict) and _MARK in y):
-            return found
-        if isinstance(found, tuple):  # with the state of what JAX computes
-            logits, *state = found
-            return (_by_tokens(logits), *state)
-        return _by_tokens(found)
+    _, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
+    if not (isinstance(y, dict) and _MARK in y):
+        return found
+    if isinstance(found, tuple):
+        logits, *state = found
+        return (_by_tokens(logits), *state)
+    return _by_tokens(found)
 
 
 def marked(batch):

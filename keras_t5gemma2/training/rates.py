@@ -15,34 +15,41 @@ _TOKENS = "tokens_of_step"
 _RATE = "learning_rate"
 
 
-class StepsLogRates:
-    """A task whose training steps log what `LogsRates` needs; the base of one that has it."""
+def logs_of_step(optimizer, batch, state=None):
+    """What `LogsRates` needs of a step, read before it: after it a schedule is further on.
 
-    def train_step(self, *args):
-        *state, data = args
-        # Before the step, after which a schedule is further on.
-        with self._optimizer_as_in(*state):
-            logs = {_RATE: ops.convert_to_tensor(self.optimizer.learning_rate, "float32")}
-        logs[_TOKENS] = _tokens(*keras.utils.unpack_x_y_sample_weight(data))
-        found = super().train_step(*args)
-        if isinstance(found, tuple):  # with the state of what JAX computes
-            return ({**found[0], **logs}, *found[1:])
-        return {**found, **logs}
+    Args:
+        optimizer: the task's.
+        batch: what the step takes.
+        state: on JAX the values of the variables that the step takes.
+    """
+    with _optimizer_as_in(optimizer, state):
+        rate = ops.convert_to_tensor(optimizer.learning_rate, "float32")
+    return {_RATE: rate, _TOKENS: _tokens(*keras.utils.unpack_x_y_sample_weight(batch))}
 
-    def _optimizer_as_in(self, state=None):
-        """Inside, the optimizer's variables have the values that JAX hands to a step."""
-        if state is None:
-            return contextlib.nullcontext()
-        _, _, values, _ = state
-        mapping = zip(self.optimizer.variables, values, strict=True)
-        return keras.StatelessScope(state_mapping=list(mapping))
 
-    def train_on_batch(self, *args, return_dict=False, **kwargs):
-        found = super().train_on_batch(*args, return_dict=return_dict, **kwargs)
-        if return_dict:
-            return {name: found[name] for name in found if name not in (_RATE, _TOKENS)}
-        *found, _, _ = found  # Keras appends what is no metric
-        return found if len(found) > 1 else found[0]
+def _optimizer_as_in(optimizer, state):
+    """Inside, the optimizer's variables have the values that JAX hands to a step."""
+    if state is None:
+        return contextlib.nullcontext()
+    _, _, values, _ = state
+    mapping = zip(optimizer.variables, values, strict=True)
+    return keras.StatelessScope(state_mapping=list(mapping))
+
+
+def with_logs(found, logs):
+    """What a step gives, a dict or on JAX a tuple that begins with one, with more in it."""
+    if isinstance(found, tuple):
+        return ({**found[0], **logs}, *found[1:])
+    return {**found, **logs}
+
+
+def without_logs(found, return_dict):
+    """What `train_on_batch` gives, without what `logs_of_step` put there."""
+    if return_dict:
+        return {name: found[name] for name in found if name not in (_RATE, _TOKENS)}
+    *found, _, _ = found  # Keras appends what is no metric
+    return found if len(found) > 1 else found[0]
 
 
 class LogsRates(keras.callbacks.Callback):

@@ -9,190 +9,30 @@ from keras import ops
 
 from keras_t5gemma2 import kernels
 from keras_t5gemma2.compat import keras as compat
-from keras_t5gemma2.messages import short_errors, warn
+from keras_t5gemma2.messages import warn
 from keras_t5gemma2.model.array_checks import IGNORED
-from keras_t5gemma2.training.compile_config import compile_config, compile_from
 from keras_t5gemma2.training.distillation import split_targets
-from keras_t5gemma2.training.reporting import step_begins
 
 # The task whose calls give hidden states and not logits, in this thread and now.
 _giving_hidden = contextvars.ContextVar("giving_hidden", default=None)
 
 
-class TrainsWithoutLogits:
-    """Makes a task's steps take the loss from hidden states; calls and `predict` give logits."""
-
-    _needs_logits = False  # for what the user compiled with
-    _token_loss = None
-    _is_checkpointing = None  # as the compiled training step has it
-
-    def compile(
-        self, optimizer="auto", loss="auto", *, weighted_metrics="auto", sampler="top_k", **kwargs
-    ):
-        """Configures training and generation.
-
-        By default the loss is the mean cross-entropy over the target tokens, each times its
-        weight, and the metrics are `accuracy` and `perplexity`, of tokens too. All three come
-        from one pass that never forms the logits of a whole batch. A loss or metrics of your
-        own get the logits, (batch, decoder length, vocabulary).
-
-        Args:
-            optimizer: as `keras.Model.compile` has it; "auto" for AdamW, its gradients clipped to
-                a norm of 1.0, with a rate for the width of the model and for what is trained:
-                8.5e-5 for all weights of the 270M model, and ten times that for adapters. It is
-                made anew when adapters come or go, and any other is kept.
-            loss: a loss on logits, or "auto".
-            weighted_metrics: list of metrics on logits, or "auto".
-            sampler: name or `keras_hub.samplers.Sampler`, for `generate`.
-            **kwargs: as `keras.Model.compile` has them.
-
-        Raises:
-            ValueError: `loss_weights` without a loss of your own.
-        """
-        if loss == "auto" and kwargs.get("loss_weights") is not None:
-            raise ValueError(
-                '`loss_weights` must come with a `loss`; loss="auto" is a single loss, whose '
-                "tokens `sample_weight` weighs. Received: "
-                f"loss_weights={kwargs['loss_weights']}"
-            )
-        with short_errors():
-            sampler = keras_hub.samplers.get(sampler)
-        self._token_loss = TokenLoss(weighted_metrics == "auto") if loss == "auto" else None
-        if weighted_metrics == "auto":
-            weighted_metrics = None if loss == "auto" else metrics_of_logits()
-        self._needs_logits = bool(loss != "auto" or weighted_metrics or kwargs.get("metrics"))
-        compat.forget_loss(self)  # of an earlier call
-        self._has_default_optimizer = isinstance(optimizer, str) and optimizer == "auto"
-        if self._has_default_optimizer:
-            optimizer = self._default_optimizer()
-        super().compile(
-            optimizer,
-            None if loss == "auto" else loss,
-            weighted_metrics=weighted_metrics,
-            sampler=sampler,
-            **kwargs,
-        )
-        # Keras does so for "mixed_float16"; gradients of float16 are the same under "float16".
-        scaled, wanted = keras.optimizers.LossScaleOptimizer, kwargs.get("auto_scale_loss", True)
-        is_scaled = isinstance(self.optimizer, scaled)
-        if wanted and self.dtype_policy.name == "float16" and not is_scaled:
-            self.optimizer = scaled(self.optimizer, name="loss_scale_optimizer")
-
-    def get_compile_config(self):
-        """What a file of the model keeps of `compile`: optimizer, loss, metrics and sampler."""
-        return compile_config(self, super().get_compile_config())
-
-    def compile_from_config(self, config):
-        """Compiles as `get_compile_config` says, with an optimizer built to take its state."""
-        compile_from(self, config)
-
-    def call(self, inputs, training=None, mask=None, **kwargs):
-        inputs = self.backbone.complete(inputs)
-        if not self._gives_hidden:
-            return super().call(inputs, training=training, mask=mask, **kwargs)
-        return self.backbone(inputs, training=training)["decoder_sequence_output"]
-
-    def train_step(self, *args, **kwargs):
-        step_begins("a step of fit", args[-1])
-        with self._without_logits():
-            return super().train_step(*args, **kwargs)
-
-    def test_step(self, *args, **kwargs):
-        step_begins("a step of evaluate", args[-1])
-        with self._without_logits():
-            return super().test_step(*args, **kwargs)
-
-    def predict_step(self, *args, **kwargs):
-        step_begins("a step of predict", args[-1])
-        return super().predict_step(*args, **kwargs)
-
-    def make_train_function(self, force=False):
-        _check_optimizer(self)
-        # What was compiled for the other setting would go on as before.
-        kernels.prepare_training(self)
-        for variable in self.trainable_variables:
-            kernels.lay_out(variable, for_steps=False)
-        if self.train_function is None:
-            _check_trained(self.trainable_variables)
-        is_checkpointing = self.backbone.gradient_checkpointing
-        changed = is_checkpointing != self._is_checkpointing
-        self._is_checkpointing = is_checkpointing
-        return super().make_train_function(force or changed)
-
-    @contextlib.contextmanager
-    def _without_logits(self):
-        """A step inside, which may be traced, gets hidden states as the model's output."""
-        token = _giving_hidden.set(None if self._needs_logits else self)
-        try:
-            yield
-        finally:
-            _giving_hidden.reset(token)
-
-    @property
-    def _gives_hidden(self):
-        return _giving_hidden.get() is self
-
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """The loss of logits `y_pred`, as `compile` says; in a step, of hidden states.
-
-        `y` are labels, or what `Distillation.targets` makes of them.
-        """
-        if self._token_loss is None:
-            return super().compute_loss(x, y, y_pred, sample_weight, training)
-        sums = self._token_sums(y, y_pred, sample_weight, training)
-        extra = sum(compat.scaled_loss(self, loss) for loss in self.losses)
-        return self._token_loss.update(sums, extra)
-
-    def token_sums(self, x, y, sample_weight=None, training=True):
-        """The loss of a batch as sums over its tokens, for training loops of your own.
-
-        The loss of `fit` is `loss / weight`. Where several processes have a part of a batch each,
-        both are added up over them before they are divided: a mean of their means would count
-        the tokens of short answers more.
-
-        Args:
-            x, y, sample_weight: what `preprocess_samples` gives, as arrays or tensors. A label
-                of -100 has no loss.
-            training: bool. Whether a gradient will be asked for.
-
-        Returns:
-            `kernels.TokenSums`: `loss`, `correct` and `weight`, float32 scalars.
-        """
-        kernels.check_parameters(self)
-        with self._without_logits():
-            y_pred = self(x, training=training)
-            return self._token_sums(y, y_pred, sample_weight, training)
-
-    def _token_sums(self, y, y_pred, sample_weight, training):
-        labels, targets = split_targets(y)
-        weights = token_weights(labels, sample_weight)
-        is_ignored = ops.equal(labels, IGNORED)  # in a training loop of a user's own
-        labels, weights = ops.where(is_ignored, 0, labels), ops.where(is_ignored, 0.0, weights)
-        if not self._gives_hidden:
-            return kernels.cross_entropy(y_pred, labels, weights, targets)
-        layer, trainable = self.backbone.token_embedding, None
-        table = layer.embeddings
-        if layer.has_integers:  # in floats while the loss is computed; frozen
-            table, trainable = layer.float_matrix(), False
-        return kernels.linear_cross_entropy(
-            *(y_pred, table, labels, weights, layer.logit_soft_cap, training),
-            targets=targets,
-            trainable=trainable,
-        )
-
-    @property
-    def metrics(self):
-        return super().metrics + ([] if self._token_loss is None else self._token_loss.metrics)
-
-    def get_metrics_result(self):
-        results = super().get_metrics_result()
-        if self._token_loss is not None:
-            # Keras weighs batches by their rows: those of few tokens would count too much.
-            results["loss"] = results.pop(self._token_loss.mean.name)
-        return results
+@contextlib.contextmanager
+def giving_hidden(task):
+    """Inside, also while a step is traced, calls of a task give hidden states; of `None` none."""
+    token = _giving_hidden.set(task)
+    try:
+        yield
+    finally:
+        _giving_hidden.reset(token)
 
 
-def _check_optimizer(task):
+def gives_hidden(task):
+    """Whether calls of a task give hidden states now."""
+    return _giving_hidden.get() is task
+
+
+def check_optimizer(task):
     """Raises a `ValueError` if there is nothing to train, or an optimizer of other variables."""
     trained = task.trainable_variables
     if not trained:
@@ -217,7 +57,7 @@ def _check_optimizer(task):
 
 
 class TokenLoss:
-    """Means over the tokens of all batches of an epoch, however unequal the batches are.
+    """The loss and metrics of a task's tokens: means over all batches, however unequal they are.
 
     Args:
         has_metrics: bool. Whether to keep the accuracy and the perplexity beside the loss.
@@ -253,6 +93,35 @@ class TokenLoss:
         return share
 
 
+def token_sums(backbone, y, y_pred, sample_weight, training, of_hidden):
+    """The `kernels.TokenSums` of a batch: its loss, correct tokens and weight, added up.
+
+    Args:
+        backbone: `T5Gemma2Backbone`.
+        y: (B, T) labels, -100 for none; or what `Distillation.targets` makes of them.
+        y_pred: (B, T, vocabulary) logits, or (B, T, hidden_dim) outputs of the decoder.
+        sample_weight: (B,) or (B, T) floats, or `None`.
+        training: bool. Whether a gradient will be asked for.
+        of_hidden: bool. Whether `y_pred` are outputs of the decoder: their logits are then never
+            there all at once.
+    """
+    labels, targets = split_targets(y)
+    weights = token_weights(labels, sample_weight)
+    is_ignored = ops.equal(labels, IGNORED)  # in a training loop of a user's own
+    labels, weights = ops.where(is_ignored, 0, labels), ops.where(is_ignored, 0.0, weights)
+    if not of_hidden:
+        return kernels.cross_entropy(y_pred, labels, weights, targets)
+    layer, trainable = backbone.token_embedding, None
+    table = layer.embeddings
+    if layer.has_integers:  # in floats while the loss is computed; frozen
+        table, trainable = layer.float_matrix(), False
+    return kernels.linear_cross_entropy(
+        *(y_pred, table, labels, weights, layer.logit_soft_cap, training),
+        targets=targets,
+        trainable=trainable,
+    )
+
+
 class Perplexity(keras.metrics.Mean):
     """The exponential of a mean."""
 
@@ -260,7 +129,7 @@ class Perplexity(keras.metrics.Mean):
         return ops.exp(super().result())
 
 
-def _check_trained(variables):
+def check_trained(variables):
     """Warns of trained weights whose steps are lost to rounding."""
     if any(keras.backend.standardize_dtype(v.dtype) == "float16" for v in variables):
         warn(

@@ -1,0 +1,751 @@
+"""A T5Gemma 2 task: made, loaded and saved, with adapters, quantized, and written for others."""
+
+import dataclasses
+import functools
+import os
+
+import keras_hub
+
+from keras_t5gemma2.adapters import files as adapter_files
+from keras_t5gemma2.arguments import check_constructor, check_loading
+from keras_t5gemma2.checkpoints import adapter as stored_adapters
+from keras_t5gemma2.checkpoints import cards, formats, hub_upload, saving
+from keras_t5gemma2.checkpoints.gemma3 import reader as gemma3
+from keras_t5gemma2.checkpoints.keras_hub import writer as keras_hub_export
+from keras_t5gemma2.checkpoints.own import files as preset_files
+from keras_t5gemma2.checkpoints.own.files import metrics_of
+from keras_t5gemma2.checkpoints.saving import (
+    by_one_process,
+    check_reads_adapters,
+    reading_adapter_files,
+)
+from keras_t5gemma2.checkpoints.sources import source_of, source_of_gemma3
+from keras_t5gemma2.checkpoints.transformers import peft
+from keras_t5gemma2.checkpoints.transformers import writer as transformers_writer
+from keras_t5gemma2.compat import keras as compat
+from keras_t5gemma2.export import runtimes
+from keras_t5gemma2.files.config_objects import check_parts
+from keras_t5gemma2.files.disk import local_path
+from keras_t5gemma2.lora.apart import adapters_apart, are_apart
+from keras_t5gemma2.lora.config import LoRAConfig, check_described
+from keras_t5gemma2.messages import short_errors, shown
+from keras_t5gemma2.model.backbone import T5Gemma2Backbone
+from keras_t5gemma2.model.quantize import load_quantized, with_quantize_of_class
+from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
+from keras_t5gemma2.quantization import counting
+from keras_t5gemma2.registry import presets
+from keras_t5gemma2.tasks.agreement import check_agreement
+from keras_t5gemma2.tasks.trainable import TrainableTask
+
+# Files of an earlier save that go even if the new one has none of the same name.
+_REPLACED_FILES = (
+    *("model*.weights.h5", "model.weights.json", "task.weights.h5"),
+    "adapters/*.safetensors",
+)
+
+
+class T5Gemma2Task(TrainableTask):
+    """A backbone, with what any task on it has.
+
+    Args:
+        backbone: `T5Gemma2Backbone`.
+        preprocessor: `T5Gemma2Seq2SeqLMPreprocessor`, or `None` to work on arrays only.
+        **kwargs: as `keras_hub.models.Seq2SeqLM` has them.
+    """
+
+    backbone_cls = T5Gemma2Backbone
+    preprocessor_cls = T5Gemma2Seq2SeqLMPreprocessor
+    presets = presets  # those that `from_preset` knows by name
+
+    def __new__(cls, *args, **kwargs):
+        return with_quantize_of_class(super().__new__(cls, *args, **kwargs))
+
+    def __init__(self, backbone, preprocessor=None, **kwargs):
+        check_constructor(self, kwargs, "compile")
+        self.made_in_process = os.getpid()
+        backbone.belongs_to(self)
+        self.backbone = backbone
+        self.preprocessor = preprocessor
+        inputs = backbone.input
+        super().__init__(inputs=inputs, outputs=self.outputs_of(backbone(inputs)), **kwargs)
+        # On torch, Keras has looked for parameters before there was a module to register them:
+        # without this the task would have none, and `DistributedDataParallel` nothing to do.
+        compat.register_parameters(self)
+
+    @property
+    def preprocessor(self):
+        """What makes arrays of text and images; settable, to one that fits the backbone."""
+        return super().preprocessor
+
+    @preprocessor.setter
+    def preprocessor(self, value):
+        check_agreement(self.backbone, value)
+        keras_hub.models.Task.preprocessor.fset(self, value)
+
+    def get_config(self):
+        config = super().get_config()
+        if self.adapter_set.configs and not self.adapter_set.is_merged:
+            parts = {"configs": self.adapters, "active": self.active_adapter}
+            config["adapters"] = {**parts, "in_files": are_apart()}
+        return config
+
+    @classmethod
+    def from_config(cls, config):
+        parts = {"backbone": cls.backbone_cls, "preprocessor": cls.preprocessor_cls}
+        check_parts(cls, config, **parts)
+        adapters = config.get("adapters")
+        if adapters is not None:
+            check_described(adapters, f"a {cls.__name__}")
+        fields = {k: v for k, v in config.items() if k != "adapters"}
+        for key in parts:
+            if isinstance(fields.get(key), dict):  # Keras would compile it as this says.
+                fields[key] = {k: v for k, v in fields[key].items() if k != "compile_config"}
+        lm = super().from_config(fields)
+        if adapters is None:
+            return lm
+        if adapters.get("in_files") is not True:
+            adapter_files.add_described(lm.adapter_set, adapters)
+        else:
+            check_reads_adapters(adapters["configs"])
+        return lm
+
+    def __call__(self, inputs, *args, **kwargs):
+        return super().__call__(self.backbone.complete(inputs), *args, **kwargs)
+
+    def compute_output_spec(self, inputs, training=None, mask=None):
+        inputs = self.backbone.complete_spec(inputs)
+        return super().compute_output_spec(inputs, training, mask)
+
+    def summary(self, *args, print_fn=None, **kwargs):
+        """As `keras.Model.summary`; a quantized matrix counts as the one that it stands for."""
+        counting.summarize(self, super().summary, *args, print_fn=print_fn, **kwargs)
+
+    def count_params(self):
+        """The number of parameters, a quantized matrix counted as what it stands for."""
+        return counting.parameters(self)
+
+    # Loading ----------------------------------------------------------------------------------
+
+    @classmethod
+    def from_preset(
+        cls,
+        preset,
+        load_weights=True,
+        text_only=False,
+        embeddings=None,
+        quantize=None,
+        allow_nonfinite=False,
+        encoder_sequence_length=None,
+        decoder_sequence_length=None,
+        **kwargs,
+    ):
+        """The model of a preset or of a published checkpoint, with its preprocessor.
+
+        Args:
+            preset: a name of `keras_t5gemma2.presets`, `hf://organization/repository`, a local
+                directory in the reference's format, a preset directory, or any other handle
+                that keras-hub knows. A preset may also be one of keras-hub's own T5Gemma 2; its
+                preprocessor is replaced by one that prepares rows as the reference does.
+            load_weights: bool. If false, the weights are random.
+            text_only: bool. If true, the vision tower is neither built nor read.
+            embeddings: "encoder", "decoder", "mean" or `None`, as `T5Gemma2Backbone` has it.
+            quantize: "int8", "int4" or a config, or a dict of arguments of `quantize`: weights
+                of floats are quantized one by one as they are read, so that memory for the
+                integers is enough.
+            allow_nonfinite: bool. Whether weights and adapters may be NaN or infinite; otherwise
+                they are refused, with the name of their tensor.
+            encoder_sequence_length: int, tokens. The most that the preprocessor lets the encoder
+                read, instead of what the model is made for: `max_position_embeddings` of a
+                directory in the reference's format, or what a preset says.
+            decoder_sequence_length: int, tokens; the same of the decoder.
+            **kwargs: `dtype` of every part, by default Keras's global policy; `preprocessor`
+                and further arguments of the constructor.
+
+        Raises:
+            FileNotFoundError, PermissionError, ConnectionError: the files cannot be had; the
+                message says why and what to do.
+            TypeError: there is no such argument; the message names the nearest.
+            ValueError: a file is not what it should be; the message names the tensor or key.
+        """
+        check_loading(cls, "from_preset", kwargs, by_preset=("backbone",), more=("compile",))
+        handle = preset
+        lengths = formats.given_lengths(
+            kwargs,
+            encoder_sequence_length=encoder_sequence_length,
+            decoder_sequence_length=decoder_sequence_length,
+        )
+        directory, preset = formats.locate(preset, load_weights)
+        if directory is None:
+            options = {"quantize": quantize, "allow_nonfinite": allow_nonfinite}
+            formats.check_only_keras(preset, embeddings, text_only=text_only, **options)
+            with reading_adapter_files(preset):
+                lm = super().from_preset(preset, load_weights, **kwargs)
+            for name, value in lengths.items():
+                setattr(lm.preprocessor, name, value)
+            if load_weights:
+                adapter_files.load_of_preset(lm.adapter_set, preset)
+            return lm
+        task, settings = formats.task_settings(cls, directory)
+        if "preprocessor" not in kwargs:
+            kwargs["preprocessor"] = formats.load_task_preprocessor(
+                cls.preprocessor_cls, directory, text_only, **lengths
+            )
+        places = directory, load_weights, text_only, embeddings, allow_nonfinite
+        options = {
+            "dtype": kwargs.pop("dtype", None),
+            "source": source_of(handle, directory) if load_weights else None,
+        }
+        load = functools.partial(formats.load_backbone, *places, **options)
+        backbone = load_quantized(load, load_weights, quantize)
+        lm = task(backbone, **{**settings, **kwargs})
+        if load_weights:
+            adapter_files.load_of_preset(lm.adapter_set, directory, allow_nonfinite)
+        return lm
+
+    @classmethod
+    def from_gemma3(
+        cls,
+        encoder,
+        decoder=None,
+        dtype=None,
+        text_only=False,
+        quantize=None,
+        allow_nonfinite=False,
+        encoder_sequence_length=None,
+        decoder_sequence_length=None,
+        **kwargs,
+    ):
+        """A model whose encoder and decoder start from Gemma 3, as in the paper.
+
+        With no token for the encoder to see, the decoder is that Gemma 3. RoPE, windows and soft
+        caps stay as they are; a vision tower and its projector come along.
+
+        Args:
+            encoder: path of a Gemma 3 model, of text or of text and images: a GGUF file (needs the
+                extra `gguf`), a directory in the reference's format, or a preset directory of
+                keras-hub's Gemma 3.
+            decoder: path of another such model of the same width and vocabulary, smaller or
+                larger, for the decoder. The embedding table and the tokenizer are this one's.
+                By default the encoder's model is also the decoder's.
+            dtype: string or `keras.DTypePolicy` of every part.
+            text_only: bool. If true, a vision tower is neither built nor read.
+            quantize: as `from_preset` has it.
+            allow_nonfinite: as `from_preset` has it.
+            encoder_sequence_length: as `from_preset` has it. By default what the Gemma 3 model of
+                the encoder is made for: its `max_position_embeddings`, the context length of a
+                GGUF file, and of a preset 32,768, or 131,072 with scaled positions.
+            decoder_sequence_length: as `from_preset` has it, of the decoder's model.
+            **kwargs: `preprocessor` and further arguments of the constructor.
+
+        Raises:
+            FileNotFoundError: there is no such file, or a part of it is missing.
+            ImportError: the extra `gguf` is needed and not installed.
+            ValueError: it is no Gemma 3 model, the two models do not fit together, or a file is
+                not what it should be.
+            TypeError: there is no such argument; the message names the nearest.
+        """
+        check_loading(cls, "from_gemma3", kwargs, by_preset=("backbone",), more=("compile",))
+        lengths = formats.given_lengths(
+            kwargs,
+            encoder_sequence_length=encoder_sequence_length,
+            decoder_sequence_length=decoder_sequence_length,
+        )
+        if "preprocessor" not in kwargs:
+            kwargs["preprocessor"] = gemma3.load_gemma3_preprocessor(
+                cls.preprocessor_cls, encoder, decoder, text_only, **lengths
+            )
+        tokenizer = getattr(kwargs["preprocessor"], "tokenizer", None)
+        # Gemma 3 has its image token behind the vocabulary, where T5Gemma 2 has none.
+        image_token_id = getattr(tokenizer, "image_token_id", None)
+        places = encoder, decoder, dtype, text_only
+        options = {
+            "image_token_id": image_token_id,
+            "allow_nonfinite": allow_nonfinite,
+            "source": source_of_gemma3(encoder),
+        }
+        load = functools.partial(gemma3.load_gemma3, *places, **options)
+        backbone = load_quantized(load, True, quantize)
+        return cls(backbone, **kwargs)
+
+    def load_weights(self, filepath, *args, allow_nonfinite=False, **kwargs):
+        """As `keras.Model` has it. Weights that are NaN or infinite are refused.
+
+        If it fails or is interrupted, all is as before: until it is done, the values of before are
+        kept in the memory of the host.
+
+        Args:
+            filepath: path of the file.
+            *args: as of Keras's.
+            allow_nonfinite: bool. Whether weights may be NaN or infinite.
+            **kwargs: as of Keras's.
+
+        Raises:
+            ValueError: a weight is not finite; the message names it.
+        """
+
+        options = {"allow_nonfinite": allow_nonfinite, **kwargs}
+        saving.load_weights(self, super().load_weights, filepath, *args, **options)
+
+    # Saving -----------------------------------------------------------------------------------
+
+    @by_one_process
+    def save_to_preset(self, preset_dir, *args, **kwargs):
+        """Saves to a preset directory, whose other files stay.
+
+        The base weights go into Keras's file, and each adapter into a file of `adapters/`. Beside
+        them comes a README: the base model, the lines that load it, the metrics of the last epoch
+        of `fit`, the licence. One that somebody has edited stays, with a warning. Weights that
+        derive from Gemma get the notice that its terms ask for, in NOTICE.
+
+        Where several processes of JAX have a part of the model each, all of them call this.
+
+        Args:
+            preset_dir: path of the directory, made if it is not there.
+            *args: as the keras-hub class has them.
+            **kwargs: as the keras-hub class has them.
+        """
+        save, adapters = super().save_to_preset, self.adapter_set
+        in_files = () if adapters.is_merged else adapters.configs
+
+        def write(directory):
+            with adapters_apart():
+                save(directory, *args, **kwargs)
+            if in_files:
+                adapter_files.write_all(adapters, directory)
+
+        def finish(directory, place):
+            preset_files.finish_preset(directory, self.backbone, in_files)
+            preset_files.write_preset_card(directory, place, self, metrics_of(self))
+
+        saving.save_preset(write, preset_dir, _REPLACED_FILES, finish)
+
+    def save(self, filepath, overwrite=True, zipped=None, **kwargs):
+        """As `keras.Model.save`; what is at `filepath` stays until all is written."""
+        saving.save_model(self, super().save, filepath, overwrite, zipped, **kwargs)
+
+    def save_weights(self, filepath, overwrite=True, max_shard_size=None):
+        """As `keras.Model.save_weights`; what is at `filepath` stays until all is written."""
+        saving.save_weights(self, super().save_weights, filepath, overwrite, max_shard_size)
+
+    def save_own_variables(self, store):
+        saving.reserve()  # Keras has just opened the file
+        super().save_own_variables(store)
+
+    @by_one_process
+    def save_to_keras_hub_preset(self, path, max_shard_size=10):
+        """Writes a preset that `keras_hub.models.T5Gemma2Seq2SeqLM.from_preset` loads.
+
+        Its tokenizer is written as a SentencePiece model, and its preprocessor is set to prepare
+        rows as this one does, as far as keras-hub's can.
+
+        Args:
+            path: path of the directory. What is there stays as it is until all is written.
+            max_shard_size: int or float. The largest size of one file of weights, in GiB.
+
+        Raises:
+            ValueError: the model has sizes that keras-hub's cannot be given, adapters that are
+                not merged, quantized weights, or a tokenizer that is no SentencePiece model and
+                cannot be made one exactly.
+        """
+        keras_hub_export.save(path, self.backbone, self, max_shard_size)
+
+    @by_one_process
+    def export_to_transformers(self, path, dtype=None, max_shard_size="5GB", adapters="merge"):
+        """Writes a directory that the transformers library loads, laid out as the published ones.
+
+        `AutoModelForImageTextToText.from_pretrained(path)` gives the model, and
+        `AutoProcessor.from_pretrained(path)` what makes its inputs; `from_preset(path)` reads the
+        directory back, to the bit where `dtype` is `None`. Tensors are written one by one, so
+        that little more memory is needed than the model has.
+
+        A text-only model has a vision tower without layers there, since that library knows no
+        other, and a tokenizer (`AutoTokenizer`) instead of a processor. The sampling settings are
+        those of the published models. A README and, for weights that derive from Gemma, the notice
+        that its terms ask for go with them.
+
+        Args:
+            path: path of the directory, made if it is not there. Of a directory that is there
+                all files of the format are replaced at once, and others stay.
+            dtype: "float32", "bfloat16" or "float16" for all weights, or `None` for what each
+                one has.
+            max_shard_size: int or string such as "5GB". Weights that take more bytes are split
+                into several files.
+            adapters: "merge" to write weights with what the active adapters add to them, which
+                leaves the task as it is; or "peft" to write the base weights, and each adapter
+                in the peft library's format into a directory of its own, as in
+                `path/adapters/default`.
+
+        Raises:
+            ValueError: the format has no place for a size or rule of this model, which the
+                message names; a weight does not fit into `dtype`; the model is quantized; or
+                adapters are merged into the base weights that are asked for.
+            NotADirectoryError: a file is in the way.
+
+        Example:
+
+        >>> import tempfile
+        >>> from keras_t5gemma2 import (
+        ...     AttentionConfig, BackboneConfig, StackConfig, T5Gemma2Backbone, T5Gemma2Seq2SeqLM
+        ... )
+        >>> local = AttentionConfig(num_heads=4, num_kv_heads=1, head_dim=8, window=6)
+        >>> stack = StackConfig(hidden_dim=32, mlp_dim=48, layers=(local,))
+        >>> config = BackboneConfig(vocabulary_size=101, encoder=stack, decoder=stack)
+        >>> lm = T5Gemma2Seq2SeqLM(T5Gemma2Backbone(config))
+        >>> path = tempfile.mkdtemp()
+        >>> lm.export_to_transformers(path, dtype="bfloat16")
+        >>> lm = T5Gemma2Seq2SeqLM.from_preset(path, preprocessor=None)
+        >>> lm.backbone.config == config
+        True
+        """
+        if adapters not in ("merge", "peft"):
+            raise ValueError(
+                f"`adapters` must be 'merge' or 'peft'. Received: adapters={shown(adapters)}"
+            )
+        configs = None
+        if adapters == "peft":
+            self.adapter_set.check_not_merged("the base weights are exported")
+            configs = self.adapter_set.configs
+        transformers_writer.write_transformers(
+            path,
+            self.backbone,
+            self.preprocessor,
+            dtype,
+            max_shard_size,
+            configs,
+            metrics_of(self),
+        )
+
+    @by_one_process
+    def push_to_hub(self, repo_id, private=None, commit_message=None):
+        """Saves the task as a preset and uploads it to the Hugging Face hub.
+
+        `from_preset("hf://organization/name")` loads it. With it come a README (base model, the
+        lines that load it, the metrics of the last epoch of `fit`, licence) and, for weights that
+        derive from Gemma, the notice that its terms ask for. A README on the hub that somebody
+        has edited stays, with a warning. Log in before, by `hf auth login` or with HF_TOKEN.
+
+        Args:
+            repo_id: string, "organization/name". The repository is made if it is not there.
+            private: bool. Whether a new repository is private; by default as the account has it.
+            commit_message: string.
+
+        Returns:
+            What the hub says of the commit, `huggingface_hub.CommitInfo`.
+
+        Raises:
+            ValueError: `repo_id` is no name of a repository.
+            PermissionError, ConnectionError: the hub refuses, or is not reached.
+
+        Example:
+
+            lm.push_to_hub("me/french", private=True)
+        """
+        return hub_upload.push(self, repo_id, private, commit_message, _REPLACED_FILES)
+
+    def export(
+        self,
+        filepath,
+        format="tf_saved_model",
+        verbose=None,
+        input_signature=None,
+        *,
+        batch_size=None,
+        encoder_length=None,
+        decoder_length=None,
+        prompt_length=1,
+        images=None,
+        **kwargs,
+    ):
+        """Writes the model for a runtime that generates without Keras and without this package.
+
+        It is three functions, each from a dict of tensors to another; B stands for `batch_size`:
+
+        - `encode` takes `encoder_token_ids` and `encoder_padding_mask`, (B, encoder_length)
+          int32 and padded at the right, and of a model that sees `images` (B, images, height,
+          width, 3) float32 in [-1, 1]. It gives what the decoder sees of them: tensors whose
+          names begin with `memory_`.
+        - `prefill` takes these, and `decoder_token_ids` and `decoder_padding_mask`, (B,
+          prompt_length) int32 and padded at the left. It gives `logits` (B, vocabulary) float32
+          of the next token, and the cache: tensors whose names begin with `cache_`.
+        - `step` takes the tensors of `encode`, those of the cache, and `token_ids` (B,) int32,
+          the tokens that were chosen. It gives the next `logits` and the cache; that which it got
+          may have been written to.
+
+        Active adapters, quantized weights and a cache in int8 are a part of them. Rows whose
+        images are fewer than `images` are filled up with any others: only as many are looked at
+        as a row has image tokens for.
+
+        | format | backend | what is written | sizes |
+        | --- | --- | --- | --- |
+        | "tf_saved_model" | TensorFlow | a directory | any batch, encoder length and images |
+        | "tf_saved_model" | JAX | a directory | any batch; the others are fixed |
+        | "litert" | TensorFlow | a `.tflite` file with three signatures | fixed |
+        | "torch" | PyTorch | a directory of `encode.pt2`, `prefill.pt2`, `step.pt2` | fixed |
+
+        Args:
+            filepath: path of the file or directory. What is there stays until all is written.
+            format: string, as in the table.
+            verbose: bool or `None`. Whether to say that it is done; by default it is said.
+            input_signature: as `keras.Model.export` has it. If it is given, that is called, which
+                writes the one function from the arrays of the preprocessor to all logits, and
+                the arguments below are not read.
+            batch_size: int. Rows; `None` for any.
+            encoder_length: int. Tokens of the encoder; `None` for any.
+            decoder_length: int. Tokens of the decoder's prompt and new tokens, which the cache
+                has room for. By default a prompt and 256 new tokens, and no more than the
+                preprocessor's `decoder_sequence_length`.
+            prompt_length: int. Tokens of the decoder's prompt; the start token is one.
+            images: int. Images and crops of each row; 0 for none, `None` for any.
+            **kwargs: for "litert", attributes of TensorFlow's converter, such as `optimizations`.
+
+        Raises:
+            ValueError: the backend cannot write the format, a size is missing or not possible,
+                or the format has no place for this model; the message says which.
+            ImportError: TensorFlow is needed and not installed.
+
+        Example: greedy text by TensorFlow alone.
+
+            lm.export("exported", batch_size=1, encoder_length=512, decoder_length=128, images=0)
+
+            import numpy as np
+            import tensorflow as tf
+
+            model = tf.saved_model.load("exported")
+            # The token ids come from `lm.preprocessor.tokenizer`, or any other that reads its file.
+            memory = model.encode({"encoder_token_ids": ids, "encoder_padding_mask": mask})
+            start = np.full((1, 1), 2, "int32")
+            prompt = {"decoder_token_ids": start, "decoder_padding_mask": start * 0 + 1}
+            state, new = model.prefill({**prompt, **memory}), []
+            while len(new) < 127:
+                token = tf.argmax(state.pop("logits"), axis=-1, output_type=tf.int32)
+                if token == 1:
+                    break
+                new.append(int(token[0]))
+                state = model.step({"token_ids": token, **memory, **state})
+        """
+        filepath = local_path(filepath)
+        if input_signature is not None:
+            with short_errors():
+                return super().export(filepath, format, verbose, input_signature, **kwargs)
+        sizes = runtimes.Sizes(batch_size, encoder_length, prompt_length, decoder_length, images)
+        runtimes.export(self, filepath, format, sizes, kwargs)
+        if verbose is None or verbose:
+            print(f"Saved artifact at '{filepath}'.")
+
+    # Adapters ---------------------------------------------------------------------------------
+
+    @property
+    def adapters(self):
+        """Dict of the adapters' configurations, plain JSON each, by name."""
+        return self.adapter_set.described()
+
+    @property
+    def active_adapter(self):
+        """The name of the one active adapter, a dict of weights of a sum of several, or `None`."""
+        return self.adapter_set.active
+
+    def enable_lora(
+        self,
+        rank,
+        alpha=None,
+        dropout=0.0,
+        target="text",
+        use_rslora=False,
+        use_dora=False,
+        name="default",
+    ):
+        """Adds an adapter, makes it the active one, and freezes all other weights.
+
+        From then on `fit` trains the adapter alone: y = x W + scale * (drop(x) A) B on each
+        layer of `target`, which starts as y = x W. Norms, the embedding table, the end-of-image
+        vector and the vision tower are frozen. The optimizer starts anew: the one of `compile`,
+        or, where none was named there, AdamW with a rate for adapters, which is logged.
+
+        Args:
+            rank: int. Columns of A and rows of B, 4 to 64 say.
+            alpha: float. The scale is alpha / rank. By default `rank`, so that the scale is 1.
+            dropout: float. Of the adapter's input, in training.
+            target: "text" for the projections (query, key, value, output, gate, up, down) of
+                every layer of encoder and decoder; a list of some of these names, or of whole
+                paths; or a regular expression that the whole path of a layer must match, such
+                as `"decoder/.*/(query|value)"`. Never the vision tower or the embedding table.
+            use_rslora: bool. Whether the scale is alpha / sqrt(rank), for high ranks.
+            use_dora: bool. Whether the lengths of the columns of W + scale * A B are trained
+                on their own.
+            name: string. Of the adapter, where there are several.
+
+        Raises:
+            ValueError: there is such an adapter, the adapters are merged, or `target` means no
+                layer or one that takes no adapter.
+
+        Example:
+
+        >>> from keras_t5gemma2 import (
+        ...     AttentionConfig, BackboneConfig, StackConfig, T5Gemma2Backbone, T5Gemma2Seq2SeqLM
+        ... )
+        >>> local = AttentionConfig(num_heads=4, num_kv_heads=1, head_dim=8, window=6)
+        >>> stack = StackConfig(hidden_dim=32, mlp_dim=48, layers=(local,))
+        >>> config = BackboneConfig(vocabulary_size=101, encoder=stack, decoder=stack)
+        >>> lm = T5Gemma2Seq2SeqLM(T5Gemma2Backbone(config))
+        >>> lm.enable_lora(rank=2, target=["query"])
+        >>> sorted(variable.path for variable in lm.trainable_variables)[0]
+        'decoder/layer_0/attention/query/default_lora_a'
+        """
+
+        config = LoRAConfig(rank, alpha, dropout, target, use_rslora, use_dora)
+        with self.adapter_set.as_before_if_it_fails():
+            self.adapter_set.add(name, config)
+            self.adapter_set.choose(name)
+
+    def set_adapter(self, adapter):
+        """Chooses the adapter that computes and trains.
+
+        The optimizer starts anew where another adapter is to be trained.
+
+        Args:
+            adapter: name of the one adapter; `None` for the base model; or a dict from names to
+                weights: the outputs of each layer then are those of the base plus the weighted
+                sum of what each adapter adds, and none is trained.
+        """
+
+        self.adapter_set.choose(adapter)
+
+    def remove_adapter(self, name):
+        """Removes an adapter. With the last one goes all that `enable_lora` did.
+
+        Args:
+            name: string.
+        """
+
+        self.adapter_set.remove(name)
+
+    def merge_adapter(self):
+        """Puts the active adapter, or the weighted sum, into the base weights.
+
+        The outputs stay the same to rounding, and take no longer than those of the base. The
+        adapters are kept, but are neither trained nor switched until `unmerge_adapter`; what is
+        saved meanwhile is a model without adapters.
+
+        Weights of a quantized model are turned into floats, merged, and quantized again, with new
+        scales. That is a coarser rounding: of 4 bits, much of what a weak adapter adds can get
+        lost, so evaluate the merged model, or leave the adapters beside. The integers of before
+        are kept for `unmerge_adapter`.
+
+        Raises:
+            ValueError: there is no active adapter, the adapters are merged already, or weights
+                are those of GPTQ or AWQ, which only a calibration can make.
+        """
+
+        self.adapter_set.merge()
+
+    def unmerge_adapter(self):
+        """Takes the adapters out of the base weights, which are as before to rounding."""
+
+        self.adapter_set.unmerge()
+
+    @by_one_process
+    def save_adapter(self, path, name="default"):
+        """Writes one adapter to one small file, with its configuration.
+
+        Beside it comes a text about it, `french.md` say, with its base model, the lines that load
+        it and the terms it is shared under. One that somebody has edited stays, with a warning.
+
+        Args:
+            path: path of the file, `french.safetensors` say; replaced whole or not at all.
+            name: string.
+        """
+
+        adapter_files.write(self.adapter_set, path, name)
+        card = stored_adapters.adapter_card(path, self.adapters[name], self.backbone.source)
+        cards.write_card_beside(path, dataclasses.replace(card, metrics=metrics_of(self)))
+
+    def load_adapter(self, path, name="default", allow_nonfinite=False):
+        """Adds an adapter that `save_adapter` wrote, and makes it the active one.
+
+        Args:
+            path: path of the file; or of a directory that the peft library wrote, which
+                `load_peft_adapter` reads.
+            name: string. What to call it here. An adapter of this name that is there already
+                must have the same configuration, and takes the values of the file.
+            allow_nonfinite: bool. Whether values may be NaN or infinite.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is no whole file of an adapter, holds values that are not finite, or
+                was made for a model of other sizes; the message says what is wrong, and nothing
+                has changed.
+        """
+
+        adapter_files.load(self.adapter_set, path, name, allow_nonfinite)
+
+    @by_one_process
+    def save_peft_adapter(self, directory, name="default"):
+        """Writes one adapter in the format of the peft library.
+
+        `peft.PeftModel.from_pretrained(model, directory)` reads it, for the reference's model. A
+        README goes with it, and for weights of Gemma the notice that its terms ask for.
+
+        Args:
+            directory: path of the directory, made if it is not there.
+            name: string.
+        """
+
+        stored = adapter_files.stored(self.adapter_set, name)
+        peft.write_peft_adapter(directory, stored, self.backbone, metrics=metrics_of(self))
+
+    def load_peft_adapter(self, directory, name="default", allow_nonfinite=False):
+        """Adds an adapter that the peft library wrote, and makes it the active one.
+
+        What it has on the vision tower is left out with a warning where it adds exactly nothing,
+        as with `target_modules=["q_proj", "v_proj"]` or "all-linear" after training on text.
+
+        Args:
+            directory: path of a directory with `adapter_config.json` and
+                `adapter_model.safetensors`.
+            name: string. What to call it here, as for `load_adapter`.
+            allow_nonfinite: bool. Whether values may be NaN or infinite.
+
+        Raises:
+            FileNotFoundError: a file is missing.
+            ValueError: it is no LoRA, rsLoRA or DoRA adapter of the text stacks, was trained on
+                the vision tower too, holds values that are not finite, or was made for a model of
+                other sizes; nothing has changed.
+        """
+
+        stored = peft.read_peft_adapter(directory, self.backbone)
+        adapter_files.take(self.adapter_set, name, stored, directory, allow_nonfinite)
+
+    # Integers ---------------------------------------------------------------------------------
+
+    def quantize(self, mode=None, config=None, filters=None):
+        """Makes the matrices of both stacks, and the embedding table, ones of integers.
+
+        See `T5Gemma2Backbone.quantize`. Adapters stay beside the matrices, and can be added and
+        trained on them as ever; those that are merged become a part of the weights for good. The
+        optimizer starts anew.
+
+        Args:
+            mode: "int8", "int4", or a config of `keras.quantizers`.
+            config: such a config.
+            filters: regular expressions of the paths of layers, or a function of a layer.
+
+        Raises:
+            ValueError: there is no such mode, or nothing left that it could quantize.
+
+        Example:
+
+            lm.quantize("int4", filters="^(encoder|decoder)/")
+            lm.quantize("int8", filters="^embedder/")
+        """
+        before = self.backbone.quantized_layers
+        try:
+            self.backbone.quantize(mode, config, filters)
+        finally:  # interrupted, it has changed a part of the layers
+            if self.backbone.quantized_layers != before:
+                self.adapter_set.keep_merged()
+                compat.finish_quantizing(self, self.dtype_policy.quantization_mode)
+                self.adapter_set.forget_programs()
+                self.adapter_set.reset_optimizer()
+
+    def get_quantization_layer_structure(self, mode):
+        return self.backbone.get_quantization_layer_structure(mode)
