@@ -326,7 +326,7 @@ def test_set_first_epoch():
 
 
 def test_set_functions():
-    """Keras keeps what it has compiled in these attributes, and compiles anew where one is `None`."""
+    """Keras keeps compiled functions in these attributes, and compiles anew where one is `None`."""
     model = _fitted()
     model.evaluate(np.ones((2, 4)), np.ones((2, 3)), verbose=0)
     model.predict(np.ones((2, 4)), verbose=0)
