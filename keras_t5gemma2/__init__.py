@@ -19,7 +19,8 @@ from keras_t5gemma2.preprocessing.tokenizer import T5Gemma2Tokenizer
 from keras_t5gemma2.registry import presets
 from keras_t5gemma2.tasks.seq2seq_lm import T5Gemma2Seq2SeqLM
 from keras_t5gemma2.training.checkpoint import TrainingCheckpoint
-from keras_t5gemma2.training.distillation import Distillation, TeacherSamples
+from keras_t5gemma2.training.distillation import Distillation
+from keras_t5gemma2.training.teacher_samples import TeacherSamples
 
 __version__ = "0.1.0"
 

@@ -18,6 +18,7 @@ from keras_t5gemma2.config import (
     VisionConfig,
     interleave,
 )
+from keras_t5gemma2.files import tensors
 from keras_t5gemma2.files.layout import LINEAR
 from keras_t5gemma2.files.tensors import StoredTensor
 from keras_t5gemma2.kernels.host_array import host_array
@@ -290,8 +291,8 @@ def test_progress(monkeypatch):
         return output.getvalue()
 
     assert printed() == ""
-    monkeypatch.setattr(loading, "_BYTES_WORTH_A_BAR", 1)
-    monkeypatch.setattr(loading, "_BYTES_PER_UNIT", 1)
+    monkeypatch.setattr(tensors, "_BYTES_WORTH_A_BAR", 1)
+    monkeypatch.setattr(tensors, "_BYTES_PER_UNIT", 1)
     assert "252/252" in printed()
     keras.config.disable_interactive_logging()
     try:

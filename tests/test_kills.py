@@ -16,7 +16,7 @@ import convert
 
 from keras_t5gemma2 import T5Gemma2Seq2SeqLM, TrainingCheckpoint
 from keras_t5gemma2.files import safetensors_writer
-from keras_t5gemma2.training.checkpoint import newest
+from keras_t5gemma2.training.checkpoint_states import newest
 
 pytestmark = [
     pytest.mark.once,

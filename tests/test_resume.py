@@ -12,7 +12,7 @@ from small_tasks import CONFIG, ROWS, small_task
 from tiny_models import DECODER, ENCODER, LOCAL
 
 from keras_t5gemma2 import TrainingCheckpoint
-from keras_t5gemma2.training.checkpoint import newest
+from keras_t5gemma2.training.checkpoint_states import newest
 
 _LOCAL = dataclasses.replace(LOCAL, dropout=0.2)
 DROPPING = dataclasses.replace(
@@ -118,7 +118,7 @@ def test_nothing_is_left_of_a_run_that_has_ended(tmp_path):
 
 @pytest.mark.once
 def test_a_run_that_dies_while_it_saves_leaves_the_state_before(tmp_path, monkeypatch):
-    from keras_t5gemma2.files import safetensors_writer
+    from keras_t5gemma2.training import checkpoint
 
     run(new_task(False), [TrainingCheckpoint(tmp_path)], kill_after=7)
     written = []
@@ -127,7 +127,7 @@ def test_a_run_that_dies_while_it_saves_leaves_the_state_before(tmp_path, monkey
         written.append(directory)
         raise Killed
 
-    monkeypatch.setattr(safetensors_writer, "write_safetensors", fail)
+    monkeypatch.setattr(checkpoint, "write_safetensors", fail)
     run(new_task(False), [TrainingCheckpoint(tmp_path, 1)])
     assert len(written) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["epoch_000001_step_000000000"]

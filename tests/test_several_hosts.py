@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import keras_t5gemma2
-from keras_t5gemma2.training.checkpoint import newest
+from keras_t5gemma2.training.checkpoint_states import newest
 
 ROOT = pathlib.Path(__file__).parent.parent
 pytestmark = pytest.mark.skipif(keras.config.backend() != "jax", reason="jax.distributed")

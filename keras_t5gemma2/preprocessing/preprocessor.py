@@ -8,18 +8,20 @@ from keras_t5gemma2.arguments import check_constructor, check_file_name, check_f
 from keras_t5gemma2.checkpoints.saving import LoadsFromCheckpoints, SavesPresets
 from keras_t5gemma2.compat.keras_hub import filling_in
 from keras_t5gemma2.files.config_objects import check_parts
-from keras_t5gemma2.messages import short_errors, shown
+from keras_t5gemma2.messages import shown
 from keras_t5gemma2.model.backbone import T5Gemma2Backbone
 from keras_t5gemma2.options import checked
+from keras_t5gemma2.preprocessing.arrays import (
+    arrays_of_rows,
+    empty_images,
+    output_shapes,
+    weights_of_labels,
+)
 from keras_t5gemma2.preprocessing.cuts import Cuts, one_warning
 from keras_t5gemma2.preprocessing.encoding import RowEncoder
 from keras_t5gemma2.preprocessing.image_converter import T5Gemma2ImageConverter
 from keras_t5gemma2.preprocessing.numpy_call import NumpyCall
 from keras_t5gemma2.preprocessing.packing import (
-    fit_width,
-    pad_tokens,
-    padded_length,
-    stack_images,
     unpad_tokens,
 )
 from keras_t5gemma2.preprocessing.pan_and_scan import check_at_least_one
@@ -321,7 +323,9 @@ class T5Gemma2Seq2SeqLMPreprocessor(
         if not is_traced():
             return self._arrays(x, lengths, training, sample_weight)
         tensors = tensors_of(as_table(x))
-        outputs = self._output_shapes(tensors, lengths, training)
+        outputs = output_shapes(
+            static_axes(tensors), lengths, self.image_converter, self._empty_images(), training
+        )
         if sample_weight is not None:
             tensors.update(tensors_of({"sample_weight": sample_weight}))
 
@@ -340,58 +344,17 @@ class T5Gemma2Seq2SeqLMPreprocessor(
     def _arrays(self, x, lengths, training, sample_weight):
         caps = self._lengths(*lengths)
         encoded, is_single = self.encode_rows(x, training, *caps)
-        rows = encoded.encoder_ids, encoded.decoder_ids
-        encoder, decoder = (
-            padded_length(of_stack, cap) if length is None else length
-            for of_stack, cap, length in zip(rows, caps, lengths, strict=True)
+        arrays = arrays_of_rows(
+            encoded, lengths, caps, self.tokenizer.pad_token_id, self._empty_images(), training
         )
-        pad_token_id = self.tokenizer.pad_token_id
-        encoder_ids, encoder_mask = pad_tokens(encoded.encoder_ids, encoder, pad_token_id)
-        ids, mask = pad_tokens(encoded.decoder_ids, decoder + training, pad_token_id)
-        arrays = {
-            "encoder_token_ids": encoder_ids,
-            "encoder_padding_mask": encoder_mask,
-            "decoder_token_ids": ids[:, :decoder],
-            "decoder_padding_mask": mask[:, :decoder],
-        }
-        for name in ("images", "image_features"):
-            if (of_rows := getattr(encoded, name)) is not None:
-                arrays[name] = stack_images(of_rows)
-            elif (shape := self._empty_image_shapes().get(name)) is not None:
-                arrays[name] = np.zeros((len(ids), 0, *shape), "float32")
         if training:
-            arrays["labels"] = ids[:, 1:]
-            arrays["sample_weight"] = _weights(mask[:, 1:], sample_weight, is_single)
+            arrays["sample_weight"] = weights_of_labels(
+                arrays["sample_weight"], sample_weight, is_single
+            )
         return {name: array[0] for name, array in arrays.items()} if is_single else arrays
 
-    def _empty_image_shapes(self):
-        """Of both forms that images may have: a model with a vision tower takes both."""
-        if self.image_converter is None:
-            return {}
-        images = (*self.image_converter.image_size, 3)
-        # How wide the tower is, only the model knows.
-        return {"images": images, "image_features": (self.tokens_per_image, 0)}
-
-    def _output_shapes(self, tensors, lengths, training):
-        """The dtype and static shape of each of the arrays, for `numpy_call`."""
-        batch, images = static_axes(tensors)
-        # `None` where the longest row of a batch will say how long it is.
-        encoder, decoder = (*batch, lengths[0]), (*batch, lengths[1])
-        outputs = {
-            "encoder_token_ids": ("int32", encoder),
-            "encoder_padding_mask": ("bool", encoder),
-            "decoder_token_ids": ("int32", decoder),
-            "decoder_padding_mask": ("bool", decoder),
-        }
-        if self.image_converter is not None:
-            images = None if self.image_converter.pan_and_scan and images != 0 else images
-            shape = (*batch, images, *self.image_converter.image_size, 3)
-            outputs["images"] = ("float32", shape)
-            features = self._empty_image_shapes()["image_features"]
-            outputs["image_features"] = ("float32", (*batch, 0, *features))
-        if training:
-            outputs.update(labels=("int32", decoder), sample_weight=("float32", decoder))
-        return outputs
+    def _empty_images(self):
+        return empty_images(self.image_converter, self.tokens_per_image)
 
 
 def _given(encoder, decoder, alias):
@@ -402,25 +365,6 @@ def _given(encoder, decoder, alias):
             f"Received: sequence_length={shown(alias)}, decoder_sequence_length={shown(decoder)}"
         )
     return encoder, alias if decoder is None else decoder
-
-
-def _weights(mask, sample_weight, is_single):
-    weights = mask.astype("float32")
-    if sample_weight is None:
-        return weights
-    with short_errors():
-        given = to_numpy(sample_weight).astype("float32")
-    of_rows, of_labels = ((), mask.shape[1:]) if is_single else (mask.shape[:1], mask.shape)
-    if given.shape == of_rows:
-        return weights * given.reshape(-1, 1)
-    # Those of labels need not know what the batch is padded to, if they reach its longest row.
-    longest = mask.sum(axis=1).max()
-    if given.shape[:-1] != of_rows or given.ndim == 0 or given.shape[-1] < longest:
-        raise ValueError(
-            f"`sample_weight` must be one number per row, of shape {of_rows}, or one per label, of "
-            f"shape {of_labels}. Received: sample_weight of shape {given.shape}"
-        )
-    return weights * fit_width(given.reshape(len(mask), -1), mask.shape[1])
 
 
 def _check_targets_are_given(rows):

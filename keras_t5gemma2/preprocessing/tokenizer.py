@@ -9,10 +9,18 @@ import numpy as np
 from keras_t5gemma2.arguments import check_constructor, check_file_name
 from keras_t5gemma2.checkpoints.saving import LoadsFromCheckpoints, SavesPresets
 from keras_t5gemma2.compat.keras_hub import set_special_tokens
-from keras_t5gemma2.messages import cause, shown
+from keras_t5gemma2.messages import shown
 from keras_t5gemma2.model.backbone import T5Gemma2Backbone
 from keras_t5gemma2.preprocessing.numpy_call import NumpyCall, check_fixed
 from keras_t5gemma2.preprocessing.read_image import to_numpy
+from keras_t5gemma2.preprocessing.token_inputs import (
+    check_ids,
+    decode,
+    is_row,
+    strings_of_array,
+    text_of,
+    texts,
+)
 from keras_t5gemma2.preprocessing.traced import is_traced, ragged_rows
 from keras_t5gemma2.registry import presets
 from keras_t5gemma2.vocabulary.special_tokens import (
@@ -134,12 +142,12 @@ class T5Gemma2Tokenizer(
         """
         vocabulary = self._loaded_vocabulary()
         if is_traced():
-            return ragged_rows(lambda texts: vocabulary.encode(_texts(texts)), inputs)
+            return ragged_rows(lambda texts: vocabulary.encode(texts(texts)), inputs)
         if not isinstance(inputs, (str, bytes, list, tuple)):
-            inputs = _strings_of_array(inputs)
+            inputs = strings_of_array(inputs)
         if isinstance(inputs, (list, tuple)):
-            return vocabulary.encode(_texts(inputs))
-        return vocabulary.encode([_text(inputs, "`inputs`")])[0]
+            return vocabulary.encode(texts(inputs))
+        return vocabulary.encode([text_of(inputs, "`inputs`")])[0]
 
     def detokenize(self, inputs):
         """The text of token ids, control and padding tokens included.
@@ -164,10 +172,10 @@ class T5Gemma2Tokenizer(
         if not isinstance(inputs, (list, tuple)):
             inputs = to_numpy(inputs)
             inputs = list(inputs) if inputs.ndim > 1 else inputs
-        if isinstance(inputs, (list, tuple)) and any(map(_is_row, inputs)):
+        if isinstance(inputs, (list, tuple)) and any(map(is_row, inputs)):
             rows = enumerate(inputs)
-            return [_decode(vocabulary, to_numpy(row), f"`inputs[{i}]`") for i, row in rows]
-        return _decode(vocabulary, to_numpy(inputs), "`inputs`")
+            return [decode(vocabulary, to_numpy(row), f"`inputs[{i}]`") for i, row in rows]
+        return decode(vocabulary, to_numpy(inputs), "`inputs`")
 
     def get_vocabulary(self):
         """A list of all tokens in the order of their ids."""
@@ -184,7 +192,7 @@ class T5Gemma2Tokenizer(
             id: int, from 0 to below `vocabulary_size()`.
         """
         vocabulary = self._loaded_vocabulary()
-        _check_ids(vocabulary, np.asarray(id), "`id`")
+        check_ids(vocabulary, np.asarray(id), "`id`")
         return vocabulary.tokens[id]
 
     def token_to_id(self, token):
@@ -194,7 +202,7 @@ class T5Gemma2Tokenizer(
             token: string or bytes.
         """
         vocabulary = self._loaded_vocabulary()
-        token = _text(token, "`token`")
+        token = text_of(token, "`token`")
         found = vocabulary.token_to_id(token)
         if found is None and vocabulary.unk_token is not None:
             found = vocabulary.token_to_id(vocabulary.unk_token)
@@ -262,54 +270,3 @@ class T5Gemma2Tokenizer(
                 "load the tokenizer with `from_preset` or `load_assets`."
             )
         return self._vocabulary
-
-
-def _texts(inputs):
-    return [_text(value, f"`inputs[{i}]`") for i, value in enumerate(inputs)]
-
-
-def _text(value, name):
-    """A `str` that can be written in UTF-8."""
-    try:
-        if isinstance(value, bytes):
-            return value.decode()
-        if isinstance(value, str):
-            value.encode()
-            return value
-    except UnicodeError as error:
-        raise ValueError(f"{name} must be valid Unicode. Received: {cause(error)}") from error
-    raise TypeError(f"{name} must be a string. Received: {shown(value)} ({type(value).__name__})")
-
-
-def _strings_of_array(inputs):
-    """One string, or a list of them."""
-    array = np.asarray(inputs)
-    if array.dtype.kind not in "OSU":
-        raise TypeError(f"`inputs` must be strings. Received: {shown(inputs)}")
-    if array.ndim > 1:
-        raise ValueError(
-            "`inputs` must be one string or a list of strings. "
-            f"Received: an array of shape {array.shape}"
-        )
-    return array.tolist()
-
-
-def _is_row(value):
-    return isinstance(value, (list, tuple)) or bool(getattr(value, "ndim", 0))
-
-
-def _decode(vocabulary, ids, name):
-    _check_ids(vocabulary, ids, name)
-    return vocabulary.decode(np.atleast_1d(ids).tolist())
-
-
-def _check_ids(vocabulary, ids, name):
-    if ids.ndim > 1:
-        raise ValueError(f"{name} must be a row of ids. Received: shape={ids.shape}")
-    if ids.size and ids.dtype.kind not in "iu":
-        raise TypeError(f"{name} must be integers. Received: dtype={ids.dtype}")
-    outside = ids[(ids < 0) | (ids >= len(vocabulary))]
-    if outside.size:
-        raise ValueError(
-            f"{name} must be ids from 0 to {len(vocabulary) - 1}. Received: id {outside.flat[0]}"
-        )

@@ -1,4 +1,4 @@
-"""A T5Gemma 2 task: made, loaded and saved, with adapters, quantized, and written for others."""
+"""A task: made, loaded, saved, adapted, quantized and exported. Long by its docstrings alone."""
 
 import dataclasses
 import functools

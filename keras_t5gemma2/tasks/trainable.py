@@ -1,4 +1,4 @@
-"""A task that is trained: `fit`, `evaluate`, `predict`, and the steps that they are made of."""
+"""A task that is trained: `fit`, `evaluate`, `predict` and their steps. Long by its docstrings."""
 
 import dataclasses
 import functools
@@ -26,11 +26,10 @@ from keras_t5gemma2.training.compile_config import compile_config, compile_from
 from keras_t5gemma2.training.distillation import sample_rows
 from keras_t5gemma2.training.grouping import check_grouping
 from keras_t5gemma2.training.image_features import with_features
-from keras_t5gemma2.training.in_memory import InMemoryBatches
 from keras_t5gemma2.training.joining import as_marked
 from keras_t5gemma2.training.preparation import Preparation
 from keras_t5gemma2.training.reporting import reporting_steps, step_begins
-from keras_t5gemma2.training.sources import batches_of, reading
+from keras_t5gemma2.training.sources import batches_of, reading, split_off
 from keras_t5gemma2.training.token_loss import (
     TokenLoss,
     check_optimizer,
@@ -207,7 +206,7 @@ class TrainableTask(keras_hub.models.Seq2SeqLM):
             if size is None and batch_size is not None and validation.batch_size is not None:
                 validation.batch_size = batch_size
         elif validation_split:
-            training, validation = _split(training, validation_split, size, evaluation)
+            training, validation = split_off(training, validation_split, size, evaluation)
         if validation is not None and (self.needs_logits or kwargs.get("validation_steps")):
             validation.lengths = None  # their order counts
         for data in (training, *([] if validation is None else [validation])):
@@ -490,15 +489,6 @@ class TrainableTask(keras_hub.models.Seq2SeqLM):
             # Keras weighs batches by their rows: those of few tokens would count too much.
             results["loss"] = results.pop(self.token_loss.mean.name)
         return results
-
-
-def _split(batches, validation_split, validation_batch_size, preparation):
-    if not isinstance(batches, InMemoryBatches):
-        raise ValueError(
-            "`validation_split` needs rows in memory. Received: validation_split="
-            f"{validation_split} and a data set. Give `validation_data`"
-        )
-    return batches.split(validation_split, validation_batch_size, preparation)
 
 
 def _part_averages(optimizer):

@@ -1,7 +1,6 @@
 """Training that is interrupted and goes on as if it had not been."""
 
 import json
-import re
 import shutil
 
 import keras
@@ -15,10 +14,16 @@ from keras_t5gemma2.files.safetensors_writer import NewTensor, shards_of, write_
 from keras_t5gemma2.kernels import processes
 from keras_t5gemma2.kernels.take_over import take_over
 from keras_t5gemma2.messages import shown, shown_path
+from keras_t5gemma2.training.checkpoint_states import (
+    STATE_FILE,
+    left_by_killed_processes,
+    newest,
+    place_of,
+    read_state,
+    remove_state,
+    whole_states,
+)
 
-_STATE = "state.json"
-_WHOLE = r"epoch_\d{6,}_step_\d{9,}"
-_UNFINISHED = rf"\.{_WHOLE}\.[0-9a-f]{{8}}"  # as `atomic_directory` names them
 _MAX_BYTES_OF_A_FILE = 5 << 30
 
 
@@ -79,7 +84,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         if processes.index() == 0:
             check_writable(self.directory)  # before an epoch is lost
         found = newest(self.directory)
-        place = (-1, -1) if found is None else _place(found)
+        place = (-1, -1) if found is None else place_of(found)
         places = processes.everywhere(place)
         if (places != places[0]).any():
             raise ValueError(
@@ -122,10 +127,10 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         compat.set_first_epoch(self.model, None)  # of the next `fit`
         if self.delete_checkpoint and processes.index() == 0:
-            for path in _left_by_killed_processes(self.directory):
+            for path in left_by_killed_processes(self.directory):
                 shutil.rmtree(path)
-            for path in _whole_ones(self.directory):
-                _remove(path)
+            for path in whole_states(self.directory):
+                remove_state(path)
 
     # Writing ----------------------------------------------------------------------------------
 
@@ -141,16 +146,16 @@ class TrainingCheckpoint(keras.callbacks.Callback):
                 **{"epoch": epoch, "step": step, "random_states": random_states},
                 "seed": getattr(self.batches, "seed", None),
             }
-            old = _whole_ones(self.directory)
-            for path in _left_by_killed_processes(self.directory):
+            old = whole_states(self.directory)
+            for path in left_by_killed_processes(self.directory):
                 shutil.rmtree(path)
             target = self.directory / f"epoch_{epoch:06}_step_{step:09}"
-            with atomic_directory(target, written_last=_STATE) as temporary:
+            with atomic_directory(target, written_last=STATE_FILE) as temporary:
                 write_safetensors(temporary, tensors, _MAX_BYTES_OF_A_FILE)
-                (temporary / _STATE).write_text(json.dumps(state))
+                (temporary / STATE_FILE).write_text(json.dumps(state))
             for path in old:
                 if path != target:
-                    _remove(path)
+                    remove_state(path)
         processes.wait("TrainingCheckpoint")
 
     def _variables(self):
@@ -170,7 +175,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     def _restore(self, path):
         if not self.model.optimizer.built:
             self.model.optimizer.build(self.model.trainable_variables)
-        state = _read_state(path)
+        state = read_state(path)
         groups, tensors = self._variables(), read_safetensors(path)
         for name, group in groups.items():
             _check_fits(path, name, group, tensors)
@@ -225,58 +230,6 @@ def with_places(callbacks, batches, steps_per_epoch):
     for callback in savers:
         callback.batches = batches
     return callbacks, bool(savers)
-
-
-def newest(directory):
-    """The path of the newest whole state in a directory of `TrainingCheckpoint`, or `None`."""
-    return max(_whole_ones(local_path(directory)), key=_place, default=None)
-
-
-def _whole_ones(directory):
-    return [path for path in _named(directory, _WHOLE) if (path / _STATE).is_file()]
-
-
-def _left_by_killed_processes(directory):
-    """Directories of states whose process was killed while it wrote or removed them."""
-    removed = [path for path in _named(directory, _WHOLE) if not (path / _STATE).exists()]
-    return [*_named(directory, _UNFINISHED), *removed]
-
-
-def _remove(path):
-    """Removes a state, first the file without which a directory does not count as a state."""
-    (path / _STATE).unlink(missing_ok=True)
-    shutil.rmtree(path)
-
-
-def _named(directory, pattern):
-    """The directories in one whose whole name is as a pattern has it: all others are the user's."""
-    if not directory.is_dir():
-        return []
-    return [p for p in directory.iterdir() if re.fullmatch(pattern, p.name) and p.is_dir()]
-
-
-def _place(path):
-    _, epoch, _, step = path.name.split("_")
-    return int(epoch), int(step)
-
-
-def _read_state(path):
-    """The parsed `state.json` of a directory, with all that `_restore` takes of it."""
-    path, kinds = path / _STATE, {"epoch": int, "step": int}
-    try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-        is_sound = all(type(state[name]) is kind for name, kind in kinds.items())
-        is_sound &= state["epoch"] >= 0 and state["step"] >= 0
-        is_sound &= type(state["seed"]) in (int, type(None))
-        is_sound &= type(state["random_states"]) in (list, type(None))
-    except (ValueError, KeyError, TypeError, RecursionError):
-        is_sound = False
-    if not is_sound:
-        raise ValueError(
-            f"The state of an interrupted run must be as it was written. Received: {path}, which "
-            "is damaged. Remove its directory to begin from an earlier state or anew"
-        )
-    return state
 
 
 def _keys(name, variables):

@@ -120,3 +120,12 @@ def _unpack_together(x, sample_weight):
     """(x, y, sample_weight) of a tuple, such as the preprocessor gives."""
     x, y, given = keras.utils.unpack_x_y_sample_weight(tuple(x))
     return x, y, given if sample_weight is None else sample_weight
+
+
+def split_off(batches, validation_split, validation_batch_size, preparation):
+    if not isinstance(batches, InMemoryBatches):
+        raise ValueError(
+            "`validation_split` needs rows in memory. Received: validation_split="
+            f"{validation_split} and a data set. Give `validation_data`"
+        )
+    return batches.split(validation_split, validation_batch_size, preparation)

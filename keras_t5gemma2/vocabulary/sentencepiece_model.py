@@ -10,6 +10,7 @@ import struct
 from typing import NamedTuple
 
 from keras_t5gemma2.messages import shown
+from keras_t5gemma2.vocabulary.protocol_buffer import ZERO, field, fields_of
 
 # How a space is spelled in a piece.
 SPACE = "▁"
@@ -31,8 +32,6 @@ class PieceType(enum.IntEnum):
 ADDED_TYPES = frozenset({2, 3, 4})
 
 _TYPES = frozenset(kind.value for kind in PieceType)
-_ZERO = b"\0\0\0\0"
-_MOST_BITS = 64
 _BPE = 2  # the `model_type` of byte-pair encoding; without the field it is 1, unigram
 
 
@@ -121,13 +120,13 @@ def read_sentencepiece_model(data):
             text than Gemma's: byte-pair encoding of the text as it is.
     """
     pieces, trainer, normalizer = [], {}, {}
-    for number, value in _fields(data):
+    for number, value in fields_of(data):
         if number == 1:
             pieces.append(_read_piece(value))
         elif number == 2:
-            trainer = dict(_fields(value))
+            trainer = dict(fields_of(value))
         elif number == 3:
-            normalizer = dict(_fields(value))
+            normalizer = dict(fields_of(value))
     if not pieces:
         raise ValueError("it holds no pieces")
     _check_specification(trainer, normalizer)
@@ -145,12 +144,12 @@ def rename_piece(data, old, new):
         old: string, a piece.
         new: string, its new name.
     """
-    old, new = _field(1, old), _field(1, new)
+    old, new = field(1, old), field(1, new)
     written = bytearray()
-    for number, value in _fields(data):
+    for number, value in fields_of(data):
         if number == 1 and value.startswith(old):
             value = new + value[len(old) :]
-        written += _field(number, value)
+        written += field(number, value)
     return bytes(written)
 
 
@@ -224,10 +223,10 @@ def _check_specification(trainer, normalizer):
 
 
 def _read_piece(data):
-    fields = dict(_fields(data))
+    fields = dict(fields_of(data))
     try:
         piece = fields[1].decode()
-        score = struct.unpack("<f", fields.get(2, _ZERO))[0]
+        score = struct.unpack("<f", fields.get(2, ZERO))[0]
     except (KeyError, AttributeError, TypeError, UnicodeDecodeError, struct.error) as error:
         raise ValueError("a piece has no text in UTF-8, or a score that is no float") from error
     return piece, score, _check_type(fields.get(3, 1))
@@ -243,76 +242,11 @@ def _check_type(value):
 def _write(model, special_ids):
     data = bytearray()
     for piece, score, kind in zip(model.pieces, model.scores, model.types, strict=True):
-        data += _field(1, _field(1, piece) + _field(2, float(score)) + _field(3, kind))
-    trainer = _field(3, _BPE) + _field(4, len(model.pieces)) + _field(35, model.byte_fallback)
+        data += field(1, field(1, piece) + field(2, float(score)) + field(3, kind))
+    trainer = field(3, _BPE) + field(4, len(model.pieces)) + field(35, model.byte_fallback)
     # Numbers 40 to 43 are the ids of unk, bos, eos and pad; 45 to 48 are their pieces.
     for number, special_id in enumerate(special_ids, start=40):
-        trainer += _field(number, special_id) + _field(number + 5, model.pieces[special_id])
+        trainer += field(number, special_id) + field(number + 5, model.pieces[special_id])
     # Nothing is replaced, put in front or removed; spaces become "▁".
-    normalizer = _field(1, "identity") + _field(3, 0) + _field(4, 0) + _field(5, 1)
-    return bytes(data + _field(2, trainer) + _field(3, normalizer))
-
-
-def _field(number, value):
-    if isinstance(value, float):
-        return _varint(number << 3 | 5) + struct.pack("<f", value)
-    if isinstance(value, int):
-        return _varint(number << 3) + _varint(value)
-    value = value.encode() if isinstance(value, str) else value
-    return _varint(number << 3 | 2) + _varint(len(value)) + value
-
-
-def _varint(value):
-    data = bytearray()
-    while value > 127:
-        data.append(value & 127 | 128)
-        value >>= 7
-    data.append(value)
-    return bytes(data)
-
-
-def _fields(data):
-    """(number, value) of each field: an integer, or the bytes of anything else."""
-    if not isinstance(data, bytes):
-        raise ValueError("a number stands where a part of the file should")
-    found, position, end = [], 0, len(data)
-    try:
-        while position < end:
-            key, position = _read_varint(data, position)
-            kind = key & 7
-            if kind == 0:
-                value, position = _read_varint(data, position)
-            else:
-                length, position = _read_length(data, position, kind)
-                value = data[position : position + length]
-                position += length
-            found.append((key >> 3, value))
-    except IndexError:
-        position = end + 1
-    if position > end:
-        raise ValueError("its end is missing")
-    return found
-
-
-def _read_length(data, position, kind):
-    if kind == 2:
-        return _read_varint(data, position)
-    if kind == 5:
-        return 4, position
-    if kind == 1:
-        return 8, position
-    raise ValueError(f"byte {position - 1} begins no field of a SentencePiece model")
-
-
-def _read_varint(data, position):
-    value = data[position]
-    position += 1
-    if value < 128:
-        return value, position
-    value, shift = value & 127, 7
-    while (byte := data[position]) > 127:
-        value |= (byte & 127) << shift
-        position, shift = position + 1, shift + 7
-        if shift > _MOST_BITS:
-            raise ValueError(f"the number before byte {position} has more than {_MOST_BITS} bits")
-    return value | byte << shift, position + 1
+    normalizer = field(1, "identity") + field(3, 0) + field(4, 0) + field(5, 1)
+    return bytes(data + field(2, trainer) + field(3, normalizer))
