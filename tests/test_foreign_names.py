@@ -26,15 +26,12 @@ TO_GO = {
     "adapters.adapters": {"setattr(model)"},
     "adapters.files": {"_add_adapter"},
     "adapters.through_task": {"_saved_adapters"},
-    "checkpoints.keras_hub.writer": {"_loaded_vocabulary"},
     "generation.compiled_steps": {"_generating"},
     "generation.encoded": {"_adapter_weights", "_is_merged", "_source"},
     "model.blocks": {"_dense"},
     "model.calibration": {"_places"},
-    "tasks.agreement": {"_vocabulary"},
     "tasks.seq2seq_lm": {"_load_preset_adapters", "setattr(lm.preprocessor)"},
     "training.compile_config": {"_has_default_optimizer", "_token_loss"},
-    "vocabulary.sentinels": {"_loaded_vocabulary"},
 }
 
 

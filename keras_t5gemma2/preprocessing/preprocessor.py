@@ -5,7 +5,7 @@ import keras_hub
 import numpy as np
 
 from keras_t5gemma2.arguments import check_constructor, check_file_name, check_flags
-from keras_t5gemma2.checkpoints.saving import LoadsFromCheckpoints, SavesAtomically
+from keras_t5gemma2.checkpoints.saving import SavesAtomically
 from keras_t5gemma2.compat.keras_hub import filling_in
 from keras_t5gemma2.files.config_objects import check_parts
 from keras_t5gemma2.messages import short_errors, shown
@@ -13,6 +13,7 @@ from keras_t5gemma2.model.backbone import T5Gemma2Backbone
 from keras_t5gemma2.options import checked
 from keras_t5gemma2.preprocessing.cuts import Cuts, one_warning
 from keras_t5gemma2.preprocessing.encoding import RowEncoder
+from keras_t5gemma2.preprocessing.from_preset import LoadsFromCheckpoints
 from keras_t5gemma2.preprocessing.image_converter import T5Gemma2ImageConverter
 from keras_t5gemma2.preprocessing.numpy_call import NumpyCall
 from keras_t5gemma2.preprocessing.packing import (

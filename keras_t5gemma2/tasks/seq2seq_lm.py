@@ -11,7 +11,7 @@ from keras import ops
 
 from keras_t5gemma2.arguments import check_constructor, check_loading
 from keras_t5gemma2.checkpoints import formats
-from keras_t5gemma2.checkpoints.gemma3 import reader as gemma3
+from keras_t5gemma2.checkpoints.gemma3.reader import Gemma3Checkpoint
 from keras_t5gemma2.checkpoints.keras_hub import writer as keras_hub_export
 from keras_t5gemma2.checkpoints.own import files as preset_files
 from keras_t5gemma2.checkpoints.saving import (
@@ -21,7 +21,7 @@ from keras_t5gemma2.checkpoints.saving import (
     by_one_process,
     reading_adapter_files,
 )
-from keras_t5gemma2.checkpoints.sources import is_of_gemma, source_of, source_of_gemma3
+from keras_t5gemma2.checkpoints.sources import is_of_gemma
 from keras_t5gemma2.compat import keras as compat
 from keras_t5gemma2.generation import decoding, finite
 from keras_t5gemma2.generation.generator import Generates
@@ -30,10 +30,15 @@ from keras_t5gemma2.generation.streaming import Streams
 from keras_t5gemma2.generation.warmup import WarmsUp
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.model.backbone import T5Gemma2Backbone
-from keras_t5gemma2.model.quantize import load_quantized
+from keras_t5gemma2.model.from_checkpoint import load_backbone
 from keras_t5gemma2.options import checked
 from keras_t5gemma2.preprocessing.columns import Columns
 from keras_t5gemma2.preprocessing.cuts import Cuts, one_warning
+from keras_t5gemma2.preprocessing.from_preset import (
+    given_lengths,
+    make_preprocessor,
+    make_task_preprocessor,
+)
 from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
 from keras_t5gemma2.preprocessing.sources import are_arrays, read_rows, unpack
 from keras_t5gemma2.quantization.counting import SummarizesParameters
@@ -200,14 +205,14 @@ class T5Gemma2Seq2SeqLM(
             ValueError: a file is not what it should be; the message names the tensor or key.
         """
         check_loading(cls, "from_preset", kwargs, by_preset=("backbone",), more=("compile",))
-        handle = preset
-        lengths = formats.given_lengths(
+        lengths = given_lengths(
             kwargs,
             encoder_sequence_length=encoder_sequence_length,
             decoder_sequence_length=decoder_sequence_length,
         )
-        directory, preset = formats.locate(preset, load_weights)
-        if directory is None:
+        options = load_weights, text_only, embeddings
+        checkpoint, preset = formats.open_checkpoint(preset, *options)
+        if checkpoint is None:
             options = {"quantize": quantize, "allow_nonfinite": allow_nonfinite}
             formats.check_only_keras(preset, embeddings, text_only=text_only, **options)
             with reading_adapter_files(preset):
@@ -215,20 +220,15 @@ class T5Gemma2Seq2SeqLM(
             for name, value in lengths.items():
                 setattr(lm.preprocessor, name, value)
             return lm._load_preset_adapters(preset) if load_weights else lm
-        task, settings = formats.task_settings(cls, directory)
+        task, settings = checkpoint.task(cls)
         if "preprocessor" not in kwargs:
-            kwargs["preprocessor"] = formats.load_task_preprocessor(
-                cls.preprocessor_cls, directory, text_only, **lengths
-            )
-        places = directory, load_weights, text_only, embeddings, allow_nonfinite
-        options = {
-            "dtype": kwargs.pop("dtype", None),
-            "source": source_of(handle, directory) if load_weights else None,
-        }
-        load = functools.partial(formats.load_backbone, *places, **options)
-        backbone = load_quantized(load, load_weights, quantize)
-        lm = task(backbone, **{**settings, **kwargs})
-        return lm._load_preset_adapters(directory, allow_nonfinite) if load_weights else lm
+            made = make_task_preprocessor(cls.preprocessor_cls, checkpoint, **lengths)
+            kwargs["preprocessor"] = made
+        options = load_weights, quantize, allow_nonfinite, kwargs.pop("dtype", None)
+        lm = task(load_backbone(T5Gemma2Backbone, checkpoint, *options), **{**settings, **kwargs})
+        if not load_weights:
+            return lm
+        return lm._load_preset_adapters(checkpoint.path, allow_nonfinite)
 
     @classmethod
     def from_gemma3(
@@ -273,27 +273,21 @@ class T5Gemma2Seq2SeqLM(
             TypeError: there is no such argument; the message names the nearest.
         """
         check_loading(cls, "from_gemma3", kwargs, by_preset=("backbone",), more=("compile",))
-        lengths = formats.given_lengths(
+        lengths = given_lengths(
             kwargs,
             encoder_sequence_length=encoder_sequence_length,
             decoder_sequence_length=decoder_sequence_length,
         )
+        checkpoint = Gemma3Checkpoint(encoder, text_only, decoder=decoder)
         if "preprocessor" not in kwargs:
-            kwargs["preprocessor"] = gemma3.load_gemma3_preprocessor(
-                cls.preprocessor_cls, encoder, decoder, text_only, **lengths
-            )
+            made = make_preprocessor(cls.preprocessor_cls, checkpoint, **lengths)
+            kwargs["preprocessor"] = made
         tokenizer = getattr(kwargs["preprocessor"], "tokenizer", None)
         # Gemma 3 has its image token behind the vocabulary, where T5Gemma 2 has none.
         image_token_id = getattr(tokenizer, "image_token_id", None)
-        places = encoder, decoder, dtype, text_only
-        options = {
-            "image_token_id": image_token_id,
-            "allow_nonfinite": allow_nonfinite,
-            "source": source_of_gemma3(encoder),
-        }
-        load = functools.partial(gemma3.load_gemma3, *places, **options)
-        backbone = load_quantized(load, True, quantize)
-        return cls(backbone, **kwargs)
+        checkpoint = dataclasses.replace(checkpoint, image_token_id=image_token_id)
+        options = True, quantize, allow_nonfinite, dtype
+        return cls(load_backbone(T5Gemma2Backbone, checkpoint, *options), **kwargs)
 
     @by_one_process
     def save_to_keras_hub_preset(self, path, max_shard_size=10):
