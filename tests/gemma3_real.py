@@ -7,9 +7,9 @@ import tempfile
 
 import gguf
 import torch
+from checkpoints import load_gemma3_tokenizer
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
-from keras_t5gemma2.checkpoints.gemma3.reader import load_gemma3_tokenizer
 from keras_t5gemma2.files.gguf import read_gguf
 
 # Over `NEW_TOKENS` tokens the logit of the first choice is always at least 0.04 above that of the

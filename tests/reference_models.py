@@ -3,10 +3,9 @@
 import tempfile
 
 import torch
+from checkpoints import load_backbone
 from keras import ops
 from transformers import T5Gemma2Config, T5Gemma2ForConditionalGeneration
-
-from keras_t5gemma2.checkpoints.transformers.reader import load_backbone
 
 VOCABULARY_SIZE = 101
 START_OF_IMAGE, END_OF_IMAGE, IMAGE = 5, 6, 7

@@ -133,7 +133,7 @@ def test_what_fits_is_taken(lm):
 def test_a_vocabulary_that_came_later(lm, larger, tmp_path):
     tokenizer = T5Gemma2Tokenizer()
     other = T5Gemma2Seq2SeqLM(lm.backbone, _preprocessor(tokenizer))
-    tokenizer.set_proto(larger._loaded_vocabulary().data)
+    tokenizer.set_proto(larger.loaded_vocabulary().data)
     with pytest.raises(ValueError, match=f"a tokenizer of {_SIZE + 1} tokens"):
         other.fit({"encoder_text": ["the"], "decoder_text": ["cat"]}, verbose=0)
     path = tmp_path / "x.keras"

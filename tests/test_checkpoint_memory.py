@@ -25,16 +25,16 @@ pytestmark = pytest.mark.once  # a minute and more
 # (`resource.getrusage` would not do: its peak is the parent's too.)
 LOAD = """
 import sys
-from keras_t5gemma2.checkpoints.transformers import load_backbone
+from keras_t5gemma2 import T5Gemma2Backbone
 
 def memory(key):
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith(key))
 
 small, large, dtype = sys.argv[1:]
-load_backbone(small, text_only=True, dtype=dtype)
+T5Gemma2Backbone.from_preset(small, text_only=True, dtype=dtype)
 before = memory("VmRSS:")
-model = load_backbone(large, text_only=True, dtype=dtype)
+model = T5Gemma2Backbone.from_preset(large, text_only=True, dtype=dtype)
 print("GROWTH", memory("VmHWM:") - before)
 """
 

@@ -7,11 +7,10 @@ import keras
 import numpy as np
 import pytest
 import torch
+from checkpoints import load_backbone
 from keras import ops
 from reference_models import our_logits, save_reference, tiny_reference
 from safetensors.torch import load_file, save_file
-
-from keras_t5gemma2.checkpoints.transformers.reader import load_backbone
 
 EMBEDDINGS = "model.encoder.embed_tokens.weight"
 END_OF_IMAGE = "model.encoder.embed_tokens.eoi_embedding"

@@ -170,7 +170,7 @@ def test_a_size_that_is_none(capsys):
 # The tool, which says when the first tensor is written, and then waits.
 _SLOW = """
 import runpy, signal, sys
-from keras_t5gemma2.checkpoints import safetensors_writer
+from keras_t5gemma2.files import safetensors_writer
 
 def slow(tensor):
     yield from pieces(tensor)

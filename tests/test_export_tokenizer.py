@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from checkpoints import load_gemma3_tokenizer
 from gemma3_real import PROMPTS, gemma3_gguf_path
 from tasks import TOKENIZER
 from tiny import tiny_tokenizer_data
@@ -12,7 +13,6 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from keras_t5gemma2 import T5Gemma2Tokenizer
-from keras_t5gemma2.checkpoints.gemma3.reader import load_gemma3_tokenizer
 from keras_t5gemma2.checkpoints.transformers.files import tokenizer_config
 from keras_t5gemma2.vocabulary.sentencepiece_model import read_sentencepiece_model
 
@@ -63,7 +63,7 @@ def random_texts(tokenizer, count):
 
 def test_every_piece_in_the_order_of_the_scores(tokenizer):
     stored = json.loads(tokenizer.to_tokenizer_json())
-    model = read_sentencepiece_model(tokenizer._loaded_vocabulary().data)
+    model = read_sentencepiece_model(tokenizer.loaded_vocabulary().data)
     assert stored["model"]["vocab"] == {piece: i for i, piece in enumerate(model.pieces)}
     scores = dict(zip(model.pieces, model.scores, strict=True))
     merges = [left + right for left, right in stored["model"]["merges"]]

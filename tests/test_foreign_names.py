@@ -23,14 +23,10 @@ PUBLIC = {
     "vocabulary.vocabulary": {"normalizer =", "post_processor =", "pre_tokenizer ="},
 }
 TO_GO = {
-    "checkpoints.keras_hub.writer": {"_loaded_vocabulary"},
     "generation.compiled_steps": {"_generating"},
     "generation.encoded": {"_source"},
     "model.blocks": {"_dense"},
     "model.calibration": {"_places"},
-    "tasks.agreement": {"_vocabulary"},
-    "tasks.task": {"setattr(lm.preprocessor)"},
-    "vocabulary.sentinels": {"_loaded_vocabulary"},
 }
 
 

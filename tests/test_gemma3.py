@@ -8,6 +8,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from checkpoints import load_gemma3, load_gemma3_tokenizer
 from keras import ops
 from reference_gemma3 import (
     masked_encoder_logits,
@@ -20,7 +21,6 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_tokenizer_json
 
 from keras_t5gemma2.checkpoints.gemma3.gguf import read_gemma3_gguf
-from keras_t5gemma2.checkpoints.gemma3.reader import load_gemma3, load_gemma3_tokenizer
 from keras_t5gemma2.config import AttentionConfig
 from keras_t5gemma2.files.gguf import read_gguf
 

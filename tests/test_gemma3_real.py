@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from checkpoints import load_gemma3, load_gemma3_tokenizer
 from gemma3_real import PROMPTS, gemma3_gguf_path, prompt_ids, reference_gemma3
 from reference_gemma3 import masked_encoder_logits
 
 from keras_t5gemma2 import T5Gemma2Backbone
-from keras_t5gemma2.checkpoints.gemma3.reader import load_gemma3, load_gemma3_tokenizer
 
 pytestmark = [pytest.mark.real, pytest.mark.once]
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import sentencepiece
 import torch
+from checkpoints import load_gemma3
 from keras import ops
 from reference_gemma3 import (
     masked_encoder_logits,
@@ -23,7 +24,6 @@ from tiny import tiny_tokenizer_json
 from tiny_models import randomize
 
 from keras_t5gemma2 import T5Gemma2Seq2SeqLM
-from keras_t5gemma2.checkpoints.gemma3.reader import load_gemma3
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 # Of the size that only the text of the tiny tokenizer needs.

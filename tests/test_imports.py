@@ -25,30 +25,12 @@ ORDER = [
 
 # Imports of our own files inside of functions.
 LATE_TO_GO = {
-    "checkpoints.saving": {"checkpoints.formats"},
     "export.runtimes": {"kernels.saved_model", "kernels.torch_programs"},
-    "model.backbone": {
-        *("checkpoints.keras_hub.writer", "checkpoints.formats", "checkpoints.own.files"),
-        *("checkpoints.own.quantized_layers", "checkpoints.own.reader", "checkpoints.sources"),
-        *("checkpoints.transformers.writer", "files.limits"),
-    },
-    "preprocessing.tokenizer": {"checkpoints.transformers.writer"},
 }
 # Imports of files that stand further down.
-BACK_TO_GO = {
-    "checkpoints.gemma3.reader": {"model.backbone", "model.loading", "preprocessing.tokenizer"},
-    "checkpoints.keras_hub.reader": {"model.backbone", "model.loading"},
-    "checkpoints.own.reader": {"model.backbone", "model.loading"},
-    "checkpoints.transformers.reader": {"model.backbone", "model.loading"},
-}
+BACK_TO_GO = {}
 # Files that import themselves, by way of each other.
-CIRCLES_TO_GO = [
-    [
-        *("checkpoints.keras_hub.reader", "checkpoints.keras_hub.writer", "checkpoints.formats"),
-        *("checkpoints.own.files", "checkpoints.own.reader", "checkpoints.saving"),
-        *("checkpoints.transformers.reader", "model.backbone"),
-    ]
-]
+CIRCLES_TO_GO = []
 
 # Comes with Keras and keras-hub, and costs nothing more. Pillow's plugins wait for the first image
 # that is opened.

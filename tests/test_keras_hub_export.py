@@ -257,10 +257,10 @@ def test_a_vector_that_a_text_model_has_no_place_for(tmp_path):
 
 @pytest.mark.once
 def test_a_tokenizer_json_of_sentencepiece_becomes_it_again(tmp_path):
-    original = TOKENIZER._loaded_vocabulary()
+    original = TOKENIZER.loaded_vocabulary()
     data = original._tokenizer.to_str().encode()
     tokenizer = T5Gemma2Tokenizer(data)
-    proto = sentencepiece_of(tokenizer._loaded_vocabulary())
+    proto = sentencepiece_of(tokenizer.loaded_vocabulary())
     old, new = (read_sentencepiece_model(model) for model in (original.data, proto))
     assert (old.pieces, old.byte_fallback) == (new.pieces, new.byte_fallback)
     assert merges(old) == merges(new)
@@ -274,7 +274,7 @@ def test_a_tokenizer_json_of_sentencepiece_becomes_it_again(tmp_path):
 def test_a_tokenizer_json_that_is_none_of_sentencepiece():
     with pytest.raises(ValueError, match="SentencePiece can express.*merges are not those"):
         sentencepiece_of(Vocabulary(tiny_tokenizer_data()))
-    data = json.loads(TOKENIZER._loaded_vocabulary()._tokenizer.to_str())
+    data = json.loads(TOKENIZER.loaded_vocabulary()._tokenizer.to_str())
     for change, message in (
         ({"normalizer": None}, "`normalizer` is None"),
         ({"pre_tokenizer": {"type": "Whitespace"}}, "`pre_tokenizer` is"),

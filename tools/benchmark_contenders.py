@@ -348,12 +348,12 @@ def write_checkpoint(directory, sizes):
     import ml_dtypes
     from safetensors.numpy import save_file
 
+    from keras_t5gemma2 import T5Gemma2Backbone
     from keras_t5gemma2.checkpoints.transformers.names import rows
-    from keras_t5gemma2.checkpoints.transformers.reader import load_backbone
     from keras_t5gemma2.model.loading import shapes_only
 
     write_config(directory, sizes, "published")
-    backbone = shapes_only(lambda: load_backbone(directory, load_weights=False))
+    backbone = shapes_only(lambda: T5Gemma2Backbone.from_preset(directory, load_weights=False))
     shapes = {variable.path: tuple(variable.shape) for variable in backbone.weights}
     rng = np.random.default_rng(0)
     noise = (0.02 * rng.standard_normal(1 << 20, "float32")).astype(ml_dtypes.bfloat16)

@@ -8,14 +8,12 @@ import math
 import keras
 import numpy as np
 
-from keras_t5gemma2.arguments import check_loading
 from keras_t5gemma2.compat import keras as compat
 from keras_t5gemma2.files.atomic import atomic_directory, atomic_file
 from keras_t5gemma2.files.disk import check_room, local_path, reserve, writing_h5
 from keras_t5gemma2.files.finite import check_finite_variables
 from keras_t5gemma2.kernels import processes
 from keras_t5gemma2.kernels.host_array import host_array
-from keras_t5gemma2.options import checked
 
 # What stands before the registered name of a class in the `config.json` of a preset.
 IMPORT = "import "
@@ -222,36 +220,3 @@ class SavesModels:
         """
         options = {"allow_nonfinite": allow_nonfinite, **kwargs}
         load_weights(self, super().load_weights, filepath, *args, **options)
-
-
-class LoadsFromCheckpoints:
-    """A preprocessing layer that is also read from a checkpoint in the reference's format."""
-
-    @classmethod
-    def from_preset(cls, preset, **kwargs):
-        """The layer of a preset or of a published checkpoint.
-
-        Args:
-            preset: a name of `keras_t5gemma2.presets`, `hf://organization/repository`, a local
-                directory in the reference's format, a preset directory, or any other handle
-                that keras-hub knows.
-            **kwargs: arguments of the constructor, instead of those of the preset; such as
-                `encoder_sequence_length` of a preprocessor.
-
-        Raises:
-            FileNotFoundError, PermissionError, ConnectionError: the files cannot be had; the
-                message says why and what to do.
-            TypeError: there is no such argument; the message names the nearest.
-            ValueError: a file is not what it should be.
-        """
-        from keras_t5gemma2.checkpoints import formats
-
-        check_loading(cls, "from_preset", kwargs, by_preset=("proto",))
-        for name in ("encoder_sequence_length", "decoder_sequence_length"):
-            if name in kwargs:
-                value = kwargs.pop(name)  # `None` for that of the preset
-                kwargs |= {} if value is None else {name: checked(**{name: value})}
-        directory, preset = formats.locate(preset, load_weights=False)
-        if directory is not None:
-            return formats.load_layer(cls, directory, **kwargs)
-        return super().from_preset(preset, **kwargs)

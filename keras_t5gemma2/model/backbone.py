@@ -1,13 +1,16 @@
 """The model without a head: token ids and images in, hidden states out."""
 
-import functools
-
 import keras
 import keras_hub
 from keras import ops
 
 from keras_t5gemma2.adapters.through_task import AdaptsThroughTask
 from keras_t5gemma2.arguments import check_constructor, check_loading
+from keras_t5gemma2.checkpoints import formats
+from keras_t5gemma2.checkpoints.keras_hub.writer import save as save_for_keras_hub
+from keras_t5gemma2.checkpoints.own.files import finish_preset, write_preset_card
+from keras_t5gemma2.checkpoints.own.quantized_layers import quantized_layers
+from keras_t5gemma2.checkpoints.own.reader import backbone_config
 from keras_t5gemma2.checkpoints.saving import (
     IMPORT,
     SavesModels,
@@ -15,11 +18,14 @@ from keras_t5gemma2.checkpoints.saving import (
     by_one_process,
     check_reads_adapters,
 )
+from keras_t5gemma2.checkpoints.transformers.writer import write_transformers
 from keras_t5gemma2.compat.jax_trainer import keep_state
 from keras_t5gemma2.config import BackboneConfig
 from keras_t5gemma2.files.config_objects import check_parts
+from keras_t5gemma2.files.limits import check_size
 from keras_t5gemma2.model.embedder import Embedder
-from keras_t5gemma2.model.quantize import Quantizes, load_quantized
+from keras_t5gemma2.model.from_checkpoint import load_backbone
+from keras_t5gemma2.model.quantize import Quantizes
 from keras_t5gemma2.model.stacks import Decoder, Encoder
 from keras_t5gemma2.model.vision import Vision, check_image_features, image_shapes
 from keras_t5gemma2.quantization import plans
@@ -239,10 +245,8 @@ class T5Gemma2Backbone(
         return super().from_config({**fields, **_checked_fields(cls, fields)})
 
     def _finish_preset(self, directory, place):
-        from keras_t5gemma2.checkpoints.own import files as preset_files
-
-        preset_files.finish_preset(directory, self)
-        preset_files.write_preset_card(directory, place, self)
+        finish_preset(directory, self)
+        write_preset_card(directory, place, self)
 
     @classmethod
     def from_preset(
@@ -279,18 +283,12 @@ class T5Gemma2Backbone(
             TypeError: there is no such argument; the message names the nearest.
             ValueError: a file is not what it should be; the message names the tensor or key.
         """
-        from keras_t5gemma2.checkpoints import formats
-        from keras_t5gemma2.checkpoints.sources import source_of
-
         check_loading(cls, "from_preset", kwargs, _IN_A_PRESET)
-        handle = preset
-        directory, preset = formats.locate(preset, load_weights)
-        if directory is not None:
-            if load_weights:
-                kwargs.setdefault("source", source_of(handle, directory))
-            places = directory, load_weights, text_only, embeddings, allow_nonfinite
-            load = functools.partial(formats.load_backbone, *places, **kwargs)
-            return load_quantized(load, load_weights, quantize)
+        options = load_weights, text_only, embeddings
+        checkpoint, preset = formats.open_checkpoint(preset, *options)
+        if checkpoint is not None:
+            options = load_weights, quantize, allow_nonfinite
+            return load_backbone(T5Gemma2Backbone, checkpoint, *options, **kwargs)
         options = {"quantize": quantize, "allow_nonfinite": allow_nonfinite}
         formats.check_only_keras(preset, embeddings, text_only=text_only, **options)
         return super().from_preset(preset, load_weights, **kwargs)
@@ -355,9 +353,7 @@ class T5Gemma2Backbone(
         Raises:
             ValueError: as that of the task.
         """
-        from keras_t5gemma2.checkpoints.transformers import writer as transformers_writer
-
-        transformers_writer.write_transformers(path, self, None, dtype, max_shard_size)
+        write_transformers(path, self, None, dtype, max_shard_size)
 
     @by_one_process
     def save_to_keras_hub_preset(self, path, max_shard_size=10):
@@ -371,9 +367,7 @@ class T5Gemma2Backbone(
             ValueError: the model has sizes that keras-hub's cannot be given, adapters that are
                 not merged, or quantized weights.
         """
-        from keras_t5gemma2.checkpoints.keras_hub import writer as keras_hub_export
-
-        keras_hub_export.save(path, self, max_shard_size=max_shard_size)
+        save_for_keras_hub(path, self, max_shard_size=max_shard_size)
 
 
 # Another name, for the `config.json` of presets: where this package has not been imported, it is
@@ -387,21 +381,17 @@ def _checked_fields(cls, fields):
 
     A subclass may have a constructor of its own.
     """
-    from keras_t5gemma2.checkpoints.own import quantized_layers
-    from keras_t5gemma2.checkpoints.own import reader as own_presets
-    from keras_t5gemma2.files.limits import check_size
-
     if "config" not in fields:
         return {}
     origin = f"a {cls.__name__}"
     config = fields["config"]
     if not isinstance(config, BackboneConfig):
-        config = own_presets.backbone_config(origin, config)
+        config = backbone_config(origin, config)
         check_size(config, origin)
     checked = {"config": config}
     if "quantized_layers" in fields:
         described = fields["quantized_layers"]
-        checked["quantized_layers"] = quantized_layers.quantized_layers(origin, config, described)
+        checked["quantized_layers"] = quantized_layers(origin, config, described)
     return checked
 
 

@@ -6,10 +6,11 @@ import numpy as np
 import PIL.Image
 
 from keras_t5gemma2.arguments import check_constructor, check_flags
-from keras_t5gemma2.checkpoints.saving import LoadsFromCheckpoints, SavesPresets
+from keras_t5gemma2.checkpoints.saving import SavesPresets
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.model.backbone import T5Gemma2Backbone
 from keras_t5gemma2.preprocessing.containers import images_of
+from keras_t5gemma2.preprocessing.from_preset import LoadsFromCheckpoints
 from keras_t5gemma2.preprocessing.image_files import MAX_PIXELS
 from keras_t5gemma2.preprocessing.numpy_call import NumpyCall, check_fixed
 from keras_t5gemma2.preprocessing.pan_and_scan import check_at_least_one, pan_and_scan

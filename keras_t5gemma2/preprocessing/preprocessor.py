@@ -5,7 +5,7 @@ import keras_hub
 import numpy as np
 
 from keras_t5gemma2.arguments import check_constructor, check_file_name, check_flags
-from keras_t5gemma2.checkpoints.saving import LoadsFromCheckpoints, SavesPresets
+from keras_t5gemma2.checkpoints.saving import SavesPresets
 from keras_t5gemma2.compat.keras_hub import filling_in
 from keras_t5gemma2.files.config_objects import check_parts
 from keras_t5gemma2.messages import shown
@@ -19,6 +19,7 @@ from keras_t5gemma2.preprocessing.arrays import (
 )
 from keras_t5gemma2.preprocessing.cuts import Cuts, one_warning
 from keras_t5gemma2.preprocessing.encoding import RowEncoder
+from keras_t5gemma2.preprocessing.from_preset import LoadsFromCheckpoints
 from keras_t5gemma2.preprocessing.image_converter import T5Gemma2ImageConverter
 from keras_t5gemma2.preprocessing.numpy_call import NumpyCall
 from keras_t5gemma2.preprocessing.packing import (
@@ -285,6 +286,13 @@ class T5Gemma2Seq2SeqLMPreprocessor(
     @decoder_sequence_length.setter
     def decoder_sequence_length(self, value):
         self._decoder_limit = checked(decoder_sequence_length=value)
+
+    def set_lengths(self, encoder_sequence_length=None, decoder_sequence_length=None):
+        """Sets the lengths that are given: the most tokens that each stack reads."""
+        if encoder_sequence_length is not None:
+            self.encoder_sequence_length = encoder_sequence_length
+        if decoder_sequence_length is not None:
+            self.decoder_sequence_length = decoder_sequence_length
 
     def _encoder(self):
         parts = self.tokenizer, self.image_converter, self.tokens_per_image, self.truncate

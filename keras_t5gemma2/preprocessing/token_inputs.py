@@ -5,7 +5,7 @@ import numpy as np
 from keras_t5gemma2.messages import cause, shown
 
 
-def texts(inputs):
+def texts_of_inputs(inputs):
     return [text_of(value, f"`inputs[{i}]`") for i, value in enumerate(inputs)]
 
 

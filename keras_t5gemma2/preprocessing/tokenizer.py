@@ -7,10 +7,12 @@ import keras_hub
 import numpy as np
 
 from keras_t5gemma2.arguments import check_constructor, check_file_name
-from keras_t5gemma2.checkpoints.saving import LoadsFromCheckpoints, SavesPresets
+from keras_t5gemma2.checkpoints.saving import SavesPresets
+from keras_t5gemma2.checkpoints.transformers.writer import write_tokenizer
 from keras_t5gemma2.compat.keras_hub import set_special_tokens
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.model.backbone import T5Gemma2Backbone
+from keras_t5gemma2.preprocessing.from_preset import LoadsFromCheckpoints
 from keras_t5gemma2.preprocessing.numpy_call import NumpyCall, check_fixed
 from keras_t5gemma2.preprocessing.read_image import to_numpy
 from keras_t5gemma2.preprocessing.token_inputs import (
@@ -19,7 +21,7 @@ from keras_t5gemma2.preprocessing.token_inputs import (
     is_row,
     strings_of_array,
     text_of,
-    texts,
+    texts_of_inputs,
 )
 from keras_t5gemma2.preprocessing.traced import is_traced, ragged_rows
 from keras_t5gemma2.registry import presets
@@ -140,13 +142,13 @@ class T5Gemma2Tokenizer(
         Args:
             inputs: a string, or a list, tuple or array of strings.
         """
-        vocabulary = self._loaded_vocabulary()
+        vocabulary = self.loaded_vocabulary()
         if is_traced():
-            return ragged_rows(lambda texts: vocabulary.encode(texts(texts)), inputs)
+            return ragged_rows(lambda texts: vocabulary.encode(texts_of_inputs(texts)), inputs)
         if not isinstance(inputs, (str, bytes, list, tuple)):
             inputs = strings_of_array(inputs)
         if isinstance(inputs, (list, tuple)):
-            return vocabulary.encode(texts(inputs))
+            return vocabulary.encode(texts_of_inputs(inputs))
         return vocabulary.encode([text_of(inputs, "`inputs`")])[0]
 
     def detokenize(self, inputs):
@@ -166,7 +168,7 @@ class T5Gemma2Tokenizer(
             ValueError: if an id is not in the vocabulary.
             TypeError: if an id is no integer.
         """
-        vocabulary = self._loaded_vocabulary()
+        vocabulary = self.loaded_vocabulary()
         if hasattr(inputs, "to_list"):  # a ragged tensor
             inputs = inputs.to_list()
         if not isinstance(inputs, (list, tuple)):
@@ -179,11 +181,11 @@ class T5Gemma2Tokenizer(
 
     def get_vocabulary(self):
         """A list of all tokens in the order of their ids."""
-        return list(self._loaded_vocabulary().tokens)
+        return list(self.loaded_vocabulary().tokens)
 
     def vocabulary_size(self):
         """The number of tokens."""
-        return len(self._loaded_vocabulary())
+        return len(self.loaded_vocabulary())
 
     def id_to_token(self, id):
         """The token of an id.
@@ -191,7 +193,7 @@ class T5Gemma2Tokenizer(
         Args:
             id: int, from 0 to below `vocabulary_size()`.
         """
-        vocabulary = self._loaded_vocabulary()
+        vocabulary = self.loaded_vocabulary()
         check_ids(vocabulary, np.asarray(id), "`id`")
         return vocabulary.tokens[id]
 
@@ -201,7 +203,7 @@ class T5Gemma2Tokenizer(
         Args:
             token: string or bytes.
         """
-        vocabulary = self._loaded_vocabulary()
+        vocabulary = self.loaded_vocabulary()
         token = text_of(token, "`token`")
         found = vocabulary.token_to_id(token)
         if found is None and vocabulary.unk_token is not None:
@@ -213,7 +215,7 @@ class T5Gemma2Tokenizer(
     @property
     def unk_token(self):
         """The token for what no other token covers, or `None`."""
-        return self._loaded_vocabulary().unk_token
+        return self.loaded_vocabulary().unk_token
 
     def to_tokenizer_json(self):
         """The bytes of a Hugging Face `tokenizer.json` that gives the same ids.
@@ -222,7 +224,7 @@ class T5Gemma2Tokenizer(
         SentencePiece model of T5Gemma 2 it is the published file, to the byte; and a vocabulary
         that was read from such a file comes back as it was.
         """
-        vocabulary = self._loaded_vocabulary()
+        vocabulary = self.loaded_vocabulary()
         published = {MASK_TOKEN, *TURN_TOKENS.values(), vocabulary.unk_token}
         return vocabulary.to_json(self.start_token, {*self.special_tokens, *published})
 
@@ -232,12 +234,10 @@ class T5Gemma2Tokenizer(
         Args:
             path: path of the directory, made if it is not there. Its other files stay.
         """
-        from keras_t5gemma2.checkpoints.transformers import writer as transformers_writer
-
-        transformers_writer.write_tokenizer(path, self)
+        write_tokenizer(path, self)
 
     def save_assets(self, dir_path):
-        data = self._loaded_vocabulary().data
+        data = self.loaded_vocabulary().data
         with open(os.path.join(dir_path, VOCABULARY_FILE), "wb") as file:
             file.write(data)
 
@@ -263,7 +263,17 @@ class T5Gemma2Tokenizer(
         # Its dtype is a policy of Keras, and always the same.
         return cls(**{name: value for name, value in config.items() if name != "dtype"})
 
-    def _loaded_vocabulary(self):
+    @property
+    def has_vocabulary(self):
+        """Whether there is a vocabulary yet."""
+        return self._vocabulary is not None
+
+    def loaded_vocabulary(self):
+        """The `Vocabulary`.
+
+        Raises:
+            ValueError: there is none yet.
+        """
         if self._vocabulary is None:
             raise ValueError(
                 "This tokenizer has no vocabulary yet. Pass `proto` to `T5Gemma2Tokenizer`, or "

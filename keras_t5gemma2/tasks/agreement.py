@@ -21,7 +21,7 @@ def check_agreement(backbone, preprocessor):
     if config is None or tokenizer is None:
         return
     converter = getattr(preprocessor, "image_converter", None)
-    if getattr(tokenizer, "_vocabulary", None) is not None:
+    if getattr(tokenizer, "has_vocabulary", False):
         _check_vocabulary(config, tokenizer)
         _check_image_ids(config, tokenizer, converter)
     if converter is None:

@@ -1,7 +1,6 @@
 """A task: made, loaded, saved, adapted, quantized and exported. Long by its docstrings alone."""
 
 import dataclasses
-import functools
 import os
 
 import keras_hub
@@ -10,7 +9,7 @@ from keras_t5gemma2.adapters import files as adapter_files
 from keras_t5gemma2.arguments import check_constructor, check_loading
 from keras_t5gemma2.checkpoints import adapter as stored_adapters
 from keras_t5gemma2.checkpoints import cards, formats, hub_upload, saving
-from keras_t5gemma2.checkpoints.gemma3 import reader as gemma3
+from keras_t5gemma2.checkpoints.gemma3.reader import Gemma3Checkpoint
 from keras_t5gemma2.checkpoints.keras_hub import writer as keras_hub_export
 from keras_t5gemma2.checkpoints.own import files as preset_files
 from keras_t5gemma2.checkpoints.own.files import metrics_of
@@ -19,7 +18,6 @@ from keras_t5gemma2.checkpoints.saving import (
     check_reads_adapters,
     reading_adapter_files,
 )
-from keras_t5gemma2.checkpoints.sources import source_of, source_of_gemma3
 from keras_t5gemma2.checkpoints.transformers import peft
 from keras_t5gemma2.checkpoints.transformers import writer as transformers_writer
 from keras_t5gemma2.compat import keras as compat
@@ -30,7 +28,13 @@ from keras_t5gemma2.lora.apart import adapters_apart, are_apart
 from keras_t5gemma2.lora.config import LoRAConfig, check_described
 from keras_t5gemma2.messages import short_errors, shown
 from keras_t5gemma2.model.backbone import T5Gemma2Backbone
-from keras_t5gemma2.model.quantize import load_quantized, with_quantize_of_class
+from keras_t5gemma2.model.from_checkpoint import load_backbone
+from keras_t5gemma2.model.quantize import with_quantize_of_class
+from keras_t5gemma2.preprocessing.from_preset import (
+    given_lengths,
+    make_preprocessor,
+    make_task_preprocessor,
+)
 from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
 from keras_t5gemma2.quantization import counting
 from keras_t5gemma2.registry import presets
@@ -168,38 +172,32 @@ class T5Gemma2Task(TrainableTask):
             ValueError: a file is not what it should be; the message names the tensor or key.
         """
         check_loading(cls, "from_preset", kwargs, by_preset=("backbone",), more=("compile",))
-        handle = preset
-        lengths = formats.given_lengths(
+        lengths = given_lengths(
             kwargs,
             encoder_sequence_length=encoder_sequence_length,
             decoder_sequence_length=decoder_sequence_length,
         )
-        directory, preset = formats.locate(preset, load_weights)
-        if directory is None:
+        options = load_weights, text_only, embeddings
+        checkpoint, preset = formats.open_checkpoint(preset, *options)
+        if checkpoint is None:
             options = {"quantize": quantize, "allow_nonfinite": allow_nonfinite}
             formats.check_only_keras(preset, embeddings, text_only=text_only, **options)
             with reading_adapter_files(preset):
                 lm = super().from_preset(preset, load_weights, **kwargs)
-            for name, value in lengths.items():
-                setattr(lm.preprocessor, name, value)
-            if load_weights:
-                adapter_files.load_of_preset(lm.adapter_set, preset)
-            return lm
-        task, settings = formats.task_settings(cls, directory)
-        if "preprocessor" not in kwargs:
-            kwargs["preprocessor"] = formats.load_task_preprocessor(
-                cls.preprocessor_cls, directory, text_only, **lengths
-            )
-        places = directory, load_weights, text_only, embeddings, allow_nonfinite
-        options = {
-            "dtype": kwargs.pop("dtype", None),
-            "source": source_of(handle, directory) if load_weights else None,
-        }
-        load = functools.partial(formats.load_backbone, *places, **options)
-        backbone = load_quantized(load, load_weights, quantize)
-        lm = task(backbone, **{**settings, **kwargs})
+            if lengths:
+                lm.preprocessor.set_lengths(**lengths)
+            place, takes = preset, {}
+        else:
+            task, settings = checkpoint.task(cls)
+            if "preprocessor" not in kwargs:
+                made = make_task_preprocessor(cls.preprocessor_cls, checkpoint, **lengths)
+                kwargs["preprocessor"] = made
+            options = load_weights, quantize, allow_nonfinite, kwargs.pop("dtype", None)
+            backbone = load_backbone(T5Gemma2Backbone, checkpoint, *options)
+            lm = task(backbone, **{**settings, **kwargs})
+            place, takes = checkpoint.path, {"allow_nonfinite": allow_nonfinite}
         if load_weights:
-            adapter_files.load_of_preset(lm.adapter_set, directory, allow_nonfinite)
+            adapter_files.load_of_preset(lm.adapter_set, place, **takes)
         return lm
 
     @classmethod
@@ -245,27 +243,21 @@ class T5Gemma2Task(TrainableTask):
             TypeError: there is no such argument; the message names the nearest.
         """
         check_loading(cls, "from_gemma3", kwargs, by_preset=("backbone",), more=("compile",))
-        lengths = formats.given_lengths(
+        lengths = given_lengths(
             kwargs,
             encoder_sequence_length=encoder_sequence_length,
             decoder_sequence_length=decoder_sequence_length,
         )
+        checkpoint = Gemma3Checkpoint(encoder, text_only, decoder=decoder)
         if "preprocessor" not in kwargs:
-            kwargs["preprocessor"] = gemma3.load_gemma3_preprocessor(
-                cls.preprocessor_cls, encoder, decoder, text_only, **lengths
-            )
+            made = make_preprocessor(cls.preprocessor_cls, checkpoint, **lengths)
+            kwargs["preprocessor"] = made
         tokenizer = getattr(kwargs["preprocessor"], "tokenizer", None)
         # Gemma 3 has its image token behind the vocabulary, where T5Gemma 2 has none.
         image_token_id = getattr(tokenizer, "image_token_id", None)
-        places = encoder, decoder, dtype, text_only
-        options = {
-            "image_token_id": image_token_id,
-            "allow_nonfinite": allow_nonfinite,
-            "source": source_of_gemma3(encoder),
-        }
-        load = functools.partial(gemma3.load_gemma3, *places, **options)
-        backbone = load_quantized(load, True, quantize)
-        return cls(backbone, **kwargs)
+        checkpoint = dataclasses.replace(checkpoint, image_token_id=image_token_id)
+        options = True, quantize, allow_nonfinite, dtype
+        return cls(load_backbone(T5Gemma2Backbone, checkpoint, *options), **kwargs)
 
     def load_weights(self, filepath, *args, allow_nonfinite=False, **kwargs):
         """As `keras.Model` has it. Weights that are NaN or infinite are refused.

@@ -25,7 +25,7 @@ def sentinels(tokenizer, first=FIRST_SENTINEL):
     Raises:
         ValueError: `first` has no number, or is not in the vocabulary.
     """
-    vocabulary = tokenizer._loaded_vocabulary()
+    vocabulary = tokenizer.loaded_vocabulary()
     of_vocabulary = _FOUND.setdefault(vocabulary, {})
     if first not in of_vocabulary:
         of_vocabulary[first] = _counted_down(vocabulary, first)

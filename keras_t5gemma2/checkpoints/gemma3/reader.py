@@ -1,4 +1,4 @@
-"""Gemma 3 models, from which the paper starts T5Gemma 2, as models of this package.
+"""Gemma 3 models, from which the paper starts T5Gemma 2, as checkpoints of one.
 
 A T5Gemma 2 layer is a Gemma 3 layer: the encoder takes its weights and looks both ways, and the
 decoder takes them too, as those of its merged attention. With every token of the encoder masked,
@@ -6,12 +6,13 @@ the decoder is that Gemma 3 model.
 """
 
 import dataclasses
+import functools
 import pathlib
 from typing import NamedTuple
 
 import numpy as np
-from keras import ops
 
+from keras_t5gemma2.checkpoints.checkpoint import Checkpoint, SavedLayer
 from keras_t5gemma2.checkpoints.gemma3.directory import read_gemma3_directory
 from keras_t5gemma2.checkpoints.gemma3.gguf import read_gemma3_gguf, sentencepiece_in_gguf
 from keras_t5gemma2.checkpoints.gemma3.keras_hub import (
@@ -19,16 +20,13 @@ from keras_t5gemma2.checkpoints.gemma3.keras_hub import (
     read_gemma3_preset,
     sentencepiece_in_preset,
 )
+from keras_t5gemma2.checkpoints.sources import source_of_gemma3
 from keras_t5gemma2.checkpoints.transformers.config import config_from_transformers, context_lengths
-from keras_t5gemma2.checkpoints.transformers.files import tokenizer_file
+from keras_t5gemma2.checkpoints.transformers.files import image_options, tokenizer_file
 from keras_t5gemma2.checkpoints.transformers.names import rows
-from keras_t5gemma2.checkpoints.transformers.processor import image_options
 from keras_t5gemma2.config import BackboneConfig
 from keras_t5gemma2.files.tensors import StoredTensor, list_names
 from keras_t5gemma2.messages import shown, shown_path
-from keras_t5gemma2.model.backbone import T5Gemma2Backbone
-from keras_t5gemma2.model.loading import build_with_weights
-from keras_t5gemma2.preprocessing.tokenizer import T5Gemma2Tokenizer
 from keras_t5gemma2.vocabulary.vocabulary import t5gemma2_vocabulary
 
 _TABLE, _HEAD = "embed_tokens.weight", "lm_head.weight"
@@ -46,33 +44,20 @@ _NEEDED = {
 }
 
 
-def load_gemma3(
-    encoder,
-    decoder=None,
-    dtype=None,
-    text_only=False,
-    image_token_id=None,
-    allow_nonfinite=False,
-    **kwargs,
-):
-    """A backbone whose encoder and decoder start from Gemma 3 models.
+@dataclasses.dataclass(frozen=True)
+class Gemma3Checkpoint(Checkpoint):
+    """A T5Gemma 2 whose encoder and decoder start from Gemma 3 models.
 
     RoPE, windows and soft caps are those of the models. A vision tower and its projector come
     from the encoder's.
 
     Args:
-        encoder: path of a GGUF file; of a directory with `config.json` and safetensors; or of a
-            preset directory of keras-hub's Gemma 3.
-        decoder: such a path, of the same width and vocabulary. Its embedding table, which gives
-            the logits, is the one that both stacks have. By default the model of the encoder.
-        dtype: string or `keras.DTypePolicy` of every part; `None` is Keras's global policy.
-        text_only: bool. If true, a vision tower is neither built nor read.
+        path: of the encoder's model: path of a GGUF file; of a directory with `config.json` and
+            safetensors; or of a preset directory of keras-hub's Gemma 3.
+        decoder: such a path, of the same width and vocabulary, whose vocabulary is the
+            tokenizer's. Its embedding table, which gives the logits, is the one that both stacks
+            have. By default the model of the encoder.
         image_token_id: int. The id at whose places images stand; by default the encoder's.
-        allow_nonfinite: bool. Whether weights may be NaN or infinite.
-        **kwargs: further arguments of `T5Gemma2Backbone`, such as `name`.
-
-    Returns:
-        A `T5Gemma2Backbone`, with a vision tower if the encoder's model has one.
 
     Raises:
         FileNotFoundError: there is no such file or directory, or a part of it is missing.
@@ -81,62 +66,63 @@ def load_gemma3(
             not fit together; the logits have a matrix of their own; a tensor is missing,
             unexpected or of a wrong shape; a file is cut off.
     """
-    first = _read(encoder, text_only)
-    second = first if decoder is None else _read(decoder, text_only=True)
-    config = _joined(first, second)
-    if image_token_id is not None:
-        config = dataclasses.replace(config, image_token_id=image_token_id)
-    for source in {id(source): source for source in (first, second)}.values():
-        _check_names(source)
-        _check_head(source)
-    model = build_with_weights(
-        lambda: T5Gemma2Backbone(config, dtype=dtype, **kwargs),
-        _tensors_by_path(config, first, second),
-        allow_nonfinite,
-    )
-    _set_end_of_image(model.embedder)
-    return model
+
+    decoder: str | pathlib.Path | None = None
+    image_token_id: int | None = None
+
+    end_of_image_is_in_table = True
+
+    @property
+    def origin(self):
+        return self.path
+
+    @property
+    def source(self):
+        return source_of_gemma3(self.path)
+
+    @functools.cached_property
+    def _sources(self):
+        """The `_Source`s of encoder and decoder."""
+        first = _read(self.path, self.text_only)
+        return first, first if self.decoder is None else _read(self.decoder, text_only=True)
+
+    @functools.cached_property
+    def config(self):
+        config = _joined(*self._sources)
+        if self.image_token_id is None:
+            return config
+        return dataclasses.replace(config, image_token_id=self.image_token_id)
+
+    def tensors(self):
+        for source in {id(source): source for source in self._sources}.values():
+            _check_names(source)
+            _check_head(source)
+        return _tensors_by_path(self.config, *self._sources)
+
+    def tokenizer(self):
+        path = self.path if self.decoder is None else self.decoder
+        return SavedLayer({"proto": gemma3_vocabulary(path)})
+
+    def image_converter(self):
+        return SavedLayer(image_options(self._sources[0].path, self.config.vision)[0])
+
+    def preprocessor(self):
+        first, second = self._sources
+        found = {
+            "encoder_sequence_length": first.context_length,
+            "decoder_sequence_length": second.context_length,
+        }
+        if (vision := first.config.vision) is not None:
+            found["tokens_per_image"] = vision.tokens_per_image
+        return SavedLayer(found)
 
 
-def load_gemma3_preprocessor(cls, encoder, decoder=None, text_only=False, **kwargs):
-    """The preprocessor for what `load_gemma3` makes of the same paths.
-
-    Args:
-        cls: the class of the preprocessor.
-        encoder: as of `load_gemma3`; says how images are treated.
-        decoder: as of `load_gemma3`; has the vocabulary.
-        text_only: as of `load_gemma3`.
-        **kwargs: `encoder_sequence_length` and `decoder_sequence_length`, instead of those of the
-            models of encoder and decoder.
-
-    Raises:
-        FileNotFoundError, ImportError, ValueError: as `load_gemma3_tokenizer`, and about the
-            files of an image processor.
-    """
-    tokenizer = load_gemma3_tokenizer(encoder if decoder is None else decoder)
-    first = _read(encoder, text_only)
-    second = first if decoder is None else _read(decoder, text_only=True)
-    options = {
-        "encoder_sequence_length": first.context_length,
-        "decoder_sequence_length": second.context_length,
-        **kwargs,
-    }
-    if (vision := first.config.vision) is None:
-        return cls(tokenizer, **options)
-    of_images, tokens_per_image = image_options(first.path, vision)
-    converter = cls.image_converter_cls(**of_images)
-    return cls(tokenizer, converter, tokens_per_image=tokens_per_image, **options)
-
-
-def load_gemma3_tokenizer(path):
-    """The tokenizer of a Gemma 3 model, with the image token that T5Gemma 2 has.
+def gemma3_vocabulary(path):
+    """The vocabulary of a Gemma 3 model, with the image token that T5Gemma 2 has, as bytes.
 
     Args:
         path: path of a GGUF file; of a directory with `tokenizer.json` or `tokenizer.model`; or
             of a preset directory of keras-hub with a tokenizer.
-
-    Returns:
-        A `T5Gemma2Tokenizer`.
 
     Raises:
         FileNotFoundError: there is no such file or directory, or no tokenizer in it.
@@ -155,7 +141,7 @@ def load_gemma3_tokenizer(path):
             f"a preset, assets/tokenizer/vocabulary.spm. Received: {path}. Where there is none, "
             "give `preprocessor=None` to work on token ids"
         )
-    return T5Gemma2Tokenizer(t5gemma2_vocabulary(proto))
+    return t5gemma2_vocabulary(proto)
 
 
 class _Source(NamedTuple):
@@ -308,15 +294,3 @@ def _gemma3_name(name):
 
 def _with_layout(tensor, layout):
     return StoredTensor(tensor.name, tensor.shape, tensor.read, tensor.release, layout)
-
-
-def _set_end_of_image(embedder):
-    """Gives the end-of-image id the vector that it has in Gemma 3, so that nothing changes.
-
-    T5Gemma 2 does not scale this vector. Gemma 3 scales it like all others, and in the dtype of
-    the computation.
-    """
-    config = embedder.config
-    if config.end_of_image_token_id < config.vocabulary_size:
-        x = embedder.table(np.array([config.end_of_image_token_id]))[0]
-        embedder.end_of_image.assign(x * ops.cast(config.hidden_dim**0.5, x.dtype))

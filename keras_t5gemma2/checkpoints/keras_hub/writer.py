@@ -52,7 +52,7 @@ def save(path, backbone, task=None, max_shard_size=10):
     if task is not None:
         preprocessor = task.preprocessor and _preprocessor(task.preprocessor)
         if preprocessor is not None:
-            proto = sentencepiece_of(task.preprocessor.tokenizer._loaded_vocabulary())
+            proto = sentencepiece_of(task.preprocessor.tokenizer.loaded_vocabulary())
             configs["preprocessor.json"] = preprocessor
             configs["tokenizer.json"] = preprocessor["config"]["tokenizer"]
             if "image_converter" in preprocessor["config"]:

@@ -1,30 +1,27 @@
-"""A model from a preset that this package saved.
+"""A preset that this package saved.
 
 Keras would revive whatever objects a file names, with whatever arguments. Here a file gives sizes
-and settings, which are checked, and weights, which are read one by one into a model that does not
-hold any yet; a class is taken from it only where it has been registered as one of the wanted kind.
+and settings, which are checked, and weights; a class is taken from it only where it has been
+registered as one of the wanted kind.
 """
 
 import dataclasses
+import functools
 import inspect
-import pathlib
 import types
 
 import keras
-import keras_hub
 
+from keras_t5gemma2.checkpoints.checkpoint import Checkpoint, SavedLayer, registered_class
 from keras_t5gemma2.checkpoints.own.quantized_layers import quantized_layers, rows_in_file
 from keras_t5gemma2.config import AttentionConfig, BackboneConfig, StackConfig, VisionConfig
 from keras_t5gemma2.files.h5 import read_h5, stored_tensors
 from keras_t5gemma2.files.json_object import read_json
-from keras_t5gemma2.files.limits import LARGEST_SIZE, MOST_LAYERS, check_size, is_number
+from keras_t5gemma2.files.limits import LARGEST_SIZE, MOST_LAYERS, is_number
 from keras_t5gemma2.messages import cause, shown, shown_names
-from keras_t5gemma2.model.backbone import T5Gemma2Backbone
-from keras_t5gemma2.model.loading import build_with_weights
-from keras_t5gemma2.quantization import plans
 from keras_t5gemma2.vocabulary.special_tokens import VOCABULARY_FILE
 
-TOKENIZER_FILES = f"assets/tokenizer/{VOCABULARY_FILE}"
+_BACKBONE = "keras_t5gemma2>T5Gemma2Backbone"
 # Configs inside of configs, by the class and the field that has them.
 _NESTED = {
     (BackboneConfig, "encoder"): StackConfig,
@@ -48,64 +45,102 @@ def is_own(directory, values):
         ValueError: it is the config of another model, or of none.
     """
     name = values.get("registered_name")
-    found = keras.saving.get_registered_object(str(name))
-    if not (inspect.isclass(found) and issubclass(found, T5Gemma2Backbone)):
+    own = keras.saving.get_registered_object(_BACKBONE)
+    found = registered_class(name, own)
+    if found is None:
         raise ValueError(
             "`config.json` must be that of a T5Gemma 2: with a `model_type` as published, or with "
             "the `registered_name` of a class of this package or of keras-hub. Received: "
             f"{directory}, with registered_name={shown(name)}"
         )
-    return found is T5Gemma2Backbone
+    return found is own
 
 
-def load_backbone(
-    directory, load_weights=True, text_only=False, dtype=None, allow_nonfinite=False, **kwargs
-):
-    """The backbone of a preset directory of this package.
+class OwnCheckpoint(Checkpoint):
+    """A preset directory of this package."""
 
-    Args:
-        directory: path of the directory.
-        load_weights: bool. If false, the weights are random and no file of weights is needed.
-        text_only: bool. Leave out the vision tower: it is neither built nor read.
-        dtype: string or `keras.DTypePolicy` of every part; `None` is Keras's global policy. In a
-            quantized preset it is that of what is no integer.
-        allow_nonfinite: bool. Whether weights may be NaN or infinite.
-        **kwargs: further arguments of `T5Gemma2Backbone`, instead of those in the preset.
+    tokenizer_files = f"assets/tokenizer/{VOCABULARY_FILE}"
 
-    Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: a file is damaged, or does not fit the config; the message names it.
-    """
-    path = pathlib.Path(directory, "config.json")
-    fields = _fields(path, read_json(directory, path.name))
-    config = backbone_config(path, fields.get("config"))
-    if text_only:
-        config = dataclasses.replace(config, vision=None)
-    check_size(config, path)
-    settings = {
-        "gradient_checkpointing": fields.get("gradient_checkpointing") is True,
-        "rounds_activations": fields.get("rounds_activations") is True,
-        "trainable": fields.get("trainable") is not False,
-    }
-    modes = quantized_layers(path, config, fields.get("quantized_layers"))
-    if modes and plans.is_planned():
-        raise ValueError(
-            "`quantize` must not be given for a preset that is quantized already. Received: "
-            f"{path}, whose {next(iter(modes))} is {next(iter(modes.values()))}"
-        )
-    settings["quantized_layers"] = modes
+    @functools.cached_property
+    def _values(self):
+        return fields_of(self.origin, read_json(self.path, "config.json"))
 
-    def build():
-        return T5Gemma2Backbone(config, dtype=dtype, **{**settings, **kwargs})
+    @functools.cached_property
+    def config(self):
+        config = backbone_config(self.origin, self._values.get("config"))
+        return dataclasses.replace(config, vision=None) if self.text_only else config
 
-    if not load_weights:
-        return build()
-    found = read_h5(directory)
-    if text_only:
-        found = {n: t for n, t in found.items() if not n.startswith("layers/vision/")}
-    rows, integers = rows_in_file(config, modes)
-    tensors = stored_tensors(directory, rows, found, integers)
-    return build_with_weights(build, tensors, allow_nonfinite)
+    @functools.cached_property
+    def settings(self):
+        values = self._values
+        modes = quantized_layers(self.origin, self.config, values.get("quantized_layers"))
+        return {
+            "gradient_checkpointing": values.get("gradient_checkpointing") is True,
+            "rounds_activations": values.get("rounds_activations") is True,
+            "trainable": values.get("trainable") is not False,
+            "quantized_layers": modes,
+        }
+
+    def tensors(self):
+        found = read_h5(self.path)
+        if self.text_only:
+            found = {n: t for n, t in found.items() if not n.startswith("layers/vision/")}
+        rows, integers = rows_in_file(self.config, self.settings["quantized_layers"])
+        return stored_tensors(self.path, rows, found, integers)
+
+    @property
+    def has_tokenizer(self):
+        return (self.path / "tokenizer.json").is_file()
+
+    @property
+    def has_image_converter(self):
+        saved = self.preprocessor()
+        if self.text_only or saved.path is not None:
+            return not self.text_only and saved.arguments.get("image_converter") is not None
+        return (self.path / "image_converter.json").is_file()
+
+    def tokenizer(self):
+        saved = self._layer("tokenizer.json")
+        assets = self.path / self.tokenizer_files
+        if not assets.is_file():
+            raise FileNotFoundError(
+                f"A preset with a tokenizer must hold `{self.tokenizer_files}`. Received: "
+                f"`{self.path}`, which does not"
+            )
+        return saved._replace(assets=str(assets.parent))
+
+    def image_converter(self):
+        return self._layer("image_converter.json")
+
+    def preprocessor(self):
+        path = self.path / "preprocessor.json"
+        has_one = path.is_file() and read_json(self.path, path.name)
+        return self._layer(path.name) if has_one else SavedLayer({})
+
+    def _layer(self, name):
+        values = read_json(self.path, name)
+        path = self.path / name
+        return SavedLayer(fields_of(path, values), path, values.get("registered_name"))
+
+    def task(self, cls):
+        """Without the backbone and the preprocessor.
+
+        A preset of a backbone alone, or of another task, has no settings.
+        """
+        path = self.path / "task.json"
+        values = read_json(self.path, path.name) if path.is_file() else {}
+        found = registered_class(values.get("registered_name"), cls)
+        if found is None:
+            return cls, {}
+        elsewhere = ("backbone", "preprocessor", "adapters", "name")
+        fields = {k: v for k, v in fields_of(path, values).items() if k not in elsewhere}
+        known = set(inspect.signature(found.__init__).parameters)
+        if unknown := sorted(set(fields) - known):
+            raise ValueError(
+                f"`config` of {path} must hold arguments of {found.__name__}. "
+                f"Received: {shown_names(unknown)}"
+            )
+        return found, fields
 
 
 def backbone_config(origin, values):
@@ -121,102 +156,12 @@ def backbone_config(origin, values):
     return _config(origin, BackboneConfig, "config.config", values)
 
 
-def load_tokenizer(cls, directory, **kwargs):
-    """The tokenizer of a preset directory."""
-    path = pathlib.Path(directory, "tokenizer.json")
-    values = {**read_json(directory, path.name)}
-    tokenizer = _revived(path, values, cls, keras_hub.tokenizers.Tokenizer, kwargs)
-    assets = pathlib.Path(directory, TOKENIZER_FILES)
-    if not assets.is_file():
-        raise FileNotFoundError(
-            f"A preset with a tokenizer must hold `{TOKENIZER_FILES}`. Received: `{directory}`, "
-            "which does not"
-        )
-    tokenizer.load_assets(str(assets.parent))
-    return tokenizer
-
-
-def has_tokenizer(directory):
-    """Whether a preset directory has a tokenizer."""
-    return pathlib.Path(directory, "tokenizer.json").is_file()
-
-
-def load_image_converter(cls, directory, **kwargs):
-    """The image converter of a preset directory."""
-    path = pathlib.Path(directory, "image_converter.json")
-    base = keras_hub.layers.ImageConverter
-    return _revived(path, read_json(directory, path.name), cls, base, kwargs)
-
-
-def load_preprocessor(cls, directory, text_only=False, **kwargs):
-    """The preprocessor of a preset directory, or one of the tokenizer and converter in it."""
-    path = pathlib.Path(directory, "preprocessor.json")
-    values = read_json(directory, path.name) if path.is_file() else {}
-    fields = _fields(path, values) if values else {}
-    if "tokenizer" not in kwargs:
-        kwargs["tokenizer"] = load_tokenizer(cls.tokenizer_cls, directory)
-    if text_only:
-        kwargs["image_converter"] = None
-    if "image_converter" not in kwargs:
-        has_converter = pathlib.Path(directory, "image_converter.json").is_file()
-        if values:
-            has_converter = fields.get("image_converter") is not None
-        converter = cls.image_converter_cls
-        kwargs["image_converter"] = (
-            load_image_converter(converter, directory) if has_converter else None
-        )
-    if not values:
-        return cls(**kwargs)
-    return _revived(path, values, cls, keras_hub.models.Preprocessor, kwargs)
-
-
-def task_settings(cls, directory):
-    """The class of a preset's task, `cls` or one derived from it, and the arguments it was saved
-    with, without its backbone and its preprocessor.
-
-    A preset of a backbone alone, or of another task, has no settings.
-    """
-    path = pathlib.Path(directory, "task.json")
-    values = read_json(directory, path.name) if path.is_file() else {}
-    found = keras.saving.get_registered_object(str(values.get("registered_name")))
-    if not (inspect.isclass(found) and issubclass(found, cls)):
-        return cls, {}
-    elsewhere = ("backbone", "preprocessor", "adapters", "name")
-    fields = {k: v for k, v in _fields(path, values).items() if k not in elsewhere}
-    known = set(inspect.signature(found.__init__).parameters)
-    if unknown := sorted(set(fields) - known):
-        raise ValueError(
-            f"`config` of {path} must hold arguments of {found.__name__}. "
-            f"Received: {shown_names(unknown)}"
-        )
-    return found, fields
-
-
-def _fields(path, values):
+def fields_of(path, values):
+    """The `config` of a file of Keras's, which must be an object."""
     fields = values.get("config")
     if not isinstance(fields, dict):
         raise ValueError(f"`config` of {path} must be an object. Received: {shown(fields)}")
     return fields
-
-
-def _revived(path, values, cls, base, kwargs):
-    """A layer with the settings in a file, and with `kwargs` instead of some of them."""
-    name = values.get("registered_name")
-    found = keras.saving.get_registered_object(str(name))
-    if not (inspect.isclass(found) and issubclass(found, cls)):
-        raise ValueError(
-            f"`registered_name` of {path} must be that of {cls.__name__}, or of a class that is "
-            f"derived from it and registered. Received: registered_name={shown(name)}"
-        )
-    fields = {key: value for key, value in _fields(path, values).items() if key not in ("name",)}
-    # A layer of text and images has no weights: its dtype is that of its class.
-    fields = {key: value for key, value in fields.items() if key not in ("dtype", "trainable")}
-    try:
-        return found.from_config({**fields, **kwargs})
-    except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
-        raise ValueError(
-            f"{path} does not describe a {found.__name__}: {cause(error, 1000)}"
-        ) from error
 
 
 def _config(path, config_class, name, values):

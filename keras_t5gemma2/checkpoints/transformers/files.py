@@ -99,6 +99,28 @@ def read_processor(directory):
     return found
 
 
+def image_options(directory, vision):
+    """Arguments of the image converter, and the tokens of an image.
+
+    Args:
+        directory: path of a directory, in which the files of an image processor may stand.
+        vision: `VisionConfig`, which such files must fit.
+
+    Raises:
+        ValueError: they do not fit, or want images treated in a way that the converter lacks.
+    """
+    wanted = ((vision.image_size, vision.image_size), vision.tokens_per_image)
+    options = {"image_size": wanted[0], "tokens_per_image": wanted[1], **read_processor(directory)}
+    given = (tuple(options["image_size"]), options.pop("tokens_per_image"))
+    if given != wanted:
+        raise ValueError(
+            f"The image processor of {directory} must fit its vision tower, which takes images "
+            f"of size {wanted[0]} and gives {wanted[1]} tokens for each. Received: "
+            f"size={given[0]}, image_seq_length={given[1]}"
+        )
+    return options, wanted[1]
+
+
 def processor_config(converter, tokens_per_image):
     """The `processor_config.json` that `read_processor` reads so, as a dict.
 

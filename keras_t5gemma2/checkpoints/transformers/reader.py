@@ -1,8 +1,12 @@
-"""A backbone from a directory in the reference's format."""
+"""A checkpoint in the reference's format."""
+
+import functools
 
 import numpy as np
 
-from keras_t5gemma2.checkpoints.transformers.config import config_from_transformers
+from keras_t5gemma2.checkpoints.checkpoint import Checkpoint, SavedLayer
+from keras_t5gemma2.checkpoints.transformers.config import config_from_transformers, context_lengths
+from keras_t5gemma2.checkpoints.transformers.files import image_options, tokenizer_file
 from keras_t5gemma2.checkpoints.transformers.names import (
     canonical_name,
     is_copy,
@@ -10,37 +14,17 @@ from keras_t5gemma2.checkpoints.transformers.names import (
     rows,
 )
 from keras_t5gemma2.files.json_object import read_json
-from keras_t5gemma2.files.limits import check_size
 from keras_t5gemma2.files.safetensors import read_safetensors
 from keras_t5gemma2.files.tensors import StoredTensor, list_names
-from keras_t5gemma2.model.backbone import T5Gemma2Backbone
-from keras_t5gemma2.model.loading import build_with_weights
 
 _FLOATS = ("float64", "float32", "float16", "bfloat16")
 _BYTES_COMPARED_AT_ONCE = 1 << 23
 
 
-def load_backbone(
-    directory, load_weights=True, text_only=False, dtype=None, allow_nonfinite=False, **kwargs
-):
-    """The backbone of a checkpoint directory of the reference.
+class TransformersCheckpoint(Checkpoint):
+    """A directory with `config.json` and safetensors, in one file or in shards.
 
-    Args:
-        directory: path of a directory with `config.json` and safetensors, in one file or in
-            shards, under any of the names that the reference has given its tensors.
-        load_weights: bool. If false, the weights are random and no file of weights is needed.
-        text_only: bool. Leave out the vision tower: it is neither built nor read.
-        dtype: string or `keras.DTypePolicy` of every part; `None` is Keras's global policy.
-        allow_nonfinite: bool. Whether weights may be NaN or infinite.
-        **kwargs: further arguments of `T5Gemma2Backbone`, such as `name`.
-
-    Returns:
-        A `T5Gemma2Backbone`.
-
-    Raises:
-        FileNotFoundError: `config.json` or the safetensors are not there.
-        ValueError: the config describes another model; a tensor is missing, unexpected, of a
-            wrong shape or type; copies of a tied tensor differ; a file is cut off.
+    The tensors may have any of the names that the reference has given them.
 
     Example:
 
@@ -49,19 +33,49 @@ def load_backbone(
     >>> part = {"vocab_size": 101, "hidden_size": 32, "num_hidden_layers": 2}
     >>> config = {"model_type": "t5gemma2", "encoder": {"text_config": part}, "decoder": part}
     >>> _ = (directory / "config.json").write_text(json.dumps(config))
-    >>> backbone = load_backbone(directory, load_weights=False, text_only=True)
-    >>> [layer.name for layer in backbone.decoder.blocks]
-    ['layer_0', 'layer_1']
+    >>> len(TransformersCheckpoint(directory, text_only=True).config.decoder.layers)
+    2
     """
-    config = config_from_transformers(read_json(directory, "config.json"), text_only)
-    check_size(config, f"{directory}/config.json")
 
-    def build():
-        return T5Gemma2Backbone(config, dtype=dtype, **kwargs)
+    small_files = ("*.json", "tokenizer.model")
+    weight_files = ("*.safetensors",)
+    tokenizer_files = "tokenizer.json or tokenizer.model"
 
-    if not load_weights:
-        return build()
-    return build_with_weights(build, stored_tensors(directory, config), allow_nonfinite)
+    @functools.cached_property
+    def config(self):
+        return config_from_transformers(read_json(self.path, "config.json"), self.text_only)
+
+    def tensors(self):
+        return stored_tensors(self.path, self.config)
+
+    @property
+    def has_tokenizer(self):
+        return tokenizer_file(self.path) is not None
+
+    def tokenizer(self):
+        path = tokenizer_file(self.path)
+        if path is None:
+            raise FileNotFoundError(
+                f"A tokenizer needs {self.tokenizer_files}. Received: {self.path}, which has "
+                "neither."
+            )
+        return SavedLayer({"proto": str(path)})
+
+    def image_converter(self):
+        if self.config.vision is None:
+            raise ValueError(
+                "An image converter needs the directory of a model that sees images. Received: "
+                f"{self.path}, whose model takes text only."
+            )
+        return SavedLayer(image_options(self.path, self.config.vision)[0])
+
+    def preprocessor(self):
+        """Its lengths are what the stacks are made for."""
+        encoder, decoder = context_lengths(read_json(self.path, "config.json"))
+        found = {"encoder_sequence_length": encoder, "decoder_sequence_length": decoder}
+        if (vision := self.config.vision) is not None:
+            found["tokens_per_image"] = image_options(self.path, vision)[1]
+        return SavedLayer(found)
 
 
 def stored_tensors(directory, config):
@@ -72,7 +86,9 @@ def stored_tensors(directory, config):
         config: `BackboneConfig`. Without a vision part, the tensors of one are passed over.
 
     Raises:
-        ValueError: as for `load_backbone`.
+        FileNotFoundError: the safetensors are not there.
+        ValueError: a tensor is missing, unexpected, or quantized; copies of a tied tensor differ;
+            a file is cut off.
     """
     found = _by_canonical_name(read_safetensors(directory))
     if config.vision is None:

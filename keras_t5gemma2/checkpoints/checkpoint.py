@@ -1,0 +1,105 @@
+"""What a reader of a checkpoint gives: values, of which other parts of the package make objects."""
+
+import dataclasses
+import inspect
+import pathlib
+from typing import NamedTuple
+
+import keras
+
+from keras_t5gemma2.checkpoints.sources import source_of
+
+
+class SavedLayer(NamedTuple):
+    """What a checkpoint says of a tokenizer, an image converter or a preprocessor.
+
+    Args:
+        arguments: dict, of the constructor.
+        path: path of the file that says so, or `None`: then the constructor's errors stand alone.
+        registered_name: string. The class in that file; without a `path` it is the caller's.
+        assets: string. Directory of the files that `load_assets` takes, or `None`.
+    """
+
+    arguments: dict
+    path: pathlib.Path | None = None
+    registered_name: str | None = None
+    assets: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A model in files. Every format has a class derived from this one, which reads them.
+
+    A file is read when what it says is asked for: damage elsewhere does not matter until then.
+
+    Args:
+        path: `pathlib.Path` of the directory or file.
+        text_only: bool. Leave out the vision tower, with the tensors and layers that belong to it.
+        preset: what the user called the checkpoint, which may say what its weights derive from.
+    """
+
+    path: pathlib.Path
+    text_only: bool = False
+    preset: str | None = None
+
+    # Patterns of the files to download: always, and with the weights.
+    small_files = ("*.json", "assets/tokenizer/*")
+    weight_files = (
+        *("model.weights.h5", "model.weights.json", "model_*.weights.h5"),
+        "adapters/*.safetensors",
+    )
+    tokenizer_files = ""  # what messages call the files of a tokenizer
+    settings = {}  # further arguments of the backbone's constructor, by name
+    # Whether the end-of-image token has no vector but the scaled one of the embedding table.
+    end_of_image_is_in_table = False
+
+    @property
+    def origin(self):
+        """What errors call the source of `config`."""
+        return self.path / "config.json"
+
+    @property
+    def source(self):
+        """What the weights derive from; see `sources`."""
+        return source_of(self.preset or self.path, self.path)
+
+    @property
+    def config(self):
+        """`BackboneConfig`."""
+        raise NotImplementedError
+
+    def tensors(self):
+        """`StoredTensor`s by the paths of the variables of a backbone of this `config`."""
+        raise NotImplementedError
+
+    @property
+    def has_tokenizer(self):
+        """Whether there are files of a tokenizer."""
+        return True
+
+    @property
+    def has_image_converter(self):
+        """Whether the preprocessor has an image converter."""
+        return self.config.vision is not None
+
+    def tokenizer(self):
+        """The `SavedLayer` of the tokenizer."""
+        raise NotImplementedError
+
+    def image_converter(self):
+        """The `SavedLayer` of the image converter."""
+        raise NotImplementedError
+
+    def preprocessor(self):
+        """The `SavedLayer` of the preprocessor, without tokenizer and image converter."""
+        raise NotImplementedError
+
+    def task(self, cls):
+        """The class of the task, `cls` or one derived from it, and arguments it was saved with."""
+        return cls, {}
+
+
+def registered_class(name, base):
+    """The class that is registered by a name, or `None` if it is not derived from `base`."""
+    found = keras.saving.get_registered_object(str(name))
+    return found if inspect.isclass(found) and issubclass(found, base) else None
