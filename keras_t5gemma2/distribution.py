@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from keras_t5gemma2.config import BackboneConfig
-from keras_t5gemma2.kernels.device_memory import device_memory
+from keras_t5gemma2.kernels.runtime.host_memory import device_memory
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.model.backbone import T5Gemma2Backbone
 from keras_t5gemma2.model.loading import shapes_only

@@ -13,7 +13,7 @@ from keras import layers, ops
 
 from keras_t5gemma2 import kernels
 from keras_t5gemma2.compat import keras as compat
-from keras_t5gemma2.kernels.host_array import host_array
+from keras_t5gemma2.kernels.runtime.host_memory import host_array
 from keras_t5gemma2.layer_config import registered
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.quantization import plans
