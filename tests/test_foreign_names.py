@@ -30,8 +30,6 @@ TO_GO = {
     "checkpoints.keras_hub.writer": {"_loaded_vocabulary"},
     "generation.compiled_steps": {"_generating"},
     "generation.encoded": {"_adapter_weights", "_is_merged", "_source"},
-    "model.blocks": {"_dense"},
-    "model.calibration": {"_places"},
     "tasks.agreement": {"_vocabulary"},
     "tasks.seq2seq_lm": {"_load_preset_adapters", "setattr(lm.preprocessor)"},
     "training.compile_config": {"_has_default_optimizer", "_token_loss"},

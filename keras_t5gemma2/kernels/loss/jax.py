@@ -96,7 +96,7 @@ def _scan(hidden, table, labels, weights, targets, soft_cap, size, axis, wanted=
 
 
 def _by_shard(slopes, hidden, shards):
-    """Float32 (shards, V, D): for each shard of the tokens, `slopes` (., V) times `hidden` (., D)."""
+    """Float32 (shards, V, D): per shard of the tokens, `slopes` (., V) times `hidden` (., D)."""
     slopes, hidden = (x.reshape(shards, -1, x.shape[-1]) for x in (slopes, hidden))
     return jnp.matmul(slopes.swapaxes(1, 2), hidden, preferred_element_type="float32")
 
