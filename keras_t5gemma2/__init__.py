@@ -9,7 +9,7 @@ from keras_t5gemma2.config import (
 )
 from keras_t5gemma2.evaluation.evaluate import EvaluateGeneration, evaluate_generation
 from keras_t5gemma2.generation.beam_search import BeamSearch
-from keras_t5gemma2.kernels.compilation_cache import enable_compilation_cache
+from keras_t5gemma2.kernels.runtime.compilation_cache import enable_compilation_cache
 from keras_t5gemma2.model.backbone import T5Gemma2Backbone
 from keras_t5gemma2.preprocessing.denoising_preprocessor import T5Gemma2DenoisingPreprocessor
 from keras_t5gemma2.preprocessing.image_converter import T5Gemma2ImageConverter

@@ -12,12 +12,12 @@ import keras
 import numpy as np
 
 from keras_t5gemma2.config import BackboneConfig
-from keras_t5gemma2.kernels.device_memory import device_memory
+from keras_t5gemma2.kernels.runtime.host_memory import device_memory
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.model.backbone import T5Gemma2Backbone
 from keras_t5gemma2.model.loading import shapes_only
 from keras_t5gemma2.sharding import layouts as sharding
-from keras_t5gemma2.sharding.layout_map import ModelParallel, layout_map
+from keras_t5gemma2.sharding.layout_map import ModelParallel, get_layout_map
 
 # The recipe ------------------------------------------------------------------------------------
 
@@ -83,7 +83,7 @@ def distribute(
     mesh = keras.distribution.DeviceMesh(shape, ("batch", "model"), devices)
     if fsdp is None:
         fsdp = model is not None and not _fits(_bytes(model) / model_parallel, memory)
-    found = layout_map(mesh, fsdp=fsdp, context=context_parallel)
+    found = get_layout_map(mesh, fsdp=fsdp, context_parallel=context_parallel)
     distribution = ModelParallel(layout_map=found, batch_dim_name="batch")
     keras.distribution.set_distribution(distribution)
     if verbose:

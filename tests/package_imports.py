@@ -31,7 +31,7 @@ class Import:
 
 
 def module_of(path):
-    """The dotted name of a file of the package: "kernels.torch", "kernels" for its `__init__`."""
+    """The dotted name of a file: "kernels.ops.torch", or "kernels.ops" for its `__init__`."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
 

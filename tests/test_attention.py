@@ -10,7 +10,9 @@ from gradients import relative_error, value_and_gradients
 from keras import ops
 
 from keras_t5gemma2 import kernels
-from keras_t5gemma2.kernels import KeyValues, Window, attention, blocked
+from keras_t5gemma2.kernels import KeyValues, Window
+from keras_t5gemma2.kernels.attention import blocked
+from keras_t5gemma2.kernels.attention import dispatch as attention
 
 WINDOWS = [Window(), Window.causal(), Window.causal(6), Window.bidirectional(7)]
 # Two are for the shapes of their devices, and have tests of their own.
@@ -26,7 +28,7 @@ def small_blocks(monkeypatch):
     for name, size in (("QUERIES", 8), ("KEYS_IN_WINDOW", 5), ("KEYS", 6)):
         monkeypatch.setattr(blocked, name, size)
     if keras.config.backend() == "torch":
-        from keras_t5gemma2.kernels import torch_flash
+        from keras_t5gemma2.kernels.attention import torch_flash
 
         monkeypatch.setattr(torch_flash, "QUERIES", 8)
 
@@ -169,7 +171,7 @@ def test_cudnn_s_layout_of_a_vision_tower(rng, dtype):
 
 @pytest.mark.skipif(keras.config.backend() != "jax", reason="a kernel of JAX")
 def test_what_cudnn_is_for():
-    from keras_t5gemma2.kernels import jax_cudnn
+    from keras_t5gemma2.kernels.attention import jax_cudnn
 
     def can(width, positions=None, dtype="bfloat16", count=1):
         x = ops.zeros((1, 4, 9, width), dtype)
@@ -182,7 +184,7 @@ def test_what_cudnn_is_for():
 
 @pytest.mark.skipif(keras.config.backend() != "torch", reason="a kernel of torch")
 def test_flex_visits_the_blocks_that_a_window_leaves(rng):
-    from keras_t5gemma2.kernels import torch_flex
+    from keras_t5gemma2.kernels.attention import torch_flex
 
     positions = ops.arange(1000, dtype="int32")[None]
     padded = ops.where(positions < 700, positions, -1)

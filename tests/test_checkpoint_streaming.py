@@ -21,8 +21,7 @@ from keras_t5gemma2.config import (
 from keras_t5gemma2.files import tensors
 from keras_t5gemma2.files.layout import LINEAR
 from keras_t5gemma2.files.tensors import StoredTensor
-from keras_t5gemma2.kernels.host_array import host_array
-from keras_t5gemma2.kernels.take_over import take_over
+from keras_t5gemma2.kernels.runtime.host_memory import host_array, take_over
 from keras_t5gemma2.model import loading
 from keras_t5gemma2.model.backbone import T5Gemma2Backbone
 from keras_t5gemma2.model.loading import build_with_weights, shapes_only

@@ -10,7 +10,7 @@ import keras
 import pytest
 
 import keras_t5gemma2
-from keras_t5gemma2.kernels import compilation_cache
+from keras_t5gemma2.kernels.runtime import compilation_cache
 
 BACKEND = keras.config.backend()
 

@@ -12,7 +12,8 @@ from small_tasks import CONFIG, ROWS, small_task
 from tiny_models import tiny_backbone
 
 from keras_t5gemma2 import Distillation, T5Gemma2Seq2SeqLM, TeacherSamples, kernels
-from keras_t5gemma2.kernels import SoftTargets, reference
+from keras_t5gemma2.kernels import SoftTargets
+from keras_t5gemma2.kernels.loss import reference
 
 WIDTH, VOCABULARY, FEW = 7, 53, 5
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokeniz
 
 from keras_t5gemma2 import T5Gemma2ImageConverter, T5Gemma2Seq2SeqLM
 from keras_t5gemma2.files.safetensors import read_safetensors
-from keras_t5gemma2.kernels.host_array import host_array
+from keras_t5gemma2.kernels.runtime.host_memory import host_array
 
 # The figure of the contract.
 NEAR = {"rtol": 0, "atol": 1e-5}

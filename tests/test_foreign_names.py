@@ -14,9 +14,10 @@ ROOMS = ("compat", "kernels.compat")
 # Attributes of other libraries' objects that their documentation assigns.
 PUBLIC = {
     "files.disk": {"argtypes =", "reserved ="},  # of a function of ctypes, of a `threading.local`
-    "kernels.saved_model": {"setattr(converter)"},  # options of TensorFlow's converter
-    "kernels.torch": {"backward_of =", "dtypes =", "fixed ="},  # of a context of autograd
-    "kernels.torch_processes": {"grad ="},
+    "kernels.export.saved_model": {"setattr(converter)"},  # options of TensorFlow's converter
+    "kernels.loss.torch": {"dtypes ="},  # of a context of autograd
+    "kernels.runtime.torch": {"backward_of =", "fixed ="},
+    "kernels.runtime.torch_processes": {"grad ="},
     "messages": {"maxlong =", "maxother =", "maxstring ="},  # of `reprlib.Repr`
     "model.residual": {"autocast ="},
     "preprocessing.image_converter": {"height ="},  # of `keras.layers.Resizing`
@@ -25,8 +26,6 @@ PUBLIC = {
 TO_GO = {
     "generation.compiled_steps": {"_generating"},
     "generation.encoded": {"_source"},
-    "model.blocks": {"_dense"},
-    "model.calibration": {"_places"},
 }
 
 

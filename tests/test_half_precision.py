@@ -12,7 +12,7 @@ from quantized_tasks import WAYS
 from small_tasks import CONFIG, ROWS, small_task
 from tiny_models import SMALL_CONFIG, VISION, tiny_backbone, token_inputs
 
-from keras_t5gemma2.model.rotary import Places
+from keras_t5gemma2.model.rotary import Positions
 from keras_t5gemma2.model.stacks import encoder_positions
 
 LARGEST = float(np.finfo("float16").max)
@@ -80,7 +80,7 @@ def distance(got, want):
 def test_the_large_model_is_out_of_the_range_of_float16(exact):
     encoder, block = exact.backbone.encoder, exact.backbone.encoder.blocks[0]
     x = exact.backbone.embedder(np.arange(10, 21)[None])
-    at = Places(encoder_positions(np.ones((1, 11))), encoder.config.layers)
+    at = Positions(encoder_positions(np.ones((1, 11))), encoder.config.layers)
     y, _ = block(x, at=at)
     assert float(ops.max(ops.abs(y))) > LARGEST
     mlp, x = block.mlp, block.mlp_norm(y)

@@ -14,19 +14,21 @@ from package_imports import BACKENDS, FILES, PACKAGE, circles, graph, imports_of
 ORDER = [
     *("messages", "compiling", "options", "config", "registry", "compat", "layer_config"),
     *("files", "arguments", "vocabulary"),
-    *("kernels.compat", "kernels.scaled", "kernels.reference", "kernels.blocked", "kernels.forks"),
-    *("kernels.torch_flash", "kernels.torch_flex", "kernels.jax_cudnn", "kernels.torch_processes"),
-    *("kernels.processes", "sharding", "kernels.jax", "kernels.tensorflow", "kernels.torch"),
-    *("kernels.attention", "kernels"),
+    *("kernels.compat", "kernels.runtime.reference", "kernels.runtime.torch_processes"),
+    *("kernels.runtime.jax", "kernels.runtime.tensorflow", "kernels.runtime.torch"),
+    *("kernels.runtime", "kernels.ops.reference", "kernels.ops", "sharding", "kernels.loss"),
+    *("kernels.attention.scaled", "kernels.attention.segments", "kernels.attention.slots"),
+    *("kernels.attention.reference", "kernels.attention.blocked", "kernels.attention.torch_flash"),
+    *("kernels.attention.jax_cudnn", "kernels.attention.torch_flex", "kernels.attention.jax"),
+    *("kernels.attention.tensorflow", "kernels.attention.torch", "kernels.attention"),
+    *("kernels.attention.write", "kernels.export", "kernels"),
     *("quantization", "lora", "checkpoints", "adapters.through_task", "model", "distribution"),
     *("preprocessing", "generation", "training", "planning", "evaluation", "export"),
     *("adapters", "tasks"),
 ]
 
 # Imports of our own files inside of functions.
-LATE_TO_GO = {
-    "export.runtimes": {"kernels.saved_model", "kernels.torch_programs"},
-}
+LATE_TO_GO = {}
 # Imports of files that stand further down.
 BACK_TO_GO = {}
 # Files that import themselves, by way of each other.
@@ -134,9 +136,9 @@ def test_what_is_imported_is_declared_as_a_dependency_and_nothing_else():
     [
         ("def f():\n    import keras_t5gemma2.config", [("keras_t5gemma2.config", True)]),
         ("f = lambda: __import__('numpy')", [("numpy", True)]),
-        ("from . import torch", [("keras_t5gemma2.kernels.torch", False)]),
-        ("from .. import config", [("keras_t5gemma2.config", False)]),
-        ("from ..config import StackConfig", [("keras_t5gemma2.config", False)]),
+        ("from . import torch", [("keras_t5gemma2.kernels.ops.torch", False)]),
+        ("from ... import config", [("keras_t5gemma2.config", False)]),
+        ("from ...config import StackConfig", [("keras_t5gemma2.config", False)]),
         ("from keras_t5gemma2 import config, options", ["config", "options"]),
         ("import importlib\nimportlib.import_module(name)", [("importlib", False), (None, False)]),
         ("if TYPE_CHECKING:\n    import torch\nelse:\n    import jax", [("jax", False)]),
@@ -144,7 +146,7 @@ def test_what_is_imported_is_declared_as_a_dependency_and_nothing_else():
     ],
 )
 def test_imports_of(tmp_path, monkeypatch, text, want):
-    path = PACKAGE / "kernels" / "made_up.py"
+    path = PACKAGE / "kernels" / "ops" / "made_up.py"
     monkeypatch.setattr(type(path), "read_text", lambda self: text)
     want = [pair if isinstance(pair, tuple) else (f"keras_t5gemma2.{pair}", False) for pair in want]
     assert [(found.target, found.is_late) for found in imports_of(path)] == want
@@ -173,9 +175,10 @@ def _inside(target):
 
 
 def _is_chosen_by_kernels(module, target):
-    """As `kernels.torch` imports `kernels.torch_flex`, on the machines that it serves."""
-    prefixes = [f"kernels.{backend}" for backend in BACKENDS]
-    return module.startswith("kernels.") and any(target.startswith(p) for p in prefixes)
+    """As `attention.torch` imports `attention.torch_flex`, on the machines that it serves."""
+    folder, _, file = target.rpartition(".")
+    is_there = folder.startswith("kernels.") and module.startswith(f"{folder}.")
+    return is_there and file.startswith(BACKENDS)
 
 
 def _is_of_kernels(path):

@@ -10,8 +10,10 @@ from keras import ops
 
 from keras_t5gemma2 import kernels
 from keras_t5gemma2.generation import cache
-from keras_t5gemma2.kernels import KeyValues, Window, attention, reference
-from keras_t5gemma2.kernels.reference import seen as sees
+from keras_t5gemma2.kernels import KeyValues, Window
+from keras_t5gemma2.kernels.attention.reference import seen as sees
+from keras_t5gemma2.kernels.runtime import dispatch as runtime
+from keras_t5gemma2.kernels.runtime import reference
 
 
 def seen(window, length=7):
@@ -202,8 +204,7 @@ def test_blocks_take_the_place_of_others(rng, axis):
     def function(i, block):
         return block * ops.cast(i + 2, "float32"), ops.sum(block)
 
-    backend = attention._BACKEND
-    y, sums = backend.map_blocks(function, ops.convert_to_tensor(x), 4, axis)
+    y, sums = runtime.map_blocks(function, ops.convert_to_tensor(x), 4, axis)
     blocks = np.split(x, x.shape[axis] // 4, axis)
     want = np.concatenate([block * (i + 2) for i, block in enumerate(blocks)], axis)
     np.testing.assert_array_equal(ops.convert_to_numpy(y), want)

@@ -26,7 +26,7 @@ from keras_t5gemma2.model.attention import Attention
 from keras_t5gemma2.model.blocks import Block, GatedMLP
 from keras_t5gemma2.model.embedder import Embedder
 from keras_t5gemma2.model.norm import RMSNorm
-from keras_t5gemma2.model.rotary import Places
+from keras_t5gemma2.model.rotary import Positions
 from keras_t5gemma2.model.stacks import Decoder, Encoder
 from keras_t5gemma2.model.vision import PatchEmbedding, Projector, Vision, VisionBlock, VisionTower
 from keras_t5gemma2.preprocessing.image_features import ImageFeatures
@@ -49,7 +49,7 @@ PATCHES = RNG.normal(size=(2, 16, TOWER.hidden_dim)).astype("float32")
 
 
 def at():
-    return Places(keras.ops.convert_to_tensor(MASK * np.arange(5, dtype="int32")), [ATTENTION])
+    return Positions(keras.ops.convert_to_tensor(MASK * np.arange(5, dtype="int32")), [ATTENTION])
 
 
 LAYERS = {

@@ -11,7 +11,7 @@ from keras import ops
 from tiny_models import DECODER, ENCODER, LOCAL, TEXT_CONFIG, tiny_backbone, token_inputs
 
 from keras_t5gemma2 import T5Gemma2Seq2SeqLM, kernels
-from keras_t5gemma2.kernels import reference
+from keras_t5gemma2.kernels.loss import reference
 
 WIDTH, VOCABULARY = 7, 53
 # One layer each: what is tried here comes after them.

@@ -166,7 +166,7 @@ def test_litert(small, rng, tmp_path):
 
 
 def test_an_export_is_written_whole_or_not_at_all(small, tmp_path, monkeypatch):
-    from keras_t5gemma2.kernels import saved_model
+    from keras_t5gemma2.kernels.export import saved_model
 
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine.txt").write_text("stays")
@@ -175,7 +175,7 @@ def test_an_export_is_written_whole_or_not_at_all(small, tmp_path, monkeypatch):
         raise OSError("no space")
 
     if BACKEND == "torch":
-        from keras_t5gemma2.kernels import torch_programs
+        from keras_t5gemma2.kernels.export import torch_programs
 
         monkeypatch.setattr(torch_programs, "programs", lambda *_: {"encode": None})
         monkeypatch.setattr(torch_programs, "save", fail)

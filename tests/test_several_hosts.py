@@ -77,7 +77,7 @@ def test_a_run_on_two_hosts_one_of_which_dies(tmp_path):
 def test_processes_without_a_distribution_are_refused(monkeypatch):
     from small_tasks import ROWS, small_task
 
-    from keras_t5gemma2.kernels import processes
+    from keras_t5gemma2.kernels.runtime import processes
 
     lm = small_task()
     monkeypatch.setattr(processes, "count", lambda: 3)

@@ -12,8 +12,8 @@ from keras_t5gemma2.compat import keras as compat
 from keras_t5gemma2.files.atomic import atomic_directory, atomic_file
 from keras_t5gemma2.files.disk import check_room, local_path, reserve, writing_h5
 from keras_t5gemma2.files.finite import check_finite_variables
-from keras_t5gemma2.kernels import processes
-from keras_t5gemma2.kernels.host_array import host_array
+from keras_t5gemma2.kernels.runtime import processes
+from keras_t5gemma2.kernels.runtime.host_memory import host_array
 
 # What stands before the registered name of a class in the `config.json` of a preset.
 IMPORT = "import "

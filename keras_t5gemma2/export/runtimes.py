@@ -11,6 +11,7 @@ from keras_t5gemma2.generation import batching, decoding
 from keras_t5gemma2.generation import cache as caches
 from keras_t5gemma2.generation.cache import Cache
 from keras_t5gemma2.kernels import Scaled
+from keras_t5gemma2.kernels.export import saved_model, torch_programs
 from keras_t5gemma2.messages import shown, shown_names, shown_path
 from keras_t5gemma2.model.attention import Memory
 from keras_t5gemma2.options import integer
@@ -46,15 +47,11 @@ def export(task, path, format, sizes, options):
     _check_format(task, path, format, options)
     functions = Functions(task, _checked(task, format, sizes)).signatures
     if format == "torch":
-        from keras_t5gemma2.kernels import torch_programs
-
         programs = torch_programs.programs(task, functions)
         with atomic_directory(path, written_last="step.pt2") as directory:
             for name, program in programs.items():
                 torch_programs.save(program, directory / f"{name}.pt2")
         return
-    from keras_t5gemma2.kernels import saved_model
-
     if format == "litert":
         with atomic_file(path) as file:
             saved_model.write_litert(file, functions, task.variables, options)

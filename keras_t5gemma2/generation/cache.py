@@ -7,7 +7,7 @@ from keras import ops, tree
 
 from keras_t5gemma2 import kernels
 from keras_t5gemma2.kernels import KeyValues, Scaled, rounded
-from keras_t5gemma2.kernels.reference import put
+from keras_t5gemma2.kernels.attention.slots import put
 
 
 class Cache(NamedTuple):

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_t5gemma2.generation.compiled_steps import program
-from keras_t5gemma2.kernels import processes
+from keras_t5gemma2.kernels.runtime import processes
 from keras_t5gemma2.messages import shown
 
 # Numbers that are compared to tell whether weights have changed: all of a small model, of a large

@@ -8,7 +8,7 @@ from keras_t5gemma2.generation import batching, calls, decoding, finite
 from keras_t5gemma2.generation import cache as caches
 from keras_t5gemma2.generation.compiled_steps import program, start
 from keras_t5gemma2.messages import shown
-from keras_t5gemma2.model.backbone import image_shapes
+from keras_t5gemma2.model.array_checks import image_shapes
 
 # Tokens proposed at once. Looking them up costs nothing, a model costs a step for each.
 _LOOKED_UP, _PREDICTED = 7, 4

@@ -1,44 +1,81 @@
-"""Attention, cache writes and the loss, behind one wall: only this folder may import a backend.
+"""Attention, the loss and other operations of the backends: only this folder may import one.
 
 Axes, here and in every shape comment of the package:
 
     B batch    T queries    S keys (slots of a cache)    N query heads    K key heads
     G = N / K query heads per key head    H head width    D model width    V vocabulary
+
+Each folder has one subject: `reference.py` in it is pure `keras.ops` and the definition of what is
+right, the files named after backends are what these do better, and one file chooses among them.
 """
 
-from typing import Any, NamedTuple
-
-import keras
-from keras import ops
-
-from keras_t5gemma2.kernels import reference
-from keras_t5gemma2.kernels.attention import KeyValues, Window, attend, use
-from keras_t5gemma2.kernels.forks import check_process
-from keras_t5gemma2.kernels.reference import FEW_QUERIES
-from keras_t5gemma2.kernels.scaled import Scaled, plain, times
-from keras_t5gemma2.sharding.batch import data_axis
+from keras_t5gemma2.kernels.attention.dispatch import attend, use, weighted_sums
+from keras_t5gemma2.kernels.attention.scaled import Scaled, plain, times
+from keras_t5gemma2.kernels.attention.segments import KeyValues, Window
+from keras_t5gemma2.kernels.attention.write import rounded, write
+from keras_t5gemma2.kernels.loss.cross_entropy import (
+    CHUNK_BYTES,
+    SoftTargets,
+    TokenSums,
+    cross_entropy,
+    linear_cross_entropy,
+)
+from keras_t5gemma2.kernels.ops.dispatch import (
+    argmax,
+    by_pieces,
+    gated,
+    gelu,
+    lay_out,
+    logits,
+    merge_heads,
+    product,
+    rms_norm,
+    rotate,
+    split_heads,
+)
+from keras_t5gemma2.kernels.runtime.dispatch import (
+    IS_COMPILED,
+    check_parameters,
+    compiled,
+    compiled_step,
+    compiles,
+    is_traced,
+    prepare_training,
+    rematerialized,
+    summed_over_replicas,
+    sums_of_metrics,
+)
+from keras_t5gemma2.kernels.runtime.forks import check_process
+from keras_t5gemma2.kernels.runtime.reference import FEW_QUERIES
 
 __all__ = [
+    "CHUNK_BYTES",
     "FEW_QUERIES",
+    "IS_COMPILED",
     "KeyValues",
     "Scaled",
     "SoftTargets",
     "TokenSums",
     "Window",
+    "argmax",
     "attend",
+    "by_pieces",
     "check_parameters",
+    "check_process",
     "compiled",
     "compiled_step",
-    "check_process",
     "compiles",
-    "is_traced",
     "cross_entropy",
     "gated",
     "gelu",
+    "is_traced",
+    "lay_out",
     "linear_cross_entropy",
+    "logits",
     "merge_heads",
     "plain",
     "prepare_training",
+    "product",
     "rematerialized",
     "rms_norm",
     "rotate",
@@ -51,183 +88,3 @@ __all__ = [
     "weighted_sums",
     "write",
 ]
-
-# The logits of one chunk of tokens in float32: 160 tokens of the published vocabulary. One or two
-# arrays of this size live at once, less than a tenth of what the plain loss takes for 2,048 tokens,
-# and a step takes no longer; smaller chunks make slower products (`tools/benchmark_loss.py`).
-CHUNK_BYTES = 160 << 20
-
-
-def write(past, fresh, slots):
-    """`past` with the keys and values of `fresh` in its slots.
-
-    On torch the tensors of `past` themselves are written, since a copy of a whole cache for each
-    token is what makes long outputs slow; elsewhere the compiler does the same. What `past` has
-    as `Scaled` is rounded.
-
-    Args:
-        past: `KeyValues` of S slots, whose positions already hold those of the new tokens.
-        fresh: `KeyValues` of T tokens.
-        slots: int32 tensor, of one token a scalar, else (T,).
-    """
-    keys = _write(past.keys, fresh.keys, slots)
-    return KeyValues(keys, _write(past.values, fresh.values, slots), past.positions)
-
-
-def _write(buffer, fresh, slots):
-    if not isinstance(buffer, Scaled):
-        return _write_slots(buffer, fresh, slots)
-    pairs = zip(buffer, rounded(fresh), strict=True)
-    return Scaled(*(_write_slots(old, new, slots) for old, new in pairs))
-
-
-class TokenSums(NamedTuple):
-    """Sums over tokens, each times its weight; scalars of float32."""
-
-    loss: Any  # the cross-entropy, in nats
-    correct: Any  # 1 where the highest logit is the label's
-    weight: Any  # 1
-
-
-class SoftTargets(NamedTuple):
-    """A distribution over a few ids for each token, which stands in the label's place.
-
-    An id may come twice: its shares add up. Neither gets a gradient.
-    """
-
-    ids: Any  # (..., few) int32
-    shares: Any  # (..., few) float32, which add up to 1
-
-
-def linear_cross_entropy(
-    hidden,
-    table,
-    labels,
-    weights,
-    soft_cap=None,
-    training=True,
-    chunk_size=None,
-    targets=None,
-    trainable=None,
-):
-    """The loss of the logits `hidden` times `table`, which are never formed all at once.
-
-    Logits are formed for a chunk of tokens at a time. Where a gradient will be asked for, the
-    same pass makes it: the backward pass only scales what was kept. Hidden states and logits
-    of float16 and bfloat16 are float32 from the softmax on.
-
-    Args:
-        hidden: (..., D) tensor.
-        table: (V, D) tensor or `keras.Variable`. If it is a variable that is not trainable, no
-            gradient of its size is made.
-        labels: (...) int tensor of ids; those of weight 0 may be any number.
-        weights: (...) float tensor. Labels and weights get no gradient.
-        soft_cap: float or `None`. Logits are bent to `soft_cap * tanh(logits / soft_cap)`.
-        training: bool. Whether a gradient will be asked for.
-        chunk_size: int. Tokens per chunk, and per device that rows are spread over; by default
-            those whose logits take 160 MiB.
-        targets: `SoftTargets` of the tokens, or `None`. The loss is that of these distributions;
-            what is correct, the labels still say.
-        trainable: bool. Whether the table gets a gradient; by default as a variable says itself,
-            and a tensor does.
-
-    Returns:
-        `TokenSums`.
-    """
-    is_trainable = getattr(table, "trainable", True) if trainable is None else trainable
-    table = ops.convert_to_tensor(table)
-    hidden = ops.reshape(hidden, (-1, table.shape[1]))
-    labels, weights = _labels_and_weights(labels, weights)
-    axis = data_axis()
-    parts = 1 if axis is None else axis[2]  # of a chunk, each on a device of its own
-    limit = parts * (chunk_size or max(1, CHUNK_BYTES // (4 * table.shape[0])))
-    targets = () if targets is None else _flat(targets)
-    wanted = (training, training and is_trainable)
-    loss, correct = _sums(hidden, table, labels, weights, targets, soft_cap, limit, wanted)
-    return TokenSums(loss, correct, ops.sum(weights))
-
-
-def cross_entropy(logits, labels, weights, targets=None):
-    """The same of logits (..., V) that are there already: `TokenSums`."""
-    logits = ops.reshape(logits, (-1, logits.shape[-1]))
-    labels, weights = _labels_and_weights(labels, weights)
-    targets = () if targets is None else _flat(targets)
-    loss, correct = reference.cross_entropy(logits, labels, weights, targets)
-    return TokenSums(loss, correct, ops.sum(weights))
-
-
-def _labels_and_weights(labels, weights):
-    """Both as (N,) tensors; a label without weight is 0, whatever it was."""
-    weights = ops.reshape(ops.cast(weights, "float32"), (-1,))
-    labels = ops.reshape(ops.cast(labels, "int32"), (-1,))
-    return ops.where(ops.equal(weights, 0.0), 0, labels), weights
-
-
-def _flat(targets):
-    """`SoftTargets` of (N, few)."""
-    ids, shares = (ops.reshape(x, (-1, x.shape[-1])) for x in targets)
-    return SoftTargets(ops.cast(ids, "int32"), ops.cast(shares, "float32"))
-
-
-def _sums_of_padded(hidden, table, labels, weights, targets, soft_cap, limit, wanted):
-    """The sums over chunks of one size: tokens without weight fill the last one up."""
-    count = ops.shape(hidden)[0]
-    chunks = _at_least_one((count + limit - 1) // limit)
-    # The smallest size that gives as many chunks: hardly any token is filler.
-    size = _at_least_one((count + chunks - 1) // chunks)
-    axis = data_axis()
-    if axis is not None:
-        size += -size % axis[2]
-    missing = chunks * size - count
-    hidden = ops.pad(hidden, [(0, missing), (0, 0)])
-    labels, weights = (ops.pad(x, [(0, missing)]) for x in (labels, weights))
-    targets = tuple(ops.pad(x, [(0, missing), (0, 0)]) for x in targets)
-    return _sums_over_chunks(hidden, table, labels, weights, targets, soft_cap, size, wanted)
-
-
-def _at_least_one(count):
-    """A replica of a strategy may have got no row of a batch."""
-    return max(count, 1) if isinstance(count, int) else ops.maximum(count, 1)
-
-
-# Whether loops are, as programs that copy what they cannot write in place.
-IS_COMPILED = keras.config.backend() != "torch"
-
-if not IS_COMPILED:
-    from keras_t5gemma2.kernels import torch as _backend
-
-    _sums = _backend.sums_over_chunks
-    _formulas = _backend
-else:
-    if keras.config.backend() == "jax":
-        from keras_t5gemma2.kernels import jax as _backend
-    else:
-        from keras_t5gemma2.kernels import tensorflow as _backend
-
-    _sums = _sums_of_padded
-    _sums_over_chunks = _backend.sums_over_chunks
-    _formulas = reference
-
-by_pieces = _backend.by_pieces
-check_parameters = _backend.check_parameters
-compiled = _backend.compiled
-compiled_step = _backend.compiled_step
-compiles = _backend.compiles
-is_traced = _backend.is_traced
-rematerialized = _backend.rematerialized
-argmax = _formulas.argmax
-gated = _formulas.gated
-gelu = _formulas.gelu
-lay_out = _formulas.lay_out
-logits = _backend.logits
-merge_heads = _formulas.merge_heads
-prepare_training = _backend.prepare_training
-product = _formulas.product
-rms_norm = _backend.rms_norm
-rotate = _formulas.rotate
-rounded = _formulas.rounded
-split_heads = _formulas.split_heads
-summed_over_replicas = _backend.summed_over_replicas
-sums_of_metrics = _backend.sums_of_metrics
-weighted_sums = _formulas.weighted_sums
-_write_slots = _formulas.write_slots

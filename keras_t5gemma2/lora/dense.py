@@ -1,17 +1,15 @@
 """The dense layer of the text stacks: a kernel, and any number of adapters on it."""
 
-import contextlib
 import dataclasses
-from typing import Any
 
-import numpy as np
 from keras import initializers, layers, ops
 
 from keras_t5gemma2 import kernels
 from keras_t5gemma2.compat import keras as compat
 from keras_t5gemma2.compat.plain_call import PlainCall
-from keras_t5gemma2.kernels.host_array import host_array
 from keras_t5gemma2.layer_config import registered
+from keras_t5gemma2.lora import merging
+from keras_t5gemma2.lora.adapter import Adapter
 from keras_t5gemma2.lora.apart import are_apart
 from keras_t5gemma2.messages import shown_names
 from keras_t5gemma2.quantization.layers import QuantizedDense
@@ -22,33 +20,6 @@ _REFUSAL = (
     "`T5Gemma2Seq2SeqLM.enable_lora`, with the path of the layer in `target`. Received: a call of "
     "`enable_lora` of the layer {path}."
 )
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Adapter:
-    """The variables of one adapter on one layer.
-
-    Args:
-        a: (in, rank) variable.
-        b: (rank, out) variable.
-        magnitude: (out,) variable of DoRA, the lengths of the columns; or `None`.
-        scale: float.
-    """
-
-    a: Any
-    b: Any
-    magnitude: Any
-    scale: float
-
-    def __repr__(self):
-        kind = "" if self.magnitude is None else ", with magnitudes"
-        return f"<adapter of rank {self.a.shape[1]}, scale {self.scale:g}{kind}>"
-
-    @property
-    def variables(self):
-        """The variables by the name that files give them."""
-        found = {"lora_a": self.a, "lora_b": self.b, "magnitude": self.magnitude}
-        return {name: variable for name, variable in found.items() if variable is not None}
 
 
 @registered
@@ -111,118 +82,29 @@ class Dense(PlainCall, QuantizedDense):
             if adapter.magnitude is not None:
                 # As in peft, dropout then reaches what the frozen kernel adds, too.
                 of_base = base if dropped is x else ops.matmul(dropped, self.kernel)
-                factor = adapter.magnitude / self._column_norms(adapter)
+                norms = adapter.column_norms(self.matrix_variable, self.compute_dtype)
+                factor = adapter.magnitude / norms
                 delta = delta * ops.cast(factor, y.dtype)
                 delta = delta + of_base * ops.cast(weight * (factor - 1.0), y.dtype)
             y = y + delta
         return y
 
-    def _column_norms(self, adapter):
-        """(out,) float32 lengths of the columns of W + scale * A B, without forming A B.
-
-        They get no gradient, as in the paper (section 4.3).
-        """
-        # With the kernel as it is multiplied, so that an untrained adapter changes nothing.
-        kernel, a, b = (
-            ops.stop_gradient(ops.cast(ops.cast(v, self.compute_dtype), "float32"))
-            for v in (self.matrix_variable, adapter.a, adapter.b)
-        )
-        a = a * adapter.scale
-        squares = ops.sum(ops.square(kernel), axis=0)
-        squares = squares + 2.0 * ops.sum(ops.matmul(ops.transpose(a), kernel) * b, axis=0)
-        squares = squares + ops.sum(ops.matmul(ops.matmul(ops.transpose(a), a), b) * b, axis=0)
-        return ops.sqrt(squares)
-
     # Into the kernel and out of it -------------------------------------------------------------
 
     def merge(self):
-        """Puts what the active adapters add into the kernel; `_adapt` then adds nothing.
+        """Adds what the active adapters compute to the kernel; see `lora.merging`."""
+        merging.merge(self)
 
-        A kernel of integers is quantized again, and those of before are kept. What fails leaves
-        the kernel as it was, and what is merged already stays so.
-        """
-        if self.merged is not None:
-            return
-        factors = self._factors()
-        if not factors[1]:
-            return
-        if self.quantization_mode is None:
-            variable = self.matrix_variable
-            with self._whole_or_not(variable):
-                variable.assign(ops.cast(self.merged_kernel(), variable.dtype))
-                self.merged = factors
-        else:
-            before = [np.array(host_array(v.value)) for v in self.code_variables]
-            merged = ops.convert_to_tensor(self.merged_kernel())
-            codes = self.codes_of(host_array(merged))
-            with self._whole_or_not(*self.code_variables):
-                self.assign_codes(codes)
-                self.merged = before
+    def unmerge(self):
+        """Takes out of the kernel what `merge` added."""
+        merging.unmerge(self)
 
     def merged_kernel(self):
         """(in, out) kernel that does what this one does with its active adapters.
 
-        In float32 where there are any: it is what `merge` rounds.
+        It is float32 where there are any: it is what `merge` rounds.
         """
-        of_kernel, of_products = self._factors()
-        if not of_products:
-            return ops.convert_to_tensor(self.matrix_variable)
-        kernel = self.matrix_variable if self.quantization_mode is None else self.float_matrix()
-        return ops.cast(kernel, "float32") * of_kernel + self._sum(of_products)
-
-    def _factors(self):
-        """Per column: what the kernel itself is multiplied by, and each product A B."""
-        if self.quantization_mode not in (None, "int8", "int4"):
-            raise ValueError(
-                "Adapters can be merged into kernels of floats, int8 and int4. Received: "
-                f"{self.path}, quantized by {self.quantization_mode!r}. Merge before the model "
-                "is quantized, or leave the adapters beside the kernel."
-            )
-        of_kernel, of_products = 1.0, {}
-        for name, weight in self.active.items():
-            if (adapter := self.adapters.get(name)) is None:
-                continue
-            factor = 1.0
-            if adapter.magnitude is not None:
-                factor = ops.convert_to_tensor(adapter.magnitude) / self._column_norms(adapter)
-                of_kernel = of_kernel + weight * (factor - 1.0)
-            of_products[name] = weight * adapter.scale * factor
-        return of_kernel, of_products
-
-    def unmerge(self):
-        """Takes out of the kernel what `merge` put there."""
-        if self.merged is None:
-            return
-        if self.quantization_mode is not None:
-            with self._whole_or_not(*self.code_variables):
-                self.assign_codes(self.merged)
-                self.merged = None
-            return
-        of_kernel, of_products = self.merged
-        variable = self.matrix_variable
-        kernel = (ops.cast(variable, "float32") - self._sum(of_products)) / of_kernel
-        with self._whole_or_not(variable):
-            variable.assign(ops.cast(kernel, variable.dtype))
-            self.merged = None
-
-    @contextlib.contextmanager
-    def _whole_or_not(self, *variables):
-        """Gives back the variables and `merged` as they were if the block fails."""
-        merged, values = self.merged, [ops.copy(variable) for variable in variables]
-        try:
-            yield
-        except BaseException:
-            for variable, value in zip(variables, values, strict=True):
-                variable.assign(value)
-            self.merged = merged
-            raise
-
-    def _sum(self, of_products):
-        products = [
-            ops.matmul(self.adapters[name].a, self.adapters[name].b * factor)
-            for name, factor in of_products.items()
-        ]
-        return sum(products[1:], products[0])
+        return merging.merged_kernel(self)
 
     # Keras's own files -------------------------------------------------------------------------
 
@@ -294,7 +176,8 @@ class Dense(PlainCall, QuantizedDense):
                 adapter = Adapter(a, b, None, config.scale)
                 if config.use_dora:
                     magnitude = self._add(name, "magnitude", (self.units,), "ones", autocast=False)
-                    magnitude.assign(self._column_norms(adapter))
+                    kernel = self.matrix_variable, self.compute_dtype
+                    magnitude.assign(adapter.column_norms(*kernel))
                     adapter = dataclasses.replace(adapter, magnitude=magnitude)
                 self.adapters[name] = adapter
                 if config.dropout:

@@ -1,4 +1,4 @@
-"""Arrays that no preprocessor of ours made, checked once on the host before a step reads them.
+"""Checks of what a model is called with, before a step reads it.
 
 What is out of range raises on no backend alike: JAX and TensorFlow read another row of the table.
 """
@@ -6,7 +6,6 @@ What is out of range raises on no backend alike: JAX and TensorFlow read another
 import numpy as np
 
 from keras_t5gemma2.messages import shown
-from keras_t5gemma2.model.vision import check_image_features, image_shapes
 
 IGNORED = -100  # the label of a token without a loss, as elsewhere
 SIDES = ("encoder", "decoder")
@@ -35,6 +34,29 @@ def check_inputs(x, config, sides=SIDES):
         raise ValueError(f"All arrays must have as many rows. Received, in rows: {rows}")
     if "encoder" in sides:
         _check_images(x, config, len(x[names[0]]))
+
+
+def image_shapes(vision):
+    """The shape of one image in each of the two forms that it may have; `{}` for `None`."""
+    if vision is None:
+        return {}
+    return {
+        "images": (vision.image_size, vision.image_size, 3),
+        "image_features": (vision.tokens_per_image, vision.hidden_dim),
+    }
+
+
+def check_image_features(vision, features):
+    """Raises a `ValueError` if these cannot be features of this vision tower."""
+    expected = image_shapes(vision)["image_features"]
+    rank, (count, *shape) = len(features.shape), tuple(features.shape)[1:]
+    fits = [size in (None, known) for size, known in zip(shape, expected, strict=False)]
+    if rank != 4 or (count != 0 and not all(fits)):
+        raise ValueError(
+            "`image_features` must be what this model's vision tower gives, of shape (batch, "
+            f"images, {expected[0]}, {expected[1]}). Received: shape {tuple(features.shape)}. "
+            "Compute them with this model's `precompute`"
+        )
 
 
 def check_labels(labels, ids, config):
@@ -93,7 +115,7 @@ def _check_mask(name, mask, ids):
 
 
 def _check_images(x, config, rows):
-    for name, shape in ({} if config.vision is None else image_shapes(config.vision)).items():
+    for name, shape in image_shapes(config.vision).items():
         if name not in x:
             continue
         if x[name].ndim < 2 or len(x[name]) != rows:

@@ -2,14 +2,14 @@
 
 from typing import Any, NamedTuple
 
-from keras import initializers, layers, ops
+from keras import layers, ops
 
 from keras_t5gemma2 import kernels
 from keras_t5gemma2.compat.plain_call import PlainCall
 from keras_t5gemma2.config import AttentionConfig
 from keras_t5gemma2.kernels import KeyValues, Window
 from keras_t5gemma2.layer_config import Configured, registered
-from keras_t5gemma2.lora.dense import Dense
+from keras_t5gemma2.model.linear import linear
 from keras_t5gemma2.model.norm import RMSNorm
 
 
@@ -26,7 +26,8 @@ class SharedMemory(NamedTuple):
 class Memory(NamedTuple):
     """What the layers of the decoder see of the encoder's tokens.
 
-    What they share is in it once: a compiled program makes a tensor for every place in its result.
+    Shared tensors are stored once: listing them per layer would make a compiled program return one
+    copy per layer.
     """
 
     shared: tuple  # the tensor of `SharedMemory` that all layers read; or nothing
@@ -52,13 +53,13 @@ class Attention(PlainCall, Configured, layers.Layer):
     arguments = {"config": AttentionConfig, "window": Window, "hidden_dim": None}
 
     def __init__(self, config, window, hidden_dim, **kwargs):
-        # What is kept in float32 stays so: scales of a cache, say.
+        # Keras would cast float32 inputs that must stay so, such as the scales of a cache.
         super().__init__(autocast=False, **kwargs)
         self.config, self.window, self.hidden_dim = config, window, hidden_dim
-        self.query = self._dense("query", config.num_heads * config.head_dim)
-        self.key = self._dense("key", config.num_kv_heads * config.head_dim)
-        self.value = self._dense("value", config.num_kv_heads * config.head_dim)
-        self.output_dense = self._dense("output", hidden_dim)
+        self.query = linear(self, "query", config.num_heads * config.head_dim)
+        self.key = linear(self, "key", config.num_kv_heads * config.head_dim)
+        self.value = linear(self, "value", config.num_kv_heads * config.head_dim)
+        self.output_dense = linear(self, "output", hidden_dim)
         self.query_norm = RMSNorm(config.norm_epsilon, dtype=self.dtype_policy, name="query_norm")
         self.key_norm = RMSNorm(config.norm_epsilon, dtype=self.dtype_policy, name="key_norm")
         self.dropout = layers.Dropout(config.dropout, dtype="float32", name="dropout")
@@ -76,11 +77,11 @@ class Attention(PlainCall, Configured, layers.Layer):
 
         Args:
             x: (B, T, D) tensor.
-            at: `Places` of the tokens of `x`.
+            at: `Positions` of the tokens of `x`.
             memory: `KeyValues` or `SharedMemory` of the encoder's tokens, or `None`.
             past: `KeyValues` of earlier tokens, whose positions already hold those of `x`; or
                 `None`: then `x` holds all there are.
-            slot: where in `past` the tokens of `x` go.
+            slot: the slot of `past`, or slots, that the tokens of `x` go into.
 
         Returns:
             The (B, T, D) output, and the `KeyValues` of the own tokens, `past` included.
@@ -92,7 +93,7 @@ class Attention(PlainCall, Configured, layers.Layer):
             own = kernels.write(past, own, slot)
 
         if isinstance(memory, SharedMemory) and query.shape[2] > kernels.FEW_QUERIES:
-            # A layer's keys and values are made, used and forgotten.
+            # The keys and values of one layer at a time are in memory.
             encoded = kernels.plain(memory.encoded, query.dtype)
             memory = self.remember(encoded[:, 0], memory.positions)
         if isinstance(memory, SharedMemory):
@@ -100,9 +101,9 @@ class Attention(PlainCall, Configured, layers.Layer):
         else:
             seen = own if at.shards is None else at.shards.whole(own)
             # The encoder's tokens are seen whole from every layer, sliding or not.
-            parts = [(seen, self.window)] + ([] if memory is None else [(memory, Window())])
+            segments = [(seen, self.window)] + ([] if memory is None else [(memory, Window())])
             drop = self._drop if training and self.config.dropout else None
-            mixed = kernels.attend(query, at.positions, parts, self.scale, drop, at.shards)
+            mixed = kernels.attend(query, at.positions, segments, self.scale, drop, at.shards)
         return self.output_dense(kernels.merge_heads(mixed)), own
 
     @property
@@ -120,8 +121,8 @@ class Attention(PlainCall, Configured, layers.Layer):
         queries = [query, self._by_head(scaled, memory.key_kernel)]
         keys = kernels.times(memory.encoded, memory.inverse_norms)
         seen = KeyValues(keys, memory.encoded, memory.positions)
-        parts = [(own, self.window), (seen, Window())]
-        own_sum, seen_sum = kernels.weighted_sums(queries, at.positions, parts, self.scale)
+        segments = [(own, self.window), (seen, Window())]
+        own_sum, seen_sum = kernels.weighted_sums(queries, at.positions, segments, self.scale)
         summed = own_sum + self._by_head(seen_sum, memory.value_kernel)
         return ops.cast(summed, query.dtype)
 
@@ -137,7 +138,7 @@ class Attention(PlainCall, Configured, layers.Layer):
 
     def remember(self, encoded, positions, training=False):
         """`KeyValues` of the encoder's tokens: the same projections, the keys not rotated."""
-        # Said here: in a recomputation no call around this one tells the layers.
+        # `training` is passed on: Keras's call context is absent during recomputation.
         key = self.key_norm(self._heads(self.key(encoded, training=training)))
         value = self._heads(self.value(encoded, training=training))
         return KeyValues(key, value, positions)
@@ -156,14 +157,6 @@ class Attention(PlainCall, Configured, layers.Layer):
         key_kernel = ops.transpose(key_kernel, (1, 2, 0))
         value_kernel = ops.transpose(value_kernel, (1, 0, 2))
         return inverse_norms, key_kernel, value_kernel
-
-    def _dense(self, name, units):
-        return Dense(
-            units,
-            kernel_initializer=initializers.RandomNormal(stddev=0.02),
-            dtype=self.dtype_policy,
-            name=name,
-        )
 
     def _heads(self, x):
         return kernels.split_heads(x, self.config.head_dim)

@@ -2,7 +2,6 @@
 
 import keras
 import keras_hub
-from keras import ops
 
 from keras_t5gemma2.adapters.through_task import AdaptsThroughTask
 from keras_t5gemma2.arguments import check_constructor, check_loading
@@ -25,14 +24,15 @@ from keras_t5gemma2.files.config_objects import check_parts
 from keras_t5gemma2.files.limits import check_size
 from keras_t5gemma2.model.embedder import Embedder
 from keras_t5gemma2.model.from_checkpoint import load_backbone
+from keras_t5gemma2.model.inputs import completed, completed_spec, symbolic_inputs
 from keras_t5gemma2.model.quantize import Quantizes
 from keras_t5gemma2.model.stacks import Decoder, Encoder
-from keras_t5gemma2.model.vision import Vision, check_image_features, image_shapes
+from keras_t5gemma2.model.vision import Vision
 from keras_t5gemma2.quantization import plans
 from keras_t5gemma2.quantization.counting import SummarizesParameters
 from keras_t5gemma2.registry import presets
 from keras_t5gemma2.sharding import layouts as sharding
-from keras_t5gemma2.sharding.layout_map import layout_map
+from keras_t5gemma2.sharding.layout_map import get_layout_map
 
 # Arguments that a preset gives, and nobody else.
 _IN_A_PRESET = ("config", "quantized_layers", "rounds_activations")
@@ -138,7 +138,7 @@ class T5Gemma2Backbone(
         self.decoder = Decoder(config.decoder, dtype=dtype, name="decoder")
         self.token_embedding = self.embedder.table
 
-        inputs = _inputs(config)
+        inputs = symbolic_inputs(config)
         encoded = self.encode(
             inputs["encoder_token_ids"],
             inputs["encoder_padding_mask"],
@@ -191,37 +191,11 @@ class T5Gemma2Backbone(
         Raises:
             ValueError: `image_features` are not those of this model's vision tower.
         """
-        if not isinstance(inputs, dict) or "encoder_token_ids" not in inputs:
-            return inputs  # Keras's own message tells what to do
-        given = {name: value for name, value in inputs.items() if value is not None}
-        if not all(hasattr(value, "shape") for value in given.values()):
-            return inputs
-        if any(keras.backend.is_keras_tensor(value) for value in given.values()):
-            return {**dict.fromkeys(self._image_shapes), **given}
-        # Keras refuses a dict of arrays and tensors mixed.
-        given = {name: ops.convert_to_tensor(value) for name, value in given.items()}
-        batch = ops.shape(given["encoder_token_ids"])[0]
-        for name, shape in self._image_shapes.items():
-            if name not in given:
-                given[name] = ops.zeros((batch, 0, *shape))
-        if "image_features" in given:
-            check_image_features(self.config.vision, given["image_features"])
-        return given
+        return completed(inputs, self.config.vision)
 
     def complete_spec(self, inputs):
         """Symbolic `inputs`; an empty batch of images in place of none."""
-        inputs = self.complete(inputs)
-        if not isinstance(inputs, dict) or "encoder_token_ids" not in inputs:
-            return inputs
-        batch = inputs["encoder_token_ids"].shape[0]
-        for name, shape in self._image_shapes.items():
-            if inputs[name] is None:
-                inputs[name] = keras.KerasTensor((batch, 0, *shape))
-        return inputs
-
-    @property
-    def _image_shapes(self):
-        return {} if self.config.vision is None else image_shapes(self.config.vision)
+        return completed_spec(inputs, self.config.vision)
 
     def get_config(self):
         return {
@@ -293,52 +267,7 @@ class T5Gemma2Backbone(
         formats.check_only_keras(preset, embeddings, text_only=text_only, **options)
         return super().from_preset(preset, load_weights, **kwargs)
 
-    @staticmethod
-    def get_layout_map(
-        device_mesh,
-        model_parallel_dim_name="model",
-        data_parallel_dim_name="batch",
-        fsdp=False,
-        context_parallel=False,
-    ):
-        """How the weights are spread over a mesh of devices, on JAX.
-
-        Over the model axis: the embedding table by its vocabulary, attention by its heads and
-        the MLPs by their width, in both stacks and in the vision tower; adapters and quantized
-        kernels as the kernels are that they belong to. A weight that an axis does not divide
-        stays whole along it, as the keys and values do where a layer has one key-value head.
-        The map is by the paths of variables, and may be changed before a model is built.
-
-        `keras_t5gemma2.distribution.distribute` chooses a mesh and sets all this in one call.
-
-        Args:
-            device_mesh: `keras.distribution.DeviceMesh` with these two axes, maybe of size 1.
-            model_parallel_dim_name: string, the axis that weights are spread over.
-            data_parallel_dim_name: string, the axis that the rows of a batch are spread over.
-            fsdp: bool. Whether weights, and with them gradients and the optimizer's state, are
-                also spread over the data axis, by their width. Each is put together where it is
-                used: less memory for more traffic.
-            context_parallel: bool. Whether the tokens of the encoder are spread over the data
-                axis where there is a single row, for long inputs.
-
-        Returns:
-            `keras.distribution.LayoutMap`.
-
-        Raises:
-            TypeError, ValueError: no mesh, or one without these axes.
-
-        Example:
-
-            mesh = keras.distribution.DeviceMesh((2, 4), ("batch", "model"))
-            layout_map = T5Gemma2Backbone.get_layout_map(mesh)
-            distribution = keras.distribution.ModelParallel(
-                layout_map=layout_map, batch_dim_name="batch"
-            )
-            with distribution.scope():
-                lm = T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
-        """
-        axes = model_parallel_dim_name, data_parallel_dim_name
-        return layout_map(device_mesh, *axes, fsdp, context_parallel)
+    get_layout_map = staticmethod(get_layout_map)
 
     @by_one_process
     def export_to_transformers(self, path, dtype=None, max_shard_size="5GB"):
@@ -393,21 +322,3 @@ def _checked_fields(cls, fields):
         described = fields["quantized_layers"]
         checked["quantized_layers"] = quantized_layers(origin, config, described)
     return checked
-
-
-def _inputs(config):
-    inputs = {
-        name: keras.Input((None,), dtype="int32", name=name)
-        for name in (
-            "encoder_token_ids",
-            "encoder_padding_mask",
-            "decoder_token_ids",
-            "decoder_padding_mask",
-        )
-    }
-    if config.vision is not None:
-        # The preprocessor's empty features do not know how wide the tower is.
-        shapes = {**image_shapes(config.vision), "image_features": (None, None)}
-        for name, shape in shapes.items():
-            inputs[name] = keras.Input((None, *shape), dtype="float32", name=name, optional=True)
-    return inputs

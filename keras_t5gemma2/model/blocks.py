@@ -8,10 +8,11 @@ from keras_t5gemma2.config import AttentionConfig, StackConfig
 from keras_t5gemma2.kernels import Window
 from keras_t5gemma2.layer_config import Configured, registered
 from keras_t5gemma2.model.attention import Attention
+from keras_t5gemma2.model.linear import linear
 from keras_t5gemma2.model.norm import RMSNorm
 from keras_t5gemma2.model.residual import dropout_of, dropped
 
-# Of a long input, so many tokens are as wide as the MLP at the same time.
+# Of a long input, as many tokens are as wide as the MLP at the same time.
 TOKENS_AT_A_TIME = 2048
 
 
@@ -24,9 +25,9 @@ class GatedMLP(PlainCall, Configured, layers.Layer):
     def __init__(self, config, **kwargs):
         super().__init__(**kwargs)
         self.config = config
-        self.gate = self._dense("gate", config.mlp_dim)
-        self.up = self._dense("up", config.mlp_dim)
-        self.down = self._dense("down", config.hidden_dim)
+        self.gate = linear(self, "gate", config.mlp_dim)
+        self.up = linear(self, "up", config.mlp_dim)
+        self.down = linear(self, "down", config.hidden_dim)
         self.dropout = dropout_of(self)
 
     def build(self, _):
@@ -41,13 +42,11 @@ class GatedMLP(PlainCall, Configured, layers.Layer):
         return kernels.by_pieces(self._call, x, TOKENS_AT_A_TIME)
 
     def _call(self, x, training=False):
-        # These two are kept for gradients, and what is computed between them is not.
+        # Gradients keep the outputs of `gate` and `up`; what follows is computed again.
         gated = kernels.rematerialized(kernels.gated) if training else kernels.gated
         mixed, sizes = gated(self.gate(x), self.up(x))
         y = self.down(dropped(self.dropout, mixed, training))
         return ops.cast(y, "float32") * sizes[0] if sizes else y
-
-    _dense = Attention._dense
 
 
 @registered
@@ -65,27 +64,22 @@ class Block(PlainCall, Configured, layers.Layer):
     def __init__(self, config, attention, window, **kwargs):
         super().__init__(autocast=False, **kwargs)  # as `Attention`
         self.config = config
-        self.attention_norm = self._norm("attention_norm")
-        self.attention = Attention(
-            attention, window, config.hidden_dim, dtype=self.dtype_policy, name="attention"
+        same = {"dtype": self.dtype_policy}
+        self.attention_norm = RMSNorm(config.norm_epsilon, name="attention_norm", **same)
+        self.attention = Attention(attention, window, config.hidden_dim, name="attention", **same)
+        self.attention_output_norm = RMSNorm(
+            config.norm_epsilon, name="attention_output_norm", **same
         )
-        self.attention_output_norm = self._norm("attention_output_norm")
-        self.mlp_norm = self._norm("mlp_norm")
-        self.mlp = GatedMLP(config, dtype=self.dtype_policy, name="mlp")
-        self.mlp_output_norm = self._norm("mlp_output_norm")
+        self.mlp_norm = RMSNorm(config.norm_epsilon, name="mlp_norm", **same)
+        self.mlp = GatedMLP(config, name="mlp", **same)
+        self.mlp_output_norm = RMSNorm(config.norm_epsilon, name="mlp_output_norm", **same)
         self.dropout = dropout_of(self)
 
     def build(self, _):
-        shape = (None, None, self.config.hidden_dim)
-        for layer in (
-            self.attention_norm,
-            self.attention,
-            self.attention_output_norm,
-            self.mlp_norm,
-            self.mlp,
-            self.mlp_output_norm,
-        ):
-            layer.build(shape)
+        for layer in (self.attention_norm, self.attention, self.attention_output_norm):
+            layer.build((None, None, self.config.hidden_dim))
+        for layer in (self.mlp_norm, self.mlp, self.mlp_output_norm):
+            layer.build((None, None, self.config.hidden_dim))
         self.built = True
 
     def call(self, x, at, memory=None, past=None, slot=None, training=False):
@@ -102,9 +96,5 @@ class Block(PlainCall, Configured, layers.Layer):
         return x, own
 
     def argument(self, name):
-        if name == "config":
-            return self.config
-        return self.attention.config if name == "attention" else self.attention.window
-
-    def _norm(self, name):
-        return RMSNorm(self.config.norm_epsilon, dtype=self.dtype_policy, name=name)
+        values = {"attention": self.attention.config, "window": self.attention.window}
+        return values.get(name, self.config)

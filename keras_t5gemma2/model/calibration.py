@@ -13,6 +13,7 @@ import numpy as np
 from keras import layers, ops
 
 from keras_t5gemma2.compat import keras as compat
+from keras_t5gemma2.model.rotary import Positions
 from keras_t5gemma2.model.stacks import decoder_positions, encoder_positions
 
 
@@ -71,7 +72,7 @@ def _encode(backbone, block, states):
     """The states after one block of the encoder; after its last, the last norm too."""
     encoded, decoded, mask = _halves(states)
     encoder = backbone.encoder
-    encoded, _ = block(encoded, at=encoder._places(encoder_positions(mask[0])))
+    encoded, _ = block(encoded, at=Positions(encoder_positions(mask[0]), encoder.config.layers))
     if block is encoder.blocks[-1]:
         encoded = encoder.norm(encoded)
     return ops.concatenate([encoded, decoded], axis=1)
@@ -81,7 +82,7 @@ def _decode(backbone, block, states):
     encoded, decoded, mask = _halves(states)
     decoder = backbone.decoder
     memory = block.attention.remember(encoded, encoder_positions(mask[0]))
-    at = decoder._places(decoder_positions(mask[1]))
+    at = Positions(decoder_positions(mask[1]), decoder.config.layers)
     decoded, _ = block(decoded, at=at, memory=memory)
     return ops.concatenate([encoded, decoded], axis=1)
 

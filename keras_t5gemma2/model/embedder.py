@@ -1,13 +1,12 @@
 """The one table of embeddings."""
 
-from keras import initializers, layers, ops
+from keras import layers, ops
 
 from keras_t5gemma2.compat.plain_call import PlainCall
 from keras_t5gemma2.config import BackboneConfig
 from keras_t5gemma2.layer_config import Configured, registered
+from keras_t5gemma2.model.linear import CountsParameters, embedding_table
 from keras_t5gemma2.model.residual import sum_dtype, take_sums
-from keras_t5gemma2.quantization.counting import CountsParameters
-from keras_t5gemma2.quantization.layers import QuantizedEmbedding
 
 
 @registered
@@ -27,14 +26,8 @@ class Embedder(CountsParameters, PlainCall, Configured, layers.Layer):
         super().__init__(**kwargs)
         take_sums(self)
         self.config = config
-        self.table = QuantizedEmbedding(
-            config.vocabulary_size,
-            config.hidden_dim,
-            embeddings_initializer=initializers.RandomNormal(stddev=0.02),
-            logit_soft_cap=config.final_logit_soft_cap,
-            dtype=self.dtype_policy,
-            name="table",
-        )
+        sizes = config.vocabulary_size, config.hidden_dim
+        self.table = embedding_table(self, "table", *sizes, config.final_logit_soft_cap)
 
     def build(self, _):
         self.table.build()
@@ -49,9 +42,8 @@ class Embedder(CountsParameters, PlainCall, Configured, layers.Layer):
         # The scale is rounded to the dtype of the vectors, as in the reference.
         x = x * ops.cast(self.config.hidden_dim**0.5, x.dtype)
         is_end_of_image = ops.equal(token_ids, self.config.end_of_image_token_id)
-        return ops.where(
-            ops.expand_dims(is_end_of_image, -1), ops.cast(self.end_of_image, x.dtype), x
-        )
+        end_of_image = ops.cast(self.end_of_image, x.dtype)
+        return ops.where(ops.expand_dims(is_end_of_image, -1), end_of_image, x)
 
     def compute_output_shape(self, shape):
         return (*shape, self.config.hidden_dim)

@@ -15,7 +15,7 @@ import numpy as np
 from keras_t5gemma2.compat import keras as compat
 from keras_t5gemma2.files.finite import is_finite, nonfinite_message
 from keras_t5gemma2.files.tensors import list_names, nothing, num_bytes, progress_bar
-from keras_t5gemma2.kernels.take_over import take_over, take_over_parts, takes_columns
+from keras_t5gemma2.kernels.runtime.host_memory import take_over, take_over_shards, takes_columns
 from keras_t5gemma2.quantization.layers import Quantizable
 
 # Values are copied out of a file in pieces, so that only a piece of the file is in memory.
@@ -194,7 +194,7 @@ def _value(source, variable, release, pool, checked):
     def read(index):
         return _owned(source[index], dtype, release, pool, checked)
 
-    return take_over_parts(read, source.shape, layout)
+    return take_over_shards(read, source.shape, layout)
 
 
 def _owned(source, dtype, release, pool, checked=None):

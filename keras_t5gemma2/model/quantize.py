@@ -9,13 +9,9 @@ from keras_t5gemma2.compat import keras as compat
 from keras_t5gemma2.messages import cause, shown, shown_names
 from keras_t5gemma2.model import calibration
 from keras_t5gemma2.model.calibration import exact_updates
-from keras_t5gemma2.quantization.layers import (
-    Quantizable,
-    QuantizedEmbedding,
-    check_quantized_dtype,
-    scheme_of,
-)
+from keras_t5gemma2.quantization.layers import Quantizable, QuantizedEmbedding
 from keras_t5gemma2.quantization.plans import Plan, is_planned, mode_of, planned
+from keras_t5gemma2.quantization.schemes import check_quantized_dtype, scheme_of
 
 # Numbers that share a scale where 4 bits are asked for and nothing else is said: every width of
 # the published models is a multiple, and a weight takes 4.75 bits with scales of bfloat16.

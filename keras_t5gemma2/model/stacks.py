@@ -3,19 +3,17 @@
 import keras
 from keras import layers, ops
 
-from keras_t5gemma2.compat import keras as compat
 from keras_t5gemma2.compat.plain_call import PlainCall
 from keras_t5gemma2.config import StackConfig
 from keras_t5gemma2.kernels import Window
 from keras_t5gemma2.layer_config import Configured, registered
-from keras_t5gemma2.lora.dense import Dense
 from keras_t5gemma2.model.attention import Memory
 from keras_t5gemma2.model.blocks import Block
 from keras_t5gemma2.model.gradient_checkpointing import recomputed
+from keras_t5gemma2.model.linear import CountsParameters, linears
 from keras_t5gemma2.model.norm import RMSNorm
 from keras_t5gemma2.model.residual import dropout_of, dropped, sum_dtype
-from keras_t5gemma2.model.rotary import Places
-from keras_t5gemma2.quantization.counting import CountsParameters
+from keras_t5gemma2.model.rotary import Positions
 from keras_t5gemma2.sharding.tokens import token_shards
 
 
@@ -31,20 +29,14 @@ class Stack(CountsParameters, PlainCall, Configured, layers.Layer):
     arguments = {"config": StackConfig, "gradient_checkpointing": None}
 
     def __init__(self, config, gradient_checkpointing=False, **kwargs):
-        # The layers cast their own weights: what is kept for them are the weights themselves.
+        # The layers cast their own weights, so that gradients keep the weights and no copies.
         super().__init__(autocast=False, **kwargs)
         self.config = config
         self.gradient_checkpointing = gradient_checkpointing
-        self.blocks = [
-            Block(
-                config,
-                attention,
-                self.window_rule(attention.window),
-                dtype=self.dtype_policy,
-                name=f"layer_{i}",
-            )
-            for i, attention in enumerate(config.layers)
-        ]
+        self.blocks = []
+        for i, attention in enumerate(config.layers):
+            sizes = config, attention, self.window_rule(attention.window)
+            self.blocks.append(Block(*sizes, dtype=self.dtype_policy, name=f"layer_{i}"))
         self.norm = RMSNorm(config.norm_epsilon, dtype=self.dtype_policy, name="norm")
         self.dropout = dropout_of(self)
 
@@ -56,20 +48,17 @@ class Stack(CountsParameters, PlainCall, Configured, layers.Layer):
     def compute_output_spec(self, x, *args, **kwargs):
         return keras.KerasTensor(x.shape, dtype=self.compute_dtype)
 
-    def _places(self, positions, shards=None):
-        return Places(positions, self.config.layers, shards)
-
     def _through_blocks(self, x, run, training):
-        """Output of the stack and what `run(i, block, x)` gave beside the output of each block."""
+        """Output of the stack, and per block what `run(i, block, x)` gives beside its output."""
         x = dropped(self.dropout, ops.cast(x, sum_dtype(self.compute_dtype)), training)
-        beside = []
+        others = []
         for i, block in enumerate(self.blocks):
-            x, more = run(i, block, x)
-            beside.append(more)
-        return dropped(self.dropout, self.norm(x), training), tuple(beside)
+            x, other = run(i, block, x)
+            others.append(other)
+        return dropped(self.dropout, self.norm(x), training), tuple(others)
 
     def _trained(self, block, function, *tensors, training):
-        """What `function(*tensors)` gives, of which, if so set, nothing else is kept."""
+        """`function(*tensors)`; with gradient checkpointing, only the tensors are kept."""
         if training and self.gradient_checkpointing:
             return recomputed(block, function, *tensors)
         return function(*tensors)
@@ -89,7 +78,7 @@ class Encoder(Stack):
         positions = encoder_positions(padding_mask)
         if (shards := token_shards(x.shape)) is not None:
             x, positions = shards.split(x), shards.split(positions, filler=-1)
-        at = self._places(positions, shards)
+        at = Positions(positions, self.config.layers, shards)
 
         def run(_, block, x):
             def forward(x):
@@ -109,7 +98,7 @@ class Decoder(Stack):
 
     def call(self, x, padding_mask, encoded, encoder_padding_mask, training=False):
         """The decoder's output, (B, T, D), of embedded tokens of that shape, all at once."""
-        at = self._places(decoder_positions(padding_mask))
+        at = Positions(decoder_positions(padding_mask), self.config.layers)
         seen = encoder_positions(encoder_padding_mask)
 
         def run(_, block, x):
@@ -124,10 +113,9 @@ class Decoder(Stack):
         return self._through_blocks(x, run, training)[0]
 
     def lay_out(self, is_training):
-        """Has the kernels in memory as a step reads them fastest, but for those being trained."""
-        for layer in compat.all_layers(self):
-            if isinstance(layer, Dense):
-                layer.lay_out(is_training)
+        """Sets the memory order of kernels to that of decoding steps, if they are not trained."""
+        for layer in linears(self):
+            layer.lay_out(is_training)
 
     def remember(self, encoded, encoder_padding_mask, is_shared=False):
         """`Memory` of the encoder's output (B, S, D), computed once an input.
@@ -140,8 +128,8 @@ class Decoder(Stack):
             encoded = ops.expand_dims(encoded, axis=1)
             of_layers = tuple(a.remember_shared(encoded) for a in attentions)
             return Memory((encoded,), of_layers, positions)
-        pairs = tuple(tuple(a.remember(encoded, positions)[:2]) for a in attentions)
-        return Memory((), pairs, positions)
+        of_layers = tuple(tuple(a.remember(encoded, positions)[:2]) for a in attentions)
+        return Memory((), of_layers, positions)
 
     def step(self, x, positions, memory, past=None, slots=None, training=False):
         """The forward pass with keys and values kept, for prefill and for each new token.
@@ -152,12 +140,12 @@ class Decoder(Stack):
             memory: what `remember` gave. Its batch may be B / R: then R rows in turn share one.
             past: per layer the `KeyValues` of earlier tokens, whose positions already hold those
                 of `x`; or `None`: then `x` holds all.
-            slots: per layer, where in `past` the tokens of `x` go.
+            slots: per layer, the slot or slots of `past` that the tokens of `x` go into.
 
         Returns:
             The (B, T, D) output, and per layer the `KeyValues` of the own tokens.
         """
-        at = self._places(positions)
+        at = Positions(positions, self.config.layers)
 
         def run(i, block, x):
             earlier = {} if past is None else {"past": past[i], "slot": slots[i]}

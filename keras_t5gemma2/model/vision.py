@@ -1,4 +1,4 @@
-"""The SigLIP vision tower, and how its features take their places among the text tokens."""
+"""The SigLIP vision tower, and how its features fill the image tokens of the text."""
 
 import functools
 
@@ -8,10 +8,11 @@ from keras_t5gemma2 import kernels
 from keras_t5gemma2.config import BackboneConfig, VisionConfig
 from keras_t5gemma2.kernels import KeyValues, Window
 from keras_t5gemma2.layer_config import Configured, registered
+from keras_t5gemma2.model.array_checks import check_image_features
 from keras_t5gemma2.model.gradient_checkpointing import recomputed
+from keras_t5gemma2.model.linear import vision_linear
 from keras_t5gemma2.model.norm import RMSNorm
 from keras_t5gemma2.model.residual import sum_dtype, take_sums
-from keras_t5gemma2.quantization.layers import QuantizedDense
 
 
 @registered
@@ -57,16 +58,15 @@ class Vision(Configured, layers.Layer):
         """
         if image_features is not None:
             check_image_features(self.config.vision, image_features)
-        parts = [part for part in (images, image_features) if part is not None]
-        parts = [part for part in parts if 0 not in part.shape[1:]]
-        features = [f if f is image_features else self.features(f, training) for f in parts]
-        features = [ops.cast(f, self.compute_dtype) for f in features]
-        if not features:
+        given = [y for y in (images, image_features) if y is not None and 0 not in y.shape[1:]]
+        if not given:
             return x
+        features = [y if y is image_features else self.features(y, training) for y in given]
+        features = [ops.cast(y, self.compute_dtype) for y in features]
         tokens = self.projector(ops.concatenate(features, axis=1))
         count = ops.shape(tokens)[1] * tokens.shape[2]
         flat = ops.reshape(tokens, (ops.shape(x)[0], count, tokens.shape[3]))
-        return place(flat, x, ops.equal(token_ids, self.config.image_token_id))
+        return fill_image_tokens(flat, x, ops.equal(token_ids, self.config.image_token_id))
 
     def features(self, images, training=False):
         """(B, n, tokens_per_image, tower's hidden_dim) of images of (B, n, height, width, 3)."""
@@ -84,7 +84,7 @@ class Vision(Configured, layers.Layer):
 
     @trainable.setter
     def trainable(self, value):
-        """Also of all parts, but for a tower that was frozen itself: it stays so."""
+        """Sets all layers but a tower that was frozen itself, which stays frozen."""
         is_tower_trained = self.tower.is_trained
         layers.Layer.trainable.fset(self, value)
         self.tower.trainable = value and is_tower_trained
@@ -109,7 +109,7 @@ class VisionTower(Configured, layers.Layer):
     """
 
     arguments = {"config": VisionConfig, "gradient_checkpointing": None}
-    is_trained = True  # as it was last set here, and not with all that is around it
+    is_trained = True  # what `trainable` of the tower itself was last set to
 
     def __init__(self, config, gradient_checkpointing=False, **kwargs):
         super().__init__(autocast=False, **kwargs)  # as `Stack`
@@ -203,19 +203,18 @@ class VisionBlock(Configured, layers.Layer):
         take_sums(self)
         self.config = config
         self.attention_norm = _layer_norm(self, "attention_norm")
-        self.query, self.key, self.value, self.output_dense = (
-            QuantizedDense(config.hidden_dim, dtype=self.dtype_policy, name=name)
-            for name in ("query", "key", "value", "output")
-        )
+        self.query = vision_linear(self, "query", config.hidden_dim)
+        self.key = vision_linear(self, "key", config.hidden_dim)
+        self.value = vision_linear(self, "value", config.hidden_dim)
+        self.output_dense = vision_linear(self, "output", config.hidden_dim)
         self.mlp_norm = _layer_norm(self, "mlp_norm")
-        self.up = QuantizedDense(config.mlp_dim, dtype=self.dtype_policy, name="up")
-        self.down = QuantizedDense(config.hidden_dim, dtype=self.dtype_policy, name="down")
+        self.up = vision_linear(self, "up", config.mlp_dim)
+        self.down = vision_linear(self, "down", config.hidden_dim)
         self.dropout = layers.Dropout(config.dropout, dtype="float32", name="dropout")
 
     def build(self, shape):
-        for layer in (self.attention_norm, self.query, self.key, self.value, self.output_dense):
-            layer.build(shape)
-        for layer in (self.mlp_norm, self.up):
+        attention = self.attention_norm, self.query, self.key, self.value, self.output_dense
+        for layer in (*attention, self.mlp_norm, self.up):
             layer.build(shape)
         self.down.build((*shape[:-1], self.config.mlp_dim))
         self.built = True
@@ -223,10 +222,10 @@ class VisionBlock(Configured, layers.Layer):
     def call(self, x, training=False):
         y = self.attention_norm(x)
         query, key, value = (self._heads(f(y)) for f in (self.query, self.key, self.value))
-        parts = [(KeyValues(key, value, positions=None), Window())]
+        segments = [(KeyValues(key, value, positions=None), Window())]
         scale = (self.config.hidden_dim // self.config.num_heads) ** -0.5
         drop = self._drop if training and self.config.dropout else None
-        mixed = kernels.attend(query, None, parts, scale, drop)
+        mixed = kernels.attend(query, None, segments, scale, drop)
         x = x + ops.cast(self.output_dense(kernels.merge_heads(mixed)), x.dtype)
         return x + ops.cast(self.down(kernels.gelu(self.up(self.mlp_norm(x)))), x.dtype)
 
@@ -252,9 +251,7 @@ class Projector(Configured, layers.Layer):
         super().__init__(**kwargs)
         self.config, self.hidden_dim = config, hidden_dim
         self.norm = RMSNorm(config.norm_epsilon, dtype=self.dtype_policy, name="norm")
-        self.projection = QuantizedDense(
-            hidden_dim, use_bias=False, dtype=self.dtype_policy, name="projection"
-        )
+        self.projection = vision_linear(self, "projection", hidden_dim, use_bias=False)
 
     def build(self, shape):
         self.norm.build((None, None, self.config.hidden_dim))
@@ -265,28 +262,7 @@ class Projector(Configured, layers.Layer):
         return self.projection(self.norm(features))
 
 
-def image_shapes(vision):
-    """The shape of one image in each of the two forms that it may have."""
-    return {
-        "images": (vision.image_size, vision.image_size, 3),
-        "image_features": (vision.tokens_per_image, vision.hidden_dim),
-    }
-
-
-def check_image_features(vision, features):
-    """Raises a `ValueError` if these cannot be features of this vision tower."""
-    expected = image_shapes(vision)["image_features"]
-    rank, (count, *shape) = len(features.shape), tuple(features.shape)[1:]
-    fits = [size in (None, known) for size, known in zip(shape, expected, strict=False)]
-    if rank != 4 or (count != 0 and not all(fits)):
-        raise ValueError(
-            "`image_features` must be what this model's vision tower gives, of shape (batch, "
-            f"images, {expected[0]}, {expected[1]}). Received: shape {tuple(features.shape)}. "
-            "Compute them with this model's `precompute`"
-        )
-
-
-def place(features, x, is_image):
+def fill_image_tokens(features, x, is_image):
     """`x` of (B, S, D) with `features` (B, M, D) at its image tokens, each row's own, in order.
 
     Image tokens beyond a row's M-th keep their embedding.

@@ -13,11 +13,12 @@ from keras import layers, ops
 
 from keras_t5gemma2 import kernels
 from keras_t5gemma2.compat import keras as compat
-from keras_t5gemma2.kernels.host_array import host_array
+from keras_t5gemma2.kernels.runtime.host_memory import host_array
 from keras_t5gemma2.layer_config import registered
-from keras_t5gemma2.messages import shown
 from keras_t5gemma2.quantization import plans
 from keras_t5gemma2.quantization.codes import Scheme, quantized
+from keras_t5gemma2.quantization.dequantize import of_blocks, times_dequantized, unpacked
+from keras_t5gemma2.quantization.schemes import check_quantized_dtype, scheme_of
 from keras_t5gemma2.sharding import layouts as sharding
 
 # Of the table, in the dtype of the computation.
@@ -145,7 +146,7 @@ class Quantizable:
         """The matrix as it is computed with, in the dtype of the computation."""
         if not self.has_integers:
             return ops.cast(self.matrix_variable, self.compute_dtype)
-        return self._restored(self._stored())
+        return self._dequantized(self._stored())
 
     @property
     def has_integers(self):
@@ -155,26 +156,28 @@ class Quantizable:
     def _stored(self):
         return [ops.convert_to_tensor(variable) for variable in self.code_variables]
 
-    def _restored(self, stored):
+    def _dequantized(self, stored):
         """The matrix of codes, scales and zero points, or the rows that they are of."""
         codes, scale, *zero = stored
         if self.scheme.bits == 4:
             codes = unpacked(codes, self.matrix_shape[1])
         codes, scale, *zero = (ops.cast(x, self.compute_dtype) for x in (codes, scale, *zero))
         if zero:
-            return _of_blocks(codes, scale, *zero, self.axis, self.scheme.block)
+            return of_blocks(codes, scale, *zero, self.axis, self.scheme.block)
         return codes / (scale if self.axis == 0 else ops.expand_dims(scale, -1))
 
     def _product(self, x, stored):
         """`x` times the matrix, as the layer has it, or times rows of a table."""
         if self.quantization_mode != "int8":
-            return times_restored(x, stored, lambda stored: self._oriented(self._restored(stored)))
+            return times_dequantized(
+                x, stored, lambda stored: self._oriented(self._dequantized(stored))
+            )
         codes, scale = stored  # the sums are scaled, of which there are fewer
 
-        def restored(stored):
+        def dequantized(stored):
             return self._oriented(ops.cast(stored[0], x.dtype))
 
-        return times_restored(x, [codes], restored) / ops.cast(scale, x.dtype)
+        return times_dequantized(x, [codes], dequantized) / ops.cast(scale, x.dtype)
 
     def _oriented(self, matrix):
         """The matrix as it is on the right of a product."""
@@ -236,9 +239,9 @@ class QuantizedDense(Quantizable, layers.Dense):
         for i, variable in enumerate([*bias, *self._calibrated_variables()]):
             store[str(i)] = variable
 
-    def _restored(self, stored):
+    def _dequantized(self, stored):
         if self.quantization_mode not in _CALIBRATED:
-            return super()._restored(stored)
+            return super()._dequantized(stored)
         codes, scale, zero, *factors, group = stored  # (out, in), (out, G), (out, G), ..., (in,)
         if codes.shape[0] != self.units:
             codes = keras.quantizers.unpack_int4(codes, self.units, axis=0, dtype="uint8")
@@ -278,7 +281,7 @@ class QuantizedEmbedding(Quantizable, layers.ReversibleEmbedding):
         stored = self._stored()
         if not reverse:
             inputs = ops.cast(inputs, "int32")
-            return self._restored([ops.take(x, inputs, axis=0) for x in stored])
+            return self._dequantized([ops.take(x, inputs, axis=0) for x in stored])
         size = max(1, _BYTES_AT_A_TIME // (self.output_dim * np.dtype(self.compute_dtype).itemsize))
         pieces = [
             self._product(inputs, [x[start : start + size] for x in stored])
@@ -292,80 +295,3 @@ class QuantizedEmbedding(Quantizable, layers.ReversibleEmbedding):
 
     def _oriented(self, matrix):
         return ops.transpose(matrix)
-
-
-def check_quantized_dtype(mode, dtype):
-    """Raises a `ValueError` if layers that compute in `dtype` cannot be of this mode."""
-    if dtype == "float16" and mode.startswith("int8"):
-        raise ValueError(
-            "Weights of 8 bits cannot be computed with in float16, as Keras has it: sums of such "
-            'integers leave its range. Received: mode="int8" and a compute dtype of float16. Use '
-            '"int4", or a model of float32 or bfloat16'
-        )
-
-
-def times_restored(x, stored, restored):
-    """`x` (..., in) times the float matrix (in, out) that `restored` makes of `stored`.
-
-    The matrix is made again for the gradient of `x`; `stored` gets none.
-    """
-
-    @ops.custom_gradient
-    def product(x, *stored):
-        def gradients(*arguments, upstream=None):
-            upstream = arguments[0] if upstream is None else upstream
-            slopes = ops.matmul(upstream, ops.transpose(restored(stored)))
-            return (slopes, *(None for _ in stored))
-
-        return ops.matmul(x, restored(stored)), gradients
-
-    return product(x, *stored)
-
-
-def unpacked(packed, length):
-    """int8 codes (..., length) of 4 bits, of which each byte of `packed` holds two."""
-    eight, lower = ops.cast(8, "int8"), ops.cast(15, "int8")
-    low = ops.subtract(ops.bitwise_xor(ops.bitwise_and(packed, lower), eight), eight)
-    high = ops.right_shift(packed, ops.cast(4, "int8"))  # the sign comes along
-    both = ops.stack([low, high], axis=-1)
-    shape = (*ops.shape(packed)[:-1], 2 * packed.shape[-1])
-    return ops.reshape(both, shape)[..., :length]
-
-
-def _of_blocks(codes, scale, zero, axis, block):
-    """(codes - zero) * scale, of which there is one for each block along the axis."""
-    count, length = scale.shape[axis], codes.shape[axis]
-    if count == 1:
-        return (codes - zero) * scale
-    if missing := count * block - length:
-        widths = [(0, 0)] * len(codes.shape)
-        widths[axis] = (0, missing)
-        codes = ops.pad(codes, widths)
-    *around, width = ops.shape(codes)
-    shape = (count, block, width) if axis == 0 else (*around, count, block)
-    inner = 1 if axis == 0 else -1
-    scale, zero = ops.expand_dims(scale, inner), ops.expand_dims(zero, inner)
-    matrix = (ops.reshape(codes, shape) - zero) * scale
-    matrix = ops.reshape(matrix, (*around, width) if axis else (count * block, width))
-    return matrix[:length] if axis == 0 else matrix[..., :length]
-
-
-def scheme_of(config):
-    """The `Scheme` of a Keras configuration of 8 or 4 bits.
-
-    Raises:
-        ValueError: it has quantizers of its own, which this package does not compute with.
-    """
-    rounded = config.activation_quantizer
-    is_known = type(rounded) is keras.quantizers.AbsMaxQuantizer and config.mode == "int8"
-    if config.weight_quantizer is not None or not (rounded is None or is_known):
-        raise ValueError(
-            "`config` must have no `weight_quantizer`, and as `activation_quantizer` `None` or, "
-            "for 8 bits, Keras's default. Received: "
-            f"weight_quantizer={shown(config.weight_quantizer)}, "
-            f"activation_quantizer={shown(rounded)}"
-        )
-    if config.mode == "int8":
-        return Scheme(8)
-    block = config.block_size
-    return Scheme(4, None if block in (None, -1) else block)

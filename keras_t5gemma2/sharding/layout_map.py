@@ -30,8 +30,50 @@ _AXES = {
 }
 
 
-def layout_map(device_mesh, model_axis="model", data_axis="batch", fsdp=False, context=False):
-    """The `LayoutMap` of a T5Gemma 2 model; see `T5Gemma2Backbone.get_layout_map`."""
+def get_layout_map(
+    device_mesh,
+    model_parallel_dim_name="model",
+    data_parallel_dim_name="batch",
+    fsdp=False,
+    context_parallel=False,
+):
+    """How the weights are spread over a mesh of devices, on JAX.
+
+    Over the model axis: the embedding table by its vocabulary, attention by its heads and
+    the MLPs by their width, in both stacks and in the vision tower; adapters and quantized
+    kernels as the kernels are that they belong to. A weight that an axis does not divide
+    stays whole along it, as the keys and values do where a layer has one key-value head.
+    The map is by the paths of variables, and may be changed before a model is built.
+
+    `keras_t5gemma2.distribution.distribute` chooses a mesh and sets all this in one call.
+
+    Args:
+        device_mesh: `keras.distribution.DeviceMesh` with these two axes, maybe of size 1.
+        model_parallel_dim_name: string, the axis that weights are spread over.
+        data_parallel_dim_name: string, the axis that the rows of a batch are spread over.
+        fsdp: bool. Whether weights, and with them gradients and the optimizer's state, are
+            also spread over the data axis, by their width. Each is put together where it is
+            used: less memory for more traffic.
+        context_parallel: bool. Whether the tokens of the encoder are spread over the data
+            axis where there is a single row, for long inputs.
+
+    Returns:
+        `keras.distribution.LayoutMap`.
+
+    Raises:
+        TypeError, ValueError: no mesh, or one without these axes.
+
+    Example:
+
+        mesh = keras.distribution.DeviceMesh((2, 4), ("batch", "model"))
+        layout_map = T5Gemma2Backbone.get_layout_map(mesh)
+        distribution = keras.distribution.ModelParallel(
+            layout_map=layout_map, batch_dim_name="batch"
+        )
+        with distribution.scope():
+            lm = T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+    """
+    model_axis, data_axis = model_parallel_dim_name, data_parallel_dim_name
     if not isinstance(device_mesh, keras.distribution.DeviceMesh):
         raise TypeError(
             "`device_mesh` must be a `keras.distribution.DeviceMesh`. Received: "
@@ -54,7 +96,7 @@ def layout_map(device_mesh, model_axis="model", data_axis="batch", fsdp=False, c
         layout = tuple(meaning[axis] for axis in axes)
         if any(layout):
             found[path] = layout
-    if context:
+    if context_parallel:
         found[SEQUENCE] = (None, data_axis, None)
     return found
 

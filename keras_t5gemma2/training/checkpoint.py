@@ -11,8 +11,8 @@ from keras_t5gemma2.files.atomic import atomic_directory
 from keras_t5gemma2.files.disk import check_writable, local_path
 from keras_t5gemma2.files.safetensors import read_safetensors
 from keras_t5gemma2.files.safetensors_writer import NewTensor, shards_of, write_safetensors
-from keras_t5gemma2.kernels import processes
-from keras_t5gemma2.kernels.take_over import take_over
+from keras_t5gemma2.kernels.runtime import processes
+from keras_t5gemma2.kernels.runtime.host_memory import take_over
 from keras_t5gemma2.messages import shown, shown_path
 from keras_t5gemma2.training.checkpoint_states import (
     STATE_FILE,

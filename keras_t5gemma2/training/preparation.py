@@ -7,8 +7,13 @@ import keras
 import numpy as np
 
 from keras_t5gemma2.messages import short_errors
-from keras_t5gemma2.model.array_checks import IGNORED, check_inputs, check_labels, check_weights
-from keras_t5gemma2.model.backbone import image_shapes
+from keras_t5gemma2.model.array_checks import (
+    IGNORED,
+    check_inputs,
+    check_labels,
+    check_weights,
+    image_shapes,
+)
 from keras_t5gemma2.preprocessing.columns import Columns
 from keras_t5gemma2.preprocessing.cuts import Cuts, one_warning
 from keras_t5gemma2.preprocessing.packing import fit_width

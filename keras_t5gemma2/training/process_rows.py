@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from keras_t5gemma2.kernels import processes
+from keras_t5gemma2.kernels.runtime import processes
 from keras_t5gemma2.training.distillation import split_targets
 
 

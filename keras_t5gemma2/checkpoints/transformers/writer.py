@@ -32,7 +32,7 @@ from keras_t5gemma2.files.atomic import atomic_directory
 from keras_t5gemma2.files.disk import local_path
 from keras_t5gemma2.files.safetensors import INDEX_FILE, SINGLE_FILE
 from keras_t5gemma2.files.safetensors_writer import NewTensor, parse_size, write_safetensors
-from keras_t5gemma2.kernels.host_array import host_array
+from keras_t5gemma2.kernels.runtime.host_memory import host_array
 from keras_t5gemma2.lora import targets
 from keras_t5gemma2.messages import shown
 

@@ -35,3 +35,11 @@ def plain(x, dtype):
     """A tensor or `Scaled` as a tensor."""
     numbers, scales = apart(x)
     return x if scales is None else ops.cast(ops.cast(numbers, "float32") * scales, dtype)
+
+
+def rounded(x):
+    """`Scaled` int8 of (B, K, S, H), in which the largest of a token and head is 127."""
+    x = ops.cast(x, "float32")
+    scales = ops.max(ops.abs(x), axis=-1, keepdims=True) / 127.0
+    numbers = ops.round(x / ops.maximum(scales, 1e-30))  # all of a token may be zeros
+    return Scaled(ops.cast(numbers, "int8"), scales)

@@ -1,107 +1,6 @@
-"""What only TensorFlow can do: a loss that makes its gradient on the way."""
+"""The loss over chunks of tokens on TensorFlow, which makes its gradient on the way."""
 
-import keras
 import tensorflow as tf
-
-from keras_t5gemma2.kernels import reference
-from keras_t5gemma2.kernels.reference import by_pieces, map_blocks, rms_norm  # noqa: F401
-
-ATTENTION = {}  # see `kernels.torch`
-logits = reference.logits
-
-
-def differentiable(forward, backward):
-    """See `kernels.jax.differentiable`."""
-
-    def function(fixed, *tensors):
-        @tf.custom_gradient
-        def call(*tensors):
-            output, extra = forward(fixed, *tensors)
-            return output, lambda upstream: backward(fixed, tensors, output, extra, upstream)
-
-        return call(*tensors)
-
-    return function
-
-
-def rematerialized(function):
-    """See `kernels.jax.rematerialized`."""
-
-    @tf.custom_gradient
-    def call(*tensors):
-        def backward(*upstream, variables=()):
-            # Those are frozen: TensorFlow counts them by what they were when they were made.
-            return _gradients_again(function, tensors, upstream), [None] * len(variables)
-
-        return function(*tensors), backward
-
-    # Where nothing is compiled, every step would trace the function anew.
-    return lambda *tensors: (keras.remat(function) if tf.executing_eagerly() else call)(*tensors)
-
-
-def _gradients_again(function, tensors, upstream):
-    """The gradients of `function` from a second run, all of whose work waits for `upstream`."""
-
-    # A function that is not inlined begins when all its arguments are there. Inlined, whatever in
-    # it needs no activation, such as the masks of attention, would be made for all layers at once.
-    @tf.function(autograph=False, experimental_attributes={"_noinline": True})
-    def again(tensors, upstream):
-        # XLA inlines, and would take the values of the first run: these it cannot know to be the
-        # same. A replica without rows has not even one.
-        nothing = tf.reduce_sum(tf.reshape(upstream[0], [-1])[:1]) * 0
-        tensors = [tensor + tf.cast(nothing, tensor.dtype) for tensor in tensors]
-        with tf.GradientTape() as tape:
-            tape.watch(tensors)
-            outputs = tf.nest.flatten(function(*tensors))
-        return tape.gradient(outputs, tensors, list(upstream), unconnected_gradients="zero")
-
-    return again(tensors, upstream)
-
-
-def summed_over_replicas(x):
-    """See `kernels.jax`: the replicas are those of a `tf.distribute.Strategy`."""
-    context = tf.distribute.get_replica_context()
-    if context is None or context.num_replicas_in_sync == 1:
-        return x
-    return context.all_reduce("sum", x)
-
-
-def sums_of_metrics(sums):
-    """See `kernels.jax`: variables of metrics add up what each replica has put in."""
-    return sums
-
-
-def prepare_training(_):
-    """See `kernels.torch_processes`: Keras's optimizers add up the gradients of all replicas."""
-    return
-
-
-def check_parameters(_):
-    """See `kernels.torch_processes`: nothing else than Keras holds variables here."""
-    return
-
-
-def compiled_step(function, _):
-    """See `kernels.torch_step`: here a step is part of a program that is compiled whole."""
-    return function
-
-
-def is_traced(_):
-    """See `kernels.jax.is_traced`."""
-    return tf.inside_function()
-
-
-def compiles(task):
-    """See `kernels.jax.compiles`."""
-    return not task.run_eagerly
-
-
-def compiled(function, task, _=()):
-    """See `kernels.jax.compiled`."""
-    # Keras would use XLA where there is an accelerator only. But without it loops copy buffers.
-    if task.run_eagerly:
-        return function
-    return tf.function(function, autograph=False, jit_compile=True)
 
 
 def sums_over_chunks(hidden, table, labels, weights, targets, soft_cap, size, wanted):
@@ -186,7 +85,7 @@ def _loop(hidden, table, labels, weights, targets, soft_cap, size, wanted):
 
 
 def _chunk(hidden, labels, weights, ids, shares, table, soft_cap):
-    """The two sums of one chunk, and the slopes of its unweighted losses in two parts.
+    """The two sums of one chunk, and the slopes of its unweighted losses as two tensors.
 
     The first is (size, V), the second (size, few): what the slopes of the targets have besides.
     """

@@ -17,7 +17,7 @@ def _count():
 
 
 def summed_over_replicas(x):
-    """See `kernels.jax`, but divided by their number: gradients are averaged over processes."""
+    """See `runtime.jax`, but divided by their number: gradients are averaged over processes."""
     if _count() == 1:
         return x
     x = x.detach().clone()
@@ -26,7 +26,7 @@ def summed_over_replicas(x):
 
 
 def sums_of_metrics(sums):
-    """See `kernels.jax`: of all processes, whose metrics are then alike."""
+    """See `runtime.jax`: of all processes, whose metrics are then alike."""
     if _count() == 1:
         return sums
     together = torch.stack([x.detach().float() for x in sums])

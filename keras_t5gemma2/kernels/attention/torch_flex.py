@@ -1,4 +1,4 @@
-"""Attention by torch's flex kernel for GPUs, whose parts are joined by their log-sum-exp.
+"""Attention by torch's flex kernel for GPUs, whose segments are joined by their log-sum-exp.
 
 It is compiled around the rule that says which token sees which, and visits the blocks of keys
 that the rule leaves: those inside a window, and none of padding alone.
@@ -10,22 +10,22 @@ import warnings
 import torch
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from keras_t5gemma2.kernels import reference
-from keras_t5gemma2.kernels.blocked import ranges
+from keras_t5gemma2.kernels.attention import reference
+from keras_t5gemma2.kernels.attention.blocked import ranges
+from keras_t5gemma2.kernels.attention.reference import for_each_row
 from keras_t5gemma2.kernels.compat.torch import has_triton
-from keras_t5gemma2.kernels.reference import for_each_row
 
 _BLOCK = 128  # of queries, and of keys; what the kernel takes by default
 
 
-def suits(query, parts):
+def suits(query, segments):
     """Whether the call is on a GPU that Triton compiles for, and has many queries."""
-    return query.device.type == "cuda" and has_triton() and not reference.suits(query, parts)
+    return query.device.type == "cuda" and has_triton() and not reference.suits(query, segments)
 
 
-def attend(query, positions, parts, scale, _):
+def attend(query, positions, segments, scale):
     """See `kernels.attend`."""
-    results = [_attend_part(query, positions, *part, scale) for part in parts]
+    results = [_attend_segment(query, positions, *segment, scale) for segment in segments]
     if len(results) == 1:
         return results[0][0]
     # A query that sees nothing has an output of zeros and a log-sum-exp of minus infinity.
@@ -35,7 +35,7 @@ def attend(query, positions, parts, scale, _):
     return (shares * outputs).sum(dim=0).to(query.dtype)
 
 
-def _attend_part(query, positions, keys_values, window, scale):
+def _attend_segment(query, positions, keys_values, window, scale):
     """Output (B, N, T, H) and log-sum-exp (B, N, T)."""
     keys, values = (for_each_row(x, query) for x in keys_values[:2])
     there = keys_values.positions

@@ -11,14 +11,16 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
-from keras_t5gemma2.kernels.reference import LOWEST, UNSEEN, for_each_row, seen, zero_after
+from keras_t5gemma2.kernels.attention.reference import LOWEST, UNSEEN, for_each_row, seen
+from keras_t5gemma2.kernels.runtime.dispatch import differentiable, map_blocks
+from keras_t5gemma2.kernels.runtime.reference import zero_after
 
 # Tokens of a block of queries, and of keys: of those inside a window, and of all others.
 QUERIES, KEYS_IN_WINDOW, KEYS = 256, 256, 1024
 
 
-class _Part(NamedTuple):
-    """One part of the keys, padded to whole blocks."""
+class _Segment(NamedTuple):
+    """One segment of the keys, padded to whole blocks."""
 
     keys: Any  # (B, K, blocks * size, H)
     values: Any
@@ -30,27 +32,21 @@ class _Part(NamedTuple):
     window: Any
 
 
-def attend(query, positions, parts, scale, backend):
-    """See `kernels.attend`; without dropout of probabilities, or gradients where rows share keys.
-
-    Args:
-        backend: module with the backend's way to give a function a gradient of its own, and to
-            put blocks in the place of others: see `differentiable` and `map_blocks` of
-            `kernels.jax`.
-    """
+def attend(query, positions, segments, scale):
+    """See `kernels.attend`; no dropout of probabilities, and no gradients where rows share keys."""
     if positions is None:
         positions = ops.zeros((ops.shape(query)[0], ops.shape(query)[2]), "int32")
-    windows = [window for _, window in parts]
+    windows = [window for _, window in segments]
 
     def forward(fixed, *tensors):
-        return _Blocks(fixed, tensors, windows, scale).forward(backend.map_blocks)
+        return _Blocks(fixed, tensors, windows, scale).forward(map_blocks)
 
     def backward(fixed, tensors, *results_and_upstream):
         return _Blocks(fixed, tensors, windows, scale).backward(*results_and_upstream)
 
-    fixed = (positions, *(for_each_row(_positions(kv), query) for kv, _ in parts))
-    tensors = [tensor for kv, _ in parts for tensor in (kv.keys, kv.values)]
-    return backend.differentiable(forward, backward)(fixed, query, *tensors)
+    fixed = (positions, *(for_each_row(_positions(kv), query) for kv, _ in segments))
+    tensors = [tensor for kv, _ in segments for tensor in (kv.keys, kv.values)]
+    return differentiable(forward, backward)(fixed, query, *tensors)
 
 
 def _positions(keys_values):
@@ -73,8 +69,8 @@ class _Blocks:
         self.size = _smaller(QUERIES, self.length)
         self.query = self._queries(query)
         self.positions = _pad(positions, 1, self.size, -1)
-        self.parts = [
-            self._part(keys, values, positions, window)
+        self.segments = [
+            self._segment(keys, values, positions, window)
             for keys, values, positions, window in zip(
                 keys_and_values[::2], keys_and_values[1::2], key_positions, windows, strict=True
             )
@@ -85,14 +81,14 @@ class _Blocks:
         shape = (self.batch, self.kv_heads, self.heads // self.kv_heads, self.length, x.shape[-1])
         return _pad(ops.reshape(x, shape), 3, self.size)
 
-    def _part(self, keys, values, positions, window):
+    def _segment(self, keys, values, positions, window):
         is_local = window.left is not None and window.right is not None
         length = ops.shape(keys)[2]
         size = _smaller(KEYS_IN_WINDOW if is_local else KEYS, length)
         positions = _pad(positions, 1, size, -1)
         first, end = ranges(self.positions, self.size, positions, size, window)
         keys, values = (_pad(x, 2, size) for x in (keys, values))
-        return _Part(keys, values, positions, length, size, first, end, window)
+        return _Segment(keys, values, positions, length, size, first, end, window)
 
     # Forward ----------------------------------------------------------------------------------
 
@@ -109,11 +105,11 @@ class _Blocks:
             ops.zeros((*shape, 1), "float32"),
             ops.zeros((*shape, self.width), "float32"),
         )
-        for part in self.parts:
+        for segment in self.segments:
 
-            def body(j, state, part=part):
+            def body(j, state, segment=segment):
                 top, total, summed = state
-                keys, values, is_seen = self._keys(part, j, positions)
+                keys, values, is_seen = self._keys(segment, j, positions)
                 scores = ops.matmul(query, ops.swapaxes(keys, 2, 3))
                 scores = ops.where(is_seen, scores, UNSEEN)
                 higher = ops.maximum(top, ops.max(scores, axis=-1, keepdims=True))
@@ -121,7 +117,7 @@ class _Blocks:
                 total = total * shrunk + ops.sum(weights, axis=-1, keepdims=True)
                 return higher, total, summed * shrunk + ops.matmul(weights, values)
 
-            state = ops.fori_loop(part.first[i], part.end[i], body, state)
+            state = ops.fori_loop(segment.first[i], segment.end[i], body, state)
         top, total, summed = state
         total = ops.maximum(total, 1e-30)
         return self._block_of(summed / total), top + ops.log(total)
@@ -129,52 +125,54 @@ class _Blocks:
     # Backward ---------------------------------------------------------------------------------
 
     def backward(self, output, log_sums, upstream):
-        """Gradients of the query and of each part's keys and values, each in its own dtype."""
+        """Gradients of the query and of each segment's keys and values, each in its own dtype."""
         output, upstream = self._queries(output), self._queries(upstream)
 
         def body(i, carry):
             # The gradient of each block takes the place of the block.
-            query, of_parts = carry
+            query, of_segments = carry
             tile = self._tile(query, i)
-            slope, of_parts = self._backward_of_block(i, tile, output, log_sums, upstream, of_parts)
-            return ops.slice_update(query, (0, 0, 0, i * self.size, 0), slope), of_parts
+            slope, of_segments = self._backward_of_block(
+                i, tile, output, log_sums, upstream, of_segments
+            )
+            return ops.slice_update(query, (0, 0, 0, i * self.size, 0), slope), of_segments
 
         zero = zero_after(upstream)
-        of_parts = [
-            tuple(ops.broadcast_to(zero, ops.shape(x)) for x in (part.keys, part.values))
-            for part in self.parts
+        of_segments = [
+            tuple(ops.broadcast_to(zero, ops.shape(x)) for x in (segment.keys, segment.values))
+            for segment in self.segments
         ]
-        of_query, of_parts = ops.fori_loop(0, self._count(), body, (self.query, of_parts))
+        of_query, of_segments = ops.fori_loop(0, self._count(), body, (self.query, of_segments))
         gradients = [self._rows(of_query)]
-        for part, (of_keys, of_values) in zip(self.parts, of_parts, strict=True):
+        for segment, (of_keys, of_values) in zip(self.segments, of_segments, strict=True):
             for gradient in (of_keys, of_values):
-                gradients.append(ops.cast(gradient[:, :, : part.length], part.keys.dtype))
+                gradients.append(ops.cast(gradient[:, :, : segment.length], segment.keys.dtype))
         return gradients
 
-    def _backward_of_block(self, i, query, output, log_sums, upstream, of_parts):
+    def _backward_of_block(self, i, query, output, log_sums, upstream, of_segments):
         query, positions = query * self.scale, self._tile_of_positions(i)
         upstream = self._tile(upstream, i)
-        # What each row's slopes sum to: the same for all its keys, of every part.
+        # What each row's slopes sum to: the same for all its keys, of every segment.
         mean = ops.sum(self._tile(output, i) * upstream, axis=-1, keepdims=True)
         log_sums = log_sums[i]
         of_query, updated = ops.zeros_like(query), []
-        for part, slopes in zip(self.parts, of_parts, strict=True):
+        for segment, slopes in zip(self.segments, of_segments, strict=True):
 
-            def body(j, state, part=part):
+            def body(j, state, segment=segment):
                 of_query, of_keys, of_values = state
-                keys, values, is_seen = self._keys(part, j, positions)
+                keys, values, is_seen = self._keys(segment, j, positions)
                 scores = ops.matmul(query, ops.swapaxes(keys, 2, 3))
                 weights = ops.where(is_seen, ops.exp(scores - log_sums), 0.0)
                 slopes = weights * (ops.matmul(upstream, ops.swapaxes(values, 2, 3)) - mean)
                 of_query = of_query + ops.matmul(slopes, keys)
-                of_keys = _add(of_keys, ops.matmul(ops.swapaxes(slopes, 2, 3), query), j, part)
+                of_keys = _add(of_keys, ops.matmul(ops.swapaxes(slopes, 2, 3), query), j, segment)
                 of_values = _add(
-                    of_values, ops.matmul(ops.swapaxes(weights, 2, 3), upstream), j, part
+                    of_values, ops.matmul(ops.swapaxes(weights, 2, 3), upstream), j, segment
                 )
                 return of_query, of_keys, of_values
 
             state = (of_query, *slopes)
-            of_query, *slopes = ops.fori_loop(part.first[i], part.end[i], body, state)
+            of_query, *slopes = ops.fori_loop(segment.first[i], segment.end[i], body, state)
             updated.append(tuple(slopes))
         return self._block_of(of_query * self.scale), updated
 
@@ -203,17 +201,17 @@ class _Blocks:
         tile = ops.slice(self.positions, (0, i * self.size), (self.batch, self.size))
         return ops.tile(tile, (1, self.heads // self.kv_heads))
 
-    def _keys(self, part, j, positions):
+    def _keys(self, segment, j, positions):
         """Block `j`: keys and values, float32 (B, K, size, H), and who sees them."""
-        shape = (ops.shape(part.keys)[0], self.kv_heads, part.size, self.width)
+        shape = (ops.shape(segment.keys)[0], self.kv_heads, segment.size, self.width)
         keys, values = (
             for_each_row(
-                ops.cast(ops.slice(x, (0, 0, j * part.size, 0), shape), "float32"), self.query
+                ops.cast(ops.slice(x, (0, 0, j * segment.size, 0), shape), "float32"), self.query
             )
-            for x in (part.keys, part.values)
+            for x in (segment.keys, segment.values)
         )
-        there = ops.slice(part.positions, (0, j * part.size), (self.batch, part.size))
-        return keys, values, ops.expand_dims(seen(positions, there, part.window), 1)
+        there = ops.slice(segment.positions, (0, j * segment.size), (self.batch, segment.size))
+        return keys, values, ops.expand_dims(seen(positions, there, segment.window), 1)
 
     def _rows(self, x):
         """(B, K, G, T, H), padded, to (B, N, T, H)."""
@@ -246,9 +244,9 @@ def ranges(positions, size, key_positions, key_size, window):
     return ops.minimum(ops.min(ops.where(needed > 0, number, count), axis=1), end), end
 
 
-def _add(buffer, block, j, part):
+def _add(buffer, block, j, segment):
     """`buffer` (B, K, S, H) with `block` added to its block `j`."""
-    start = (0, 0, j * part.size, 0)
+    start = (0, 0, j * segment.size, 0)
     return ops.slice_update(buffer, start, ops.slice(buffer, start, ops.shape(block)) + block)
 
 

@@ -2,10 +2,9 @@
 
 import warnings
 
-import torch
 from keras import ops
 
-from keras_t5gemma2.kernels.attention import use
+from keras_t5gemma2.kernels.attention.dispatch import use
 
 
 def programs(model, functions):
@@ -21,20 +20,23 @@ def programs(model, functions):
 
 def save(program, path):
     """Writes a file that `torch.export.load` reads."""
+    import torch
+
     torch.export.save(program, path)
 
 
-class _Module(torch.nn.Module):
-    def __init__(self, model, function):
-        super().__init__()
-        self.model, self.function = model, function
-
-    def forward(self, inputs):
-        return self.function(inputs)
-
-
 def _program(model, function, specs):
+    import torch
+
+    class Module(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, inputs):
+            return function(inputs)
+
     inputs = {name: ops.ones(spec.shape, spec.dtype) for name, spec in specs.items()}
     with torch.no_grad(), warnings.catch_warnings(), use("reference"):
         warnings.filterwarnings("ignore", message=".*not properly registered as a submodule.*")
-        return torch.export.export(_Module(model, function), (inputs,), strict=False)
+        return torch.export.export(Module(), (inputs,), strict=False)

@@ -1,6 +1,6 @@
 """Attention by JAX's splash kernel for TPUs, which skips the blocks that a window hides.
 
-It knows one part of keys, and its rule goes by the places of tokens in the input: it is for the
+It knows one segment of keys, and its rule goes by the places of tokens in the input: it is for the
 encoder, whose positions are these places. Unlike Keras's wrapper of it this gives the kernel the
 rule and the padding that are meant, and scales the scores (the kernel does not).
 """
@@ -16,32 +16,32 @@ _LANES = 128  # of which lengths and widths must be multiples
 _BLOCK = 512
 
 
-def can(query, parts):
+def can(query, segments):
     """Whether the kernel computes such a call."""
-    (keys_values, window), *more = parts
+    (keys_values, window), *more = segments
     length, width = query.shape[2:]
     is_square = keys_values.keys.shape[2] == length
     is_encoder = not more and window.right != 0
     return is_encoder and is_square and length % _LANES == 0 and width % _LANES == 0
 
 
-def attend(query, positions, parts, scale, _):
+def attend(query, positions, segments, scale):
     """See `kernels.attend`."""
-    ((keys, values, key_positions), window), *_ = parts
+    ((keys, values, key_positions), window), *_ = segments
     (batch, heads, length, width), kv_heads = query.shape, keys.shape[1]
     query = (query.astype("float32") * scale).astype(query.dtype)
     query = query.reshape(batch, kv_heads, heads // kv_heads, length, width)
     kernel = _kernel(heads // kv_heads, length, window, jax.default_backend() != "tpu")
 
-    def of_row(query, keys, values, segments):
-        return jax.vmap(kernel, in_axes=(0, 0, 0, None))(query, keys, values, segments)
+    def of_row(query, keys, values, segment_ids):
+        return jax.vmap(kernel, in_axes=(0, 0, 0, None))(query, keys, values, segment_ids)
 
     if key_positions is None:
-        segments = jnp.zeros((batch, length), "int32")
+        segment_ids = jnp.zeros((batch, length), "int32")
     else:
         # Tokens see those of their own segment: padding is another one.
-        segments = (key_positions < 0).astype("int32")
-    output = jax.vmap(of_row)(query, keys, values, splash.SegmentIds(q=segments, kv=segments))
+        segment_ids = (key_positions < 0).astype("int32")
+    output = jax.vmap(of_row)(query, keys, values, splash.SegmentIds(q=segment_ids, kv=segment_ids))
     return output.reshape(batch, heads, length, width)
 
 

@@ -1,46 +1,48 @@
-"""Attention by torch's flash kernel for CPUs, whose parts are joined by their log-sum-exp.
+"""Attention by torch's flash kernel for CPUs, whose segments are joined by their log-sum-exp.
 
 The kernel makes no scores of the size of the input, forward or backward, and computes in the
-dtype of its arguments with float32 sums. It knows no window and no second part: it runs here on
-tiles, each of some queries and of the keys of one part that these may see.
+dtype of its arguments with float32 sums. It knows no window and no second segment: it runs here on
+tiles, each of some queries and of the keys of one segment that these may see.
 """
 
 import functools
 
 import torch
 
-from keras_t5gemma2.kernels import reference
-from keras_t5gemma2.kernels.blocked import ranges
+from keras_t5gemma2.kernels.attention import reference
+from keras_t5gemma2.kernels.attention.blocked import ranges
+from keras_t5gemma2.kernels.attention.reference import for_each_row, seen
+from keras_t5gemma2.kernels.attention.scaled import Scaled
 from keras_t5gemma2.kernels.compat.torch import flash_attention
-from keras_t5gemma2.kernels.reference import for_each_row, seen
-from keras_t5gemma2.kernels.scaled import Scaled
+from keras_t5gemma2.kernels.runtime.reference import FEW_QUERIES
+from keras_t5gemma2.kernels.runtime.torch import differentiable
 
 QUERIES = 256  # of a tile, where a rule hides some tokens from some queries
 _FLASH, _FLASH_BACKWARD = flash_attention()
 
 
-def suits(query, parts):
+def suits(query, segments):
     """Whether the call is on a CPU, and not so small that float32 scores are as quick."""
-    return query.device.type == "cpu" and not reference.suits(query, parts)
+    return query.device.type == "cpu" and not reference.suits(query, segments)
 
 
-def suits_few(query, parts):
+def suits_few(query, segments):
     """Whether these are the queries of a step of decoding, on a CPU, and nobody wants gradients."""
-    if query.device.type != "cpu" or query.shape[2] > reference.FEW_QUERIES:
+    if query.device.type != "cpu" or query.shape[2] > FEW_QUERIES:
         return False
-    tensors = [query, *(x for kv, _ in parts for x in (kv.keys, kv.values))]
+    tensors = [query, *(x for kv, _ in segments for x in (kv.keys, kv.values))]
     if any(isinstance(x, Scaled) for x in tensors):
         return False
     return not (torch.is_grad_enabled() and any(x.requires_grad for x in tensors))
 
 
-def attend_few(query, positions, parts, scale, _):
-    """See `kernels.attend`: each part read whole, in as few operations as can be."""
+def attend_few(query, positions, segments, scale):
+    """See `kernels.attend`: each segment read whole, in as few operations as can be."""
     batch, num_heads, length, width = query.shape
-    kv_heads = parts[0][0].keys.shape[1]
+    kv_heads = segments[0][0].keys.shape[1]
     tile = query.reshape(batch, kv_heads, -1, width)
     results, sees = [], []
-    for kv, window in parts:
+    for kv, window in segments:
         times, groups = batch // kv.keys.shape[0], num_heads // kv_heads
         bias, sees_any = _hidden(
             positions, kv.positions, window, (batch, length, groups, times), query.dtype
@@ -48,7 +50,7 @@ def attend_few(query, positions, parts, scale, _):
         results.append(_read(tile, kv, bias, scale, times))
         sees.append(sees_any)
     log_sums = torch.stack([log_sum for _, log_sum in results])
-    # A query that sees nothing in any part gets zeros; in one part, that part's share is zero.
+    # A query that sees nothing at all gets zeros; a segment of which it sees nothing adds none.
     shares = log_sums.softmax(dim=0) * functools.reduce(torch.maximum, sees)
     outputs = torch.stack([output for output, _ in results])
     mixed = (outputs * shares[..., None]).sum(dim=0)
@@ -56,7 +58,7 @@ def attend_few(query, positions, parts, scale, _):
 
 
 def _read(tile, keys_values, bias, scale, times):
-    """Output and log-sum-exp of one part for the rows of a tile (B, K, G * T, H)."""
+    """Output and log-sum-exp of one segment for the rows of a tile (B, K, G * T, H)."""
     if times == 1:
         return _FLASH(tile, keys_values.keys, keys_values.values, attn_mask=bias, scale=scale)
     # R rows of the batch that share a row of keys are more rows of one product.
@@ -88,10 +90,10 @@ def _hidden(positions, key_positions, window, sizes, dtype):
     return bias.masked_fill_(~is_seen, torch.finfo(dtype).min)[:, None], sees.float()
 
 
-def attend(query, positions, parts, scale, backend):
-    """See `kernels.attend` and `kernels.blocked.attend`."""
-    windows = [window for _, window in parts]
-    hidden = (kv.positions for kv, _ in parts)
+def attend(query, positions, segments, scale):
+    """See `kernels.attend` and `attention.blocked.attend`."""
+    windows = [window for _, window in segments]
+    hidden = (kv.positions for kv, _ in segments)
     fixed = (positions, *(p if p is None else for_each_row(p, query) for p in hidden))
 
     def forward(fixed, *tensors):
@@ -101,13 +103,16 @@ def attend(query, positions, parts, scale, backend):
         tiles = _tiles(fixed, tensors, windows)
         return _backward(tiles, tensors, output, log_sums, upstream, scale)
 
-    tensors = [tensor for kv, _ in parts for tensor in (kv.keys, kv.values)]
-    return backend.differentiable(forward, backward)(fixed, query, *tensors)
+    tensors = [tensor for kv, _ in segments for tensor in (kv.keys, kv.values)]
+    return differentiable(forward, backward)(fixed, query, *tensors)
 
 
 def _tiles(fixed, tensors, windows):
-    """Each tile as `(rows, parts)`: a slice of the queries, and `(part, columns, bias)` of each
-    part that any of them sees; `bias` (B, 1, rows or 1, columns) is 0, or hides a token."""
+    """Each tile as `(rows, segments)`.
+
+    `rows` is a slice of the queries, `segments` has `(number, columns, bias)` of each segment that
+    any of them sees; `bias` (B, 1, rows or 1, columns) is 0, or hides a token.
+    """
     (positions, *key_positions), (query, *keys_and_values) = fixed, tensors
     length = query.shape[2]
     is_whole = all(window.left is None and window.right is None for window in windows)
@@ -121,8 +126,12 @@ def _tiles(fixed, tensors, windows):
         yield (
             rows,
             [
-                (part, slice(*ends[i]), _bias(positions, rows, there, ends[i], window, query.dtype))
-                for part, (ends, there, window) in enumerate(
+                (
+                    segment,
+                    slice(*ends[i]),
+                    _bias(positions, rows, there, ends[i], window, query.dtype),
+                )
+                for segment, (ends, there, window) in enumerate(
                     zip(columns, key_positions, windows, strict=True)
                 )
                 if ends[i][0] < ends[i][1]
@@ -164,24 +173,24 @@ def _forward(tiles, tensors, scale):
     # In memory token by token, as the heads are put together for the next product.
     output = query.new_empty((batch, length, heads, width)).transpose(1, 2)
     log_sums = query.new_empty((batch, heads, length), dtype=torch.float32)
-    for rows, parts in tiles:
+    for rows, segments in tiles:
         tile = _rows(query, rows, kv_heads)
         results = [
             _FLASH(
                 tile,
-                *_keys(tile, keys_and_values, part, columns),
+                *_keys(tile, keys_and_values, segment, columns),
                 attn_mask=_repeated(bias, tile),
                 scale=scale,
             )
-            for part, columns, bias in parts
+            for segment, columns, bias in segments
         ]
-        for whole, part in zip((output, log_sums), _joined(results, tile), strict=True):
-            whole[:, :, rows] = part.reshape(whole[:, :, rows].shape)
+        for whole, of_rows in zip((output, log_sums), _joined(results, tile), strict=True):
+            whole[:, :, rows] = of_rows.reshape(whole[:, :, rows].shape)
     return output, log_sums
 
 
 def _joined(results, tile):
-    """One softmax over the parts, from the softmax and the log-sum-exp of each."""
+    """One softmax over the segments, from the softmax and the log-sum-exp of each."""
     if not results:
         return torch.zeros_like(tile), tile.new_zeros(tile.shape[:3], dtype=torch.float32)
     # A query that sees nothing has a log-sum-exp near the bias that hides.
@@ -202,25 +211,25 @@ def _joined(results, tile):
 
 
 def _backward(tiles, tensors, output, log_sums, upstream, scale):
-    """Gradients of the query and of each part's keys and values.
+    """Gradients of the query and of each segment's keys and values.
 
-    With the output and the sums of all parts together, the kernel's backward pass gives for each
-    part what it adds: nothing in it asks where the sums come from.
+    With the output and the sums of all segments together, the kernel's backward pass gives for each
+    segment what it adds: nothing in it asks where the sums come from.
     """
     query, *keys_and_values = tensors
     kv_heads = keys_and_values[0].shape[1]
     of_query = torch.zeros_like(query, dtype=torch.float32)
     of_others = [torch.zeros_like(x, dtype=torch.float32) for x in keys_and_values]
-    for rows, parts in tiles:
+    for rows, segments in tiles:
         tile, output_tile, upstream_tile = (
             _rows(x, rows, kv_heads) for x in (query, output, upstream)
         )
         log_sum = log_sums[:, :, rows].reshape(tile.shape[:3])
-        for part, columns, bias in parts:
+        for segment, columns, bias in segments:
             slopes = _FLASH_BACKWARD(
                 upstream_tile,
                 tile,
-                *_keys(tile, keys_and_values, part, columns),
+                *_keys(tile, keys_and_values, segment, columns),
                 output_tile,
                 log_sum,
                 0.0,
@@ -229,8 +238,8 @@ def _backward(tiles, tensors, output, log_sums, upstream, scale):
                 scale=scale,
             )
             of_query[:, :, rows] += slopes[0].reshape(of_query[:, :, rows].shape)
-            of_others[2 * part][:, :, columns] += slopes[1]
-            of_others[2 * part + 1][:, :, columns] += slopes[2]
+            of_others[2 * segment][:, :, columns] += slopes[1]
+            of_others[2 * segment + 1][:, :, columns] += slopes[2]
     return [
         gradient.to(x.dtype) for gradient, x in zip([of_query, *of_others], tensors, strict=True)
     ]
@@ -241,9 +250,9 @@ def _rows(x, rows, kv_heads):
     return x[:, :, rows].reshape(x.shape[0], kv_heads, -1, x.shape[3])
 
 
-def _keys(tile, keys_and_values, part, columns):
-    """Keys and values of a part for the rows of a tile, which may share them."""
-    both = (x[:, :, columns] for x in keys_and_values[2 * part : 2 * part + 2])
+def _keys(tile, keys_and_values, segment, columns):
+    """Keys and values of a segment for the rows of a tile, which may share them."""
+    both = (x[:, :, columns] for x in keys_and_values[2 * segment : 2 * segment + 2])
     return [
         # One row of keys for all is read as often as needed, and never copied.
         x.expand(tile.shape[0], -1, -1, -1) if x.shape[0] == 1 else for_each_row(x, tile)

@@ -1,0 +1,94 @@
+"""Attention, and the table that chooses the kernel which computes it."""
+
+import contextlib
+import contextvars
+import importlib
+from typing import Any, NamedTuple
+
+import keras
+
+from keras_t5gemma2.kernels.attention import blocked, reference
+from keras_t5gemma2.kernels.runtime.reference import FEW_QUERIES
+from keras_t5gemma2.messages import shown
+from keras_t5gemma2.sharding.tokens import token_shards
+
+# The file of the backend that is in use.
+backend = importlib.import_module(f"keras_t5gemma2.kernels.attention.{keras.config.backend()}")
+weighted_sums = backend.weighted_sums
+# The name of the kernel that `use` asks for.
+_forced = contextvars.ContextVar("forced", default=None)
+
+
+def attend(query, positions, segments, scale, drop=None, shards=None):
+    """Attention of `query` over the tokens of several segments, under one softmax.
+
+    Args:
+        query: (B, N, T, H) tensor.
+        positions: (B, T) int32 tensor, the queries' positions; `None` where no segment has any.
+        segments: list of `(KeyValues, Window)`. A token is seen where its position is not -1 and
+            lies inside the segment's window around the query's. The batch of a segment may be
+            B / R: then R consecutive rows of the query share one of its rows.
+        scale: float, times the scores.
+        drop: `None`, or a function that drops some of a tensor of probabilities.
+        shards: `None`, or the `TokenShards` that the rows of the query are. There is one segment
+            then, of one row.
+
+    Returns:
+        (B, N, T, H) tensor in the dtype of `query`; zeros where a query sees nothing.
+    """
+    if query.shape[2] is None or query.shape[2] > FEW_QUERIES:
+        segments = [(kv.plain(query.dtype), window) for kv, window in segments]
+    if drop is not None:  # the one kernel whose probabilities can be had
+        return reference.attend(query, positions, segments, scale, drop)
+    if shards is not None:
+        mesh = shards.device_mesh.backend_mesh
+        return backend.attend_on_shards(
+            _attend, query, positions, segments, scale, mesh, shards.axis
+        )
+    if choose(query, segments) is KERNELS["blocked"]:
+        segments = [(_whole(keys_values), window) for keys_values, window in segments]
+    return _attend(query, positions, segments, scale)
+
+
+def _attend(query, positions, segments, scale):
+    return choose(query, segments).attend(query, positions, segments, scale)
+
+
+def _whole(keys_values):
+    """Sharded keys gathered once, before a loop does so for every block."""
+    shards = token_shards(keys_values.keys.shape[::2])
+    if shards is None:
+        return keys_values
+    return backend.whole(keys_values, shards.device_mesh.backend_mesh)
+
+
+@contextlib.contextmanager
+def use(name):
+    """Has every attention inside computed, or traced, by the kernel `name` of `KERNELS`."""
+    if name not in KERNELS:
+        raise ValueError(f"`name` must be one of {sorted(KERNELS)}. Received: name={shown(name)}")
+    token = _forced.set(name)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def choose(query, segments):
+    """The kernel that `use` asks for, or the first that suits the call."""
+    if _forced.get() is not None:
+        return KERNELS[_forced.get()]
+    return next(kernel for kernel in KERNELS.values() if kernel.suits(query, segments))
+
+
+class _Kernel(NamedTuple):
+    attend: Any  # function of (query, positions, segments, scale)
+    suits: Any  # from (query, segments) to whether to choose it, if none above it is chosen
+
+
+# The first that suits is chosen.
+KERNELS = {
+    **{name: _Kernel(*kernel) for name, kernel in backend.ATTENTION.items()},
+    "reference": _Kernel(reference.attend, reference.suits),
+    "blocked": _Kernel(blocked.attend, lambda *_: True),
+}

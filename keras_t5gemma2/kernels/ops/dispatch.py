@@ -1,0 +1,19 @@
+"""Norms, products, rotations and activations of the backend that is in use."""
+
+import importlib
+
+import keras
+
+_backend = importlib.import_module(f"keras_t5gemma2.kernels.ops.{keras.config.backend()}")
+
+argmax = _backend.argmax
+by_pieces = _backend.by_pieces
+gated = _backend.gated
+gelu = _backend.gelu
+lay_out = _backend.lay_out
+logits = _backend.logits
+merge_heads = _backend.merge_heads
+product = _backend.product
+rms_norm = _backend.rms_norm
+rotate = _backend.rotate
+split_heads = _backend.split_heads

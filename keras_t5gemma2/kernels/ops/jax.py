@@ -1,0 +1,47 @@
+"""What JAX computes otherwise than the reference: with less memory, or without rounding."""
+
+import jax
+import jax.numpy as jnp
+from keras import ops
+
+from keras_t5gemma2.kernels.ops import reference
+from keras_t5gemma2.kernels.ops.reference import (  # noqa: F401  chosen from here by `dispatch`
+    argmax,
+    gated,
+    gelu,
+    lay_out,
+    merge_heads,
+    product,
+    rotate,
+    split_heads,
+)
+from keras_t5gemma2.kernels.runtime.jax import map_blocks, rematerialized
+
+
+def by_pieces(function, x, size):
+    """See `ops.reference`."""
+    length = x.shape[1]
+    if length is None or length <= size or length % size:
+        return function(x)
+    dtype = x.dtype  # the output may have another
+    output = jax.eval_shape(function, jax.ShapeDtypeStruct((x.shape[0], size, x.shape[2]), dtype))
+    x = x.astype(output.dtype)
+    return map_blocks(lambda _, piece: (function(piece.astype(dtype)), ()), x, size, axis=1)[0]
+
+
+def logits(x, table):
+    """See `ops.reference`; half precision is summed in float32 and not rounded."""
+    table = ops.convert_to_tensor(table)
+    if table.dtype == "float32":
+        return reference.logits(x, table)
+    x = x.astype(table.dtype)
+    return jnp.matmul(x, table.T, preferred_element_type="float32")
+
+
+def rms_norm(x, scale, epsilon, dtype):
+    """See `ops.reference`; for its gradient nothing is kept but `x`."""
+
+    def norm(x, scale):
+        return reference.rms_norm(x, scale, epsilon, dtype), ()
+
+    return rematerialized(norm)(x, ops.convert_to_tensor(scale))[0]

@@ -1,0 +1,104 @@
+"""The same as the reference in torch's own operations, without what Keras does around each call."""
+
+import torch
+from torch.nn import functional
+
+_FEW_ROWS = 32  # of a product, such as those of a step of decoding
+
+
+def rms_norm(x, scale, epsilon, dtype):
+    """See `ops.reference`."""
+    scale = scale.value.float()
+    normed = functional.rms_norm(x.float(), scale.shape, eps=epsilon)
+    return torch.addcmul(normed, normed, scale).to(_dtype(dtype))
+
+
+def _dtype(dtype):
+    return getattr(torch, dtype) if isinstance(dtype, str) else dtype
+
+
+def product(x, kernel):
+    """See `ops.reference`; as the others here, without what Keras does around each call."""
+    kernel = kernel.value
+    return x @ kernel if kernel.is_contiguous() else _times(x, kernel.t()).contiguous()
+
+
+def logits(x, table):
+    """See `ops.reference`."""
+    table = getattr(table, "value", table)
+    return _times(x.to(table.dtype), table).float()
+
+
+def _times(x, rows):
+    """`x` (..., in) times `rows` (out, in) transposed.
+
+    A few rows of `x` have less to be rearranged for a product than the matrix has: they go to
+    the right of it, and what comes out is no longer one row after the other.
+    """
+    count = x.shape[:-1].numel()
+    fewest = 4 if x.dtype == torch.float32 else 2
+    if count == 1:
+        return torch.mv(rows, x.reshape(-1)).view(*x.shape[:-1], -1)
+    if x.device.type != "cpu" or not fewest <= count <= _FEW_ROWS:
+        return x @ rows.t()
+    return (rows @ x.reshape(count, -1).t()).t().unflatten(0, x.shape[:-1])
+
+
+def lay_out(variable, for_steps):
+    """Sets the memory order of a matrix (in, out).
+
+    For decoding steps it is column by column, in which products with few rows are quickest on
+    CPUs; otherwise row by row, as the optimizer has its arrays.
+    """
+    value = variable.value
+    if not for_steps:
+        value.data = value.data.contiguous()
+    elif value.device.type == "cpu" and not value.t().is_contiguous():
+        value.data = value.data.t().contiguous().t()
+
+
+def argmax(x):
+    """See `ops.reference`."""
+    return x.max(dim=-1).indices
+
+
+def split_heads(x, width):
+    """See `ops.reference`."""
+    return x.reshape(x.shape[0], x.shape[1], -1, width).transpose(1, 2)
+
+
+def merge_heads(x):
+    """See `ops.reference`."""
+    return x.transpose(1, 2).reshape(x.shape[0], x.shape[2], -1)
+
+
+def rotate(x, cos, sin):
+    """See `ops.reference`."""
+    x32 = x.float()
+    return (x32 * cos).addcmul_(x32.roll(x.shape[-1] // 2, -1), sin).to(x.dtype)
+
+
+def gelu(x):
+    """See `ops.reference`."""
+    return functional.gelu(x.float(), approximate="tanh").to(x.dtype)
+
+
+def gated(gate, up):
+    """See `ops.reference`."""
+    if gate.dtype != torch.float16:
+        return gelu(gate) * up, ()
+    mixed = functional.gelu(gate.float(), approximate="tanh") * up
+    size = mixed.detach().abs().amax(dim=-1, keepdim=True).clamp_(min=1.0)
+    return (mixed / size).half(), (size,)
+
+
+def by_pieces(function, x, size):
+    """See `ops.reference`."""
+    if x.shape[1] <= size:
+        return function(x)
+    y = None
+    for start in range(0, x.shape[1], size):
+        piece = function(x[:, start : start + size])
+        y = torch.empty_like(x, dtype=piece.dtype) if y is None else y
+        y[:, start : start + size] = piece
+    return y

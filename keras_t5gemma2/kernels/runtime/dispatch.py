@@ -1,0 +1,22 @@
+"""The runtime of the backend that is in use."""
+
+import importlib
+
+import keras
+
+_backend = importlib.import_module(f"keras_t5gemma2.kernels.runtime.{keras.config.backend()}")
+
+# Whether loops run as compiled programs, which copy what they cannot write in place.
+IS_COMPILED = keras.config.backend() != "torch"
+
+check_parameters = _backend.check_parameters
+compiled = _backend.compiled
+compiled_step = _backend.compiled_step
+compiles = _backend.compiles
+differentiable = _backend.differentiable
+is_traced = _backend.is_traced
+map_blocks = _backend.map_blocks
+prepare_training = _backend.prepare_training
+rematerialized = _backend.rematerialized
+summed_over_replicas = _backend.summed_over_replicas
+sums_of_metrics = _backend.sums_of_metrics

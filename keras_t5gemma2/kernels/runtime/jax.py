@@ -1,0 +1,163 @@
+"""JAX's gradients, loops, compiler and devices."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import keras
+from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from keras_t5gemma2.kernels.runtime import reference
+
+
+def differentiable(forward, backward):
+    """A function whose gradient is the one said.
+
+    Args:
+        forward: from `(fixed, *tensors)` to the output and one more tensor for `backward`.
+        backward: from `(fixed, tensors, output, extra, upstream)` to a gradient per tensor.
+
+    Returns:
+        A function from `(fixed, *tensors)` to the output; `fixed`, integers, has no gradient.
+    """
+
+    @jax.custom_vjp
+    def function(fixed, *tensors):
+        return forward(fixed, *tensors)[0]
+
+    def keep(fixed, *tensors):
+        output, extra = forward(fixed, *tensors)
+        return output, (fixed, tensors, output, extra)
+
+    function.defvjp(keep, lambda kept, upstream: (None, *backward(*kept, upstream)))
+    return function
+
+
+def map_blocks(function, x, size, axis):
+    """See `runtime.reference`. The result takes the memory of `x`, if nothing else needs it."""
+    count, shape = x.shape[axis] // size, list(x.shape)
+    shape[axis] = size
+    _, more = jax.eval_shape(function, jnp.int32(0), jax.ShapeDtypeStruct(shape, x.dtype))
+    zero = reference.zero_after(x)
+    more = jax.tree.map(lambda x: jnp.full((count, *x.shape), zero, x.dtype), more)
+
+    def body(i, carry):
+        x, more = carry
+        block = lax.dynamic_slice_in_dim(x, i * size, size, axis)
+        block, fresh = function(i, block)
+        more = jax.tree.map(lambda all, one: all.at[i].set(one), more, fresh)
+        return lax.dynamic_update_slice_in_dim(x, block, i * size, axis), more
+
+    return lax.fori_loop(0, count, body, (x, more))
+
+
+def rematerialized(function):
+    """`function`, of whose intermediate values none is kept for its gradient.
+
+    Args:
+        function: from tensors to a tensor and a tree of what gets no gradient.
+    """
+    if jax.default_backend() != "cpu":
+        return jax.checkpoint(function)
+    # XLA for CPUs drops the barriers of `jax.checkpoint`, finds that the same is computed twice,
+    # and keeps it after all. Into a condition that it cannot decide it does not look.
+
+    @jax.custom_vjp
+    def again(*tensors):
+        return function(*tensors)
+
+    def forward(*tensors):
+        return function(*tensors), tensors
+
+    def backward(tensors, upstream):
+        def gradients(tensors, upstream):
+            return jax.vjp(function, *tensors, has_aux=True)[1](upstream)
+
+        def none(tensors, _):
+            return jax.tree.map(jnp.zeros_like, tensors)
+
+        upstream, _ = upstream
+        is_true = upstream.ravel()[0] * 0 != 1  # of infinities and NaN too
+        return lax.cond(is_true, gradients, none, tensors, upstream)
+
+    again.defvjp(forward, backward)
+    return again
+
+
+def summed_over_replicas(x):
+    """A scalar without gradient, added up over the replicas of the model.
+
+    JAX's program is one for all devices, and what it sums is all there is.
+    """
+    return x
+
+
+def sums_of_metrics(sums):
+    """`kernels.TokenSums` as the metrics of each replica take them in."""
+    return sums
+
+
+def prepare_training(_):
+    """See `runtime.torch_processes`: there is nothing to prepare."""
+    return
+
+
+def check_parameters(_):
+    """See `runtime.torch_processes`: nothing else than Keras holds variables here."""
+    return
+
+
+def compiled_step(function, _):
+    """See `runtime.torch_step`: here a step is part of a program that is compiled whole."""
+    return function
+
+
+def is_traced(data):
+    """Whether a program is being traced, of which `data`, a tree of tensors, is the input."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in keras.tree.flatten(data))
+
+
+def compiles(task):
+    """Whether `compiled` gives anything else than the function itself."""
+    return not task.run_eagerly
+
+
+def compiled(function, task, changed=()):
+    """`function(carried, *others)` compiled, to be called again and again.
+
+    Args:
+        function: from trees of tensors to a tree of tensors. It may read the variables of `task`.
+        task: what has the variables, `run_eagerly` and `jit_compile`.
+        changed: sequence of other variables, which it may read and change: those of a sampler.
+
+    Returns:
+        A function with the same arguments. The memory of `carried` is used again: it is gone.
+    """
+    if task.run_eagerly:
+        return function
+    # Found once: to look for them takes longer than some programs.
+    read = [*task.trainable_variables, *task.non_trainable_variables]
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def program(carried, others, values, states):
+        mapping = zip([*read, *changed], [*values, *states], strict=True)
+        with keras.StatelessScope(state_mapping=mapping) as scope:
+            outputs = function(carried, *others)
+        # A variable that was not assigned has no value of the scope's own.
+        after = zip(states, map(scope.get_current_value, changed), strict=True)
+        return outputs, [old if new is None else new for old, new in after]
+
+    def call(carried, *others):
+        values, states = ([variable.value for variable in of] for of in (read, changed))
+        outputs, states = program(carried, others, values, states)
+        for variable, value in zip(changed, states, strict=True):
+            variable.assign(value)
+        return outputs
+
+    return call
+
+
+def spread(x, mesh, *axes):
+    """`x` with its first axes on these of the mesh."""
+    return lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*axes)))

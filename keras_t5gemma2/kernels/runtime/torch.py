@@ -1,0 +1,60 @@
+"""Torch's gradients, and the few programs that it compiles."""
+
+import keras
+import torch
+
+from keras_t5gemma2.kernels.runtime.reference import map_blocks  # noqa: F401  chosen from here by `dispatch`
+from keras_t5gemma2.kernels.runtime.torch_processes import (  # noqa: F401  chosen from here by `dispatch`
+    check_parameters,
+    prepare_training,
+    summed_over_replicas,
+    sums_of_metrics,
+)
+
+
+def differentiable(forward, backward):
+    """See `runtime.jax.differentiable`."""
+    return lambda fixed, *tensors: _Differentiable.apply(forward, backward, fixed, *tensors)
+
+
+class _Differentiable(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, forward, backward, fixed, *tensors):
+        output, extra = forward(fixed, *tensors)
+        ctx.fixed, ctx.backward_of = fixed, backward
+        ctx.save_for_backward(*tensors, output, extra)
+        return output
+
+    @staticmethod
+    def backward(ctx, upstream):
+        *tensors, output, extra = ctx.saved_tensors
+        return None, None, None, *ctx.backward_of(ctx.fixed, tensors, output, extra, upstream)
+
+
+def rematerialized(function):
+    """See `runtime.jax.rematerialized`."""
+    return keras.remat(function)
+
+
+def is_traced(_):
+    """See `runtime.jax.is_traced`: steps of training run op by op."""
+    return False
+
+
+def compiles(_):
+    """See `runtime.jax.compiles`: what `compiled_step` compiles, it reports itself."""
+    return False
+
+
+def compiled(function, _, __=()):
+    """See `runtime.jax.compiled`: here nothing is, but no gradient is kept either."""
+    return torch.no_grad()(function)
+
+
+def compiled_step(function, task):
+    """See `runtime.torch_step`, which is imported where it is needed: torch's compiler is large."""
+    if task.run_eagerly or not task.jit_compile:
+        return function
+    from keras_t5gemma2.kernels.runtime import torch_step
+
+    return torch_step.compiled_step(function)
