@@ -27,8 +27,6 @@ TO_GO = {
     "adapters.files": {"_add_adapter"},
     "adapters.through_task": {"_saved_adapters"},
     "checkpoints.keras_hub.writer": {"_loaded_vocabulary"},
-    "generation.compiled_steps": {"_generating"},
-    "generation.encoded": {"_adapter_weights", "_is_merged", "_source"},
     "model.blocks": {"_dense"},
     "model.calibration": {"_places"},
     "tasks.agreement": {"_vocabulary"},

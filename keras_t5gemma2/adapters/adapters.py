@@ -308,7 +308,7 @@ class HasAdapters:
     def _programs_here(self):
         names = ("test_function", "predict_function")
         pairs = [(model, name) for model in (self, self.backbone) for name in names]
-        return [*pairs, (self, "_generating")]
+        return [*pairs, (self.generator, "programs")]
 
     def _forget_programs(self):
         self._programs = {}
