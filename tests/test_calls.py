@@ -221,7 +221,7 @@ def test_few_programs_are_kept(rng, monkeypatch):
         for new in (2, 40):
             want.append(ids(lm, inputs, new=new))
     assert want[:4] == want[4:8] and want[0] == want[8]
-    assert len(lm._generating) <= 2
+    assert len(lm.generator.programs) <= 2
 
 
 # Interrupts
@@ -298,5 +298,5 @@ def test_memory_stays_what_it_is_over_many_calls(monkeypatch, kept, calls):
         if number % (calls // 4) == calls // 4 - 1:
             used.append(resident_megabytes())
     print("megabytes after each quarter:", [round(x) for x in used])
-    assert len(lm._generating) <= kept
+    assert len(lm.generator.programs) <= kept
     assert used[3] - used[1] < 40

@@ -78,8 +78,8 @@ def test_calls_with_different_caches_keep_their_programs(lm):
     def asked(kind, dtype):
         lm.cross_attention_cache, lm.cache_dtype = kind, dtype
         make = lambda: made.append((kind, dtype)) or (lambda values, x: x)  # noqa: E731
-        call = calls.call_of(lm)
-        return program(lm, ("name",), make, call)((), np.zeros(2, "float32"))
+        call = calls.call_of(lm.generator)
+        return program(lm.generator, ("name",), make, call)((), np.zeros(2, "float32"))
 
     caches = [("shared", "auto"), ("projected", "auto"), ("projected", "int8")]
     for _ in range(2):

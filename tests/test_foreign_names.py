@@ -23,10 +23,7 @@ PUBLIC = {
     "preprocessing.image_converter": {"height ="},  # of `keras.layers.Resizing`
     "vocabulary.vocabulary": {"normalizer =", "post_processor =", "pre_tokenizer ="},
 }
-TO_GO = {
-    "generation.compiled_steps": {"_generating"},
-    "generation.encoded": {"_source"},
-}
+TO_GO = {}
 
 
 @pytest.mark.once

@@ -158,7 +158,7 @@ def test_a_thousand_lengths_compile_a_handful_of_programs(text_lm, monkeypatch):
         prompt, new = tensors["decoder_token_ids"], tensors["new_token_ids"]
         return ops.concatenate([prompt, ops.zeros_like(new)], axis=1)
 
-    monkeypatch.setattr(text_lm, "make_generate_function", lambda *_: count)
+    monkeypatch.setattr(text_lm.generator, "make_generate_function", lambda *_: count)
     for length in range(1, 1001):
         ids = np.ones((1, length), "int32")
         text_lm.generate(

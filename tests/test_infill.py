@@ -7,6 +7,7 @@ import pytest
 from tasks import tiny_task
 
 from keras_t5gemma2 import T5Gemma2Seq2SeqLM
+from keras_t5gemma2.generation.infilling import infill
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +29,10 @@ def test_the_small_model_fills_gaps(lm):
 
 
 class Answers:
-    """A task whose `generate` gives these texts."""
+    """A generator that gives these texts."""
 
     def __init__(self, lm, *texts):
         self.preprocessor, self.texts, self.rows = lm.preprocessor, list(texts), None
-
-    infill = T5Gemma2Seq2SeqLM.infill
 
     def generate(self, rows, strip_prompt):
         assert strip_prompt
@@ -52,18 +51,18 @@ class Answers:
     ],
 )
 def test_gaps_are_given_by_their_sentinels(lm, answer, gaps):
-    task = Answers(lm, answer)
-    assert task.infill("a<extra_0>b<extra_1> c <extra_2>") == gaps
-    (row,) = task.rows
+    generator = Answers(lm, answer)
+    assert infill(generator, "a<extra_0>b<extra_1> c <extra_2>") == gaps
+    (row,) = generator.rows
     assert row.encoder_text == "a<unused6237>b<unused6236> c <unused6235>"
     assert row.decoder_text == "<unused6237>"
 
 
 def test_another_first_sentinel(lm):
-    task = Answers(lm, "x<unused6235>y")
-    filled = task.infill(["<extra_0> a <extra_1>"], first_sentinel="<unused6236>")
+    generator = Answers(lm, "x<unused6235>y")
+    filled = infill(generator, ["<extra_0> a <extra_1>"], first_sentinel="<unused6236>")
     assert filled == [["x", "y"]]
-    assert task.rows[0].encoder_text == "<unused6236> a <unused6235>"
+    assert generator.rows[0].encoder_text == "<unused6236> a <unused6235>"
 
 
 @pytest.mark.parametrize(

@@ -41,9 +41,9 @@ def reads(monkeypatch, lm):
     """Of each reading of the model itself, how many tokens."""
     counts, make = [], speculation.program
 
-    def counted(task, *args, **options):
-        run = make(task, *args, **options)
-        if task is not lm:
+    def counted(generator, *args, **options):
+        run = make(generator, *args, **options)
+        if generator is not lm.generator:
             return run
         return lambda *args: counts.append(args[2].shape[1]) or run(*args)
 
@@ -113,7 +113,10 @@ def test_wrong_tokens_leave_nothing_behind(lm, rng):
     rows = batching.rows_of_arrays(inputs)
     arrays = batching.pad_rows(rows._replace(prompts=[ids[:9]]), new_tokens=30)
     memory, state = start(
-        lm, keras.tree.map_structure(ops.convert_to_tensor, arrays), calls.call_of(lm), 7
+        lm.generator,
+        keras.tree.map_structure(ops.convert_to_tensor, arrays),
+        calls.call_of(lm.generator),
+        7,
     )
 
     def reading(state, memory, tokens, first):

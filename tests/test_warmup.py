@@ -11,6 +11,7 @@ from tasks import tiny_task
 from tiny_models import SMALL_CONFIG, VISION, tiny_backbone, token_inputs
 
 from keras_t5gemma2 import T5Gemma2Seq2SeqLM
+from keras_t5gemma2.generation.generator import Generator
 
 # Op by op there is nothing to compile, and each call runs through the Python of the step.
 TRACES = {"jax": 0, "tensorflow": 0, "torch": 1}[keras.config.backend()]
@@ -20,13 +21,13 @@ TRACES = {"jax": 0, "tensorflow": 0, "torch": 1}[keras.config.backend()]
 def traces(monkeypatch):
     """What the step was traced for, or on torch called for."""
     found = []
-    step = T5Gemma2Seq2SeqLM.generate_step
+    step = Generator.generate_step
 
     def counted(self, inputs, *args, **kwargs):
         found.append({name: tuple(value.shape) for name, value in inputs.items()})
         return step(self, inputs, *args, **kwargs)
 
-    monkeypatch.setattr(T5Gemma2Seq2SeqLM, "generate_step", counted)
+    monkeypatch.setattr(Generator, "generate_step", counted)
     return found
 
 

@@ -111,7 +111,9 @@ class TaskAdapters(AdapterSet):
         return tuple(sorted(self.weights.items())), self.trained, self.is_merged
 
     def _functions(self):
-        return [(self.model, (*_EVALUATING, "_generating")), (self.backbone, _EVALUATING)]
+        parts = [(self.model, _EVALUATING), (self.backbone, _EVALUATING)]
+        generator = getattr(self.model, "generator", None)
+        return parts if generator is None else [*parts, (generator, ("programs",))]
 
     def _set(self, kept):
         """Sets the compiled functions, to `None` where none are kept; a training step is not."""

@@ -10,7 +10,7 @@ import keras
 
 from keras_t5gemma2.files.disk import local_path
 from keras_t5gemma2.generation.batching import sorted_batches
-from keras_t5gemma2.generation.generator import Generates
+from keras_t5gemma2.generation.generator import Generator
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.preprocessing.columns import KEYS, Columns
 from keras_t5gemma2.preprocessing.containers import texts_of
@@ -160,7 +160,7 @@ def _generator(model):
             "A model must have a preprocessor to be evaluated on text. Received: a "
             f"{type(model).__name__} with preprocessor=None"
         )
-    if isinstance(model, Generates):  # the batches are made here
+    if isinstance(getattr(model, "generator", None), Generator):  # the batches are made here
         return functools.partial(model.generate, batch_size=sys.maxsize)
     return getattr(model, "generate", model)
 

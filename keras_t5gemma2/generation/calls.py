@@ -1,4 +1,4 @@
-"""The options of one call, which travel as an argument and never stand on the task."""
+"""The options of one call, which travel as an argument and never stand on the generator."""
 
 import contextlib
 import copy
@@ -21,7 +21,7 @@ class Call(NamedTuple):
     cross_attention_cache: str
     cache_dtype: str
     verbose: Any  # 0, 1 or "auto"
-    sampler: Any  # a copy of the task's, as it was when the call began
+    sampler: Any  # a copy of the generator's, as it was when the call began
     sampler_key: Any  # hashable: equal where compiled programs of the sampler are
 
     @property
@@ -29,24 +29,24 @@ class Call(NamedTuple):
         return self.cross_attention_cache, self.cache_dtype
 
 
-def call_of(task, cross_attention_cache=None, verbose="auto"):
+def call_of(generator, cross_attention_cache=None, verbose="auto"):
     """The `Call` that begins now.
 
     Args:
-        task: `T5Gemma2Seq2SeqLM`.
-        cross_attention_cache: as the task's attribute, which it is by default.
+        generator: `Generator`.
+        cross_attention_cache: as the generator's attribute, which it is by default.
         verbose: 0, 1 or "auto".
     """
-    cache = task.cross_attention_cache
+    cache = generator.cross_attention_cache
     if cross_attention_cache is not None:
         cache = checked_cache(cross_attention_cache)
-    sampler = task.sampler
+    sampler = generator.sampler
     take_seed(sampler)
     values = dict(getattr(sampler, "__dict__", {}))
     if _starts_from_seed(sampler):
         del values["seed"]  # which moves the random state alone: no program knows it
     key = sampler, _frozen(values)
-    return Call(cache, task.cache_dtype, verbose, copy.copy(sampler), key)
+    return Call(cache, generator.cache_dtype, verbose, copy.copy(sampler), key)
 
 
 def checked_cache(value):
@@ -54,6 +54,14 @@ def checked_cache(value):
         raise ValueError(
             f"`cross_attention_cache` must be one of {CACHES}. Received: "
             f"cross_attention_cache={shown(value)}"
+        )
+    return value
+
+
+def checked_cache_dtype(value):
+    if value not in CACHE_DTYPES:
+        raise ValueError(
+            f"`cache_dtype` must be one of {CACHE_DTYPES}. Received: cache_dtype={shown(value)}"
         )
     return value
 

@@ -1,4 +1,4 @@
-"""Compiled programs of a task: one for each task, kind of cache, sampler and set of shapes."""
+"""Compiled programs of a generator: one for each kind of cache, sampler and set of shapes."""
 
 import threading
 
@@ -40,43 +40,44 @@ class Programs:
 _lock = threading.RLock()
 
 
-def programs_of(task):
-    """The `Programs` of a task, which are forgotten by `compile`, new adapters or quantizing."""
+def programs_of(generator):
+    """The `Programs` of a generator; `compile`, new adapters and quantizing make it forget them."""
     with _lock:
-        if task._generating is None:
-            task._generating = Programs()
+        if generator.programs is None:
+            generator.programs = Programs()
             # On TensorFlow, Keras sets no attribute that is the new value already: while there are
             # programs, `generate_function` is not `None`, so that it can be set to it.
-            task.make_generate_function()
-        return task._generating
+            generator.make_generate_function()
+        return generator.programs
 
 
-def program(task, key, make, call, compiled=kernels.compiled, draws=False):
+def program(generator, key, make, call, compiled=kernels.compiled, draws=False):
     """A function compiled once for each key, kind of cache and set of shapes.
 
     Args:
-        task: `T5Gemma2Seq2SeqLM`.
+        generator: `Generator`.
         key: a tuple that begins with what the program does. All that `make` reads beside the
-            task, the kind of cache, and the sampler where it draws.
+            model, the kind of cache, and the sampler where it draws.
         make: function without arguments that gives the function to compile.
         call: `calls.Call`.
-        compiled: function of that function and the task.
+        compiled: function of that function and the model.
         draws: bool. Whether the sampler is called, which is then a part of the key.
     """
-    kernels.check_process(task.made_in_process)
-    task.prepare_generation()
-    kept = programs_of(task)
+    model = generator.model
+    kernels.check_process(model.made_in_process)
+    generator.prepare()
+    kept = programs_of(generator)
     key = (*key, call.cache, *([call.sampler_key] if draws else ()))
     if compiled is not kernels.compiled:
-        return kept.get(key, lambda: compiled(make(), task))
+        return kept.get(key, lambda: compiled(make(), model))
     changed = getattr(call.sampler, "variables", ()) if draws else ()
-    if not kernels.compiles(task):
-        run = kept.get(key, lambda: compiled(make(), task, changed))
+    if not kernels.compiles(model):
+        run = kept.get(key, lambda: compiled(make(), model, changed))
         return lambda *args: _run(run, call, draws, args)
 
     def run_for_shapes(*args):
         shapes = tuple((tuple(x.shape), str(x.dtype)) for x in tree.flatten(args))
-        new = lambda: _Compiled(compiled(make(), task, changed), key[0])  # noqa: E731
+        new = lambda: _Compiled(compiled(make(), model, changed), key[0])  # noqa: E731
         return _run(kept.get((key, shapes), new), call, draws, args)
 
     return run_for_shapes
@@ -108,47 +109,47 @@ class _Compiled:
         return self._run(*args)
 
 
-def start(task, inputs, call, ahead=0):
+def start(generator, inputs, call, ahead=0):
     """What the encoder leaves, and the cache as loops carry it, of a batch of prompts.
 
     Args:
-        task: `T5Gemma2Seq2SeqLM`.
+        generator: `Generator`.
         inputs: dict of the tensors that `generation.pad_rows` makes.
         call: `calls.Call`.
         ahead: as `decoding.prefill` has it.
     """
 
     def start(_, inputs):
-        memory = decoding.remember(task.backbone, inputs, *call.cache)
+        memory = decoding.remember(generator.model.backbone, inputs, *call.cache)
         options = {"ahead": ahead, "cache_dtype": call.cache_dtype}
-        cache, _ = decoding.prefill(task.backbone, inputs, memory, **options)
+        cache, _ = decoding.prefill(generator.model.backbone, inputs, memory, **options)
         return memory, caches.folded(cache)
 
-    return program(task, ("the start of a text", ahead), lambda: start, call)((), inputs)
+    return program(generator, ("the start of a text", ahead), lambda: start, call)((), inputs)
 
 
-def next_token(task, memory, call, is_folded=True):
+def next_token(generator, memory, call, is_folded=True):
     """The function of a prompt, a `Carried` and an index that a sampler asks for the next token.
 
     Args:
-        task: `T5Gemma2Seq2SeqLM`.
+        generator: `Generator`.
         memory: what `decoding.remember` gave.
         call: `calls.Call`.
         is_folded: bool. Whether the sampler carries the cache from step to step folded.
     """
 
     # A sampler that compares states squares them.
-    states_dtype = sum_dtype(task.backbone.decoder.compute_dtype)
+    states_dtype = sum_dtype(generator.model.backbone.decoder.compute_dtype)
 
     def step(memory, prompt, carried, index):
         cache, broken = carried
         cache = caches.unfolded(cache) if is_folded else cache
-        hidden, cache = decoding.step(task.backbone, memory, prompt, cache, index)
-        logits, hidden = task.logits(hidden), ops.cast(hidden, states_dtype)
+        hidden, cache = decoding.step(generator.model.backbone, memory, prompt, cache, index)
+        logits, hidden = generator.model.logits(hidden), ops.cast(hidden, states_dtype)
         cache = caches.folded(cache) if is_folded else cache
         return logits, hidden, finite.Carried(cache, finite.watched(broken, logits, index))
 
-    run = program(task, ("next", is_folded), lambda: step, call, kernels.compiled_step)
+    run = program(generator, ("next", is_folded), lambda: step, call, kernels.compiled_step)
     return lambda prompt, cache, index: run(
         memory, prompt, cache, ops.convert_to_tensor(index, dtype="int32")
     )

@@ -11,6 +11,7 @@ from keras import ops, tree
 
 from keras_t5gemma2.generation.compiled_steps import program
 from keras_t5gemma2.kernels.runtime import processes
+from keras_t5gemma2.lora.targets import dense_layers
 from keras_t5gemma2.messages import shown
 
 # Numbers that are compared to tell whether weights have changed: all of a small model, of a large
@@ -34,11 +35,12 @@ class Encoded:
         kind: "projected" or "shared", see `cross_attention_cache`.
         dtype: string. How the numbers of `memory` are stored.
         nbytes: int. Bytes of `memory`.
+        source: `Source`, the model and the weights that it came from.
     """
 
     def __init__(self, memory, rows, tokens, source):
         self.memory, self.rows, self.tokens = memory, rows, tokens
-        self._source = source
+        self.source = source
 
     def __len__(self):
         return self.rows
@@ -78,24 +80,25 @@ class Source(NamedTuple):
     weights: str
 
 
-def source_of(task, call):
-    """The `Source` of what a task encodes now."""
-    backbone = task.backbone
+def source_of(generator, call):
+    """The `Source` of what a generator encodes now."""
+    backbone = generator.model.backbone
+    layers = dense_layers(backbone).values()
     return Source(
         model=_names.setdefault(backbone, uuid.uuid4().hex),
         compute_dtype=backbone.decoder.compute_dtype,
-        adapters=(tuple(sorted(task.adapter_set.weights.items())), task.adapter_set.is_merged),
+        adapters=tuple((tuple(sorted(x.active.items())), x.merged is not None) for x in layers),
         cache_dtype=call.cache_dtype,
-        weights=_digest(task, call),
+        weights=_digest(generator, call),
     )
 
 
-def check_encoded(encoded, task, call, cross_attention_cache):
-    """Raises where `encoded` is not what this task would make of its input now.
+def check_encoded(encoded, generator, call, cross_attention_cache):
+    """Raises where `encoded` is not what this generator would make of its input now.
 
     Args:
         encoded: what was given as `encoded`.
-        task: `T5Gemma2Seq2SeqLM`.
+        generator: `Generator`.
         call: `calls.Call`.
         cross_attention_cache: as it was given, or `None`.
     """
@@ -110,7 +113,7 @@ def check_encoded(encoded, task, call, cross_attention_cache):
             f"cross_attention_cache={shown(cross_attention_cache)}, encoded={encoded}. Give it to "
             "`encode`"
         )
-    was, now = encoded._source, source_of(task, call)
+    was, now = encoded.source, source_of(generator, call)
     reasons = {
         "model": "it was encoded by another model",
         "compute_dtype": f"the model computed in {was.compute_dtype}, and now in "
@@ -128,12 +131,13 @@ def check_encoded(encoded, task, call, cross_attention_cache):
             )
 
 
-def _digest(task, call):
+def _digest(generator, call):
     """A short string that changes with the weights."""
     if processes.is_joint():  # None of them has all of the weights.
         return ""
     quiet = call._replace(verbose=0)
-    samples = program(task, ("weights",), lambda: _sampling(task.backbone), quiet)(())
+    make = lambda: _sampling(generator.model.backbone)  # noqa: E731
+    samples = program(generator, ("weights",), make, quiet)(())
     return hashlib.blake2b(ops.convert_to_numpy(samples).tobytes(), digest_size=16).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Generation: `encode` and `generate`, for a task that has a backbone, a sampler and logits."""
+"""Text by a model: inputs to batches, batches to new tokens, new tokens to text."""
 
 import functools
 import sys
@@ -26,24 +26,35 @@ from keras_t5gemma2.sharding.batch import row_parts, to_devices
 _ROWS_AT_A_TIME = 32
 
 
-class Generates:
-    """A task that generates; the base of one that has a backbone, a sampler and logits.
+class Generator:
+    """Generates with a model: `encode`, `generate`, and what streams and other ways are made of.
+
+    A task has one, which its own methods of these names are short for. One made beside it has a
+    sampler, a kind of cache and compiled programs of its own.
+
+    Args:
+        model: a Keras model with a `backbone`, a `preprocessor` or `None`, and `logits`, a function
+            of the decoder's outputs, such as `T5Gemma2Seq2SeqLM`.
+        sampler: name or `keras_hub.samplers.Sampler`; may be set later.
+        cross_attention_cache, cache_dtype: as `T5Gemma2Seq2SeqLM` has them.
 
     Attributes:
-        cross_attention_cache: "projected", "shared" or "auto": what is kept of the encoder's
-            output while tokens are generated. Keys and values in every layer of the decoder are
-            the fastest to read. One tensor that all layers share, with a number for each token,
-            head and layer beside it, is many times smaller; the results are the same to rounding.
-            "auto" shares where keys and values would take more than 2 GiB.
-        cache_dtype: "auto" or "int8": how these numbers, and those that the decoder keeps of its
-            own tokens, are stored. In int8 each token and head has a scale in float32: half of
-            the memory of bfloat16, a quarter of that of float32. "auto" is the dtype in which
-            the model computes.
+        programs: `compiled_steps.Programs`, or `None` where all is to be compiled anew.
+
+    Example:
+
+    >>> from keras_t5gemma2 import T5Gemma2Seq2SeqLM
+    >>> lm = T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+    >>> Generator(lm, "greedy").generate("Write as a number: seven", strip_prompt=True)
+    '7'
     """
 
-    _cross_attention_cache = _cache_dtype = "auto"
-    _generating = None  # `programs.Programs`, or `None` where all is to be compiled anew
-    _sampler = None
+    def __init__(self, model, sampler=None, cross_attention_cache="auto", cache_dtype="auto"):
+        self.model, self.programs = model, None
+        self.cross_attention_cache, self.cache_dtype = cross_attention_cache, cache_dtype
+        self._sampler = None
+        if sampler is not None:
+            self.sampler = sampler
 
     @property
     def cross_attention_cache(self):
@@ -59,19 +70,10 @@ class Generates:
 
     @cache_dtype.setter
     def cache_dtype(self, value):
-        if value not in calls.CACHE_DTYPES:
-            raise ValueError(
-                f"`cache_dtype` must be one of {calls.CACHE_DTYPES}. Received: "
-                f"cache_dtype={shown(value)}"
-            )
-        self._cache_dtype = value
+        self._cache_dtype = calls.checked_cache_dtype(value)
 
     @property
     def sampler(self):
-        """The `keras_hub.samplers.Sampler` that chooses the next token.
-
-        It may be set, by name too, and its attributes changed: the next call goes by them.
-        """
         return self._sampler
 
     @sampler.setter
@@ -85,38 +87,31 @@ class Generates:
         self._sampler = value
 
     @property
+    def preprocessor(self):
+        return self.model.preprocessor
+
+    @property
+    def dtype(self):
+        """String, the dtype in which the decoder computes."""
+        return self.model.backbone.decoder.compute_dtype
+
+    @property
     def generate_function(self):
-        """What `make_generate_function` gave. Set to `None` to compile all anew."""
-        return None if self._generating is None else self._generating.generate
+        return None if self.programs is None else self.programs.generate
 
     @generate_function.setter
     def generate_function(self, value):
         if value is None:
-            self._generating = None
+            self.programs = None
         else:
             programs_of(self).generate = value
 
     def encode(self, inputs, cross_attention_cache=None, verbose="auto", *, columns=None):
-        """The encoder's side of `generate`, computed once, for its argument `encoded`.
-
-        Args:
-            inputs: as `generate` takes it; what is said there of the decoder is not read.
-            cross_attention_cache: as the attribute, which it is by default.
-            verbose: 0, 1 or "auto". Whether to say on stderr that a program is compiled.
-            columns: as `generate` has it.
-
-        Returns:
-            `Encoded` of as many rows.
-
-        Example: three texts that begin differently, of one encoded input.
-
-            encoded = lm.encode("a long document")
-            lm.generate({"decoder_text": ["In short:", "In detail:"]}, encoded=encoded)
-        """
+        """See `T5Gemma2Seq2SeqLM.encode`."""
         call = calls.call_of(self, cross_attention_cache, verbose)
-        inputs, _ = self._read(inputs, columns)
+        inputs, _ = self.read(inputs, columns)
         with one_warning():
-            rows, _ = self._rows(inputs)
+            rows, _ = self.rows(inputs)
         encode = program(self, ("encode",), lambda: self._encode_function(call), call)
         memory = encode((), to_devices(batching.pad_encoder(rows)))
         tokens = sum(int(mask.sum()) for mask in rows.encoder_masks)
@@ -138,63 +133,14 @@ class Generates:
         columns=None,
         verbose="auto",
     ):
-        """Text that continues the decoder's prompt, given the encoder's text and images.
-
-        The sampler is the one given to `compile(sampler=...)`, as it is when the call begins.
-        Several threads may generate at the same time.
-
-        Args:
-            inputs: a string, a list of strings, or a dict of `encoder_text`, `images` and
-                `decoder_text` (all but one optional), a value per row; see the preprocessor,
-                whose `encoder_sequence_length` is where longer encoder text is cut, with one
-                warning that names the row. Or a table or data set as `fit` takes it, which is
-                read to its end; its targets y are not read.
-                Without `encoder_text` the decoder continues its prompt and sees no encoder.
-                Without a preprocessor: a dict of arrays as the backbone takes them.
-            max_length: int. Tokens of a row's prompt and new tokens together. Where neither this
-                nor `max_new_tokens` is given, a row gets at most 256 new tokens and no more than
-                fit into the preprocessor's `decoder_sequence_length`, with one warning if no stop
-                token came by then; without a preprocessor, what the length of
-                `decoder_token_ids` leaves room for.
-            stop_token_ids: list or tuple of the ids that end a row; "auto" for the tokenizer's end
-                token; `None`, or none in it, to go on to the last token there is room for.
-            strip_prompt: bool. Whether to leave out the decoder's prompt.
-            max_new_tokens: int. New tokens of each row, 256 by default; see `max_length`.
-            assistant: who proposes tokens, several of which are checked in one step: the text of
-                the greedy sampler stays what it is. "prompt_lookup": what followed the last
-                tokens where they stood before, in the encoder's text or the decoder's; for
-                answers that copy. Or a smaller `T5Gemma2Seq2SeqLM` of the same vocabulary. Rows
-                are generated one after another.
-            encoded: what `encode` gave, in place of the encoder's text and images, which are
-                then not read. It is for this model, and refused where weights or adapters have
-                changed since. Of R times as many rows, R in turn share one encoded row: all of
-                them where one was encoded. `inputs` may be `None`: a row for each encoded one.
-            num_return_sequences: int. Sequences drawn for each row, which share what is encoded.
-                They follow each other in the result.
-            batch_size: int. Rows at a time, by default 32. Of more rows, those of similar length
-                are generated together, and the result has the order of `inputs`.
-            cross_attention_cache: as the attribute, which it is by default.
-            columns: dict from names of the data's columns to those that are read, such as
-                `{"question": "encoder_text"}`.
-            verbose: 0, 1 or "auto". Whether to show the progress, "auto" where there are several
-                batches, and to say on stderr that a program is compiled, which 0 turns off.
-
-        Returns:
-            A string for a string (or a dict of them), else a list of strings; without a
-            preprocessor a dict of `decoder_token_ids` (rows, length) and `decoder_padding_mask`,
-            without the axis of rows for arrays of one row without it.
-
-        Raises:
-            ValueError: about a row, which the message names; the model's logits for it are not
-                finite, or no room is left for a new token.
-        """
+        """See `T5Gemma2Seq2SeqLM.generate`."""
         max_length, max_new_tokens, batch_size, num_return_sequences = checked(
             max_length=max_length,
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
             num_return_sequences=num_return_sequences,
         )
-        stop_token_ids = self._stop_token_ids(stop_token_ids)
+        stop_token_ids = self.stop_token_ids(stop_token_ids)
         decoding.check_temperature(self.sampler)
         call = calls.call_of(self, cross_attention_cache, verbose)
         if encoded is not None:
@@ -203,7 +149,7 @@ class Generates:
             self._check_draws(num_return_sequences)
         # A row that an assistant helps with is generated alone.
         parts = 1 if assistant is not None else row_parts()
-        inputs, is_single = self._read(inputs, columns)
+        inputs, is_single = self.read(inputs, columns)
         batches, is_single = self._batches(inputs, is_single, encoded, batch_size, parts)
         limits = max_length, max_new_tokens
         if assistant is not None and (encoded is not None or num_return_sequences != 1):
@@ -219,8 +165,8 @@ class Generates:
             if len(batches) > 1:
                 self._check(batches, limits)
             for indices, part in batches:
-                rows = self._rows(part, encoded)[0]
-                budgets = self._budgets(part, rows, *limits)
+                rows = self.rows(part, encoded)[0]
+                budgets = self.budgets(part, rows, *limits)
                 asked = rows, budgets, stop_token_ids, call
                 if assistant is None:
                     new = self._new_tokens(*asked, encoded, num_return_sequences)
@@ -232,31 +178,18 @@ class Generates:
                 )
                 progress.update(len(found))
             found = [found[i] for i in range(count)]
-            self._report_unfinished(found, limits, stop_token_ids)
+            self.report_unfinished(found, limits, stop_token_ids)
         return self._finished(found, strip_prompt, is_single)
 
     def generate_step(self, inputs, stop_token_ids=None, call=None):
-        """One batch from ids to ids; compiled by `make_generate_function`.
-
-        Args:
-            inputs: dict of the arrays that `generation.pad_rows` makes, or, in place of those of
-                the encoder, what `encode` made of them as `memory`. R rows of the prompts in turn
-                share one of the encoder's.
-            stop_token_ids: tuple of ints, or `None`.
-            call: `calls.Call`, by default as the task's attributes are now.
-
-        Returns:
-            (B, prompt and room) int32 ids, prompts at the left; -1 where none was generated, -2
-            from the first one on whose logits were not finite.
-        """
+        """See `T5Gemma2Seq2SeqLM.generate_step`."""
         call = calls.call_of(self) if call is None else call
         sampler = decoding.at_temperature(call.sampler)
         # Contrastive search alone looks back at the states of earlier tokens.
         looks_back = isinstance(sampler, keras_hub.samplers.ContrastiveSampler)
         memory = inputs["memory"] if "memory" in inputs else self._encode_step(inputs, call)
-        cache, hidden = decoding.prefill(
-            self.backbone, inputs, memory, keep_states=looks_back, cache_dtype=call.cache_dtype
-        )
+        options = {"keep_states": looks_back, "cache_dtype": call.cache_dtype}
+        cache, hidden = decoding.prefill(self.model.backbone, inputs, memory, **options)
         prompt, new = inputs["decoder_token_ids"], inputs["new_token_ids"]
         mask = ops.concatenate([ops.ones_like(prompt), ops.zeros_like(new)], axis=1)
         is_folded = decoding.carries_folded(sampler)
@@ -270,13 +203,13 @@ class Generates:
             mask=ops.cast(mask, "bool"),
             stop_token_ids=stop_token_ids,
             hidden_states=hidden,
-            model=self,
+            model=self.model,
         )
         return finite.marked(ids, ends)
 
     # Parts of `generate` ----------------------------------------------------------------------
 
-    def _read(self, inputs, columns):
+    def read(self, inputs, columns):
         """All rows of the inputs, or without a preprocessor arrays; whether it was a single row."""
         if inputs is None:
             return None, False
@@ -324,7 +257,7 @@ class Generates:
         if is_single := arrays["decoder_token_ids"].ndim == 1:
             arrays = {name: array[None] for name, array in arrays.items()}
         sides = SIDES if encoded is None else SIDES[1:]
-        check_inputs(arrays, self.backbone.config, sides)
+        check_inputs(arrays, self.model.backbone.config, sides)
         return arrays, is_single
 
     def _prompts_of_encoded(self, encoded):
@@ -336,7 +269,7 @@ class Generates:
             )
         return [Row(None, [], None, number) for number in range(len(encoded))]
 
-    def _rows(self, inputs, encoded=None):
+    def rows(self, inputs, encoded=None):
         """`generation.Rows`, of which only the prompts are there if the rest is encoded already."""
         if self.preprocessor is None:
             arrays, is_single = self._arrays(inputs, encoded)
@@ -370,9 +303,9 @@ class Generates:
         """Raises where a row's logits were not finite."""
         for number, drawn in zip(numbers, new, strict=True):
             for of_row in drawn:
-                finite.check(of_row, number, self.backbone.decoder.compute_dtype)
+                finite.check(of_row, number, self.dtype)
 
-    def _report_unfinished(self, rows, limits, stop_token_ids):
+    def report_unfinished(self, rows, limits, stop_token_ids):
         """Reports rows that end because nobody said how long they may be."""
         if limits != (None, None) or self.preprocessor is None:
             return
@@ -404,11 +337,7 @@ class Generates:
     # Compiled functions -----------------------------------------------------------------------
 
     def make_generate_function(self, call=None):
-        """`generate_step` compiled, a function of inputs and `stop_token_ids`.
-
-        Args:
-            call: `calls.Call`, by default as the task's attributes are when the function is called.
-        """
+        """See `T5Gemma2Seq2SeqLM.make_generate_function`."""
         programs = programs_of(self)
         if programs.generate is None:
             programs.generate = functools.partial(self._generate, calls.call_of)
@@ -425,15 +354,16 @@ class Generates:
 
         return program(self, ("generate", stops), make, call, draws=True)((), inputs)
 
-    def prepare_generation(self):
+    def prepare(self):
         """Lays weights out for steps; what is in training stays as its optimizer has it."""
-        self.backbone.decoder.lay_out(is_training=getattr(self.optimizer, "built", False))
+        is_training = getattr(self.model.optimizer, "built", False)
+        self.model.backbone.decoder.lay_out(is_training=is_training)
 
     def _encode_function(self, call):
         return lambda _, inputs: self._encode_step(inputs, call)
 
     def _encode_step(self, inputs, call):
-        return decoding.remember(self.backbone, inputs, *call.cache)
+        return decoding.remember(self.model.backbone, inputs, *call.cache)
 
     # Checks -----------------------------------------------------------------------------------
 
@@ -447,7 +377,7 @@ class Generates:
         self.preprocessor.check_rows(inputs, training=False)
         prompts = [row._replace(encoder_text=None, images=[]) for row in rows if row.decoder_text]
         if prompts:
-            self._budgets(prompts, self._rows(prompts)[0], *limits)
+            self.budgets(prompts, self.rows(prompts)[0], *limits)
 
     def _check_draws(self, count):
         is_certain = isinstance(self.sampler, (keras_hub.samplers.GreedySampler, BeamSearch))
@@ -458,8 +388,8 @@ class Generates:
                 f'{type(self.sampler).__name__}. Compile with `sampler="top_p"`, say'
             )
 
-    def _stop_token_ids(self, stop_token_ids):
-        size = self.backbone.config.vocabulary_size
+    def stop_token_ids(self, stop_token_ids):
+        size = self.model.backbone.config.vocabulary_size
         stop_token_ids = checked(vocabulary_size=size, stop_token_ids=stop_token_ids)
         if stop_token_ids != "auto":
             return stop_token_ids
@@ -470,7 +400,7 @@ class Generates:
             )
         return (self.preprocessor.tokenizer.end_token_id,)
 
-    def _budgets(self, inputs, rows, max_length, max_new_tokens):
+    def budgets(self, inputs, rows, max_length, max_new_tokens):
         """Per row, how many tokens to generate."""
         if max_new_tokens is not None and max_length is None:
             budgets = [max_new_tokens] * len(rows.prompts)

@@ -11,57 +11,28 @@ from keras_t5gemma2.vocabulary.sentinels import FIRST_SENTINEL, sentinels
 _GAP = re.compile(r"<extra_(\d+)>")
 
 
-class Infills:
-    """A task that fills gaps; the base of one that has a preprocessor and `generate`."""
-
-    def infill(self, inputs, first_sentinel=FIRST_SENTINEL, **options):
-        """What the model puts into the gaps of a text.
-
-        Args:
-            inputs: a string with gaps, `<extra_0>`, `<extra_1>` and so on in the order of the
-                text; a list of such strings; or a dict of `encoder_text` and, optionally,
-                `images`, as `generate` takes it.
-            first_sentinel: string. The token that stands for the first gap in the model's
-                vocabulary; those of the others count down from its number.
-            **options: of `generate`, such as `max_new_tokens`, all gaps of a row together.
-
-        Returns:
-            For one text a list with a string for each gap, in order, without the spaces and line
-            breaks around it; `None` for a gap that the model did not come to. For several texts a
-            list of such lists.
-
-        Raises:
-            ValueError: a row has no gaps, they are not numbered in order, there are more than
-                sentinels, or it has a `decoder_text`.
-
-        Example:
-
-        >>> from keras_t5gemma2 import T5Gemma2Seq2SeqLM
-        >>> lm = T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
-        >>> lm.compile(sampler="greedy")
-        >>> lm.infill("2026-12-17 = French 17 <extra_0> 2026")
-        ['décembre']
-        """
-        if self.preprocessor is None:
-            raise ValueError(
-                "`infill` needs a preprocessor, which knows the text of tokens. "
-                "Received: preprocessor=None"
-            )
-        count = options.get("num_return_sequences", 1)
-        if checked(num_return_sequences=count) != 1:
-            raise ValueError(
-                "`infill` gives one filling of each text. Received: num_return_sequences="
-                f"{count}. Give the text several times"
-            )
-        tokens = sentinels(self.preprocessor.tokenizer, first_sentinel)
-        rows, is_single = read_rows(inputs, Columns(options.pop("columns", None)))
-        marked = [_with_sentinels(row, tokens) for row in rows]
-        texts = self.generate(marked, strip_prompt=True, **options)
-        filled = [
-            _gaps_of(tokens[0] + text, tokens[: len(_GAP.findall(row.encoder_text))])
-            for row, text in zip(rows, texts, strict=True)
-        ]
-        return filled[0] if is_single else filled
+def infill(generator, inputs, first_sentinel=FIRST_SENTINEL, **options):
+    """See `T5Gemma2Seq2SeqLM.infill`; `generator` is a `Generator`."""
+    if generator.preprocessor is None:
+        raise ValueError(
+            "`infill` needs a preprocessor, which knows the text of tokens. "
+            "Received: preprocessor=None"
+        )
+    count = options.get("num_return_sequences", 1)
+    if checked(num_return_sequences=count) != 1:
+        raise ValueError(
+            "`infill` gives one filling of each text. Received: num_return_sequences="
+            f"{count}. Give the text several times"
+        )
+    tokens = sentinels(generator.preprocessor.tokenizer, first_sentinel)
+    rows, is_single = read_rows(inputs, Columns(options.pop("columns", None)))
+    marked = [_with_sentinels(row, tokens) for row in rows]
+    texts = generator.generate(marked, strip_prompt=True, **options)
+    filled = [
+        _gaps_of(tokens[0] + text, tokens[: len(_GAP.findall(row.encoder_text))])
+        for row, text in zip(rows, texts, strict=True)
+    ]
+    return filled[0] if is_single else filled
 
 
 def _with_sentinels(row, tokens):

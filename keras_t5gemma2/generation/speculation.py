@@ -15,11 +15,11 @@ _LOOKED_UP, _PREDICTED = 7, 4
 _LONGEST_MATCH = 3  # tokens
 
 
-def new_tokens(task, assistant, rows, budgets, stop_token_ids, call):
+def new_tokens(generator, assistant, rows, budgets, stop_token_ids, call):
     """The tokens that the greedy sampler gives, in fewer steps; row after row.
 
     Args:
-        task: `T5Gemma2Seq2SeqLM`.
+        generator: `Generator`.
         assistant: "prompt_lookup", or a `T5Gemma2Seq2SeqLM`.
         rows: `generation.Rows`.
         budgets: list of ints. Per row, how many tokens to generate.
@@ -33,19 +33,19 @@ def new_tokens(task, assistant, rows, budgets, stop_token_ids, call):
         ValueError: the sampler is not greedy, or the assistant fits neither it nor the inputs.
     """
     _check_is_greedy(call.sampler)
-    _check_assistant(task, assistant, rows)
+    _check_assistant(generator.model, assistant, rows)
     stops = stop_token_ids or ()
     return [
-        _new_tokens(task, assistant, batching.row_of(rows, i), budget, stops, call)
+        _new_tokens(generator, assistant, batching.row_of(rows, i), budget, stops, call)
         for i, budget in enumerate(budgets)
     ]
 
 
-def _new_tokens(task, assistant, row, budget, stop_token_ids, call):
+def _new_tokens(generator, assistant, row, budget, stop_token_ids, call):
     arrays = batching.pad_rows(row, budget)
     inputs = keras.tree.map_structure(ops.convert_to_tensor, arrays)
     proposals = _proposals(assistant, row, inputs, call)
-    reader = _Reader(task, inputs, proposals.most, call)
+    reader = _Reader(generator, inputs, proposals.most, call)
 
     ids, new = row.prompts[0].tolist(), []
     last = arrays["decoder_token_ids"].shape[1] - 1  # the slot of the last of `ids`
@@ -69,15 +69,16 @@ class _Reader:
     """A model that reads tokens and says which ones it would have written.
 
     Args:
-        task: `T5Gemma2Seq2SeqLM`.
+        generator: `Generator`.
         inputs: dict of the tensors that `generation.pad_rows` makes of one row.
         ahead: int. Of the tokens of one reading, those that may prove wrong.
         call: `calls.Call`.
     """
 
-    def __init__(self, task, inputs, ahead, call):
-        self._memory, self._cache = start(task, inputs, call, ahead)
-        self._read = program(task, ("a step of generate",), lambda: _reading(task), call)
+    def __init__(self, generator, inputs, ahead, call):
+        self._memory, self._cache = start(generator, inputs, call, ahead)
+        read = lambda: _reading(generator.model)  # noqa: E731
+        self._read = program(generator, ("a step of generate",), read, call)
 
     def read(self, ids, first):
         """Per token, the likeliest next one: ids stand in the slots from `first` on.
@@ -89,12 +90,12 @@ class _Reader:
         return ops.convert_to_numpy(likeliest)[0].tolist()
 
 
-def _reading(task):
+def _reading(model):
     def read(cache, memory, ids, first):
         ids, first = (ops.convert_to_tensor(x, dtype="int32") for x in (ids, first))
         cache = caches.unfolded(cache)
-        hidden, cache = decoding.read(task.backbone, memory, ids, cache, first)
-        logits = task.logits(hidden)
+        hidden, cache = decoding.read(model.backbone, memory, ids, cache, first)
+        logits = model.logits(hidden)
         likeliest = ops.cast(ops.argmax(logits, axis=-1), "int32")
         likeliest = ops.where(finite.is_broken(logits), finite.NOT_FINITE, likeliest)
         return likeliest, caches.folded(cache)
@@ -108,7 +109,7 @@ def _reading(task):
 def _proposals(assistant, row, inputs, call):
     if assistant == "prompt_lookup":
         return _Lookup(row)
-    return _Assistant(assistant, inputs, call.verbose)
+    return _Assistant(assistant.generator, inputs, call.verbose)
 
 
 class _Lookup:
@@ -157,12 +158,12 @@ class _Assistant:
 
     most = _PREDICTED
 
-    def __init__(self, task, inputs, verbose):
-        if task.backbone.config.vision is None:
+    def __init__(self, generator, inputs, verbose):
+        if generator.model.backbone.config.vision is None:
             inputs = {k: v for k, v in inputs.items() if k not in batching.SEEN}
-        call = calls.call_of(task, verbose=verbose)
-        self._reader = _Reader(task, inputs, self.most, call)
-        self._dtype = task.backbone.decoder.compute_dtype
+        call = calls.call_of(generator, verbose=verbose)
+        self._reader = _Reader(generator, inputs, self.most, call)
+        self._dtype = generator.dtype
         self._is_new = True
 
     def next(self, ids, last):

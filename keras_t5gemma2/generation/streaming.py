@@ -1,5 +1,6 @@
 """Text as it is written: `generate` in chunks of a few tokens, and its ids as pieces of text."""
 
+import functools
 import re
 import time
 
@@ -20,85 +21,47 @@ _SECONDS = 0.15 if keras.config.backend() == "tensorflow" else 0.05
 _MOST_STEPS = 64
 
 
-class Streams:
-    """A task that can give its text while it writes; the base of one that has it."""
+def stream(
+    generator, inputs, limits, stop_token_ids, strip_prompt, cross_attention_cache, columns, verbose
+):
+    """See `T5Gemma2Seq2SeqLM.stream`.
 
-    def stream(
-        self,
-        inputs,
-        max_length=None,
-        stop_token_ids="auto",
-        strip_prompt=True,
-        max_new_tokens=None,
-        *,
-        cross_attention_cache=None,
-        columns=None,
-        verbose="auto",
-    ):
-        """The text of `generate` in pieces, each as soon as no further token can change it.
+    Args:
+        generator: `Generator`.
+        limits: `max_length` and `max_new_tokens`.
+        Others are those of that method.
+    """
+    _check_goes_token_by_token(generator.sampler)
+    max_length, max_new_tokens = limits
+    limits = tuple(checked(max_length=max_length, max_new_tokens=max_new_tokens))
+    stop_token_ids = generator.stop_token_ids(stop_token_ids)
+    inputs, is_scalar = generator.read(inputs, columns)
+    cuts = Cuts()
+    with one_warning(cuts, says=False):
+        rows, is_one = generator.rows(inputs)
+    budgets = generator.budgets(inputs, rows, *limits)
+    call = calls.call_of(generator, cross_attention_cache, verbose)
+    tokens = _tokens(generator, rows, budgets, stop_token_ids, call)
+    report = functools.partial(
+        generator.report_unfinished, limits=limits, stop_token_ids=stop_token_ids
+    )
+    pieces = _ids(rows.prompts, _reported(tokens, budgets, cuts, report), strip_prompt)
+    if generator.preprocessor is not None:
+        pieces = _texts(pieces, generator.preprocessor.tokenizer, len(rows.prompts))
+    return (piece for _, piece in pieces) if is_scalar or is_one else pieces
 
-        The pieces of a row, joined, are the text that `generate` gives with the same arguments
-        and the same random state. Nothing is computed before the first piece is asked for, and
-        nothing after the iterator is closed or left.
 
-        Args:
-            inputs: as `generate` has them.
-            max_length: as `generate` has it.
-            stop_token_ids: as `generate` has it.
-            strip_prompt: bool. Whether to leave out the decoder's prompt, which else comes first.
-            max_new_tokens: as `generate` has it. The warning of what is cut comes with the end
-                of the text, or when it is left.
-            cross_attention_cache: as `generate` has it.
-            columns: as `generate` has it.
-            verbose: 0, 1 or "auto". Whether to say on stderr that a program is compiled.
-
-        Returns:
-            An iterator of strings for a string (or a dict of them), else of tuples of the number
-            of the row and a string. Without a preprocessor: of tuples of the row and an id.
-
-        Raises:
-            ValueError: the sampler looks at whole sequences (`beam`, `contrastive`); or as
-                `generate`.
-
-        Example:
-
-        >>> import keras_t5gemma2
-        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
-        >>> lm.compile(sampler="greedy")
-        >>> pieces = list(lm.stream("Write as a number: seven", max_new_tokens=20))
-        >>> "".join(pieces) == lm.generate(
-        ...     "Write as a number: seven", max_new_tokens=20, strip_prompt=True
-        ... )
-        True
-        """
-        _check_goes_token_by_token(self.sampler)
-        limits = tuple(checked(max_length=max_length, max_new_tokens=max_new_tokens))
-        stop_token_ids = self._stop_token_ids(stop_token_ids)
-        inputs, is_scalar = self._read(inputs, columns)
-        cuts = Cuts()
+def _reported(tokens, budgets, cuts, report):
+    """The tokens; where they end, one warning of all that was cut."""
+    new = [[] for _ in budgets]
+    try:
+        for row, id in tokens:
+            new[row].append(id)
+            yield row, id
         with one_warning(cuts, says=False):
-            rows, is_one = self._rows(inputs)
-        budgets = self._budgets(inputs, rows, *limits)
-        call = calls.call_of(self, cross_attention_cache, verbose)
-        tokens = _tokens(self, rows, budgets, stop_token_ids, call)
-        tokens = self._reported(tokens, budgets, limits, stop_token_ids, cuts)
-        pieces = _ids(rows.prompts, tokens, strip_prompt)
-        if self.preprocessor is not None:
-            pieces = _texts(pieces, self.preprocessor.tokenizer, len(rows.prompts))
-        return (piece for _, piece in pieces) if is_scalar or is_one else pieces
-
-    def _reported(self, tokens, budgets, limits, stop_token_ids, cuts):
-        """The tokens; where they end, one warning of all that was cut."""
-        new = [[] for _ in budgets]
-        try:
-            for row, id in tokens:
-                new[row].append(id)
-                yield row, id
-            with one_warning(cuts, says=False):
-                rows = [(None, *of_row) for of_row in zip(budgets, zip(new), strict=True)]
-                self._report_unfinished(rows, limits, stop_token_ids)
-        finally:
-            cuts.say()
+            report([(None, *of_row) for of_row in zip(budgets, zip(new), strict=True)])
+    finally:
+        cuts.say()
 
 
 def _check_goes_token_by_token(sampler):
@@ -114,17 +77,18 @@ def _check_goes_token_by_token(sampler):
 # Ids --------------------------------------------------------------------------------------------
 
 
-def _tokens(task, rows, budgets, stop_token_ids, call):
+def _tokens(generator, rows, budgets, stop_token_ids, call):
     """Tuples of row and new id, in the order in which they come."""
     arrays = batching.pad_rows(rows, max(budgets))
     inputs = to_devices(arrays)
-    memory, cache = start(task, inputs, call)
+    memory, cache = start(generator, inputs, call)
     stops = stop_token_ids
-    go_on = program(task, ("stream", stops), lambda: _chunk(task, stops, call), call, draws=True)
+    chunk = lambda: _chunk(generator, stops, call)  # noqa: E731
+    go_on = program(generator, ("stream", stops), chunk, call, draws=True)
     prompt = ops.concatenate([inputs["decoder_token_ids"], inputs["new_token_ids"]], axis=1)
 
     first = here = arrays["decoder_token_ids"].shape[1]
-    dtype = task.backbone.decoder.compute_dtype
+    dtype = generator.dtype
     left, running, steps = max(budgets), dict(enumerate(budgets)), 1
     while running:
         began = time.perf_counter()
@@ -145,7 +109,7 @@ def _tokens(task, rows, budgets, stop_token_ids, call):
                     del running[row]
 
 
-def _chunk(task, stop_token_ids, call):
+def _chunk(generator, stop_token_ids, call):
     """A few steps of the sampler, which knows nothing of it: its loop ends early."""
 
     def go_on(cache, memory, prompt, numbers):
@@ -154,13 +118,13 @@ def _chunk(task, stop_token_ids, call):
         sampler = decoding.bounded(decoding.at_temperature(call.sampler), steps, ends)
         is_given = ops.arange(prompt.shape[1], dtype="int32") < first
         sampler(
-            next=next_token(task, memory, call),
+            next=next_token(generator, memory, call),
             prompt=prompt,
             cache=finite.carried(cache, cache.padding),
             index=here,
             mask=ops.broadcast_to(is_given, prompt.shape),
             stop_token_ids=stop_token_ids,
-            model=task,
+            model=generator.model,
         )
         return ends[0], ends[1].cache, finite.marked(ends[0], ends)
 

@@ -3,11 +3,12 @@
 import keras
 
 from keras_t5gemma2.compat import keras as compat
-from keras_t5gemma2.generation.generator import Generates
-from keras_t5gemma2.generation.infilling import Infills
-from keras_t5gemma2.generation.streaming import Streams
-from keras_t5gemma2.generation.warmup import WarmsUp
+from keras_t5gemma2.generation.generator import Generator
+from keras_t5gemma2.generation.infilling import infill
+from keras_t5gemma2.generation.streaming import stream
+from keras_t5gemma2.generation.warmup import warmup
 from keras_t5gemma2.tasks.task import T5Gemma2Task
+from keras_t5gemma2.vocabulary.sentinels import FIRST_SENTINEL
 
 
 def _refuse_to_be_cloned(lm):
@@ -23,7 +24,7 @@ def _refuse_to_be_cloned(lm):
 @keras.saving.register_keras_serializable(package="keras_t5gemma2")
 # Torch's compiler goes through a step of Keras's trainer piece by piece, for minutes.
 @compat.never_torch_compiled
-class T5Gemma2Seq2SeqLM(Generates, Infills, Streams, WarmsUp, T5Gemma2Task):
+class T5Gemma2Seq2SeqLM(T5Gemma2Task):
     """A T5Gemma 2 model that reads text and images and writes text.
 
     Called on the arrays that its preprocessor makes (see `T5Gemma2Backbone` for the keys), it
@@ -46,9 +47,8 @@ class T5Gemma2Seq2SeqLM(Generates, Infills, Streams, WarmsUp, T5Gemma2Task):
         cache_dtype="auto",
         **kwargs,
     ):
+        self.generator = Generator(self, None, cross_attention_cache, cache_dtype)
         super().__init__(backbone, preprocessor, **kwargs)
-        self.cross_attention_cache = cross_attention_cache
-        self.cache_dtype = cache_dtype
 
     def get_config(self):
         return {
@@ -64,3 +64,318 @@ class T5Gemma2Seq2SeqLM(Generates, Infills, Streams, WarmsUp, T5Gemma2Task):
     def logits(self, hidden):
         """(..., vocabulary) logits of (..., hidden_dim) outputs of the decoder."""
         return self.backbone.token_embedding(hidden, reverse=True)
+
+    # Generation -------------------------------------------------------------------------------
+
+    @property
+    def cross_attention_cache(self):
+        """ "projected", "shared" or "auto": what is kept of the encoder's output in `generate`.
+
+        Keys and values in every layer of the decoder are the fastest to read. One tensor that all
+        layers share, with a number for each token, head and layer beside it, is many times
+        smaller; the results are the same to rounding. "auto" shares where keys and values would
+        take more than 2 GiB.
+        """
+        return self.generator.cross_attention_cache
+
+    @cross_attention_cache.setter
+    def cross_attention_cache(self, value):
+        self.generator.cross_attention_cache = value
+
+    @property
+    def cache_dtype(self):
+        """ "auto" or "int8": how `generate` stores what it keeps of the tokens before.
+
+        In int8 each token and head has a scale in float32: half of the memory of bfloat16, a
+        quarter of that of float32. "auto" is the dtype in which the model computes.
+        """
+        return self.generator.cache_dtype
+
+    @cache_dtype.setter
+    def cache_dtype(self, value):
+        self.generator.cache_dtype = value
+
+    @property
+    def sampler(self):
+        """The `keras_hub.samplers.Sampler` that chooses the next token.
+
+        It may be set, by name too, and its attributes changed: the next call goes by them.
+        """
+        return self.generator.sampler
+
+    @sampler.setter
+    def sampler(self, value):
+        self.generator.sampler = value
+
+    @property
+    def generate_function(self):
+        """What `make_generate_function` gave. Set to `None` to compile all anew."""
+        return self.generator.generate_function
+
+    @generate_function.setter
+    def generate_function(self, value):
+        self.generator.generate_function = value
+
+    def encode(self, inputs, cross_attention_cache=None, verbose="auto", *, columns=None):
+        """The encoder's side of `generate`, computed once, for its argument `encoded`.
+
+        Args:
+            inputs: as `generate` takes it; what is said there of the decoder is not read.
+            cross_attention_cache: as the attribute, which it is by default.
+            verbose: 0, 1 or "auto". Whether to say on stderr that a program is compiled.
+            columns: as `generate` has it.
+
+        Returns:
+            `Encoded` of as many rows.
+
+        Example: three texts that begin differently, of one encoded input.
+
+            encoded = lm.encode("a long document")
+            lm.generate({"decoder_text": ["In short:", "In detail:"]}, encoded=encoded)
+        """
+        return self.generator.encode(inputs, cross_attention_cache, verbose, columns=columns)
+
+    def generate(
+        self,
+        inputs=None,
+        max_length=None,
+        stop_token_ids="auto",
+        strip_prompt=False,
+        max_new_tokens=None,
+        assistant=None,
+        *,
+        encoded=None,
+        num_return_sequences=1,
+        batch_size=None,
+        cross_attention_cache=None,
+        columns=None,
+        verbose="auto",
+    ):
+        """Text that continues the decoder's prompt, given the encoder's text and images.
+
+        The sampler is the one given to `compile(sampler=...)`, as it is when the call begins.
+        Several threads may generate at the same time.
+
+        Args:
+            inputs: a string, a list of strings, or a dict of `encoder_text`, `images` and
+                `decoder_text` (all but one optional), a value per row; see the preprocessor,
+                whose `encoder_sequence_length` is where longer encoder text is cut, with one
+                warning that names the row. Or a table or data set as `fit` takes it, which is
+                read to its end; its targets y are not read.
+                Without `encoder_text` the decoder continues its prompt and sees no encoder.
+                Without a preprocessor: a dict of arrays as the backbone takes them.
+            max_length: int. Tokens of a row's prompt and new tokens together. Where neither this
+                nor `max_new_tokens` is given, a row gets at most 256 new tokens and no more than
+                fit into the preprocessor's `decoder_sequence_length`, with one warning if no stop
+                token came by then; without a preprocessor, what the length of
+                `decoder_token_ids` leaves room for.
+            stop_token_ids: list or tuple of the ids that end a row; "auto" for the tokenizer's end
+                token; `None`, or none in it, to go on to the last token there is room for.
+            strip_prompt: bool. Whether to leave out the decoder's prompt.
+            max_new_tokens: int. New tokens of each row, 256 by default; see `max_length`.
+            assistant: who proposes tokens, several of which are checked in one step: the text of
+                the greedy sampler stays what it is. "prompt_lookup": what followed the last
+                tokens where they stood before, in the encoder's text or the decoder's; for
+                answers that copy. Or a smaller `T5Gemma2Seq2SeqLM` of the same vocabulary. Rows
+                are generated one after another.
+            encoded: what `encode` gave, in place of the encoder's text and images, which are
+                then not read. It is for this model, and refused where weights or adapters have
+                changed since. Of R times as many rows, R in turn share one encoded row: all of
+                them where one was encoded. `inputs` may be `None`: a row for each encoded one.
+            num_return_sequences: int. Sequences drawn for each row, which share what is encoded.
+                They follow each other in the result.
+            batch_size: int. Rows at a time, by default 32. Of more rows, those of similar length
+                are generated together, and the result has the order of `inputs`.
+            cross_attention_cache: as the attribute, which it is by default.
+            columns: dict from names of the data's columns to those that are read, such as
+                `{"question": "encoder_text"}`.
+            verbose: 0, 1 or "auto". Whether to show the progress, "auto" where there are several
+                batches, and to say on stderr that a program is compiled, which 0 turns off.
+
+        Returns:
+            A string for a string (or a dict of them), else a list of strings; without a
+            preprocessor a dict of `decoder_token_ids` (rows, length) and `decoder_padding_mask`,
+            without the axis of rows for arrays of one row without it.
+
+        Raises:
+            ValueError: about a row, which the message names; the model's logits for it are not
+                finite, or no room is left for a new token.
+        """
+        return self.generator.generate(
+            inputs,
+            max_length,
+            stop_token_ids,
+            strip_prompt,
+            max_new_tokens,
+            assistant,
+            encoded=encoded,
+            num_return_sequences=num_return_sequences,
+            batch_size=batch_size,
+            cross_attention_cache=cross_attention_cache,
+            columns=columns,
+            verbose=verbose,
+        )
+
+    def stream(
+        self,
+        inputs,
+        max_length=None,
+        stop_token_ids="auto",
+        strip_prompt=True,
+        max_new_tokens=None,
+        *,
+        cross_attention_cache=None,
+        columns=None,
+        verbose="auto",
+    ):
+        """The text of `generate` in pieces, each as soon as no further token can change it.
+
+        The pieces of a row, joined, are the text that `generate` gives with the same arguments
+        and the same random state. Nothing is computed before the first piece is asked for, and
+        nothing after the iterator is closed or left.
+
+        Args:
+            inputs: as `generate` has them.
+            max_length: as `generate` has it.
+            stop_token_ids: as `generate` has it.
+            strip_prompt: bool. Whether to leave out the decoder's prompt, which else comes first.
+            max_new_tokens: as `generate` has it. The warning of what is cut comes with the end
+                of the text, or when it is left.
+            cross_attention_cache: as `generate` has it.
+            columns: as `generate` has it.
+            verbose: 0, 1 or "auto". Whether to say on stderr that a program is compiled.
+
+        Returns:
+            An iterator of strings for a string (or a dict of them), else of tuples of the number
+            of the row and a string. Without a preprocessor: of tuples of the row and an id.
+
+        Raises:
+            ValueError: the sampler looks at whole sequences (`beam`, `contrastive`); or as
+                `generate`.
+
+        Example:
+
+        >>> import keras_t5gemma2
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.compile(sampler="greedy")
+        >>> pieces = list(lm.stream("Write as a number: seven", max_new_tokens=20))
+        >>> "".join(pieces) == lm.generate(
+        ...     "Write as a number: seven", max_new_tokens=20, strip_prompt=True
+        ... )
+        True
+        """
+        limits = max_length, max_new_tokens
+        return stream(
+            self.generator,
+            inputs,
+            limits,
+            stop_token_ids,
+            strip_prompt,
+            cross_attention_cache,
+            columns,
+            verbose,
+        )
+
+    def infill(self, inputs, first_sentinel=FIRST_SENTINEL, **options):
+        """What the model puts into the gaps of a text.
+
+        Args:
+            inputs: a string with gaps, `<extra_0>`, `<extra_1>` and so on in the order of the
+                text; a list of such strings; or a dict of `encoder_text` and, optionally,
+                `images`, as `generate` takes it.
+            first_sentinel: string. The token that stands for the first gap in the model's
+                vocabulary; those of the others count down from its number.
+            **options: of `generate`, such as `max_new_tokens`, all gaps of a row together.
+
+        Returns:
+            For one text a list with a string for each gap, in order, without the spaces and line
+            breaks around it; `None` for a gap that the model did not come to. For several texts a
+            list of such lists.
+
+        Raises:
+            ValueError: a row has no gaps, they are not numbered in order, there are more than
+                sentinels, or it has a `decoder_text`.
+
+        Example:
+
+        >>> from keras_t5gemma2 import T5Gemma2Seq2SeqLM
+        >>> lm = T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.compile(sampler="greedy")
+        >>> lm.infill("2026-12-17 = French 17 <extra_0> 2026")
+        ['décembre']
+        """
+        return infill(self.generator, inputs, first_sentinel, **options)
+
+    def warmup(
+        self,
+        lengths,
+        new_tokens=32,
+        batch_size=1,
+        prompt_length=1,
+        images=0,
+        stop_token_ids="auto",
+        verbose="auto",
+    ):
+        """Compiles for inputs of these lengths, so that `generate` does not have to.
+
+        A program serves all lengths that are rounded up to the same one, and so it does new
+        tokens and prompts: one call for the longest of each kind is enough. The sampler is that
+        of `compile`, whose random numbers go on as if nothing had been generated. Each program
+        runs once, for one token.
+
+        Args:
+            lengths: int or list of ints. Tokens on the encoder's side.
+            new_tokens: int or list of ints. As `generate` has it as `max_new_tokens`, or as what
+                `max_length` leaves to a prompt.
+            batch_size: int or list of ints. Rows.
+            prompt_length: int or list of ints. Tokens of the decoder's prompt; the start token
+                is one.
+            images: int. Of the row that has most, crops included.
+            stop_token_ids: as `generate` has it.
+            verbose: 0, 1 or "auto". Whether to say on stderr what is compiled, unless 0.
+
+        Raises:
+            ValueError: a number is less than 1, or there are images and no vision tower.
+
+        Example:
+
+        >>> from keras_t5gemma2 import (
+        ...     AttentionConfig, BackboneConfig, StackConfig, T5Gemma2Backbone, T5Gemma2Seq2SeqLM
+        ... )
+        >>> local = AttentionConfig(num_heads=4, num_kv_heads=1, head_dim=8, window=6)
+        >>> stack = StackConfig(hidden_dim=32, mlp_dim=48, layers=(local,))
+        >>> config = BackboneConfig(vocabulary_size=101, encoder=stack, decoder=stack)
+        >>> lm = T5Gemma2Seq2SeqLM(T5Gemma2Backbone(config))
+        >>> lm.warmup([50, 100], new_tokens=20, stop_token_ids=None)
+        """
+        sizes = {
+            "lengths": lengths,
+            "new_tokens": new_tokens,
+            "batch_size": batch_size,
+            "prompt_length": prompt_length,
+        }
+        warmup(self.generator, sizes, images, stop_token_ids, verbose)
+
+    def generate_step(self, inputs, stop_token_ids=None, call=None):
+        """One batch from ids to ids; compiled by `make_generate_function`.
+
+        Args:
+            inputs: dict of the arrays that `generation.pad_rows` makes, or, in place of those of
+                the encoder, what `encode` made of them as `memory`. R rows of the prompts in turn
+                share one of the encoder's.
+            stop_token_ids: tuple of ints, or `None`.
+            call: `calls.Call`, by default as the task's attributes are now.
+
+        Returns:
+            (B, prompt and room) int32 ids, prompts at the left; -1 where none was generated, -2
+            from the first one on whose logits were not finite.
+        """
+        return self.generator.generate_step(inputs, stop_token_ids, call)
+
+    def make_generate_function(self, call=None):
+        """`generate_step` compiled, a function of inputs and `stop_token_ids`.
+
+        Args:
+            call: `calls.Call`, by default as the task's attributes are when the function is called.
+        """
+        return self.generator.make_generate_function(call)

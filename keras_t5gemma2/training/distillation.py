@@ -186,8 +186,8 @@ def sample_batch(task, x, num_samples, seeds):
     # Always as many tokens, so that one program is compiled.
     size = min(max(1, _CHUNK_BYTES // (4 * backbone.config.vocabulary_size)), mask.size)
     generator = _generator()
-    call = calls.call_of(task)
-    draw = program(task, ("sample_logits", count), lambda: _drawing(task, count), call)
+    call = calls.call_of(task.generator)
+    draw = program(task.generator, ("sample_logits", count), lambda: _drawing(task, count), call)
     ids = np.zeros((*mask.shape, count), "int32").reshape(-1, count)
     shares = np.zeros(ids.shape, "float32")
     for start in range(0, len(places), size):
