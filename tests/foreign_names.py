@@ -8,6 +8,7 @@ import inspect
 import pkgutil
 import sys
 import textwrap
+from typing import Protocol
 
 import keras
 from package_imports import FILES, PACKAGE
@@ -153,7 +154,8 @@ def _classes():
             importlib.import_module(module.name)
     modules = [m for name, m in list(sys.modules.items()) if name.startswith(PACKAGE.name)]
     found = {c for m in modules for c in vars(m).values() if isinstance(c, type)}
-    return [c for c in found if c.__module__.startswith(PACKAGE.name)]
+    ours = [c for c in found if c.__module__.startswith(PACKAGE.name)]
+    return [c for c in ours if Protocol not in c.__bases__]  # which say what others must have
 
 
 @functools.cache

@@ -236,12 +236,15 @@ class AdapterSet:
 
     def forget_programs(self):
         """Called where compiled functions no longer hold."""
+        return
 
     def trained_changed(self):
         """Called where another adapter may be the trained one."""
+        return
 
     def reset_optimizer(self):
         """Called where an optimizer has the state of other variables."""
+        return
 
     def variables_changed(self):
         """Called where variables have come or gone.

@@ -31,6 +31,12 @@ class Checkpoint:
     """A model in files. Every format has a class derived from this one, which reads them.
 
     A file is read when what it says is asked for: damage elsewhere does not matter until then.
+    Beside what is defined here, every format has
+
+    - `config`: `BackboneConfig`;
+    - `tensors()`: dict of `StoredTensor` by the paths of a backbone's variables;
+    - `tokenizer()` and `image_converter()`: `SavedLayer`, or an error where there is none;
+    - `preprocessor()`: `SavedLayer`, without tokenizer and image converter.
 
     Args:
         path: `pathlib.Path` of the directory or file.
@@ -49,6 +55,7 @@ class Checkpoint:
         "adapters/*.safetensors",
     )
     tokenizer_files = ""  # what messages call the files of a tokenizer
+    has_tokenizer = True
     settings = {}  # further arguments of the backbone's constructor, by name
     # Whether the end-of-image token has no vector but the scaled one of the embedding table.
     end_of_image_is_in_table = False
@@ -64,35 +71,9 @@ class Checkpoint:
         return source_of(self.preset or self.path, self.path)
 
     @property
-    def config(self):
-        """`BackboneConfig`."""
-        raise NotImplementedError
-
-    def tensors(self):
-        """`StoredTensor`s by the paths of the variables of a backbone of this `config`."""
-        raise NotImplementedError
-
-    @property
-    def has_tokenizer(self):
-        """Whether there are files of a tokenizer."""
-        return True
-
-    @property
     def has_image_converter(self):
         """Whether the preprocessor has an image converter."""
         return self.config.vision is not None
-
-    def tokenizer(self):
-        """The `SavedLayer` of the tokenizer."""
-        raise NotImplementedError
-
-    def image_converter(self):
-        """The `SavedLayer` of the image converter."""
-        raise NotImplementedError
-
-    def preprocessor(self):
-        """The `SavedLayer` of the preprocessor, without tokenizer and image converter."""
-        raise NotImplementedError
 
     def task(self, cls):
         """The class of the task, `cls` or one derived from it, and arguments it was saved with."""

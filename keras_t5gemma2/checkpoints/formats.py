@@ -30,7 +30,9 @@ def open_checkpoint(preset, load_weights=True, text_only=False, embeddings=None)
     """What is behind the name of a preset.
 
     Args:
-        preset: as of `locate`.
+        preset: string or path: a name of `presets`, `hf://organization/repository`, a `kaggle://`
+            handle, a directory in the reference's format, or a preset directory of Keras.
+            Anything else is left to keras-hub.
         load_weights: bool. Whether the weights are needed too.
         text_only: bool. Leave out the vision tower.
         embeddings: "encoder", "decoder", "mean" or `None`, for presets of keras-hub alone.
@@ -39,40 +41,24 @@ def open_checkpoint(preset, load_weights=True, text_only=False, embeddings=None)
         A `Checkpoint`, downloaded if need be, and `None`; or `None` and what keras-hub is to load.
 
     Raises:
-        Exception: as `locate`.
-        ValueError: `embeddings` is no choice, or there is none.
+        FileNotFoundError: there is no such directory, repository or `config.json`.
+        PermissionError: the repository asks for a login, or for its terms to be accepted.
+        ConnectionError: the hub cannot be reached, and the files are not in the local cache.
+        ValueError: `config.json` is none, or `embeddings` no choice or not to be chosen.
     """
     directory, remote = locate(preset, load_weights)
     if directory is None:
         return None, remote
     check_choice(embeddings)
-    kind, options = _kind_of(directory), {}
+    kind = _kind_of(directory)
     if kind is KerasHubCheckpoint:
-        options["embeddings"] = embeddings
-    else:
-        check_no_choice(embeddings, directory)
-    return kind(directory, text_only, preset, **options), None
+        return kind(directory, text_only, preset, embeddings), None
+    check_no_choice(embeddings, directory)
+    return kind(directory, text_only, preset), None
 
 
 def locate(preset, load_weights=True):
-    """Where the files of a preset are.
-
-    Args:
-        preset: string or path: a name of `presets`, `hf://organization/repository`, a `kaggle://`
-            handle, a directory in the reference's format, or a preset directory of Keras.
-            Anything else is left to keras-hub.
-        load_weights: bool. Whether the weights are needed too.
-
-    Returns:
-        A `pathlib.Path` of a directory that we read, downloaded if need be, and `None`; or `None`
-        and what keras-hub is to load.
-
-    Raises:
-        FileNotFoundError: there is no such directory, repository or `config.json`.
-        PermissionError: the repository asks for a login, or for its terms to be accepted.
-        ConnectionError: the hub cannot be reached, and the files are not in the local cache.
-        ValueError: `config.json` is none.
-    """
+    """As `open_checkpoint`, with the path of the directory in place of the `Checkpoint`."""
     if not isinstance(preset, (str, os.PathLike)) or len(os.fspath(preset)) > _LONGEST_PRESET:
         raise TypeError(
             "A preset must be a name, a handle such as hf://organization/repository, or the path "

@@ -258,8 +258,7 @@ class T5Gemma2Backbone(
             ValueError: a file is not what it should be; the message names the tensor or key.
         """
         check_loading(cls, "from_preset", kwargs, _IN_A_PRESET)
-        options = load_weights, text_only, embeddings
-        checkpoint, preset = formats.open_checkpoint(preset, *options)
+        checkpoint, preset = formats.open_checkpoint(preset, load_weights, text_only, embeddings)
         if checkpoint is not None:
             options = load_weights, quantize, allow_nonfinite
             return load_backbone(T5Gemma2Backbone, checkpoint, *options, **kwargs)

@@ -56,10 +56,8 @@ def make_preprocessor(cls, checkpoint, **kwargs):
         kwargs["tokenizer"] = _made(cls.tokenizer_cls, checkpoint.tokenizer(), {})
     saved = checkpoint.preprocessor()
     if "image_converter" not in kwargs:
-        has_one = checkpoint.has_image_converter
-        kwargs["image_converter"] = (
-            _made(cls.image_converter_cls, checkpoint.image_converter(), {}) if has_one else None
-        )
+        converter = checkpoint.image_converter() if checkpoint.has_image_converter else None
+        kwargs["image_converter"] = converter and _made(cls.image_converter_cls, converter, {})
     return _made(cls, saved, kwargs)
 
 
@@ -87,13 +85,15 @@ def make_task_preprocessor(cls, checkpoint, **lengths):
     return None
 
 
-def given_lengths(kwargs, **lengths):
-    """Those of the lengths of a preprocessor that are given, checked.
+def given_lengths(kwargs, encoder, decoder):
+    """Dict of the lengths of a preprocessor that are given, checked.
 
     Args:
         kwargs: dict, the other arguments. A `preprocessor` among them has lengths of its own.
-        **lengths: `encoder_sequence_length` and `decoder_sequence_length`; int or `None`.
+        encoder: int or `None`, the `encoder_sequence_length`.
+        decoder: int or `None`, the `decoder_sequence_length`.
     """
+    lengths = {"encoder_sequence_length": encoder, "decoder_sequence_length": decoder}
     given = {name: checked(**{name: n}) for name, n in lengths.items() if n is not None}
     if given and "preprocessor" in kwargs:
         raise ValueError(

@@ -172,13 +172,8 @@ class T5Gemma2Task(TrainableTask):
             ValueError: a file is not what it should be; the message names the tensor or key.
         """
         check_loading(cls, "from_preset", kwargs, by_preset=("backbone",), more=("compile",))
-        lengths = given_lengths(
-            kwargs,
-            encoder_sequence_length=encoder_sequence_length,
-            decoder_sequence_length=decoder_sequence_length,
-        )
-        options = load_weights, text_only, embeddings
-        checkpoint, preset = formats.open_checkpoint(preset, *options)
+        lengths = given_lengths(kwargs, encoder_sequence_length, decoder_sequence_length)
+        checkpoint, preset = formats.open_checkpoint(preset, load_weights, text_only, embeddings)
         if checkpoint is None:
             options = {"quantize": quantize, "allow_nonfinite": allow_nonfinite}
             formats.check_only_keras(preset, embeddings, text_only=text_only, **options)
@@ -243,11 +238,7 @@ class T5Gemma2Task(TrainableTask):
             TypeError: there is no such argument; the message names the nearest.
         """
         check_loading(cls, "from_gemma3", kwargs, by_preset=("backbone",), more=("compile",))
-        lengths = given_lengths(
-            kwargs,
-            encoder_sequence_length=encoder_sequence_length,
-            decoder_sequence_length=decoder_sequence_length,
-        )
+        lengths = given_lengths(kwargs, encoder_sequence_length, decoder_sequence_length)
         checkpoint = Gemma3Checkpoint(encoder, text_only, decoder=decoder)
         if "preprocessor" not in kwargs:
             made = make_preprocessor(cls.preprocessor_cls, checkpoint, **lengths)

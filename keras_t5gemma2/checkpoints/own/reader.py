@@ -63,7 +63,7 @@ class OwnCheckpoint(Checkpoint):
 
     @functools.cached_property
     def _values(self):
-        return fields_of(self.origin, read_json(self.path, "config.json"))
+        return _fields(self.origin, read_json(self.path, "config.json"))
 
     @functools.cached_property
     def config(self):
@@ -95,9 +95,14 @@ class OwnCheckpoint(Checkpoint):
     @property
     def has_image_converter(self):
         saved = self.preprocessor()
-        if self.text_only or saved.path is not None:
-            return not self.text_only and saved.arguments.get("image_converter") is not None
-        return (self.path / "image_converter.json").is_file()
+        has_one = saved.arguments.get("image_converter") is not None
+        if saved.path is None:
+            has_one = (self.path / "image_converter.json").is_file()
+        return has_one and not self.text_only
+
+    def _layer(self, name):
+        path, values = self.path / name, read_json(self.path, name)
+        return SavedLayer(_fields(path, values), path, values.get("registered_name"))
 
     def tokenizer(self):
         saved = self._layer("tokenizer.json")
@@ -117,11 +122,6 @@ class OwnCheckpoint(Checkpoint):
         has_one = path.is_file() and read_json(self.path, path.name)
         return self._layer(path.name) if has_one else SavedLayer({})
 
-    def _layer(self, name):
-        values = read_json(self.path, name)
-        path = self.path / name
-        return SavedLayer(fields_of(path, values), path, values.get("registered_name"))
-
     def task(self, cls):
         """Without the backbone and the preprocessor.
 
@@ -133,7 +133,7 @@ class OwnCheckpoint(Checkpoint):
         if found is None:
             return cls, {}
         elsewhere = ("backbone", "preprocessor", "adapters", "name")
-        fields = {k: v for k, v in fields_of(path, values).items() if k not in elsewhere}
+        fields = {k: v for k, v in _fields(path, values).items() if k not in elsewhere}
         known = set(inspect.signature(found.__init__).parameters)
         if unknown := sorted(set(fields) - known):
             raise ValueError(
@@ -156,7 +156,7 @@ def backbone_config(origin, values):
     return _config(origin, BackboneConfig, "config.config", values)
 
 
-def fields_of(path, values):
+def _fields(path, values):
     """The `config` of a file of Keras's, which must be an object."""
     fields = values.get("config")
     if not isinstance(fields, dict):
