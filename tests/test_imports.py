@@ -32,8 +32,10 @@ LATE_TO_GO = {
     "checkpoints.saving": {"checkpoints.formats"},
     "model.backbone": {
         *("checkpoints.keras_hub.writer", "checkpoints.formats", "checkpoints.own.files"),
-        *("checkpoints.own.quantized_layers", "checkpoints.own.reader", "checkpoints.sources"),
-        *("checkpoints.transformers.writer", "files.limits"),
+        *("checkpoints.sources", "checkpoints.transformers.writer"),
+    },
+    "model.saved_config": {
+        *("checkpoints.own.quantized_layers", "checkpoints.own.reader", "files.limits"),
     },
     "preprocessing.tokenizer": {"checkpoints.transformers.writer"},
 }
@@ -49,7 +51,7 @@ CIRCLES_TO_GO = [
     [
         *("checkpoints.keras_hub.reader", "checkpoints.keras_hub.writer", "checkpoints.formats"),
         *("checkpoints.own.files", "checkpoints.own.reader", "checkpoints.saving"),
-        *("checkpoints.transformers.reader", "model.backbone"),
+        *("checkpoints.transformers.reader", "model.backbone", "model.saved_config"),
     ]
 ]
 
