@@ -8,8 +8,6 @@ from keras_t5gemma2.arguments import check_constructor, check_loading
 from keras_t5gemma2.checkpoints import formats
 from keras_t5gemma2.checkpoints.keras_hub.writer import save as save_for_keras_hub
 from keras_t5gemma2.checkpoints.own.files import finish_preset, write_preset_card
-from keras_t5gemma2.checkpoints.own.quantized_layers import quantized_layers
-from keras_t5gemma2.checkpoints.own.reader import backbone_config
 from keras_t5gemma2.checkpoints.saving import (
     IMPORT,
     SavesModels,
@@ -21,11 +19,11 @@ from keras_t5gemma2.checkpoints.transformers.writer import write_transformers
 from keras_t5gemma2.compat.jax_trainer import keep_state
 from keras_t5gemma2.config import BackboneConfig
 from keras_t5gemma2.files.config_objects import check_parts
-from keras_t5gemma2.files.limits import check_size
 from keras_t5gemma2.model.embedder import Embedder
 from keras_t5gemma2.model.from_checkpoint import load_backbone
 from keras_t5gemma2.model.inputs import completed, completed_spec, symbolic_inputs
 from keras_t5gemma2.model.quantize import Quantizes
+from keras_t5gemma2.model.saved_config import checked_fields
 from keras_t5gemma2.model.stacks import Decoder, Encoder
 from keras_t5gemma2.model.vision import Vision
 from keras_t5gemma2.quantization import plans
@@ -85,21 +83,13 @@ class T5Gemma2Backbone(
     Example:
 
     >>> import numpy as np
-    >>> from keras_t5gemma2 import AttentionConfig, BackboneConfig, StackConfig, T5Gemma2Backbone
-    >>> local = AttentionConfig(num_heads=4, num_kv_heads=1, head_dim=8, window=6)
-    >>> stack = StackConfig(hidden_dim=32, mlp_dim=48, layers=(local, local))
-    >>> model = T5Gemma2Backbone(BackboneConfig(vocabulary_size=101, encoder=stack, decoder=stack))
-    >>> ids = np.ones((2, 7), "int32")
-    >>> outputs = model(
-    ...     {
-    ...         "encoder_token_ids": ids,
-    ...         "encoder_padding_mask": ids,
-    ...         "decoder_token_ids": ids[:, :3],
-    ...         "decoder_padding_mask": ids[:, :3],
-    ...     }
-    ... )
+    >>> from keras_t5gemma2 import T5Gemma2Backbone
+    >>> model = T5Gemma2Backbone.from_preset("t5gemma2_tiny", text_only=True)
+    >>> ids = {"encoder_token_ids": np.ones((2, 7)), "decoder_token_ids": np.ones((2, 3))}
+    >>> masks = {"encoder_padding_mask": np.ones((2, 7)), "decoder_padding_mask": np.ones((2, 3))}
+    >>> outputs = model({**ids, **masks})
     >>> tuple(outputs["decoder_sequence_output"].shape)
-    (2, 3, 32)
+    (2, 3, 128)
     """
 
     presets = presets  # those that `from_preset` knows by name
@@ -139,18 +129,11 @@ class T5Gemma2Backbone(
         self.token_embedding = self.embedder.table
 
         inputs = symbolic_inputs(config)
-        encoded = self.encode(
-            inputs["encoder_token_ids"],
-            inputs["encoder_padding_mask"],
-            inputs.get("images"),
-            inputs.get("image_features"),
-        )
-        decoded = self.decoder(
-            self.embedder(inputs["decoder_token_ids"]),
-            inputs["decoder_padding_mask"],
-            encoded,
-            inputs["encoder_padding_mask"],
-        )
+        seen = inputs["encoder_padding_mask"]
+        images = inputs.get("images"), inputs.get("image_features")
+        encoded = self.encode(inputs["encoder_token_ids"], seen, *images)
+        x = self.embedder(inputs["decoder_token_ids"])
+        decoded = self.decoder(x, inputs["decoder_padding_mask"], encoded, seen)
         outputs = {"encoder_sequence_output": encoded, "decoder_sequence_output": decoded}
         return {"inputs": inputs, "outputs": outputs}
 
@@ -160,11 +143,8 @@ class T5Gemma2Backbone(
 
     @gradient_checkpointing.setter
     def gradient_checkpointing(self, value):
-        for stack in self._stacks():
+        for stack in (self.encoder, self.decoder, *([self.vision.tower] if self.vision else ())):
             stack.gradient_checkpointing = bool(value)
-
-    def _stacks(self):
-        return [self.encoder, self.decoder, *([self.vision.tower] if self.vision else [])]
 
     def encode(self, token_ids, padding_mask, images=None, image_features=None):
         """The encoder's output, (batch, encoder length, hidden_dim)."""
@@ -216,7 +196,7 @@ class T5Gemma2Backbone(
         adapters = config.get("adapters", ())
         check_reads_adapters(adapters)
         fields = {k: v for k, v in config.items() if k != "adapters"}
-        return super().from_config({**fields, **_checked_fields(cls, fields)})
+        return super().from_config({**fields, **checked_fields(cls, fields)})
 
     def _finish_preset(self, directory, place):
         finish_preset(directory, self)
@@ -302,22 +282,3 @@ class T5Gemma2Backbone(
 # what keras-hub says that it does not know.
 _NAME = f"{IMPORT}{keras.saving.get_registered_name(T5Gemma2Backbone)}"
 keras.saving.get_custom_objects()[_NAME] = T5Gemma2Backbone
-
-
-def _checked_fields(cls, fields):
-    """Returns `config` and `quantized_layers` of a config, checked, where they are there.
-
-    A subclass may have a constructor of its own.
-    """
-    if "config" not in fields:
-        return {}
-    origin = f"a {cls.__name__}"
-    config = fields["config"]
-    if not isinstance(config, BackboneConfig):
-        config = backbone_config(origin, config)
-        check_size(config, origin)
-    checked = {"config": config}
-    if "quantized_layers" in fields:
-        described = fields["quantized_layers"]
-        checked["quantized_layers"] = quantized_layers(origin, config, described)
-    return checked

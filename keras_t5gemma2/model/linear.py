@@ -4,8 +4,6 @@ A matrix may be of integers (`quantization/`) and have low-rank adapters beside 
 model knows neither: it makes its matrices here, and uses what `Linear` says.
 """
 
-from typing import Protocol
-
 from keras import initializers
 
 from keras_t5gemma2.compat import keras as compat
@@ -16,12 +14,13 @@ from keras_t5gemma2.quantization.layers import QuantizedDense, QuantizedEmbeddin
 __all__ = ["CountsParameters", "Linear", "embedding_table", "linear", "linears", "vision_linear"]
 
 
-class Linear(Protocol):
-    """A dense layer of the text stacks: (..., in) to (..., out), computed in `compute_dtype`."""
+class Linear:
+    """A dense layer of the text stacks, (..., in) to (..., out), as `lora.dense.Dense` is one."""
 
-    compute_dtype: str
+    compute_dtype: str  # of the product
 
-    def build(self, shape): ...
+    def build(self, shape):
+        """Makes the kernel, of inputs (..., in)."""
 
     def __call__(self, x, training=None):
         """(..., out) product of `x` and the kernel, and what active adapters add to it."""

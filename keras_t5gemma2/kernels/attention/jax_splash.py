@@ -1,8 +1,8 @@
 """Attention by JAX's splash kernel for TPUs, which skips the blocks that a window hides.
 
-It knows one segment of keys, and its rule goes by the places of tokens in the input: it is for the
-encoder, whose positions are these places. Unlike Keras's wrapper of it this gives the kernel the
-rule and the padding that are meant, and scales the scores (the kernel does not).
+It takes one segment of keys, and its window counts tokens of the input: it is for the encoder,
+whose positions are the indices of its tokens. Keras's own wrapper (3.15) ignores the bias and
+does not scale the scores, which the kernel does not either.
 """
 
 import functools

@@ -5,7 +5,7 @@ import functools
 import keras
 from keras import ops
 
-from keras_t5gemma2.kernels.attention.scaled import apart
+from keras_t5gemma2.kernels.attention.scaled import numbers_and_scales
 from keras_t5gemma2.kernels.runtime.reference import FEW_QUERIES, is_on_cpu
 
 # The score of an unseen token: finite, so that nothing is ever inf - inf.
@@ -49,20 +49,18 @@ def weighted_sums(queries, positions, segments, scale, drop=None):
         _scores(ops.cast(query, "float32") * scale, positions, *segment)
         for query, segment in zip(queries, segments, strict=True)
     ]
-    highest = [ops.max(segment, axis=-1, keepdims=True) for segment in scores]
+    highest = [ops.max(x, axis=-1, keepdims=True) for x in scores]
     top = ops.stop_gradient(ops.maximum(functools.reduce(ops.maximum, highest), LOWEST))
-    weights = [ops.exp(segment - top) for segment in scores]
-    total = ops.maximum(sum(ops.sum(segment, axis=-1, keepdims=True) for segment in weights), 1e-30)
+    weights = [ops.exp(x - top) for x in scores]
+    total = ops.maximum(sum(ops.sum(x, axis=-1, keepdims=True) for x in weights), 1e-30)
     if drop is not None:
-        weights = [drop(segment) for segment in weights]
-    return [
-        _sum(segment, kv.values) / total for segment, (kv, _) in zip(weights, segments, strict=True)
-    ]
+        weights = [drop(x) for x in weights]
+    return [_sum(x, kv.values) / total for x, (kv, _) in zip(weights, segments, strict=True)]
 
 
 def _scores(query, positions, keys_values, window):
     """(B, N, T, S) float32 scores of one segment, `UNSEEN` where its rule hides a token."""
-    numbers, scales = apart(keys_values.keys)
+    numbers, scales = numbers_and_scales(keys_values.keys)
     scores = _per_head(query, numbers, "xth,xsh->xts")
     if scales is not None:
         scores = scores * _for_each_query(scales, query)
@@ -75,7 +73,7 @@ def _scores(query, positions, keys_values, window):
 
 def _sum(weights, values):
     """(B, N, T, H) of weights (B, N, T, S)."""
-    numbers, scales = apart(values)
+    numbers, scales = numbers_and_scales(values)
     if scales is not None:
         weights = weights * _for_each_query(scales, weights)
     return _per_head(weights, numbers, "xts,xsh->xth")
@@ -116,7 +114,7 @@ def _per_head(rows, matrices, product):
         rows, matrices = ops.squeeze(rows, 0), ops.squeeze(matrices, 0)
         product = product.replace("x", "")
     width = count if product.endswith("s") else head_width
-    result = _product_apart if _is_fused(matrices) else _product
+    result = _product_in_cond if _is_fused(matrices) else _product
     result = result(product, rows, matrices, width)
     if is_shared:
         shape = (shared, num_kv_heads, batch // shared, groups * length, width)
@@ -129,19 +127,18 @@ def _product(product, rows, matrices, _):
 
 
 def _is_fused(matrices):
-    """Whether a compiler would fuse with others the conversion of these numbers to floats."""
+    """Whether XLA would fuse the conversion of these numbers to floats with other operations."""
     if keras.config.backend() == "torch" or matrices.dtype != "int8":
         return False
     # Elsewhere a condition costs more than it saves: its outcome goes to the host.
     return is_on_cpu()
 
 
-def _product_apart(product, rows, matrices, width):
-    """The same, in a condition that a compiler cannot decide: into this it does not look.
+def _product_in_cond(product, rows, matrices, width):
+    """`_product` in a data-dependent `cond`, so that XLA can neither fuse nor hoist it.
 
-    XLA for CPUs converts what no step of a loop changes before the loop, where it is as large
-    as if it had never been rounded; and it fuses the conversion with the write of a token into
-    the buffer, so that it has to copy the buffer.
+    XLA for CPUs hoists the conversion of what a loop does not change, which then takes as much
+    memory as floats; and fused with the write of a token it makes a copy of the buffer.
     """
     is_true = ops.reshape(rows, (-1,))[0] * 0.0 != 1.0  # of infinities and NaN too
     shape = (*ops.shape(rows)[:-1], width)

@@ -6,10 +6,10 @@ from keras import ops
 
 
 class Scaled(NamedTuple):
-    """What stands in the place of a tensor (B, K, S, H) of keys or values.
+    """Used like a tensor (B, K, S, H) of keys or values, which is `numbers * scales`.
 
-    Nobody multiplies them: the product with a query is that with the numbers, times the scale,
-    and a sum of values weighted by w is that of the numbers weighted by w times the scale.
+    The product is never formed: scores are those of the numbers, times the scales, and a sum of
+    values weighted by w is that of the numbers weighted by w times the scales.
     """
 
     numbers: Any  # (B, K, S, H)
@@ -20,20 +20,20 @@ class Scaled(NamedTuple):
         return self.numbers.shape
 
 
-def apart(x):
-    """The numbers and the scales of a tensor or `Scaled`, whose scales are `None` in the first."""
+def numbers_and_scales(x):
+    """Both of `Scaled`; of a tensor the tensor and `None`."""
     return x if isinstance(x, Scaled) else (x, None)
 
 
 def times(x, scales):
     """`Scaled` of a tensor or `Scaled`, times scales (B, K, S, 1)."""
-    numbers, own = apart(x)
+    numbers, own = numbers_and_scales(x)
     return Scaled(numbers, scales if own is None else own * scales)
 
 
 def plain(x, dtype):
     """A tensor or `Scaled` as a tensor."""
-    numbers, scales = apart(x)
+    numbers, scales = numbers_and_scales(x)
     return x if scales is None else ops.cast(ops.cast(numbers, "float32") * scales, dtype)
 
 

@@ -3,7 +3,7 @@
 import torch
 
 from keras_t5gemma2.kernels.attention import reference, torch_flash
-from keras_t5gemma2.kernels.attention.scaled import Scaled, apart
+from keras_t5gemma2.kernels.attention.scaled import Scaled, numbers_and_scales
 from keras_t5gemma2.kernels.runtime.reference import FEW_QUERIES
 
 
@@ -27,13 +27,11 @@ def weighted_sums(queries, positions, segments, scale):
         _scores(query.float() * scale, positions, *segment)
         for query, segment in zip(queries, segments, strict=True)
     ]
-    top = torch.stack([segment.amax(dim=-1, keepdim=True) for segment in scores]).amax(dim=0)
+    top = torch.stack([x.amax(dim=-1, keepdim=True) for x in scores]).amax(dim=0)
     top = top.clamp(min=reference.LOWEST)
-    weights = [(segment - top).exp_() for segment in scores]
-    total = sum(segment.sum(dim=-1, keepdim=True) for segment in weights).clamp_(min=1e-30)
-    return [
-        _sum(segment, kv.values) / total for segment, (kv, _) in zip(weights, segments, strict=True)
-    ]
+    weights = [(x - top).exp_() for x in scores]
+    total = sum(x.sum(dim=-1, keepdim=True) for x in weights).clamp_(min=1e-30)
+    return [_sum(x, kv.values) / total for x, (kv, _) in zip(weights, segments, strict=True)]
 
 
 def attend_scores(query, positions, segments, scale):
@@ -43,7 +41,7 @@ def attend_scores(query, positions, segments, scale):
 
 
 def _scores(query, positions, keys_values, window):
-    numbers, scales = apart(keys_values.keys)
+    numbers, scales = numbers_and_scales(keys_values.keys)
     scores = _per_head(query, numbers.transpose(2, 3))
     if scales is not None:
         scores = scores * _for_each_query(scales, query)
@@ -59,7 +57,7 @@ def _scores(query, positions, keys_values, window):
 
 
 def _sum(weights, values):
-    numbers, scales = apart(values)
+    numbers, scales = numbers_and_scales(values)
     if scales is not None:
         weights = weights * _for_each_query(scales, weights)
     return _per_head(weights, numbers)

@@ -28,9 +28,9 @@ class TokenSums(NamedTuple):
 
 
 class SoftTargets(NamedTuple):
-    """A distribution over a few ids for each token, which stands in the label's place.
+    """A distribution over a few ids for each token, used in place of its label.
 
-    An id may come twice: its shares add up. Neither gets a gradient.
+    An id may occur twice: its shares add up. Neither field gets a gradient.
     """
 
     ids: Any  # (..., few) int32
@@ -48,11 +48,10 @@ def linear_cross_entropy(
     targets=None,
     trainable=None,
 ):
-    """The loss of the logits `hidden` times `table`, which are never formed all at once.
+    """The loss of the logits `hidden` times `table`, formed for a chunk of tokens at a time.
 
-    Logits are formed for a chunk of tokens at a time. Where a gradient will be asked for, the
-    same pass makes it: the backward pass only scales what was kept. Hidden states and logits
-    of float16 and bfloat16 are float32 from the softmax on.
+    With `training`, the same pass computes the gradients, which the backward pass only scales.
+    In half precision, everything from the softmax on is float32.
 
     Args:
         hidden: (..., D) tensor.
@@ -65,7 +64,7 @@ def linear_cross_entropy(
         chunk_size: int. Tokens per chunk, and per device that rows are spread over; by default
             those whose logits take 160 MiB.
         targets: `SoftTargets` of the tokens, or `None`. The loss is that of these distributions;
-            what is correct, the labels still say.
+            `correct` still compares with the labels.
         trainable: bool. Whether the table gets a gradient; by default as a variable says itself,
             and a tensor does.
 
@@ -87,7 +86,7 @@ def linear_cross_entropy(
 
 
 def cross_entropy(logits, labels, weights, targets=None):
-    """The same of logits (..., V) that are there already: `TokenSums`."""
+    """`TokenSums` of logits (..., V)."""
     logits = ops.reshape(logits, (-1, logits.shape[-1]))
     labels, weights = _labels_and_weights(labels, weights)
     targets = () if targets is None else _flat(targets)
@@ -109,7 +108,7 @@ def _flat(targets):
 
 
 def _sums_of_padded(hidden, table, labels, weights, targets, soft_cap, limit, wanted):
-    """The sums over chunks of one size: tokens without weight fill the last one up."""
+    """The sums over chunks of equal size: the last one is filled up with tokens of weight 0."""
     count = ops.shape(hidden)[0]
     chunks = _at_least_one((count + limit - 1) // limit)
     # The smallest size that gives as many chunks: hardly any token is filler.
@@ -127,5 +126,5 @@ def _sums_of_padded(hidden, table, labels, weights, targets, soft_cap, limit, wa
 
 
 def _at_least_one(count):
-    """A replica of a strategy may have got no row of a batch."""
+    """At least one chunk: a replica of a strategy may have no row of a batch."""
     return max(count, 1) if isinstance(count, int) else ops.maximum(count, 1)

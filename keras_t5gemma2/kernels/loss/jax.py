@@ -32,7 +32,7 @@ def sums_over_chunks(hidden, table, labels, weights, targets, soft_cap, size, _)
 
 
 def _dealt(x, size, shards):
-    """Tokens in another order: of each chunk of `size`, every device has as many."""
+    """Tokens reordered so that every device has equally many of each chunk of `size`."""
     x = x.reshape(shards, -1, size // shards, *x.shape[1:])
     return x.swapaxes(0, 1).reshape(-1, *x.shape[3:])
 

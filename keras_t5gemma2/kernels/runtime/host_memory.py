@@ -11,15 +11,15 @@ _BYTES_OF_A_VECTOR = 64
 def take_over(values):
     """A tensor of `values`, a numpy array that nobody else uses from now on.
 
-    Where the tensor is in the memory of the CPU, it is in that of the array. Keras would copy it,
-    and for torch take what numpy does not know itself, such as bfloat16, by way of float32.
+    On the CPU the tensor shares the memory of the array. Keras would copy it, and on torch convert
+    dtypes that numpy lacks, such as bfloat16, by way of float32.
     """
     take = _TAKE.get(keras.config.backend(), ops.convert_to_tensor)
     return ops.convert_to_tensor(values) if values.ndim == 0 else take(values)
 
 
 def takes_columns():
-    """Whether a matrix that is taken over may lie in memory column by column."""
+    """Whether a matrix that is taken over may be in column-major memory order."""
     return keras.config.backend() == "torch"
 
 
@@ -78,11 +78,10 @@ def take_over_shards(read, shape, layout):
 
 
 def host_array(tensor):
-    """A numpy view of a tensor's values, to be read only, and gone before the tensor changes.
+    """A numpy view of a tensor's values: read it only, and drop it before the tensor changes.
 
-    Nothing is copied where the tensor is in the memory of the CPU. Keras would copy it, and take
-    torch's bfloat16 by way of float32. What is on an accelerator is copied, and nothing keeps
-    the copy.
+    On the CPU nothing is copied. Keras would copy, and convert torch's bfloat16 by way of float32.
+    From an accelerator the values are copied, and nothing else keeps the copy.
     """
     if keras.config.backend() == "torch":
         return _array_of_torch(tensor)

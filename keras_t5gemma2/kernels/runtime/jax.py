@@ -12,7 +12,7 @@ from keras_t5gemma2.kernels.runtime import reference
 
 
 def differentiable(forward, backward):
-    """A function whose gradient is the one said.
+    """A function with a gradient of its own.
 
     Args:
         forward: from `(fixed, *tensors)` to the output and one more tensor for `backward`.
@@ -61,7 +61,7 @@ def rematerialized(function):
     if jax.default_backend() != "cpu":
         return jax.checkpoint(function)
     # XLA for CPUs drops the barriers of `jax.checkpoint`, finds that the same is computed twice,
-    # and keeps it after all. Into a condition that it cannot decide it does not look.
+    # and keeps it after all. Wrapped in a data-dependent `cond`, it cannot.
 
     @jax.custom_vjp
     def again(*tensors):

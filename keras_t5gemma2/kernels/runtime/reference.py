@@ -3,8 +3,8 @@
 import keras
 from keras import ops
 
-# Up to so many queries, as those of a step of decoding, have scores that are small beside the keys,
-# and read shared or `Scaled` keys as they are. More of them are worth making others.
+# Up to this many queries, as in a decoding step, scores are small beside the keys, and shared or
+# `Scaled` keys are read as they are. With more queries it pays to convert the keys first.
 FEW_QUERIES = 8
 
 
@@ -13,27 +13,27 @@ def is_on_cpu():
 
 
 def zero_after(x):
-    """A float32 zero that is not known before `x` is.
+    """A float32 zero that depends on `x`.
 
-    Buffers of zeros that wait for nothing XLA for CPUs makes at the start of a program, those of
-    all layers at once, and keeps them.
+    XLA for CPUs allocates buffers of constant zeros at the start of a program, those of all layers
+    at once, and keeps them.
     """
     first = ops.sum(ops.reshape(x, (-1,))[:1])  # a replica without rows has not even one
     return ops.minimum(ops.cast(first > 0, "float32"), 0.0)
 
 
 def map_blocks(function, x, size, axis):
-    """`x` with others in the place of its blocks along an axis.
+    """`x` with each of its blocks along an axis replaced by `function` of it.
 
     Args:
-        function: from the number of a block and the block to one of the same shape and dtype,
-            and to one more tensor.
+        function: from the number of a block and the block to a block of the same shape and dtype
+            and one more tensor.
         x: tensor of whole blocks.
         size: int, of a block along the axis.
         axis: int.
 
     Returns:
-        A tensor like `x`, and what else the function gave, stacked along a new first axis.
+        A tensor like `x`, and the function's second results stacked along a new first axis.
     """
     shape = list(ops.shape(x))
     count, shape[axis] = shape[axis] // size, size
