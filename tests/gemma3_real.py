@@ -62,9 +62,15 @@ def gemma3_gguf_path():
 
 
 @functools.cache
+def gemma3_tokenizer():
+    """The tokenizer in the GGUF file, which takes seconds to make."""
+    return load_gemma3_tokenizer(gemma3_gguf_path())
+
+
+@functools.cache
 def prompt_ids():
     """A list of token ids for each of `PROMPTS`, `<bos>` first."""
-    tokenizer = load_gemma3_tokenizer(gemma3_gguf_path())
+    tokenizer = gemma3_tokenizer()
     return [[tokenizer.start_token_id, *ids] for ids in tokenizer(list(PROMPTS))]
 
 

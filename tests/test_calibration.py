@@ -40,8 +40,10 @@ def calibrated(mode, **kwargs):
     layers = [layer for layer in matrices(lm.backbone) if "/mlp/" in layer.path]
     # Keras's GPTQ needs groups, the last one too, of numbers of both signs.
     size = -1 if mode == "gptq" else 16
+    if mode == "awq":
+        kwargs["num_grid_points"] = 6  # of 20, each of which computes all layers
     config = CONFIGS[mode](
-        TEXTS, TOKENIZER, num_samples=8, sequence_length=20, group_size=size, **kwargs
+        TEXTS, TOKENIZER, num_samples=4, sequence_length=20, group_size=size, **kwargs
     )
     call = type(layers[0]).call
 
@@ -138,7 +140,10 @@ def test_an_interrupt_leaves_all_as_it_was(monkeypatch, mode):
     lm = small_task()
     before, names = np.asarray(lm.score(ROWS)), [weight.path for weight in lm.weights]
     size = -1 if mode == "gptq" else 16
-    config = CONFIGS[mode](TEXTS, TOKENIZER, num_samples=1, sequence_length=8, group_size=size)
+    options = {"num_grid_points": 2} if mode == "awq" else {}
+    config = CONFIGS[mode](
+        TEXTS, TOKENIZER, num_samples=1, sequence_length=8, group_size=size, **options
+    )
     with monkeypatch.context() as patch:
         found = []
 

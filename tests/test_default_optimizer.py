@@ -30,6 +30,7 @@ def test_adapters_halve_the_loss_of_the_embedded_preset():
     assert losses[-1] < 0.5 * losses[0]
 
 
+@pytest.mark.slow
 @pytest.mark.once
 def test_all_weights_halve_the_loss_of_the_embedded_preset():
     losses = _fit_embedded(3)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from test_checkpoint_memory import write_checkpoint
 
-pytestmark = pytest.mark.once  # a minute and more
+pytestmark = [pytest.mark.once, pytest.mark.slow]  # a minute and more
 
 # As for loading: a process of its own, and a tiny model first. The growth counts from before the
 # large model is loaded, so that it holds the weights once.
@@ -37,7 +37,7 @@ print("GROWTH", memory("VmHWM:") - before)
 @pytest.mark.parametrize(
     ("stored_type", "dtype", "written", "num_layers"),
     [
-        pytest.param(ml_dtypes.bfloat16, "bfloat16", "bfloat16", 4, marks=pytest.mark.slow),
+        (ml_dtypes.bfloat16, "bfloat16", "bfloat16", 4),
         ("float32", "float32", "bfloat16", 2),
     ],
 )

@@ -3,8 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from checkpoints import load_gemma3, load_gemma3_tokenizer
-from gemma3_real import PROMPTS, gemma3_gguf_path, prompt_ids, reference_gemma3
+from checkpoints import load_gemma3
+from gemma3_real import (
+    PROMPTS,
+    gemma3_gguf_path,
+    gemma3_tokenizer,
+    prompt_ids,
+    reference_gemma3,
+)
 from reference_gemma3 import masked_encoder_logits
 
 from keras_t5gemma2 import T5Gemma2Backbone
@@ -37,7 +43,7 @@ def test_logits_are_the_reference_s_in_ten_languages(backbone):
 
 
 def test_vocabulary_has_the_image_token_of_t5gemma2():
-    tokenizer = load_gemma3_tokenizer(gemma3_gguf_path())
+    tokenizer = gemma3_tokenizer()
     assert tokenizer.vocabulary_size() == 262_144
     assert tokenizer.image_token_id == 256_001
     assert (tokenizer.start_of_image_token_id, tokenizer.end_of_image_token_id) == (
@@ -48,9 +54,8 @@ def test_vocabulary_has_the_image_token_of_t5gemma2():
         assert tokenizer.detokenize(ids) == f"<bos>{prompt}"
 
 
-@pytest.mark.parametrize(
-    "dtype", ["float16", pytest.param("mixed_float16", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float16", "mixed_float16"])
 def test_float16_is_near_float32_though_activations_are_out_of_its_range(backbone, dtype):
     ids = np.array([row[:6] for row in prompt_ids()[:4]], "int32")
     wanted = masked_encoder_logits(backbone, ids)

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import runpy
 import subprocess
 import sys
 
@@ -35,8 +36,11 @@ def run(guide, directory, **shorter):
 
 
 @pytest.mark.once
-def test_generate(tmp_path):
-    output = run("01_generate.py", tmp_path)
+def test_generate(tmp_path, monkeypatch, capsys):
+    """In this process, which has what it imports."""
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(GUIDES / "01_generate.py"), run_name="__main__")
+    output = capsys.readouterr().out
     assert "Spell 4268 in English. → four thousand, two hundred and sixty-eight" in output
     assert "Write 2026-12-17 in French. → 17 décembre 2026" in output
     assert "[image][image]Which number is this? → 42" in output
@@ -61,6 +65,7 @@ def test_finetune(tmp_path):
     assert int(re.search(r"done in (\d+) s", output)[1]) < 300
 
 
+@pytest.mark.slow
 @pytest.mark.once
 def test_a_few_steps_of_images(tmp_path):
     shorter = {"epochs, batch_size = 8, 50": "epochs, batch_size = 1, 50", "3_000": "100"}

@@ -81,7 +81,13 @@ def uninterrupted():
     return run(new_task(False), epochs=2)
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    "place",
+    [
+        pytest.param(place, marks=[pytest.mark.slow] * (place == "removed a file"))
+        for place in PLACES
+    ],
+)
 def test_a_checkpoint(tmp_path, uninterrupted, place):
     at = (1, 0)
     directory = tmp_path / "run"
@@ -96,7 +102,10 @@ def test_a_checkpoint(tmp_path, uninterrupted, place):
     assert left == ["epoch_000002_step_000000000"]
 
 
-@pytest.mark.parametrize("place", ["removing", "removed a file", "removed all files"])
+@pytest.mark.parametrize(
+    "place",
+    ["removing", pytest.param("removed a file", marks=pytest.mark.slow), "removed all files"],
+)
 def test_the_end_of_a_run(tmp_path, place):
     """What is left does not stop the next run, which begins anew or where the last one ended."""
 
@@ -116,7 +125,11 @@ def test_the_end_of_a_run(tmp_path, place):
 @pytest.mark.filterwarnings("ignore:keras-hub.s T5Gemma 2")
 @pytest.mark.parametrize(
     ("to", "place"),
-    [("transformers", "writing"), ("transformers", "written"), ("keras", "written")],
+    [
+        ("transformers", "writing"),
+        pytest.param("transformers", "written", marks=pytest.mark.slow),
+        ("keras", "written"),
+    ],
 )
 def test_a_conversion(tmp_path, to, place):
     """The target is not there, and the same command writes it."""

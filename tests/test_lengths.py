@@ -65,7 +65,8 @@ def test_arguments_of_task_and_preprocessor(exported, tmp_path):
             T5Gemma2Seq2SeqLMPreprocessor,
             T5Gemma2DenoisingPreprocessor,
         ):
-            options = {"load_weights": False} if cls is T5Gemma2Seq2SeqLM else {}
+            is_task = cls is T5Gemma2Seq2SeqLM
+            options = {"load_weights": False, "text_only": True} if is_task else {}
             assert caps(cls.from_preset(preset, **options)) == own
             assert caps(cls.from_preset(preset, **GIVEN, **options)) == (50_000, 77)
             only = cls.from_preset(preset, encoder_sequence_length=30, **options)

@@ -14,7 +14,10 @@ from tasks import tiny_task
 from keras_t5gemma2 import T5Gemma2Backbone, T5Gemma2Seq2SeqLM
 from keras_t5gemma2.model import loading
 
-_ONCE = [pytest.param(way, marks=pytest.mark.once) for way in ("int4", "int4 columns")]
+_ONCE = [
+    pytest.param("int4", marks=[pytest.mark.once, pytest.mark.slow]),
+    pytest.param("int4 columns", marks=pytest.mark.once),
+]
 
 
 @pytest.fixture(scope="module", params=["int8", "blocks of 8", *_ONCE])
