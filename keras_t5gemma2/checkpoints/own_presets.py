@@ -21,6 +21,7 @@ from keras_t5gemma2.checkpoints.streaming import build_with_weights
 from keras_t5gemma2.checkpoints.transformers_files import read_json
 from keras_t5gemma2.config import AttentionConfig, BackboneConfig, StackConfig, VisionConfig
 from keras_t5gemma2.messages import cause, shown, shown_names
+from keras_t5gemma2.options import integer
 from keras_t5gemma2.preprocessing.tokenizer import VOCABULARY_FILE
 from keras_t5gemma2.quantization import plans
 
@@ -255,7 +256,8 @@ def _value(path, config_class, field, name, value):
     if field.type in (int, int | None):
         least, largest = (0, 2**31 - 1) if field.name in _IDS else (1, LARGEST_SIZE)
         largest = MOST_LAYERS if field.name == "num_layers" else largest
-        is_sound = type(value) is int and least <= value <= largest
+        count = integer(value)
+        is_sound = count is not None and least <= count <= largest
         rule = f"be an integer from {least} to {largest}"
     else:
         is_sound = is_number(value) and value >= 0
