@@ -6,10 +6,12 @@ import functools
 import math
 
 import keras
+import keras_hub
 import numpy as np
 
 from keras_t5gemma2.arguments import check_loading
 from keras_t5gemma2.compat import keras as compat
+from keras_t5gemma2.config_parts import check_are_found
 from keras_t5gemma2.disk import check_room, local_path, reserve, writing_h5
 from keras_t5gemma2.kernels import processes
 from keras_t5gemma2.kernels.host_array import host_array
@@ -109,6 +111,9 @@ class SavesAtomically:
         """
         from keras_t5gemma2.checkpoints.atomic import atomic_directory
 
+        # A task of a class that is not registered is loaded as one of the package's.
+        if not isinstance(self, keras_hub.models.Task):
+            check_are_found(self)
         with atomic_directory(preset_dir, self._replaced_files) as directory:
             super().save_to_preset(str(directory), *args, **kwargs)
             self._finish_preset(directory, local_path(preset_dir))

@@ -5,7 +5,7 @@ import pathlib
 
 from keras import ops
 
-from keras_t5gemma2.config_parts import check_parts
+from keras_t5gemma2.config_parts import check_are_found, check_parts
 from keras_t5gemma2.disk import local_path
 from keras_t5gemma2.lora.config import LoRAConfig, check_adapter_name, check_described
 from keras_t5gemma2.messages import shown
@@ -137,6 +137,7 @@ class SavesAdapters(HasAdapters):
     # The whole task ---------------------------------------------------------------------------
 
     def get_config(self):
+        check_are_found(self.backbone, self.preprocessor)
         config = super().get_config()
         if self._adapter_configs and not self._is_merged:
             parts = {"configs": self.adapters, "active": self.active_adapter}
