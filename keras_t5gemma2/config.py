@@ -2,8 +2,10 @@
 
 import collections
 import dataclasses
+import types
 
 from keras_t5gemma2.messages import shown
+from keras_t5gemma2.options import integer, number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +40,7 @@ class AttentionConfig:
         return _short(self)
 
     def __post_init__(self):
+        _take_numbers(self)
         _check_positive(self, "num_heads", "num_kv_heads", "head_dim", "rope_factor")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
@@ -80,6 +83,7 @@ class StackConfig:
     dropout: float = 0.0
 
     def __post_init__(self):
+        _take_numbers(self)
         _check_positive(self, "hidden_dim", "mlp_dim")
         object.__setattr__(self, "layers", tuple(self.layers))
 
@@ -127,6 +131,7 @@ class VisionConfig:
         return _short(self)
 
     def __post_init__(self):
+        _take_numbers(self)
         _check_positive(self, "image_size", "patch_size", "hidden_dim", "mlp_dim", "num_heads")
         if self.hidden_dim % self.num_heads:
             raise ValueError(
@@ -195,6 +200,7 @@ class BackboneConfig:
         return _short(self)
 
     def __post_init__(self):
+        _take_numbers(self)
         _check_positive(self, "vocabulary_size")
         if self.encoder.hidden_dim != self.decoder.hidden_dim:
             raise ValueError(
@@ -252,6 +258,25 @@ def to_json(value):
     if isinstance(value, tuple):
         return [to_json(item) for item in value]
     return value
+
+
+def _take_numbers(config):
+    """Makes the numbers of a config Python's own, which JSON and Keras take; numpy's are others."""
+    kinds = {int: (integer, "an integer"), float: (number, "a number")}
+    for field in dataclasses.fields(config):
+        optional = isinstance(field.type, types.UnionType)
+        kind = field.type.__args__[0] if optional else field.type
+        value = getattr(config, field.name)
+        if kind not in kinds or (optional and value is None):
+            continue
+        take, what = kinds[kind]
+        taken = take(value)
+        if taken is None:
+            none = ", or `None`" if optional else ""
+            raise TypeError(
+                f"`{field.name}` must be {what}{none}. Received: {field.name}={shown(value)}"
+            )
+        object.__setattr__(config, field.name, taken)
 
 
 def _check_positive(config, *names):

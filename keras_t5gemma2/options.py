@@ -1,5 +1,6 @@
 """Options that many calls have, each checked in the same way wherever it is given."""
 
+import numbers
 import operator
 
 from keras_t5gemma2.messages import shown
@@ -57,6 +58,13 @@ def integer(value):
         return operator.index(value)
     except TypeError:
         return None
+
+
+def number(value):
+    """`value` as a Python integer or float; `None` where it is no real number, as bools are not."""
+    if (whole := integer(value)) is not None:
+        return whole
+    return float(value) if isinstance(value, numbers.Real) and type(value) is not bool else None
 
 
 def _count(name, value):

@@ -3,10 +3,15 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
+from small_tasks import small_task
 from tiny_models import CONFIG, DECODER, LOCAL, VISION
 
+from keras_t5gemma2 import T5Gemma2Backbone
+from keras_t5gemma2.checkpoints import own_presets
 from keras_t5gemma2.config import BackboneConfig, interleave
+from keras_t5gemma2.lora.config import LoRAConfig
 
 pytestmark = pytest.mark.once
 
@@ -46,3 +51,66 @@ def test_interleave_puts_a_full_layer_at_every_sixth():
 def test_what_cannot_be_is_refused(config, change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(config, **change)
+
+
+def _of_numpy(value):
+    """A config's fields with numbers of numpy; bools stay."""
+    if isinstance(value, dict):
+        return {key: _of_numpy(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_of_numpy(part) for part in value]
+    if type(value) is int:
+        return np.int64(value)
+    return np.float64(value) if type(value) is float else value
+
+
+def test_numbers_of_numpy_are_taken_and_become_python_s():
+    fields = _of_numpy(CONFIG.to_dict())
+    assert type(fields["vocabulary_size"]) is np.int64
+    config = BackboneConfig.from_dict(fields)
+    assert config == CONFIG
+    assert json.dumps(config.to_dict()) == json.dumps(CONFIG.to_dict())
+    assert own_presets.backbone_config("here", fields) == CONFIG
+
+
+def test_a_backbone_of_numpy_s_numbers_is_made_and_made_again(tmp_path):
+    config = small_task().backbone.config
+    backbone = T5Gemma2Backbone(_of_numpy(config.to_dict()))
+    fields = {**backbone.get_config(), "config": _of_numpy(config.to_dict())}
+    assert T5Gemma2Backbone.from_config(fields).config == config
+    backbone.save_to_preset(tmp_path)
+    assert T5Gemma2Backbone.from_preset(tmp_path).config == config
+
+
+@pytest.mark.parametrize(
+    ("config", "change", "rule"),
+    [
+        (LOCAL, {"num_heads": True}, "an integer"),
+        (LOCAL, {"num_heads": np.bool_(True)}, "an integer"),
+        (LOCAL, {"num_heads": 4.0}, "an integer"),
+        (LOCAL, {"window": "4"}, "an integer, or `None`"),
+        (LOCAL, {"dropout": True}, "a number"),
+        (LOCAL, {"rope_theta": "1e4"}, "a number"),
+        (VISION, {"num_layers": None}, "an integer"),
+        (CONFIG, {"final_logit_soft_cap": False}, "a number, or `None`"),
+    ],
+)
+def test_what_is_no_number_is_refused(config, change, rule):
+    (name,) = change
+    with pytest.raises(TypeError, match=f"`{name}` must be {rule}. Received: {name}="):
+        dataclasses.replace(config, **change)
+
+
+@pytest.mark.parametrize("value", [True, np.bool_(True), np.float64(101), "101"])
+def test_a_described_size_that_is_no_integer_is_refused(value):
+    fields = {**CONFIG.to_dict(), "vocabulary_size": value}
+    with pytest.raises(ValueError, match="vocabulary_size` of here must be an integer"):
+        own_presets.backbone_config("here", fields)
+
+
+def test_numbers_of_numpy_in_the_config_of_an_adapter():
+    config = LoRAConfig(np.int32(4), np.float32(8), np.float64(0.5))
+    assert json.loads(json.dumps(config.to_dict())) == LoRAConfig(4, 8.0, 0.5).to_dict()
+    for rank in (True, 4.0, np.float32(4)):
+        with pytest.raises(ValueError, match="`rank` must be a positive integer"):
+            LoRAConfig(rank)

@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_t5gemma2.compat import keras as compat
 from keras_t5gemma2.files.atomic import atomic_directory, atomic_file
+from keras_t5gemma2.files.config_objects import check_are_found
 from keras_t5gemma2.files.disk import check_room, local_path, reserve, writing_h5
 from keras_t5gemma2.files.finite import check_finite_variables
 from keras_t5gemma2.kernels.runtime import processes
@@ -173,6 +174,7 @@ class SavesPresets:
             *args: as the keras-hub class has them.
             **kwargs: as the keras-hub class has them.
         """
+        check_are_found(self)
         save = super().save_to_preset
 
         def write(directory):

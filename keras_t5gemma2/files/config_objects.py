@@ -1,5 +1,7 @@
 """Checks the objects that a config describes: each must be of the class that belongs there.
 
+So no object may be saved that would not be made again.
+
 Keras instantiates whatever object a config names as an argument, and every object inside that
 one's config. A preset may come from anybody, so the check comes before anything is made.
 """
@@ -37,6 +39,43 @@ def check_parts(cls, config, **parts):
     for value in _objects_in(config.get("dtype")):
         if not _is_policy(value):
             raise _error(cls, "dtype", "describe a dtype policy of Keras", value)
+
+
+def check_is_of(base, **given):
+    """Raises where an argument is of another class than the one that belongs there.
+
+    Args:
+        base: class.
+        **given: one argument by its name.
+
+    Raises:
+        TypeError: it is no object of the class, or of one derived from it.
+    """
+    for name, value in given.items():
+        if not isinstance(value, base):
+            cls = type(value)
+            raise TypeError(
+                f"`{name}` must be a {base.__name__} of this package, or of a class derived from "
+                f"it. Received: {name}={shown(value)} (of type {cls.__module__}.{cls.__name__})"
+            )
+
+
+def check_are_found(*objects):
+    """Raises where Keras would not find the class of an object that is to be saved.
+
+    Args:
+        *objects: layers; `None` is skipped.
+
+    Raises:
+        ValueError: a class is not registered, so that what is saved could not be loaded.
+    """
+    for cls in (type(value) for value in objects if value is not None):
+        if keras.saving.get_registered_object(keras.saving.get_registered_name(cls)) is None:
+            raise ValueError(
+                "An object to be saved must be of a registered class: no other is loaded. "
+                f"Received: an object of the class {cls.__name__}. Put "
+                '`@keras.saving.register_keras_serializable("my_package")` before the class'
+            )
 
 
 def _is_needed(cls, name):

@@ -2,6 +2,8 @@
 
 import math
 
+from keras_t5gemma2.options import number
+
 LARGEST_SIZE = 1 << 24
 MOST_LAYERS = 1_000
 # The largest published model has 7.5e9.
@@ -9,9 +11,10 @@ _MOST_PARAMETERS = 10**11
 
 
 def is_number(value):
-    """Whether a value of JSON is a finite number that a float can hold."""
+    """Whether a value of JSON, or one of numpy, is a finite number that a float can hold."""
+    value = number(value)
     try:
-        return type(value) in (int, float) and math.isfinite(value)
+        return value is not None and math.isfinite(value)
     except OverflowError:
         return False
 

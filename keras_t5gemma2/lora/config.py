@@ -2,10 +2,10 @@
 
 import dataclasses
 import math
-import numbers
 import re
 
 from keras_t5gemma2.messages import cause, shown
+from keras_t5gemma2.options import integer, number
 
 # What a field may hold in a file. An integer is a number, too, and a bool is none.
 _KINDS = {
@@ -46,22 +46,24 @@ class LoRAConfig:
     use_dora: bool = False
 
     def __post_init__(self):
-        if not isinstance(self.rank, int) or self.rank < 1:
+        rank = integer(self.rank)
+        if rank is None or rank < 1:
             raise ValueError(
                 f"`rank` must be a positive integer. Received: rank={shown(self.rank)}"
             )
-        if self.alpha is None:
-            object.__setattr__(self, "alpha", self.rank)
-        is_number = isinstance(self.alpha, numbers.Real) and not isinstance(self.alpha, bool)
-        if not (is_number and 0 < self.alpha < math.inf):
+        alpha = rank if self.alpha is None else number(self.alpha)
+        if alpha is None or not 0 < alpha < math.inf:
             raise ValueError(
                 f"`alpha` must be a positive, finite number. Received: alpha={shown(self.alpha)}"
             )
-        if not 0 <= self.dropout < 1:
+        dropout = number(self.dropout)
+        if dropout is None or not 0 <= dropout < 1:
             raise ValueError(
                 "`dropout` must be at least 0 and less than 1. Received: "
                 f"dropout={shown(self.dropout)}"
             )
+        for name, value in (("rank", rank), ("alpha", alpha), ("dropout", dropout)):
+            object.__setattr__(self, name, value)
         if not isinstance(self.target, str):
             object.__setattr__(self, "target", tuple(self.target))
 

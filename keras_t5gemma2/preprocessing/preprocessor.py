@@ -7,7 +7,7 @@ import numpy as np
 from keras_t5gemma2.arguments import check_constructor, check_file_name, check_flags
 from keras_t5gemma2.checkpoints.saving import SavesPresets
 from keras_t5gemma2.compat.keras_hub import filling_in
-from keras_t5gemma2.files.config_objects import check_parts
+from keras_t5gemma2.files.config_objects import check_are_found, check_is_of, check_parts
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.model.backbone import T5Gemma2Backbone
 from keras_t5gemma2.options import checked
@@ -125,6 +125,9 @@ class T5Gemma2Seq2SeqLMPreprocessor(
     ):
         check_constructor(self, kwargs, "config_file")
         check_file_name(config_file=kwargs.get("config_file", "preprocessor.json"))
+        check_is_of(T5Gemma2Tokenizer, tokenizer=tokenizer)
+        if image_converter is not None:
+            check_is_of(T5Gemma2ImageConverter, image_converter=image_converter)
         super().__init__(tokenizer, encoder_sequence_length, decoder_sequence_length, **kwargs)
         check_at_least_one(tokens_per_image=tokens_per_image)
         check_flags(truncate=truncate)
@@ -299,6 +302,7 @@ class T5Gemma2Seq2SeqLMPreprocessor(
         return RowEncoder(*parts)
 
     def get_config(self):
+        check_are_found(self.tokenizer, self.image_converter)
         return {
             "image_converter": None,  # the base class leaves it out where there is none
             **super().get_config(),

@@ -22,7 +22,7 @@ from keras_t5gemma2.checkpoints.transformers import peft
 from keras_t5gemma2.checkpoints.transformers import writer as transformers_writer
 from keras_t5gemma2.compat import keras as compat
 from keras_t5gemma2.export import runtimes
-from keras_t5gemma2.files.config_objects import check_parts
+from keras_t5gemma2.files.config_objects import check_are_found, check_parts
 from keras_t5gemma2.files.disk import local_path
 from keras_t5gemma2.lora.apart import adapters_apart, are_apart
 from keras_t5gemma2.lora.config import LoRAConfig, check_described
@@ -87,6 +87,7 @@ class T5Gemma2Task(TrainableTask):
         keras_hub.models.Task.preprocessor.fset(self, value)
 
     def get_config(self):
+        check_are_found(self.backbone, self.preprocessor)
         config = super().get_config()
         if self.adapter_set.configs and not self.adapter_set.is_merged:
             parts = {"configs": self.adapters, "active": self.active_adapter}

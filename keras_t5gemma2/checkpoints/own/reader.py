@@ -19,6 +19,7 @@ from keras_t5gemma2.files.h5 import read_h5, stored_tensors
 from keras_t5gemma2.files.json_object import read_json
 from keras_t5gemma2.files.limits import LARGEST_SIZE, MOST_LAYERS, is_number
 from keras_t5gemma2.messages import cause, shown, shown_names
+from keras_t5gemma2.options import integer
 from keras_t5gemma2.vocabulary.special_tokens import VOCABULARY_FILE
 
 _BACKBONE = "keras_t5gemma2>T5Gemma2Backbone"
@@ -200,7 +201,8 @@ def _value(path, config_class, field, name, value):
     if field.type in (int, int | None):
         least, largest = (0, 2**31 - 1) if field.name in _IDS else (1, LARGEST_SIZE)
         largest = MOST_LAYERS if field.name == "num_layers" else largest
-        is_sound = type(value) is int and least <= value <= largest
+        count = integer(value)
+        is_sound = count is not None and least <= count <= largest
         rule = f"be an integer from {least} to {largest}"
     else:
         is_sound = is_number(value) and value >= 0
