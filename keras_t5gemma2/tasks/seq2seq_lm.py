@@ -23,9 +23,10 @@ from keras_t5gemma2.checkpoints.saving import (
 )
 from keras_t5gemma2.checkpoints.sources import is_of_gemma, source_of, source_of_gemma3
 from keras_t5gemma2.compat import keras as compat
-from keras_t5gemma2.generation import decoding, finite
+from keras_t5gemma2.generation import finite
 from keras_t5gemma2.generation.generator import Generator
 from keras_t5gemma2.generation.infilling import infill
+from keras_t5gemma2.generation.samplers import check_temperature
 from keras_t5gemma2.generation.streaming import stream
 from keras_t5gemma2.generation.warmup import warmup
 from keras_t5gemma2.messages import shown
@@ -324,7 +325,7 @@ class T5Gemma2Seq2SeqLM(
         Training, evaluation and the encoder run as without it.
         """
         super().compile(*args, **kwargs)
-        decoding.check_temperature(self.sampler)
+        check_temperature(self.sampler)
 
     def fit(
         self,
