@@ -380,7 +380,7 @@ def test_a_row_with_more_of_its_prompt_is_as_if_alone(rule):
 
 @pytest.mark.once
 @pytest.mark.parametrize(("early_stopping", "steps"), [(True, 2), (False, 5), ("never", 10)])
-def test_calls_the_model_no_more_than_needed(early_stopping, steps):
+def test_calls_the_model_no_more_than_needed(early_stopping, steps, monkeypatch):
     sampler, calls = BeamSearch(2, 1.0, early_stopping), []
     monkeypatch.setattr(ops, "while_loop", plain_loop)
 
