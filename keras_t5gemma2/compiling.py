@@ -62,13 +62,15 @@ def sizes_of(args):
 
     Args:
         args: list of dicts of arrays as the model takes them, of what the encoder left
-            (`layers.Memory`), of arrays of the decoder's ids, and of others, which do not count.
+            (`layers.Memory`), of arrays of the decoder's ids or what has them as `ids`, and of
+            others, which do not count.
     """
     shapes = {}
     for arg in args:
         if isinstance(arg, dict):
             shapes |= {name: _shape(x) for name, x in arg.items() if name in _WORDS}
             arg = arg.get("memory")
+        arg = getattr(arg, "ids", arg)  # of a `DecodeState`
         positions = getattr(arg, "positions", None)  # of a cache, they are in a dict
         if hasattr(positions, "shape"):
             shapes["encoder_token_ids"] = _shape(positions)

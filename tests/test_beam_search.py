@@ -1,6 +1,5 @@
 """Beam search against the rule written out in Python, and against transformers."""
 
-import copy
 import doctest
 import functools
 
@@ -122,14 +121,12 @@ def searcher(sampler, stops, mode=MODES[0], bounded=False, **kwargs):
 
 def with_steps(sampler, steps):
     """The sampler with a tighter bound on its loop, traced."""
-    bounded = copy.copy(sampler)
 
-    def run_loop(cond, body, model=None, loop_vars=None, maximum_iterations=None):
-        bound = ops.minimum(maximum_iterations, steps)
-        return sampler.run_loop(cond, body, model, loop_vars, maximum_iterations=bound)
+    def run(next, prompt, states, index, stop_token_ids, mask=None):
+        arguments = prompt, states, index, mask, tuple(stop_token_ids or ())
+        return beam_search.search(sampler, next, *arguments, steps=steps)
 
-    bounded.run_loop = run_loop
-    return bounded
+    return run
 
 
 def jit(function):
@@ -267,10 +264,10 @@ def test_gives_what_transformers_gives(rule):
     [(RULES[2], 1), (RULES[3], 4), (RULES[11], 1), (RULES[11], 4)],
     ids=str,
 )
-def test_gives_what_the_transformers_model_gives(t5gemma2, rule, prompt_tokens):
+def test_gives_what_the_transformers_model_gives(t5gemma2, rule, prompt_tokens, monkeypatch):
     beams, penalty, early_stopping, stops = rule
     sampler = BeamSearch(beams, penalty, early_stopping, return_all_beams=True)
-    sampler.run_loop = plain_loop
+    monkeypatch.setattr(ops, "while_loop", plain_loop)
     texts = torch.tensor([[5, 9, 2, 8, 4], [0, 0, 6, 13, 7], [0, 11, 3, 5, 12]])
     mask = (texts != 0).long()
     prompts = torch.tensor([[2], [2], [2]])
@@ -342,7 +339,7 @@ def t5gemma2():
     return model
 
 
-def plain_loop(cond, body, model=None, loop_vars=None, maximum_iterations=None):
+def plain_loop(cond, body, loop_vars, maximum_iterations):
     """A loop that nothing compiles, because `next` leaves the backend."""
     for _ in range(int(maximum_iterations)):
         if not bool(cond(*loop_vars)):
@@ -383,9 +380,9 @@ def test_a_row_with_more_of_its_prompt_is_as_if_alone(rule):
 
 @pytest.mark.once
 @pytest.mark.parametrize(("early_stopping", "steps"), [(True, 2), (False, 5), ("never", 10)])
-def test_calls_the_model_no_more_than_needed(early_stopping, steps):
+def test_calls_the_model_no_more_than_needed(early_stopping, steps, monkeypatch):
     sampler, calls = BeamSearch(2, 1.0, early_stopping), []
-    sampler.run_loop = plain_loop
+    monkeypatch.setattr(ops, "while_loop", plain_loop)
 
     # The pool fills in the second step, worst score (ln 0.7 + ln 0.1) / 2 = -1.33. The best
     # running beam has ln 0.7 + ln 0.9 then, and loses ln 9 in every later step: over its length

@@ -416,17 +416,6 @@ def test_filling_in():
     assert "cls._add_missing_kwargs(self, kwargs)" in inside
 
 
-@pytest.mark.once
-def test_sampler_with():
-    sampler = keras_hub.samplers.GreedySampler()
-    changed = compat_hub.sampler_with(sampler, get_next_token=lambda probabilities: "next")
-    assert changed.get_next_token(None) == "next"
-    assert "get_next_token" not in vars(sampler)
-    text = inspect.getsource(keras_hub.samplers.Sampler)
-    for name in ("run_loop", "compute_probabilities", "get_next_token"):
-        assert f"self.{name}(" in text, f"the sampler no longer calls {name}"
-
-
 # Torch -----------------------------------------------------------------------------------------
 
 

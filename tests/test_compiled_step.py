@@ -93,9 +93,9 @@ def test_a_step_writes_into_the_cache_that_it_got(rng, compiled, monkeypatch):
     def watched(function, task):
         run = make(function, task)
 
-        def call(memory, prompt, cache, index):
-            outputs = run(memory, prompt, cache, index)
-            seen.append((cache.cache.past[0][0].data_ptr(), outputs[2].cache.past[0][0].data_ptr()))
+        def call(memory, ids, cache, *others):
+            outputs = run(memory, ids, cache, *others)
+            seen.append((cache.past[0][0].data_ptr(), outputs[2].past[0][0].data_ptr()))
             return outputs
 
         return call

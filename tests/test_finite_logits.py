@@ -114,8 +114,8 @@ def test_float16_is_the_likely_cause_where_it_is_the_dtype():
 
 def test_what_breaks_after_a_row_has_ended_is_not_its_own():
     ids = ops.convert_to_tensor(np.array([[9, 4, 1, 7, 7], [9, 4, 5, 7, 7]], "int32"))
-    broken = finite.Carried((), ops.convert_to_tensor(np.array([3, 3], "int32")))
-    marked = ops.convert_to_numpy(finite.marked(ids, [ids, broken]))
+    broken = ops.convert_to_tensor(np.array([3, 3], "int32"))
+    marked = ops.convert_to_numpy(finite.marked(ids, broken))
     assert marked.tolist() == [[9, 4, 1, -2, -2], [9, 4, 5, -2, -2]]
     ended, other = batching.new_tokens_of_rows(marked, 1, [4, 4], (1,))
     assert ended.tolist() == [4, 1] and other.tolist() == [4, 5, -2, -2]

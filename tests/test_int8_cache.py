@@ -112,8 +112,8 @@ def test_memory_is_a_byte_for_each_number_and_a_scale_for_each_token_and_head(rn
         """Bytes of the keys and values of the memory and the cache."""
         lm.cache_dtype = cache_dtype
         inputs = {name: ops.convert_to_tensor(value) for name, value in arrays.items()}
-        memory, cache = compiled_steps.start(lm.generator, inputs, calls.call_of(lm.generator))
-        leaves = tree.flatten([memory.layers, cache.past])
+        memory, state = compiled_steps.start(lm.generator, inputs, calls.call_of(lm.generator))
+        leaves = tree.flatten([memory.layers, state.cache.past])
         return sum(_bytes(leaf) for leaf in leaves)
 
     of_int8, of_model = kept("int8"), kept("auto")

@@ -118,6 +118,7 @@ def test_wrong_tokens_leave_nothing_behind(lm, rng):
         calls.call_of(lm.generator),
         7,
     )
+    state = state.cache
 
     def reading(state, memory, tokens, first):
         tokens, first = (ops.convert_to_tensor(x, dtype="int32") for x in (tokens, first))

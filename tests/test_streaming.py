@@ -9,7 +9,7 @@ from tasks import TOKENIZER, tiny_task
 from tiny_models import SMALL_CONFIG, tiny_backbone, token_inputs
 
 from keras_t5gemma2 import T5Gemma2Seq2SeqLM
-from keras_t5gemma2.generation import streaming
+from keras_t5gemma2.generation import decoding, streaming
 
 TEXTS = {"encoder_text": ["the cat", "what is this", ""], "decoder_text": ["a dog", "", "the"]}
 
@@ -36,7 +36,7 @@ def chunks(monkeypatch):
 
         def call(*args):
             outputs = run(*args)
-            seen.append((int(args[-1][-1]), ops.convert_to_numpy(outputs[0])))
+            seen.append((int(args[-1]), ops.convert_to_numpy(outputs[0])))
             return outputs
 
         return call
@@ -171,8 +171,8 @@ def test_chunks_grow_while_they_are_quick(array_lm, rng, chunks, monkeypatch):
 def test_all_chunks_are_one_program(rng, monkeypatch):
     lm = T5Gemma2Seq2SeqLM(tiny_backbone(SMALL_CONFIG))
     lm.compile(sampler="greedy")
-    calls, step = [], streaming.decoding.step
-    monkeypatch.setattr(streaming.decoding, "step", lambda *args: calls.append(1) or step(*args))
+    calls, step = [], decoding.step
+    monkeypatch.setattr(decoding, "step", lambda *args: calls.append(1) or step(*args))
     inputs = token_inputs(rng, (5,), (1,))
     list(lm.stream(inputs, stop_token_ids=None, max_new_tokens=20))
     traced = len(calls)

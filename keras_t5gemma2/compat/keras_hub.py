@@ -1,6 +1,4 @@
-"""Private names of keras-hub, and copies of its samplers with other methods."""
-
-import copy
+"""Private names of keras-hub."""
 
 
 def accepts_labels(layer):
@@ -30,14 +28,3 @@ def filling_in(fill):
         return cls
 
     return decorate
-
-
-def sampler_with(sampler, **methods):
-    """Returns a copy of a sampler with other functions for its methods (keras-hub 0.32.0).
-
-    keras-hub calls them as `sampler.run_loop(...)`; they get no `self`.
-    """
-    changed = copy.copy(sampler)
-    for name, method in methods.items():
-        setattr(changed, name, method)
-    return changed

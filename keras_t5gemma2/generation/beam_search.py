@@ -6,7 +6,6 @@ different lengths. Here, a beam that ends leaves the race for a pool of ended se
 Axes: B rows, N beams, C candidates for the next step (C >= 2N), L slots, V vocabulary.
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import keras
@@ -14,7 +13,8 @@ import keras_hub
 import numpy as np
 from keras import ops, tree
 
-from keras_t5gemma2.generation.decoding import check_temperature
+from keras_t5gemma2.generation.loop import DecodeState, Loop, Strategy, is_any
+from keras_t5gemma2.generation.samplers import check_temperature
 from keras_t5gemma2.messages import shown
 
 # Below every real score. A number, as in the reference (`_beam_search`), and not -inf: what is
@@ -110,46 +110,8 @@ class BeamSearch(keras_hub.samplers.BeamSampler):
         hidden_states=None,
         model=None,
     ):
-        index = ops.cast(index, "int32")
-        mask = ops.zeros_like(prompt, dtype="bool") if mask is None else ops.cast(mask, "bool")
-        cache = () if cache is None else cache  # A loop variable cannot be `None`.
-        stop_token_ids = tuple(stop_token_ids or ())
-        limit = self._limit(prompt, cache, index)
-        start = _first_free_slot(mask, index)
-
-        def cond(prompt, cache, index, scores, pool, improvable):
-            return self._has_work(pool, improvable)
-
-        def body(prompt, cache, index, scores, pool, improvable):
-            logits, _, cache = next(prompt, cache, index)
-            given = ops.take(mask, index, axis=1)[:, None]
-            beams = _split(prompt, self.num_beams)
-            best = self._candidates(logits, beams, scores, index, stop_token_ids)
-
-            ended = best.stops | (index + 1 >= limit)
-            penalty = self._penalty(index + 1 - start)
-            pool = self._finish(pool, best, best.scores / penalty, ended & ~given, improvable)
-
-            beams, parents, scores = self._continue(best, beams, scores, given)
-            cache = tree.map_structure(lambda x: _reorder(x, parents), cache)
-
-            hoped = limit if self._hopes_for_length else index + 1
-            hope = scores[:, :1] / self._penalty(hoped - start)
-            improvable = improvable & (hope > pool.worst)
-            return _join(beams), cache, index + 1, scores, pool, improvable
-
-        scores, pool, improvable = self._first_state(prompt)
-        prompt, cache = tree.map_structure(
-            lambda x: ops.repeat(x, self.num_beams, axis=0), (prompt, cache)
-        )
-        pool = self.run_loop(
-            cond=cond,
-            body=body,
-            loop_vars=(prompt, cache, index, scores, pool, improvable),
-            maximum_iterations=ops.shape(prompt)[1] - index,
-            model=model,
-        )[4]
-        return (pool.sequences, pool.scores) if self.return_all_beams else pool.sequences[:, 0]
+        stops = tuple(stop_token_ids or ())
+        return search(self, next, prompt, cache, index, mask, stops, model)
 
     def get_config(self):
         return {
@@ -158,35 +120,104 @@ class BeamSearch(keras_hub.samplers.BeamSampler):
             "early_stopping": self.early_stopping,
         }
 
-    def _limit(self, prompt, cache, index):
-        """The slot before which `run_loop` stops.
 
-        It is counted and not read off the shape: a caller may put a `run_loop` with a tighter,
-        traced bound in place of ours, and what counts as ended depends on that bound.
-        """
-        return self.run_loop(
-            cond=lambda prompt, cache, index: ops.convert_to_tensor(True, dtype="bool"),
-            body=lambda prompt, cache, index: (prompt, cache, index + 1),
-            loop_vars=(prompt, cache, index),
-            maximum_iterations=ops.shape(prompt)[1] - index,
-        )[2]
+def search(search, next, prompt, cache, index, mask, stop_token_ids, model=None, steps=None):
+    """What `BeamSearch` gives when it is called.
 
-    def _first_state(self, prompt):
-        """Scores, pool and improvability before the first step."""
-        rows = ops.shape(prompt)[0]
+    Args:
+        search: `BeamSearch`.
+        steps: int32 scalar. The most slots to generate, or `None` for all from `index` on.
+        Others are those of a call.
+    """
+
+    def step(state):
+        logits, _, cache = next(state.ids, state.cache, state.index)
+        return logits, None, state._replace(cache=cache)
+
+    index, limit = (ops.cast(x, "int32") for x in (index, ops.shape(prompt)[1]))
+    limit = limit if steps is None else ops.minimum(limit, index + steps)
+    ended = ops.zeros_like(prompt[:, 0], dtype="bool")
+    cache = () if cache is None else cache  # A loop variable cannot be `None`.
+    strategy = Beams(search, mask)
+    state = DecodeState(prompt, index, ended, cache, broken=())
+    return strategy.result(strategy.run(state, Loop(step, limit, stop_token_ids, model)))
+
+
+class _Race(NamedTuple):
+    """What the loop carries of beams, beside their ids and caches."""
+
+    scores: Any  # (B, N), sums of log probabilities
+    pool: Any  # `_Pool`
+    improvable: Any  # (B, 1) bool: whether a beam may still come into the pool
+    start: Any  # (B, 1) int32: the first slot that is generated
+    given: Any  # (B, L) bool: where the prompt's tokens stay
+
+
+class Beams(Strategy):
+    """The strategy of `BeamSearch`: a row of the state is a beam.
+
+    Args:
+        search: `BeamSearch`.
+        mask: as it has it.
+    """
+
+    is_folded = False
+
+    def __init__(self, search, mask=None):
+        self._search, self._mask, self._beams = search, mask, search.num_beams
+
+    def begin(self, state, loop, hidden):
+        rows = ops.shape(state.ids)[0]
+        given = ops.zeros_like(state.ids, "bool") if self._mask is None else self._mask
+        given = ops.cast(given, "bool")
+        start = _first_free_slot(given, state.index)
         # All beams start equal: only the first may be continued, or they would stay equal.
-        scores = ops.array([[0.0] + [HIDDEN] * (self.num_beams - 1)], dtype="float32")
-        shape = (rows, self.num_beams)
+        scores = ops.array([[0.0] + [HIDDEN] * (self._beams - 1)], dtype="float32")
+        shape = (rows, self._beams)
+        state = tree.map_structure(
+            lambda x: ops.repeat(x, self._beams, axis=0) if len(x.shape) else x, state
+        )
         pool = _Pool(
-            sequences=_split(ops.repeat(prompt, self.num_beams, axis=0), self.num_beams),
+            sequences=_split(state.ids, self._beams),
             scores=ops.full(shape, HIDDEN, dtype="float32"),
         )
-        return ops.broadcast_to(scores, shape), pool, ops.ones((rows, 1), dtype="bool")
+        improvable = ops.ones((rows, 1), dtype="bool")
+        scores = ops.broadcast_to(scores, shape)
+        return state._replace(own=_Race(scores, pool, improvable, start, given))
 
-    def _has_work(self, pool, improvable):
-        if self.early_stopping is True:
-            return ops.any(improvable) & ~ops.all(pool.full)
-        return ops.any(improvable)
+    def goes_on(self, state, loop):
+        race = state.own
+        if self._search.early_stopping is True:
+            return ops.any(race.improvable) & ~ops.all(race.pool.full)
+        return ops.any(race.improvable)
+
+    def pick(self, logits, state, loop):
+        index, race = state.index, state.own
+        given = ops.take(race.given, index, axis=1)[:, None]
+        beams = _split(state.ids, self._beams)
+        best = self._candidates(logits, beams, race.scores, index, loop.stop_token_ids)
+
+        ended = best.stops | (index + 1 >= loop.limit)
+        totals = best.scores / self._penalty(index + 1 - race.start)
+        pool = self._finish(race.pool, best, totals, ended & ~given, race.improvable)
+
+        beams, parents, scores = self._continue(best, beams, race.scores, given)
+        kept = tree.map_structure(lambda x: _reorder(x, parents), (state.cache, state.broken))
+
+        # Whether a running beam is judged as if it ran to the last slot.
+        hopes = self._search.early_stopping == "never" and self._search.length_penalty > 0
+        hoped = loop.limit if hopes else index + 1
+        hope = scores[:, :1] / self._penalty(hoped - race.start)
+        improvable = race.improvable & (hope > pool.worst)
+        own = race._replace(scores=scores, pool=pool, improvable=improvable)
+        state = state._replace(ids=_join(beams), cache=kept[0], broken=kept[1], own=own)
+        return ops.take(state.ids, index, axis=1), state
+
+    def result(self, state):
+        pool = state.own.pool
+        if self._search.return_all_beams:
+            return pool.sequences, pool.scores
+        return pool.sequences[:, 0]
 
     def _candidates(self, logits, beams, scores, index, stop_token_ids):
         """The best continuations by one token, best first."""
@@ -197,50 +228,45 @@ class BeamSearch(keras_hub.samplers.BeamSampler):
                 f"stop. Received: stop_token_ids={shown(stop_token_ids)}, vocabulary size "
                 f"{vocabulary}"
             )
-        logits = ops.cast(logits, "float32") / self.temperature
-        totals = _split(ops.log_softmax(logits), self.num_beams) + scores[..., None]
+        logits = ops.cast(logits, "float32") / self._search.temperature
+        totals = _split(ops.log_softmax(logits), self._beams) + scores[..., None]
         # So many that `num_beams` of them do not stop, whatever the beams prefer.
-        count = max(2, 1 + len(stop_token_ids)) * self.num_beams
-        totals, chosen = ops.top_k(ops.reshape(totals, (-1, self.num_beams * vocabulary)), count)
+        count = max(2, 1 + len(stop_token_ids)) * self._beams
+        totals, chosen = ops.top_k(ops.reshape(totals, (-1, self._beams * vocabulary)), count)
         parents = ops.cast(chosen // vocabulary, "int32")
         tokens = ops.cast(chosen % vocabulary, beams.dtype)
         return _Candidates(
             sequences=_write(_pick(beams, parents), index, tokens),
             scores=totals,
             parents=parents,
-            stops=_is_any(tokens, stop_token_ids),
+            stops=is_any(tokens, stop_token_ids),
         )
 
     def _finish(self, pool, best, scores, ended, improvable):
         """The pool with the candidates that ended: only the best `num_beams` of them may."""
-        allowed = (ops.arange(best.scores.shape[1]) < self.num_beams) & improvable
-        if self.early_stopping is True:
+        allowed = (ops.arange(best.scores.shape[1]) < self._beams) & improvable
+        if self._search.early_stopping is True:
             allowed = allowed & ~pool.full
         # Lower than an empty place of the pool, which keeps the prompt until something ends.
         scores = ops.where(ended & allowed, scores, -np.inf)
-        scores, kept = ops.top_k(ops.concatenate([pool.scores, scores], axis=1), self.num_beams)
+        scores, kept = ops.top_k(ops.concatenate([pool.scores, scores], axis=1), self._beams)
         sequences = ops.concatenate([pool.sequences, best.sequences], axis=1)
         return _Pool(sequences=_pick(sequences, kept), scores=scores)
 
     def _continue(self, best, beams, scores, given):
         """Beams, their parents and scores for the next step; with a given token, all stay."""
-        kept_scores, kept = ops.top_k(ops.where(best.stops, HIDDEN, best.scores), self.num_beams)
+        kept_scores, kept = ops.top_k(ops.where(best.stops, HIDDEN, best.scores), self._beams)
         return (
             ops.where(given[..., None], beams, _pick(best.sequences, kept)),
             _pick(best.parents, kept),  # While tokens are given, a row's beams are equal.
             ops.where(given, scores, kept_scores),
         )
 
-    @property
-    def _hopes_for_length(self):
-        """Whether a running beam is judged as if it ran to the last slot."""
-        return self.early_stopping == "never" and self.length_penalty > 0
-
     def _penalty(self, length):
         """Divisor of the score of a sequence of so many generated tokens, (B, 1)."""
         # A row that is still being given its prompt has no length yet, and nothing to divide.
         length = ops.cast(ops.maximum(length, 1), "float32")
-        return ops.power(length, self.length_penalty)
+        return ops.power(length, self._search.length_penalty)
 
 
 class _Pool(NamedTuple):
@@ -273,11 +299,6 @@ def _first_free_slot(mask, index):
     """The first slot of each row that is generated, (B, 1)."""
     later = ops.arange(ops.shape(mask)[1], dtype="int32") >= index
     return index + ops.sum(ops.cast(mask & later, "int32"), axis=1, keepdims=True)
-
-
-def _is_any(tokens, ids):
-    none = ops.zeros_like(tokens, dtype="bool")
-    return functools.reduce(lambda found, i: found | (tokens == i), ids, none)
 
 
 def _write(sequences, index, tokens):

@@ -6,7 +6,9 @@ from keras import ops, tree
 
 from keras_t5gemma2 import compiling, kernels
 from keras_t5gemma2.generation import cache as caches
-from keras_t5gemma2.generation import calls, decoding, finite
+from keras_t5gemma2.generation import decoding, finite
+from keras_t5gemma2.generation.loop import first_state
+from keras_t5gemma2.generation.samplers import taking_turns
 from keras_t5gemma2.model.residual import sum_dtype
 
 # Programs kept for each choice of adapters. Sizes are rounded up, so that most uses need fewer.
@@ -87,7 +89,7 @@ def _run(run, call, draws, args):
     if not draws:
         with compiling.told(call.verbose):
             return run(*args)
-    with compiling.told(call.verbose), calls.taking_turns(call):
+    with compiling.told(call.verbose), taking_turns(call.sampler_key[0]):
         return run(*args)
 
 
@@ -110,46 +112,51 @@ class _Compiled:
 
 
 def start(generator, inputs, call, ahead=0):
-    """What the encoder leaves, and the cache as loops carry it, of a batch of prompts.
+    """What the encoder leaves, and the first `DecodeState`, of a batch of prompts.
 
     Args:
         generator: `Generator`.
-        inputs: dict of the tensors that `generation.pad_rows` makes.
+        inputs: dict of the tensors that `batching.pad_rows` makes.
         call: `calls.Call`.
         ahead: as `decoding.prefill` has it.
     """
+    backbone = generator.model.backbone
 
     def start(_, inputs):
-        memory = decoding.remember(generator.model.backbone, inputs, *call.cache)
+        memory = decoding.remember(backbone, inputs, *call.cache)
         options = {"ahead": ahead, "cache_dtype": call.cache_dtype}
-        cache, _ = decoding.prefill(generator.model.backbone, inputs, memory, **options)
-        return memory, caches.folded(cache)
+        cache, _ = decoding.prefill(backbone, inputs, memory, **options)
+        prompt, room = inputs["decoder_token_ids"], inputs["new_token_ids"]
+        return memory, first_state(prompt, room, caches.folded(cache))
 
     return program(generator, ("the start of a text", ahead), lambda: start, call)((), inputs)
 
 
-def next_token(generator, memory, call, is_folded=True):
-    """The function of a prompt, a `Carried` and an index that a sampler asks for the next token.
+def step_of(generator, memory, call, is_folded=True):
+    """The `step` of a `Loop`.
 
     Args:
         generator: `Generator`.
         memory: what `decoding.remember` gave.
         call: `calls.Call`.
-        is_folded: bool. Whether the sampler carries the cache from step to step folded.
+        is_folded: bool. Whether the loop carries the cache folded.
     """
-
+    model = generator.model
     # A sampler that compares states squares them.
-    states_dtype = sum_dtype(generator.model.backbone.decoder.compute_dtype)
+    states_dtype = sum_dtype(model.backbone.decoder.compute_dtype)
 
-    def step(memory, prompt, carried, index):
-        cache, broken = carried
+    def step(memory, ids, cache, broken, index):
         cache = caches.unfolded(cache) if is_folded else cache
-        hidden, cache = decoding.step(generator.model.backbone, memory, prompt, cache, index)
-        logits, hidden = generator.model.logits(hidden), ops.cast(hidden, states_dtype)
+        hidden, cache = decoding.step(model.backbone, memory, ids, cache, index)
+        logits, hidden = model.logits(hidden), ops.cast(hidden, states_dtype)
         cache = caches.folded(cache) if is_folded else cache
-        return logits, hidden, finite.Carried(cache, finite.watched(broken, logits, index))
+        return logits, hidden, cache, finite.watched(broken, logits, index)
 
     run = program(generator, ("next", is_folded), lambda: step, call, kernels.compiled_step)
-    return lambda prompt, cache, index: run(
-        memory, prompt, cache, ops.convert_to_tensor(index, dtype="int32")
-    )
+
+    def step_of_state(state):
+        index = ops.convert_to_tensor(state.index, dtype="int32")
+        logits, hidden, cache, broken = run(memory, state.ids, state.cache, state.broken, index)
+        return logits, hidden, state._replace(cache=cache, broken=broken)
+
+    return step_of_state

@@ -1,19 +1,13 @@
 """The device's side of generation: from a batch of prompts to a cache, and a token further."""
 
-import numbers
-
 import keras
-import keras_hub
 import numpy as np
 from keras import ops
 
-from keras_t5gemma2 import kernels
-from keras_t5gemma2.compat.keras_hub import sampler_with
 from keras_t5gemma2.compat.plain_call import plain_calls
 from keras_t5gemma2.generation import cache as caches
 from keras_t5gemma2.generation.cache import Cache
 from keras_t5gemma2.kernels import KeyValues
-from keras_t5gemma2.messages import shown
 from keras_t5gemma2.model.residual import sum_dtype
 from keras_t5gemma2.model.stacks import decoder_positions
 
@@ -143,82 +137,3 @@ def read(backbone, memory, token_ids, cache, first):
         hidden, past = backbone.decoder.step(x, here, memory, past, slots)
     past = tuple((keys, values) for keys, values, _ in past)
     return hidden, Cache(past, positions, cache.padding)
-
-
-def carries_folded(sampler):
-    """Whether the sampler carries the cache from step to step as it is, and may get it folded."""
-    return type(sampler).__call__ is keras_hub.samplers.Sampler.__call__
-
-
-def check_temperature(sampler):
-    """Raises where the logits cannot be divided by a sampler's temperature."""
-    value = getattr(sampler, "temperature", 1.0)
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not is_number or not (0 <= value < float("inf")):
-        raise (ValueError if is_number else TypeError)(
-            "`temperature` of a sampler must be a positive number, or 0 for the likeliest token. "
-            f"Received: temperature={shown(value)}"
-        )
-
-
-def is_greedy(sampler):
-    """Whether a sampler of keras-hub takes the likeliest token, whatever it is called."""
-    if type(sampler) is keras_hub.samplers.GreedySampler:
-        return True
-    return getattr(sampler, "temperature", 1.0) == 0 and type(sampler) in _DRAWING
-
-
-def at_temperature(sampler):
-    """`sampler`, or at temperature 0 one that takes the likeliest token."""
-    check_temperature(sampler)
-    if getattr(sampler, "temperature", 1.0) != 0:
-        return sampler
-    if is_greedy(sampler) or not carries_folded(sampler):
-        return keras_hub.samplers.GreedySampler()
-    # One of the user's own, whose way to choose stays: all the probability is the likeliest's.
-    return sampler_with(
-        sampler,
-        compute_probabilities=lambda logits: ops.one_hot(
-            kernels.argmax(logits), logits.shape[-1], dtype="float32"
-        ),
-    )
-
-
-_DRAWING = (
-    keras_hub.samplers.RandomSampler,
-    keras_hub.samplers.TopKSampler,
-    keras_hub.samplers.TopPSampler,
-)
-
-
-def bounded(sampler, steps, ends):
-    """`sampler`, whose loop ends after `steps` tokens, though there may be room for more.
-
-    Args:
-        sampler: `keras_hub.samplers.Sampler`.
-        steps: int32 scalar tensor: one program serves every number of tokens.
-        ends: list, which gets what the loop carried at its end.
-    """
-    if not hasattr(sampler, "run_loop"):
-        return sampler
-
-    def run_loop(cond, body, model=None, loop_vars=None, maximum_iterations=None):
-        limit = ops.minimum(maximum_iterations, steps)
-        ends[:] = sampler.run_loop(cond, body, model, loop_vars, limit)
-        return ends
-
-    methods = {"run_loop": run_loop}
-    if type(sampler) is keras_hub.samplers.GreedySampler:
-        # The likeliest token is that of the highest logit: no softmax over the vocabulary.
-        methods["compute_probabilities"] = lambda logits: logits
-        methods["get_next_token"] = kernels.argmax
-    elif carries_folded(sampler):
-        # Torch draws from numbers only. That the logits are none is noted beside: see `finite`.
-        methods["compute_probabilities"] = lambda logits: _numbers(
-            sampler.compute_probabilities(logits)
-        )
-    return sampler_with(sampler, **methods)
-
-
-def _numbers(probabilities):
-    return ops.where(ops.isnan(probabilities), 1, probabilities)

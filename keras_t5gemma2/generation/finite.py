@@ -1,34 +1,15 @@
 """Logits that are not finite: noted down while tokens are generated, and an error afterwards.
 
-Each step adds up its logits, which costs far less than to make them. The first slot where the sum
-is NaN or infinite goes through the sampler's loop beside the cache, row by row. When the loop has
-ended, the ids from there on are `NOT_FINITE`, so that no program returns anything more.
+Each step adds up its logits, which costs far less than to make them. The loop carries the first
+slot where the sum is NaN or infinite, row by row. When it has ended, the ids from there on are
+`NOT_FINITE`, so that no program returns anything more.
 """
-
-from typing import Any, NamedTuple
 
 import numpy as np
 from keras import ops
 
 NOT_FINITE = -2  # in the place of an id
-_NEVER = np.iinfo("int32").max
-
-
-class Carried(NamedTuple):
-    """What the loop of a sampler carries from token to token."""
-
-    cache: Any  # `Cache`, or what it is folded to
-    broken: Any  # (B,) int32: the first slot whose logits are not finite
-
-
-def carried(cache, padding):
-    """`Carried` before the first token.
-
-    Args:
-        cache: as `Carried` has it.
-        padding: (B,) int32 tensor, for its shape.
-    """
-    return Carried(cache, ops.full_like(padding, _NEVER))
+NEVER = np.iinfo("int32").max  # a slot that no row comes to
 
 
 def is_broken(logits):
@@ -38,19 +19,18 @@ def is_broken(logits):
 
 
 def watched(broken, logits, index):
-    """`broken` of `Carried` after the logits (B, vocabulary) of slot `index`."""
-    return ops.minimum(broken, ops.where(is_broken(logits), index, _NEVER))
+    """`broken` of `DecodeState` after the logits (B, vocabulary) of slot `index`."""
+    return ops.minimum(broken, ops.where(is_broken(logits), index, NEVER))
 
 
-def marked(ids, ends):
+def marked(ids, broken):
     """Ids (B, L) with `NOT_FINITE` in each row from its first broken slot on.
 
     Args:
-        ids: int32 tensor.
-        ends: what the sampler's loop carried at its end. Without a `Carried` nothing is known.
+        ids: int32 tensor. What a sampler of the user's gives in another shape stays as it is.
+        broken: (B,) or (B * beams,) int32 tensor, as `DecodeState` has it.
     """
-    broken = next((x.broken for x in ends if isinstance(x, Carried)), None)
-    if broken is None or len(getattr(ids, "shape", ())) != 2:
+    if len(getattr(ids, "shape", ())) != 2:
         return ids
     rows, length = ids.shape
     # Of beams the first one that broke: those that did not are worse, or have ended before it.

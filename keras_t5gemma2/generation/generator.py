@@ -11,8 +11,11 @@ from keras import ops
 from keras_t5gemma2.generation import batching, calls, decoding, finite, speculation
 from keras_t5gemma2.generation import cache as caches
 from keras_t5gemma2.generation.beam_search import BeamSearch
-from keras_t5gemma2.generation.compiled_steps import next_token, program, programs_of
+from keras_t5gemma2.generation.compiled_steps import program, programs_of, step_of
 from keras_t5gemma2.generation.encoded import Encoded, check_encoded, source_of
+from keras_t5gemma2.generation.loop import Loop, first_state
+from keras_t5gemma2.generation.samplers import check_temperature, is_greedy, take_seed
+from keras_t5gemma2.generation.strategies import strategy_of
 from keras_t5gemma2.messages import short_errors, shown
 from keras_t5gemma2.model.array_checks import SIDES, check_inputs
 from keras_t5gemma2.options import checked
@@ -83,7 +86,7 @@ class Generator:
         # keras-hub's own beams run on past the end token, where the reference's stop.
         if type(value) is keras_hub.samplers.BeamSampler:
             value = BeamSearch(**value.get_config())
-        calls.take_seed(value)
+        take_seed(value)
         self._sampler = value
 
     @property
@@ -141,7 +144,7 @@ class Generator:
             num_return_sequences=num_return_sequences,
         )
         stop_token_ids = self.stop_token_ids(stop_token_ids)
-        decoding.check_temperature(self.sampler)
+        check_temperature(self.sampler)
         call = calls.call_of(self, cross_attention_cache, verbose)
         if encoded is not None:
             check_encoded(encoded, self, call, cross_attention_cache)
@@ -184,28 +187,17 @@ class Generator:
     def generate_step(self, inputs, stop_token_ids=None, call=None):
         """See `T5Gemma2Seq2SeqLM.generate_step`."""
         call = calls.call_of(self) if call is None else call
-        sampler = decoding.at_temperature(call.sampler)
-        # Contrastive search alone looks back at the states of earlier tokens.
-        looks_back = isinstance(sampler, keras_hub.samplers.ContrastiveSampler)
+        strategy = strategy_of(call.sampler)
         memory = inputs["memory"] if "memory" in inputs else self._encode_step(inputs, call)
-        options = {"keep_states": looks_back, "cache_dtype": call.cache_dtype}
+        options = {"keep_states": strategy.keeps_states, "cache_dtype": call.cache_dtype}
         cache, hidden = decoding.prefill(self.model.backbone, inputs, memory, **options)
-        prompt, new = inputs["decoder_token_ids"], inputs["new_token_ids"]
-        mask = ops.concatenate([ops.ones_like(prompt), ops.zeros_like(new)], axis=1)
-        is_folded = decoding.carries_folded(sampler)
-        ends = []
-        sampler = decoding.bounded(sampler, inputs["new_tokens"], ends)
-        ids = sampler(
-            next=next_token(self, memory, call, is_folded),
-            prompt=ops.concatenate([prompt, new], axis=1),
-            cache=finite.carried(caches.folded(cache) if is_folded else cache, cache.padding),
-            index=prompt.shape[1],
-            mask=ops.cast(mask, "bool"),
-            stop_token_ids=stop_token_ids,
-            hidden_states=hidden,
-            model=self.model,
-        )
-        return finite.marked(ids, ends)
+        cache = caches.folded(cache) if strategy.is_folded else cache
+        state = first_state(inputs["decoder_token_ids"], inputs["new_token_ids"], cache)
+        step = step_of(self, memory, call, strategy.is_folded)
+        limit = state.index + inputs["new_tokens"]
+        loop = Loop(step, limit, tuple(stop_token_ids or ()), self.model)
+        state = strategy.run(state, loop, hidden)
+        return finite.marked(strategy.result(state), state.broken)
 
     # Parts of `generate` ----------------------------------------------------------------------
 
@@ -381,7 +373,7 @@ class Generator:
 
     def _check_draws(self, count):
         is_certain = isinstance(self.sampler, (keras_hub.samplers.GreedySampler, BeamSearch))
-        if is_certain or decoding.is_greedy(self.sampler):
+        if is_certain or is_greedy(self.sampler):
             raise ValueError(
                 "`num_return_sequences` above 1 needs a sampler that draws, or the sequences of a "
                 f"row are all the same. Received: num_return_sequences={shown(count)} and a "

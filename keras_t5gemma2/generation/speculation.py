@@ -7,6 +7,7 @@ from keras import ops
 from keras_t5gemma2.generation import batching, calls, decoding, finite
 from keras_t5gemma2.generation import cache as caches
 from keras_t5gemma2.generation.compiled_steps import program, start
+from keras_t5gemma2.generation.samplers import is_greedy
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.model.array_checks import image_shapes
 
@@ -76,7 +77,8 @@ class _Reader:
     """
 
     def __init__(self, generator, inputs, ahead, call):
-        self._memory, self._cache = start(generator, inputs, call, ahead)
+        self._memory, state = start(generator, inputs, call, ahead)
+        self._cache = state.cache
         read = lambda: _reading(generator.model)  # noqa: E731
         self._read = program(generator, ("a step of generate",), read, call)
 
@@ -183,7 +185,7 @@ class _Assistant:
 
 
 def _check_is_greedy(sampler):
-    if not decoding.is_greedy(sampler):
+    if not is_greedy(sampler):
         raise ValueError(
             "`assistant` needs the greedy sampler, whose text it does not change. Received: "
             f'sampler={type(sampler).__name__}. Call `compile(sampler="greedy")`.'

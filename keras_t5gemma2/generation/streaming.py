@@ -8,8 +8,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_t5gemma2.generation import batching, calls, decoding, finite
-from keras_t5gemma2.generation.compiled_steps import next_token, program, start
+from keras_t5gemma2.generation import batching, calls, finite
+from keras_t5gemma2.generation.compiled_steps import program, start, step_of
+from keras_t5gemma2.generation.loop import Loop
+from keras_t5gemma2.generation.samplers import check_temperature, goes_token_by_token
+from keras_t5gemma2.generation.strategies import strategy_of
 from keras_t5gemma2.options import checked
 from keras_t5gemma2.preprocessing.cuts import Cuts, one_warning
 from keras_t5gemma2.sharding.batch import to_devices
@@ -65,8 +68,9 @@ def _reported(tokens, budgets, cuts, report):
 
 
 def _check_goes_token_by_token(sampler):
-    decoding.check_temperature(sampler)
-    if not decoding.carries_folded(decoding.at_temperature(sampler)):
+    check_temperature(sampler)
+    is_greedy = getattr(sampler, "temperature", 1.0) == 0
+    if not is_greedy and not goes_token_by_token(sampler):
         raise ValueError(
             "`stream` needs a sampler that decides on one token after another, such as `greedy`, "
             f"`random`, `top_k` or `top_p`. Received: sampler={type(sampler).__name__}. Call "
@@ -80,21 +84,17 @@ def _check_goes_token_by_token(sampler):
 def _tokens(generator, rows, budgets, stop_token_ids, call):
     """Tuples of row and new id, in the order in which they come."""
     arrays = batching.pad_rows(rows, max(budgets))
-    inputs = to_devices(arrays)
-    memory, cache = start(generator, inputs, call)
-    stops = stop_token_ids
+    memory, state = start(generator, to_devices(arrays), call)
+    stops = stop_token_ids or ()
     chunk = lambda: _chunk(generator, stops, call)  # noqa: E731
     go_on = program(generator, ("stream", stops), chunk, call, draws=True)
-    prompt = ops.concatenate([inputs["decoder_token_ids"], inputs["new_token_ids"]], axis=1)
 
-    first = here = arrays["decoder_token_ids"].shape[1]
-    dtype = generator.dtype
+    here = arrays["decoder_token_ids"].shape[1]
     left, running, steps = max(budgets), dict(enumerate(budgets)), 1
     while running:
         began = time.perf_counter()
         steps = min(steps, left)
-        numbers = np.array([first, here, steps], "int32")
-        prompt, cache, found = go_on(cache, memory, prompt, numbers)
+        found, state = go_on(state, memory, np.array(steps, "int32"))
         fresh = ops.convert_to_numpy(found)[:, here : here + steps]
         here, left = here + steps, left - steps
         if time.perf_counter() - began < _SECONDS:
@@ -102,31 +102,22 @@ def _tokens(generator, rows, budgets, stop_token_ids, call):
         for ids in fresh.T:
             for row in list(running):
                 before = budgets[row] - running[row]
-                finite.check(ids[row : row + 1], row, dtype, before)
+                finite.check(ids[row : row + 1], row, generator.dtype, before)
                 yield row, int(ids[row])
                 running[row] -= 1
-                if not running[row] or ids[row] in (stop_token_ids or ()):
+                if not running[row] or ids[row] in stops:
                     del running[row]
 
 
 def _chunk(generator, stop_token_ids, call):
-    """A few steps of the sampler, which knows nothing of it: its loop ends early."""
+    """The loop of `generate` for a few steps: the ids so far, and the state to go on from."""
 
-    def go_on(cache, memory, prompt, numbers):
-        first, here, steps = ops.unstack(ops.convert_to_tensor(numbers, dtype="int32"))
-        ends = []
-        sampler = decoding.bounded(decoding.at_temperature(call.sampler), steps, ends)
-        is_given = ops.arange(prompt.shape[1], dtype="int32") < first
-        sampler(
-            next=next_token(generator, memory, call),
-            prompt=prompt,
-            cache=finite.carried(cache, cache.padding),
-            index=here,
-            mask=ops.broadcast_to(is_given, prompt.shape),
-            stop_token_ids=stop_token_ids,
-            model=generator.model,
-        )
-        return ends[0], ends[1].cache, finite.marked(ends[0], ends)
+    def go_on(state, memory, steps):
+        strategy = strategy_of(call.sampler)
+        limit = state.index + ops.convert_to_tensor(steps, dtype="int32")
+        loop = Loop(step_of(generator, memory, call), limit, stop_token_ids, generator.model)
+        state = strategy.run(state, loop)
+        return finite.marked(state.ids, state.broken), state
 
     return go_on
 

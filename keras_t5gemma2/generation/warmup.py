@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 from keras import ops
 
-from keras_t5gemma2.generation import batching, calls, decoding
+from keras_t5gemma2.generation import batching, calls
+from keras_t5gemma2.generation.samplers import check_temperature
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.options import integer
 from keras_t5gemma2.sharding.batch import row_parts, to_devices
@@ -20,7 +21,7 @@ def warmup(generator, sizes, images, stop_token_ids, verbose):
         Others are those of that method.
     """
     stop_token_ids = generator.stop_token_ids(stop_token_ids)
-    decoding.check_temperature(generator.sampler)
+    check_temperature(generator.sampler)
     sizes = [_positive_integers(name, value) for name, value in sizes.items()]
     seen = _images_of_a_row(generator.model, images)
     call = calls.call_of(generator, verbose=verbose)

@@ -12,7 +12,8 @@ from keras_t5gemma2 import kernels
 from keras_t5gemma2.adapters.task_adapters import TaskAdapters
 from keras_t5gemma2.checkpoints.sources import is_of_gemma
 from keras_t5gemma2.compat import keras as compat
-from keras_t5gemma2.generation import decoding, finite
+from keras_t5gemma2.generation import finite
+from keras_t5gemma2.generation.samplers import check_temperature
 from keras_t5gemma2.messages import short_errors, shown
 from keras_t5gemma2.options import checked
 from keras_t5gemma2.preprocessing.columns import Columns
@@ -108,7 +109,7 @@ class TrainableTask(keras_hub.models.Seq2SeqLM):
         )
         if kwargs.get("auto_scale_loss", True):
             self._scale_loss()
-        decoding.check_temperature(self.sampler)
+        check_temperature(self.sampler)
 
     def _scale_loss(self):
         # Keras does so for "mixed_float16"; gradients of float16 are the same under "float16".
