@@ -117,15 +117,14 @@ def test_the_citation_has_what_its_format_asks_for():
     assert {"type", "title", "authors"} <= set(paper)
 
 
-def test_hooks_are_of_the_ruff_that_the_tests_need_and_run_files_that_are_there():
-    ruff, local = _yaml(".pre-commit-config.yaml")["repos"]
-    extras = tomllib.loads(_text("pyproject.toml"))["project"]["optional-dependencies"]
-    (bound,) = (text for text in extras["tests"] if text.startswith("ruff~="))
-    minor = bound.removeprefix("ruff~=").rpartition(".")[0]
-    assert ruff["rev"].startswith(f"v{minor}.")
-    (hook,) = local["hooks"]
-    assert all((ROOT / path).is_file() for path in hook["args"])
-    assert re.search(hook["files"], "keras_t5gemma2/config.py")
+def test_hooks_run_in_the_environment_of_make_and_on_files_that_are_there():
+    (repository,) = _yaml(".pre-commit-config.yaml")["repos"]
+    hooks = {hook["id"]: hook for hook in repository["hooks"]}
+    assert set(hooks) == {"lint", "format", "imports"}
+    environment = re.search(r"^TEST_ENV +:= (.*)$", _text("Makefile"), re.M)[1]
+    assert all(f"{environment}/bin/python -m" in hook["entry"] for hook in hooks.values())
+    assert all((ROOT / path).is_file() for path in hooks["imports"]["args"])
+    assert re.search(hooks["imports"]["files"], "keras_t5gemma2/config.py")
 
 
 @pytest.mark.parametrize("name", ["bug", "feature"])
