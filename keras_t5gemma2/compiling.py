@@ -62,7 +62,7 @@ def sizes_of(args):
 
     Args:
         args: list of dicts of arrays as the model takes them, of what the encoder left
-            (`layers.Memory`), of arrays of the decoder's ids or what has them as `ids`, and of
+            (`attention.Memory`), of arrays of the decoder's ids or what has them as `ids`, and of
             others, which do not count.
     """
     shapes = {}

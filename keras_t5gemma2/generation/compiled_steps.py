@@ -19,11 +19,11 @@ class Programs:
     """What was compiled for the present weights, adapters and `compile`; the latest used are kept.
 
     Attributes:
-        generate: the function that `make_generate_function` gives, or `None`.
+        generate: the function that `make_generate_function` gives.
     """
 
-    def __init__(self):
-        self.generate = None
+    def __init__(self, generate):
+        self.generate = generate
         self._by_key = {}
 
     def __len__(self):
@@ -46,10 +46,9 @@ def programs_of(generator):
     """The `Programs` of a generator; `compile`, new adapters and quantizing make it forget them."""
     with _lock:
         if generator.programs is None:
-            generator.programs = Programs()
             # On TensorFlow, Keras sets no attribute that is the new value already: while there are
-            # programs, `generate_function` is not `None`, so that it can be set to it.
-            generator.make_generate_function()
+            # programs, the task's `generate_function` is not `None`, so that it can be set to it.
+            generator.programs = Programs(generator.run)
         return generator.programs
 
 

@@ -18,11 +18,11 @@ _MAX_PROJECTED_BYTES = 2 << 30
 
 
 def remember(backbone, inputs, kind="auto", cache_dtype="auto"):
-    """The `layers.Memory` of the encoder's input.
+    """The `attention.Memory` of the encoder's input.
 
     Args:
         backbone: `T5Gemma2Backbone`.
-        inputs: dict of the tensors that `generation.pad_rows` makes.
+        inputs: dict of the tensors that `batching.pad_rows` makes.
         kind: "projected" for keys and values in every layer, "shared" for one tensor that all
             layers read, or "auto": shared where the keys and values would be too large.
         cache_dtype: "int8" for `Scaled` numbers, or "auto".
@@ -57,7 +57,7 @@ def prefill(backbone, inputs, memory, keep_states=False, ahead=0, cache_dtype="a
 
     Args:
         backbone: `T5Gemma2Backbone`.
-        inputs: dict of the tensors that `generation.pad_rows` makes.
+        inputs: dict of the tensors that `batching.pad_rows` makes.
         memory: what `remember` gave.
         keep_states: bool. Whether the prompt's hidden states are wanted, its last one included.
         ahead: int. Of the tokens of a later `read`, those that may prove wrong.
@@ -92,7 +92,7 @@ def prefill(backbone, inputs, memory, keep_states=False, ahead=0, cache_dtype="a
     # Nothing may be similar to padding: it gets a state that is there anyway.
     is_token = ops.expand_dims(ops.cast(mask, "bool"), -1)
     hidden = ops.where(is_token, hidden, hidden[:, -1:])
-    hidden = ops.cast(hidden, sum_dtype(decoder.compute_dtype))  # as `programs.next_token`
+    hidden = ops.cast(hidden, sum_dtype(decoder.compute_dtype))  # as `compiled_steps.step_of`
     return cache, ops.pad(hidden, [(0, 0), (0, length - known), (0, 0)])
 
 

@@ -29,7 +29,7 @@ class Encoded:
     tell whether weights have changed, up to a million of their numbers are compared.
 
     Attributes:
-        memory: `layers.Memory`, whose tensors are (rows, ...).
+        memory: `attention.Memory`, whose tensors are (rows, ...).
         rows: int.
         tokens: int. Tokens of all rows that the decoder sees.
         kind: "projected" or "shared", see `cross_attention_cache`.

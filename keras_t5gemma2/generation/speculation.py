@@ -22,7 +22,7 @@ def new_tokens(generator, assistant, rows, budgets, stop_token_ids, call):
     Args:
         generator: `Generator`.
         assistant: "prompt_lookup", or a `T5Gemma2Seq2SeqLM`.
-        rows: `generation.Rows`.
+        rows: `batching.Rows`.
         budgets: list of ints. Per row, how many tokens to generate.
         stop_token_ids: tuple of ints, or `None`.
         call: `calls.Call`.
@@ -71,7 +71,7 @@ class _Reader:
 
     Args:
         generator: `Generator`.
-        inputs: dict of the tensors that `generation.pad_rows` makes of one row.
+        inputs: dict of the tensors that `batching.pad_rows` makes of one row.
         ahead: int. Of the tokens of one reading, those that may prove wrong.
         call: `calls.Call`.
     """

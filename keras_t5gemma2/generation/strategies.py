@@ -4,7 +4,8 @@ import keras_hub
 from keras import ops
 
 from keras_t5gemma2 import kernels
-from keras_t5gemma2.generation.beam_search import Beams, BeamSearch
+from keras_t5gemma2.generation.beam_search import BeamSearch
+from keras_t5gemma2.generation.beams import Beams
 from keras_t5gemma2.generation.contrastive import Contrastive
 from keras_t5gemma2.generation.loop import Strategy
 from keras_t5gemma2.generation.samplers import check_temperature, goes_token_by_token, is_greedy

@@ -9,8 +9,10 @@ import numpy as np
 from keras import ops
 
 from keras_t5gemma2.generation import batching, calls, finite
+from keras_t5gemma2.generation import inputs as inputs_of
 from keras_t5gemma2.generation.compiled_steps import program, start, step_of
 from keras_t5gemma2.generation.loop import Loop
+from keras_t5gemma2.generation.outputs import report_unfinished
 from keras_t5gemma2.generation.samplers import check_temperature, goes_token_by_token
 from keras_t5gemma2.generation.strategies import strategy_of
 from keras_t5gemma2.options import checked
@@ -37,16 +39,16 @@ def stream(
     _check_goes_token_by_token(generator.sampler)
     max_length, max_new_tokens = limits
     limits = tuple(checked(max_length=max_length, max_new_tokens=max_new_tokens))
-    stop_token_ids = generator.stop_token_ids(stop_token_ids)
-    inputs, is_scalar = generator.read(inputs, columns)
+    stop_token_ids = inputs_of.stop_token_ids(generator.model, stop_token_ids)
+    inputs, is_scalar = inputs_of.read(generator.model, inputs, columns)
     cuts = Cuts()
     with one_warning(cuts, says=False):
-        rows, is_one = generator.rows(inputs)
-    budgets = generator.budgets(inputs, rows, *limits)
+        rows, is_one = inputs_of.rows_of(generator.model, inputs)
+    budgets = inputs_of.budgets(generator.model, inputs, rows, *limits)
     call = calls.call_of(generator, cross_attention_cache, verbose)
     tokens = _tokens(generator, rows, budgets, stop_token_ids, call)
     report = functools.partial(
-        generator.report_unfinished, limits=limits, stop_token_ids=stop_token_ids
+        report_unfinished, generator.model, limits=limits, stop_token_ids=stop_token_ids
     )
     pieces = _ids(rows.prompts, _reported(tokens, budgets, cuts, report), strip_prompt)
     if generator.preprocessor is not None:

@@ -6,6 +6,7 @@ import numpy as np
 from keras import ops
 
 from keras_t5gemma2.generation import batching, calls
+from keras_t5gemma2.generation import inputs as inputs_of
 from keras_t5gemma2.generation.samplers import check_temperature
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.options import integer
@@ -20,7 +21,7 @@ def warmup(generator, sizes, images, stop_token_ids, verbose):
         sizes: dict of `lengths`, `new_tokens`, `batch_size` and `prompt_length`.
         Others are those of that method.
     """
-    stop_token_ids = generator.stop_token_ids(stop_token_ids)
+    stop_token_ids = inputs_of.stop_token_ids(generator.model, stop_token_ids)
     check_temperature(generator.sampler)
     sizes = [_positive_integers(name, value) for name, value in sizes.items()]
     seen = _images_of_a_row(generator.model, images)

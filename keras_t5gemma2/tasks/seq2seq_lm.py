@@ -360,7 +360,7 @@ class T5Gemma2Seq2SeqLM(T5Gemma2Task):
         """One batch from ids to ids; compiled by `make_generate_function`.
 
         Args:
-            inputs: dict of the arrays that `generation.pad_rows` makes, or, in place of those of
+            inputs: dict of the arrays that `batching.pad_rows` makes, or, in place of those of
                 the encoder, what `encode` made of them as `memory`. R rows of the prompts in turn
                 share one of the encoder's.
             stop_token_ids: tuple of ints, or `None`.
