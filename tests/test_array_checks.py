@@ -121,6 +121,7 @@ def test_weights_of_raw_rows_are_checked_too():
 IGNORED = changed(LABELS, -100)
 
 
+@pytest.mark.once
 def test_ignored_labels_have_no_loss(lm):
     for weights in (None, np.array([1.0, 3.0])):
         of_labels = np.ones((2, 3)) if weights is None else np.repeat(weights[:, None], 3, axis=1)

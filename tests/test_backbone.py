@@ -69,6 +69,7 @@ def test_padding_on_either_side_is_the_same(model):
     assert_rows_equal(got, want, right, got_mask=left)
 
 
+@pytest.mark.once
 def test_a_row_alone_is_the_row_in_a_batch(model, rng):
     inputs = token_inputs(rng, (13, 17), (9, 3), images=2)
     whole = outputs_of(model, inputs)
@@ -88,6 +89,7 @@ def test_no_token_of_the_decoder_sees_a_later_one(model, rng):
     assert np.abs(got[:, 5:] - want[:, 5:]).max() > 1e-2
 
 
+@pytest.mark.once
 def test_a_token_of_the_encoder_sees_the_last_one(model, rng):
     inputs = token_inputs(rng, (13,), (9,))
     changed = {**inputs, "encoder_token_ids": inputs["encoder_token_ids"].copy()}
@@ -99,6 +101,7 @@ def test_a_token_of_the_encoder_sees_the_last_one(model, rng):
     )
 
 
+@pytest.mark.once
 def test_stepwise_is_the_whole_sequence(model, rng):
     """Steps without a cache: each longer prefix gives the same states at its tokens."""
     inputs = token_inputs(rng, (13,), (9,))

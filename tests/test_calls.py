@@ -35,7 +35,8 @@ def ids(lm, inputs, how="generate", new=12, **options):
 # The sampler after `compile`
 
 
-@pytest.mark.parametrize("how", ["generate", pytest.param("stream", marks=pytest.mark.once)])
+@pytest.mark.once
+@pytest.mark.parametrize("how", ["generate", "stream"])
 def test_a_changed_sampler_takes_effect(rng, how):
     inputs = token_inputs(rng, (5,), (1,))
     lm = new_task(keras_hub.samplers.TopKSampler(k=5, seed=3, temperature=50.0))
@@ -234,6 +235,7 @@ def test_few_programs_are_kept(rng, monkeypatch):
         *(pytest.param(x, marks=pytest.mark.once) for x in ("stream", "encode", "assistant")),
     ],
 )
+@pytest.mark.once
 def test_after_an_interrupt_all_goes_on(rng, monkeypatch, how):
     inputs = token_inputs(rng, (5,), (1,))
     lm = new_task("greedy")

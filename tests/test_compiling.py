@@ -21,10 +21,7 @@ WAYS = {
 
 
 # The others are slow where programs are compiled.
-NAMES = [
-    pytest.param(name, marks=() if name in ("generate", "fit") else pytest.mark.once)
-    for name in WAYS
-]
+NAMES = [pytest.param(name, marks=() if name == "generate" else pytest.mark.once) for name in WAYS]
 
 
 @pytest.mark.parametrize("name", NAMES)

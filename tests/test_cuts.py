@@ -61,9 +61,8 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize(
-    "call", [c if c == "generate" else pytest.param(c, marks=ONCE) for c in CALLS]
-)
+@pytest.mark.once
+@pytest.mark.parametrize("call", CALLS)
 def test_one_warning_names_row_tokens_and_cap(lm, warned, call):
     CALLS[call](lm)
     (message,) = warned()
@@ -173,6 +172,7 @@ def test_at_most_256_new_tokens_where_nobody_says_how_many(endless, warned):
     assert "".join(pieces) == text[0]
 
 
+@pytest.mark.once
 def test_the_cap_is_room_for_prompt_and_new_tokens(lm, warned):
     text = lm.generate({"encoder_text": LONG, "decoder_text": "a dog"}, stop_token_ids=None)
     (message,) = warned()

@@ -92,6 +92,7 @@ def test_calls_with_different_caches_keep_their_programs(lm):
     lm.cross_attention_cache = lm.cache_dtype = "auto"
 
 
+@pytest.mark.once
 def test_several_samples_of_a_row(rng):
     lm = T5Gemma2Seq2SeqLM(tiny_backbone(SMALL_CONFIG))
     lm.compile(sampler="random")

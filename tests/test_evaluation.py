@@ -249,6 +249,7 @@ def lm():
     return lm
 
 
+@pytest.mark.once
 def test_predictions_are_what_generate_gives(lm):
     want = lm.generate(TEXTS, max_new_tokens=4)
     data = {"encoder_text": TEXTS, "decoder_text": [want[0], ["no", want[1]], "another"]}

@@ -71,6 +71,7 @@ def lm():
     return T5Gemma2Seq2SeqLM(load_ours(tiny_reference()))
 
 
+@pytest.mark.once
 def test_logits(lm, tmp_path):
     lm.export_to_transformers(tmp_path)
     inputs = pad(make_inputs(), "left")

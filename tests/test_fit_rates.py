@@ -45,6 +45,7 @@ def tokens(lm, rows):
     ]
 
 
+@pytest.mark.once
 def test_steps_and_epochs_log_rates(lm, clock, capsys):
     """A schedule's value is that of the step; tokens are those that are no padding."""
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay([0, 1, 2], [0.5, 0.25, 0.125, 1.0])

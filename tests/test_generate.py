@@ -132,6 +132,7 @@ def test_logits_of_each_step_are_those_of_the_whole_sequence(text_lm, rng):
     np.testing.assert_allclose(ops.convert_to_numpy(got), want[:, 5:8], **TOLERANCE["float32"])
 
 
+@pytest.mark.once
 def test_a_masked_encoder_is_as_good_as_none(text_lm, rng):
     inputs = token_inputs(rng, (13, 13), (3, 3))
     inputs["encoder_padding_mask"][:] = 0
@@ -195,10 +196,9 @@ def test_the_step_is_traced_once_for_lengths_of_one_bucket(rng, monkeypatch):
     "sampler",
     [
         "top_p",
-        "beam",
         *(
             pytest.param(name, marks=pytest.mark.once)
-            for name in ("top_k", "random", "contrastive")
+            for name in ("beam", "top_k", "random", "contrastive")
         ),
         pytest.param(
             keras_hub.samplers.TopKSampler(k=3, seed=1, temperature=0.7), marks=pytest.mark.once
@@ -332,6 +332,7 @@ def test_images_count(lm):
     assert np.abs(first - second).max() > 0.5
 
 
+@pytest.mark.once
 def test_a_decoder_alone_continues_its_prompt(lm):
     """No `encoder_text` at all: nothing to see in the encoder, whatever is in the batch."""
     assert lm.generate({"decoder_text": "the cat"}, max_new_tokens=4).startswith("the cat")

@@ -21,7 +21,7 @@ def pair():
     return reference, lm
 
 
-@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("side", ["right", pytest.param("left", marks=pytest.mark.once)])
 def test_loss_and_gradients_with_images_and_padding(pair, side):
     """Rows of one, two and no images; labels that do not count wherever there is padding."""
     reference, lm = pair

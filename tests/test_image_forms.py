@@ -91,6 +91,7 @@ def test_every_form_through_the_converter_and_the_preprocessor(lm, forms):
     np.testing.assert_array_equal(lm.preprocessor(_rows(images))[0]["images"][:, 0], want)
 
 
+@pytest.mark.once
 def test_precompute_computes_one_picture_once(lm, forms, monkeypatch):
     images, arrays = forms
     features = lm.precompute(_rows(images), verbose=0)["images"]

@@ -59,15 +59,27 @@ def lm():
     return lm
 
 
+class Wanted(dict):
+    """What each method gives, computed when a test asks for it."""
+
+    def __init__(self, lm):
+        super().__init__()
+        self.make = {
+            "loss": lambda: lm.evaluate(ROWS, verbose=0)[0],
+            "score": lambda: lm.score(ROWS),
+            "logits": lambda: lm.predict(ROWS, verbose=0),
+            "continued": lambda: lm.generate(ROWS, max_new_tokens=3),
+            "answered": lambda: lm.generate(TEXTS, max_new_tokens=3),
+        }
+
+    def __missing__(self, name):
+        self[name] = self.make[name]()
+        return self[name]
+
+
 @pytest.fixture(scope="module")
 def want(lm):
-    return {
-        "loss": lm.evaluate(ROWS, verbose=0)[0],
-        "score": lm.score(ROWS),
-        "logits": lm.predict(ROWS, verbose=0),
-        "continued": lm.generate(ROWS, max_new_tokens=3),
-        "answered": lm.generate(TEXTS, max_new_tokens=3),
-    }
+    return Wanted(lm)
 
 
 # Every form, every method -----------------------------------------------------------------------

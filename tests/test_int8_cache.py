@@ -184,6 +184,7 @@ def test_one_beam_and_samples(lm, rng):
 
 
 @pytest.mark.parametrize("kind", ["projected", pytest.param("shared", marks=pytest.mark.once)])
+@pytest.mark.once
 def test_scales_are_never_of_half_precision(rng, monkeypatch, kind):
     lm = T5Gemma2Seq2SeqLM(tiny_backbone(SMALL_CONFIG, "mixed_bfloat16"), cache_dtype="int8")
     lm.compile(sampler="greedy")

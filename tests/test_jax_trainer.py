@@ -11,6 +11,9 @@ import small_tasks
 
 from keras_t5gemma2.compat import jax_trainer
 
+# On TensorFlow nothing is taken out of a model; one test there says so in the default suite.
+JAX_AND_TORCH = pytest.mark.slow if keras.config.backend() == "tensorflow" else ()
+
 
 class Stop(Exception):
     pass
@@ -73,7 +76,9 @@ def assert_as_before(models, state):
 
 @pytest.mark.parametrize("number", [0, 1])
 @pytest.mark.parametrize("run", ["predict", "evaluate"])
-@pytest.mark.parametrize("kind", ["task", "head", "backbone"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=JAX_AND_TORCH) for kind in ("task", "head", "backbone")]
+)
 def test_a_run_that_fails_leaves_the_state(models, kind, run, number):
     if (kind, run) == ("backbone", "evaluate"):
         return
@@ -98,7 +103,7 @@ def test_a_run_that_fails_leaves_the_state(models, kind, run, number):
         assert_as_before(models, state)
 
 
-@pytest.mark.parametrize("kind", ["task", "head"])
+@pytest.mark.parametrize("kind", ["task", pytest.param("head", marks=JAX_AND_TORCH)])
 def test_a_training_that_fails_leaves_the_last_state(models, kind):
     model, data = models[kind]
     for error in (Stop(), KeyboardInterrupt()):
@@ -120,6 +125,7 @@ def fit(model, data, *callbacks):
     keras.Model.fit(model, *data, batch_size=1, shuffle=False, callbacks=callbacks, verbose=0)
 
 
+@pytest.mark.once
 def test_callbacks_use_the_task_in_the_middle_of_an_epoch(models, tmp_path):
     """Through a name of their own for it, and not only through `callback.model`."""
     lm, data = models["task"]

@@ -181,7 +181,7 @@ def heads_of(backbone):
 
 
 @pytest.mark.parametrize(
-    "kind", ["on its output", *(pytest.param(k, marks=ONCE) for k in ("on a call", "of text"))]
+    "kind", [pytest.param(kind, marks=ONCE) for kind in ("on its output", "on a call", "of text")]
 )
 def test_a_head_runs_and_is_saved_and_cloned(backbone, preprocessed, tmp_path, kind):
     head = heads_of(backbone)[kind]

@@ -57,7 +57,6 @@ def test_trained_switched_merged_and_unmerged():
     compiled = lm.generate_function
     lm.merge_adapter()
     np.testing.assert_allclose(logits(lm), tuned, **TOLERANCE["float32"])
-    assert generated(lm) == tuned_text
     lm.unmerge_adapter()
     np.testing.assert_allclose(logits(lm), tuned, **TOLERANCE["float32"])
     assert lm.generate_function is compiled
@@ -67,6 +66,24 @@ def test_trained_switched_merged_and_unmerged():
 
     lm.set_adapter(None)
     np.testing.assert_allclose(logits(lm), base, **TOLERANCE["float32"])
+    lm.set_adapter("default")
+    assert generated(lm) == tuned_text
+
+
+@pytest.mark.once
+def test_texts_of_merged_and_switched_adapters():
+    """As above, with a program of generation for each choice."""
+    lm = small_task()
+    lm.enable_lora(rank=3, alpha=6, target=["query", "value", "down"])
+    base_text = generated(lm)
+    randomize_adapters(lm)
+    tuned_text = generated(lm)
+    compiled = lm.generate_function
+    lm.merge_adapter()
+    assert generated(lm) == tuned_text != base_text
+    lm.unmerge_adapter()
+    assert lm.generate_function is compiled
+    lm.set_adapter(None)
     assert generated(lm) == base_text
     lm.set_adapter("default")
     assert generated(lm) == tuned_text

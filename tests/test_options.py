@@ -115,6 +115,7 @@ def test_bad_stop_token_ids(lm, call, value, error):
 
 
 @pytest.mark.parametrize("call", ["generate", "stream"])
+@pytest.mark.once
 def test_stop_token_ids_of_any_sequence_and_none_in_an_empty_one(lm, call):
     run = STOPS[call]
     free = run(lm, None)

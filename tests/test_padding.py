@@ -141,9 +141,8 @@ def test_weights_of_labels_need_not_know_the_length(lm):
 # Steps ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "method", ["fit", *(pytest.param(m, marks=pytest.mark.once) for m in ("evaluate", "predict"))]
-)
+@pytest.mark.once
+@pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
 def test_short_rows_make_short_steps(lm, shapes, method):
     getattr(lm, method)(SHORT, batch_size=2, verbose=0)
     assert set(shapes) == {((2, 32), (2, 32))}

@@ -42,6 +42,7 @@ def test_images_special_ids_and_padding(pair, side):
     assert largest_difference(*pair, pad(make_inputs(), side)) < ATOL
 
 
+@pytest.mark.once
 def test_text_only_call(pair):
     assert largest_difference(*pair, pad(make_inputs(images=False), "right")) < ATOL
 
@@ -77,6 +78,7 @@ def test_shapes(text, encoder, decoder, overrides):
     assert largest_difference(reference, load_ours(reference), inputs) < ATOL
 
 
+@pytest.mark.once
 def test_batch_of_one_and_prompt_of_one_token(pair):
     inputs = {name: value[:1] for name, value in make_inputs(images=False).items()}
     for name in ("decoder_token_ids", "decoder_padding_mask"):

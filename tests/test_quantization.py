@@ -32,6 +32,11 @@ def test_the_loss_which_forms_no_logits(pair):
     np.testing.assert_allclose(got, wanted, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "pair",
+    ["blocks of 8", *(pytest.param(w, marks=pytest.mark.once) for w in WAYS if w != "blocks of 8")],
+    indirect=True,
+)
 @pytest.mark.parametrize("cache", ["shared", pytest.param("projected", marks=pytest.mark.once)])
 def test_generation(pair, cache):
     """Whose steps do without what Keras does around each call."""

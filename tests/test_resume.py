@@ -89,6 +89,22 @@ def test_losses_and_weights_are_those_of_a_run_that_was_not_interrupted(tmp_path
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_a_run_goes_on_on_every_backend(tmp_path):
+    """From what the directory held in the middle of an epoch, in a model of another seed."""
+
+    class Copying(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 2:
+                shutil.copytree(tmp_path / "run", tmp_path / "killed")
+
+    saving = TrainingCheckpoint(tmp_path / "run", save_freq=2)
+    want = run(new_task(False), [saving, Copying()], epochs=1)
+    saving = TrainingCheckpoint(tmp_path / "killed", save_freq=2)
+    got = run(new_task(False, seed=7), [saving], epochs=1)
+    assert len(want) == 5
+    np.testing.assert_allclose(got, want[2:], rtol=1e-5)
+
+
 @pytest.mark.once
 def test_frozen_weights_are_not_saved(tmp_path):
     from safetensors.numpy import load_file

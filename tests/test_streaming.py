@@ -106,6 +106,7 @@ def new_ids(lm, method, inputs, count):
     return ids
 
 
+@pytest.mark.once
 def test_without_a_preprocessor_ids_come_in_turns(array_lm, rng):
     inputs = token_inputs(rng, (13, 7), (2, 6))
     pairs = list(array_lm.stream(inputs, stop_token_ids=None, max_new_tokens=3))
@@ -248,6 +249,7 @@ def test_errors_of_generate_come_with_the_call(array_lm, rng):
         array_lm.stream(token_inputs(rng, (5,), (3,)), stop_token_ids=None, max_new_tokens=0)
 
 
+@pytest.mark.once
 def test_ids_are_plain_numbers(array_lm, rng):
     inputs = token_inputs(rng, (5,), (1,))
     (row, id), *_ = array_lm.stream(inputs, stop_token_ids=None, max_new_tokens=3)
