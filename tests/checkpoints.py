@@ -1,5 +1,7 @@
 """Backbones and tokenizers of checkpoints of one format, loaded without looking which it is."""
 
+import pathlib
+
 from keras_t5gemma2 import T5Gemma2Backbone, T5Gemma2Tokenizer
 from keras_t5gemma2.checkpoints.gemma3.reader import Gemma3Checkpoint, gemma3_vocabulary
 from keras_t5gemma2.checkpoints.transformers.reader import TransformersCheckpoint
@@ -7,7 +9,7 @@ from keras_t5gemma2.model import from_checkpoint
 
 
 def load_backbone(directory, text_only=False, **options):
-    checkpoint = TransformersCheckpoint(directory, text_only)
+    checkpoint = TransformersCheckpoint(pathlib.Path(directory), text_only)
     return from_checkpoint.load_backbone(T5Gemma2Backbone, checkpoint, **options)
 
 

@@ -227,8 +227,12 @@ class Generator:
         call = calls.call_of(self) if call is None else call
         stops = None if stop_token_ids is None else tuple(stop_token_ids)
 
+        # A class derived from the task may have a step of its own.
+        is_of_task = getattr(self.model, "generator", None) is self
+        step = self.model.generate_step if is_of_task else self.generate_step
+
         def make():
-            return lambda _, inputs: self.generate_step(inputs, stops, call)
+            return lambda _, inputs: step(inputs, stops, call)
 
         return program(self, ("generate", stops), make, call, draws=True)((), inputs)
 
