@@ -25,7 +25,8 @@ pytestmark = pytest.mark.once
 _ON_A_FULL_DISK = """
 import pathlib, shutil, sys
 import keras
-from keras_t5gemma2 import T5Gemma2Seq2SeqLM, disk
+from keras_t5gemma2 import T5Gemma2Seq2SeqLM
+from keras_t5gemma2.files import disk
 folder = pathlib.Path(sys.argv[1])
 lm = T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
 lm.save_to_preset(folder / "first")

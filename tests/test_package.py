@@ -49,18 +49,18 @@ def test_classes_are_registered_beside_those_of_keras_hub(name, base):
 def test_every_function_has_a_statement():
     """Of one with a docstring alone TensorFlow says that it cannot transform it."""
     for path in sorted(PACKAGE.rglob("*.py")):
-        for node in _run(ast.parse(path.read_text())):
+        for node in _that_run(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef):
                 assert len(node.body) > 1 or not _is_text(node.body[0]), f"{path}: {node.name}"
 
 
-def _run(tree):
+def _that_run(tree):
     """All nodes but those inside of protocols, whose methods are never called."""
     for node in ast.iter_child_nodes(tree):
         bases = [ast.unparse(base) for base in getattr(node, "bases", ())]
         if "Protocol" not in bases:
             yield node
-            yield from _run(node)
+            yield from _that_run(node)
 
 
 def _is_text(statement):
