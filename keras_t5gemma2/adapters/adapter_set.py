@@ -295,8 +295,5 @@ def _all_the_same(change, *args):
 
 
 def _weights(adapter):
-    if adapter is None:
-        return {}
-    if isinstance(adapter, str):
-        return {adapter: 1.0}
-    return {name: float(weight) for name, weight in adapter.items()}
+    weights = {adapter: 1.0} if isinstance(adapter, str) else adapter or {}
+    return {name: float(weight) for name, weight in weights.items()}

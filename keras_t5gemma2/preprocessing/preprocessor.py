@@ -1,4 +1,4 @@
-"""Text and images as the model's arrays: one encoding for training, generation and scoring."""
+"""Text and images as the model's arrays, in one way for all uses. Long by its docstrings."""
 
 import keras
 import keras_hub

@@ -1,4 +1,4 @@
-"""The task: text and images in, text out; trained with `fit`, run with `generate`."""
+"""The task: text and images in, text out, run with `generate`. Long by its docstrings alone."""
 
 import keras
 
