@@ -10,7 +10,9 @@ from keras_t5gemma2.model import from_checkpoint
 
 def load_backbone(directory, text_only=False, **options):
     checkpoint = TransformersCheckpoint(pathlib.Path(directory), text_only)
-    return from_checkpoint.load_backbone(T5Gemma2Backbone, checkpoint, **options)
+    backbone = from_checkpoint.load_backbone(T5Gemma2Backbone, checkpoint, **options)
+    backbone.source = None  # random weights derive from nobody's
+    return backbone
 
 
 def load_gemma3(encoder, decoder=None, text_only=False, image_token_id=None, **options):

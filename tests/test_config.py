@@ -9,7 +9,7 @@ from small_tasks import small_task
 from tiny_models import CONFIG, DECODER, LOCAL, VISION
 
 from keras_t5gemma2 import T5Gemma2Backbone
-from keras_t5gemma2.checkpoints import own_presets
+from keras_t5gemma2.checkpoints.own import reader
 from keras_t5gemma2.config import BackboneConfig, interleave
 from keras_t5gemma2.lora.config import LoRAConfig
 
@@ -70,7 +70,7 @@ def test_numbers_of_numpy_are_taken_and_become_python_s():
     config = BackboneConfig.from_dict(fields)
     assert config == CONFIG
     assert json.dumps(config.to_dict()) == json.dumps(CONFIG.to_dict())
-    assert own_presets.backbone_config("here", fields) == CONFIG
+    assert reader.backbone_config("here", fields) == CONFIG
 
 
 def test_a_backbone_of_numpy_s_numbers_is_made_and_made_again(tmp_path):
@@ -105,7 +105,7 @@ def test_what_is_no_number_is_refused(config, change, rule):
 def test_a_described_size_that_is_no_integer_is_refused(value):
     fields = {**CONFIG.to_dict(), "vocabulary_size": value}
     with pytest.raises(ValueError, match="vocabulary_size` of here must be an integer"):
-        own_presets.backbone_config("here", fields)
+        reader.backbone_config("here", fields)
 
 
 def test_numbers_of_numpy_in_the_config_of_an_adapter():
