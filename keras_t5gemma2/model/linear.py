@@ -4,6 +4,8 @@ A matrix may be of integers (`quantization/`) and have low-rank adapters beside 
 model knows neither: it makes its matrices here, and uses what `Linear` says.
 """
 
+from typing import Protocol
+
 from keras import initializers
 
 from keras_t5gemma2.compat import keras as compat
@@ -14,7 +16,7 @@ from keras_t5gemma2.quantization.layers import QuantizedDense, QuantizedEmbeddin
 __all__ = ["CountsParameters", "Linear", "embedding_table", "linear", "linears", "vision_linear"]
 
 
-class Linear:
+class Linear(Protocol):
     """A dense layer of the text stacks, (..., in) to (..., out), as `lora.dense.Dense` is one."""
 
     compute_dtype: str  # of the product
