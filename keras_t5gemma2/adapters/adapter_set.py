@@ -42,7 +42,7 @@ class AdapterSet:
 
     @property
     def model(self):
-        """What is frozen beside the adapters: the backbone, or all of a task."""
+        """The model whose other variables are frozen: the backbone, or all of a task."""
         return self.backbone
 
     @property
@@ -204,7 +204,7 @@ class AdapterSet:
         self._unfreeze()
         self.variables_changed()
 
-    # What is trained --------------------------------------------------------------------------
+    # Frozen and trained -----------------------------------------------------------------------
 
     def _freeze(self):
         self._unfrozen = sorted(variable.path for variable in self.model.trainable_variables)
@@ -214,7 +214,7 @@ class AdapterSet:
     def _unfreeze(self):
         unfrozen = set(self._unfrozen)
         for variable in self.model.variables:
-            # What has been quantized since then stays frozen.
+            # Variables that were quantized since then stay frozen.
             if variable.path in unfrozen and keras.backend.is_float_dtype(variable.dtype):
                 variable.trainable = True
         self.reset_optimizer()

@@ -266,7 +266,6 @@ class T5Gemma2Task(TrainableTask):
         Raises:
             ValueError: a weight is not finite; the message names it.
         """
-
         options = {"allow_nonfinite": allow_nonfinite, **kwargs}
         saving.load_weights(self, super().load_weights, filepath, *args, **options)
 
@@ -575,7 +574,6 @@ class T5Gemma2Task(TrainableTask):
         >>> sorted(variable.path for variable in lm.trainable_variables)[0]
         'decoder/layer_0/attention/query/default_lora_a'
         """
-
         config = LoRAConfig(rank, alpha, dropout, target, use_rslora, use_dora)
         with self.adapter_set.as_before_if_it_fails():
             self.adapter_set.add(name, config)
@@ -591,7 +589,6 @@ class T5Gemma2Task(TrainableTask):
                 weights: the outputs of each layer then are those of the base plus the weighted
                 sum of what each adapter adds, and none is trained.
         """
-
         self.adapter_set.choose(adapter)
 
     def remove_adapter(self, name):
@@ -600,7 +597,6 @@ class T5Gemma2Task(TrainableTask):
         Args:
             name: string.
         """
-
         self.adapter_set.remove(name)
 
     def merge_adapter(self):
@@ -619,7 +615,6 @@ class T5Gemma2Task(TrainableTask):
             ValueError: there is no active adapter, the adapters are merged already, or weights
                 are those of GPTQ or AWQ, which only a calibration can make.
         """
-
         self.adapter_set.merge()
 
     def unmerge_adapter(self):
@@ -638,7 +633,6 @@ class T5Gemma2Task(TrainableTask):
             path: path of the file, `french.safetensors` say; replaced whole or not at all.
             name: string.
         """
-
         adapter_files.write(self.adapter_set, path, name)
         card = stored_adapters.adapter_card(path, self.adapters[name], self.backbone.source)
         cards.write_card_beside(path, dataclasses.replace(card, metrics=metrics_of(self)))
@@ -659,7 +653,6 @@ class T5Gemma2Task(TrainableTask):
                 was made for a model of other sizes; the message says what is wrong, and nothing
                 has changed.
         """
-
         adapter_files.load(self.adapter_set, path, name, allow_nonfinite)
 
     @by_one_process
@@ -673,7 +666,6 @@ class T5Gemma2Task(TrainableTask):
             directory: path of the directory, made if it is not there.
             name: string.
         """
-
         stored = adapter_files.stored(self.adapter_set, name)
         peft.write_peft_adapter(directory, stored, self.backbone, metrics=metrics_of(self))
 
@@ -695,7 +687,6 @@ class T5Gemma2Task(TrainableTask):
                 the vision tower too, holds values that are not finite, or was made for a model of
                 other sizes; nothing has changed.
         """
-
         stored = peft.read_peft_adapter(directory, self.backbone)
         adapter_files.take(self.adapter_set, name, stored, directory, allow_nonfinite)
 

@@ -82,7 +82,6 @@ class TrainableTask(keras_hub.models.Seq2SeqLM):
         Raises:
             ValueError: `loss_weights` without a loss of your own.
         """
-
         if loss == "auto" and kwargs.get("loss_weights") is not None:
             raise ValueError(
                 '`loss_weights` must come with a `loss`; loss="auto" is a single loss, whose '
@@ -474,7 +473,6 @@ class TrainableTask(keras_hub.models.Seq2SeqLM):
         Returns:
             `kernels.TokenSums`: `loss`, `correct` and `weight`, float32 scalars.
         """
-
         kernels.check_parameters(self)
         with self._without_logits():
             y_pred, of_hidden = self(x, training=training), gives_hidden(self)
