@@ -1,4 +1,4 @@
-"""Tolerances, and small models with random weights."""
+"""How the backends run in tests, which tests run on which, and what each test begins with."""
 
 import os
 import pathlib
@@ -22,13 +22,6 @@ os.environ["XLA_FLAGS"] = f"{_XLA_FLAGS} {os.environ.get('XLA_FLAGS', '')}"
 import keras
 import numpy as np
 import pytest
-
-# Largest difference allowed between two ways to compute the same numbers of size about 1.
-TOLERANCE = {
-    "float32": {"rtol": 1e-5, "atol": 1e-5},
-    "bfloat16": {"rtol": 3e-2, "atol": 3e-2},
-    "float16": {"rtol": 4e-3, "atol": 4e-3},
-}
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -4,7 +4,7 @@ import re
 
 import keras
 import pytest
-from small_tasks import ROWS, small_task
+from tasks import SMALL_ROWS, small_task
 
 from keras_t5gemma2 import compiling
 
@@ -14,9 +14,9 @@ WAYS = {
     "generate": lambda lm, **options: lm.generate("the cat", max_new_tokens=3, **options),
     "stream": lambda lm, **options: list(lm.stream("the cat", max_new_tokens=3, **options)),
     "encode": lambda lm, **options: lm.encode("the cat", **options),
-    "fit": lambda lm, **options: lm.fit(ROWS, epochs=2, **options),
-    "evaluate": lambda lm, **options: lm.evaluate(ROWS, **options),
-    "predict": lambda lm, **options: lm.predict(ROWS, **options),
+    "fit": lambda lm, **options: lm.fit(SMALL_ROWS, epochs=2, **options),
+    "evaluate": lambda lm, **options: lm.evaluate(SMALL_ROWS, **options),
+    "predict": lambda lm, **options: lm.predict(SMALL_ROWS, **options),
 }
 
 
@@ -57,7 +57,7 @@ def test_nothing_is_said_where_it_is_turned_off(name, capsys):
 @pytest.mark.once
 def test_validation_is_reported_too_and_nothing_after_an_error(capsys):
     lm = small_task()
-    lm.fit(ROWS, validation_data=ROWS)
+    lm.fit(SMALL_ROWS, validation_data=SMALL_ROWS)
     err = capsys.readouterr().err
     assert err.count("compiled a step of ") == (2 if IS_COMPILED else 0)
     assert err.count("compiled a step of evaluate") == (1 if IS_COMPILED else 0)
@@ -67,9 +67,9 @@ def test_validation_is_reported_too_and_nothing_after_an_error(capsys):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        lm.fit(ROWS, callbacks=[Failing()])
+        lm.fit(SMALL_ROWS, callbacks=[Failing()])
     assert lm.generate("the cat", max_new_tokens=2, verbose=0) is not None
-    lm.evaluate(ROWS, verbose=0)
+    lm.evaluate(SMALL_ROWS, verbose=0)
     assert "keras_t5gemma2" not in capsys.readouterr().err
 
 

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from small_tasks import small_task
+from tasks import small_task
 from tiny_models import CONFIG, DECODER, LOCAL, VISION
 
 from keras_t5gemma2 import T5Gemma2Backbone

@@ -8,12 +8,12 @@ import re
 import keras
 import numpy as np
 import pytest
-from conftest import TOLERANCE
 from keras import ops
 from meshes import axes, bytes_on_devices, device_mesh, distributed, distributed_not_at_all
-from small_tasks import CONFIG, ROWS, small_task
+from tasks import ONE_LAYER, SMALL_ROWS, small_task
 from tiny_models import CONFIG as WITH_VISION
 from tiny_models import LOCAL, tiny_backbone, token_inputs
+from tolerances import TOLERANCE
 
 from keras_t5gemma2 import (
     AttentionConfig,
@@ -32,10 +32,10 @@ pytestmark = pytest.mark.skipif(
 # Eight heads and four of keys and values; the width of no MLP is a multiple of eight.
 EVEN = dataclasses.replace(LOCAL, num_heads=8, num_kv_heads=4, head_dim=6)
 EVEN_CONFIG = dataclasses.replace(
-    CONFIG,
-    encoder=dataclasses.replace(CONFIG.encoder, layers=(EVEN,), mlp_dim=44),
-    decoder=dataclasses.replace(CONFIG.decoder, layers=(EVEN,), mlp_dim=36),
-    vocabulary_size=CONFIG.vocabulary_size + -CONFIG.vocabulary_size % 4,
+    ONE_LAYER,
+    encoder=dataclasses.replace(ONE_LAYER.encoder, layers=(EVEN,), mlp_dim=44),
+    decoder=dataclasses.replace(ONE_LAYER.decoder, layers=(EVEN,), mlp_dim=36),
+    vocabulary_size=ONE_LAYER.vocabulary_size + -ONE_LAYER.vocabulary_size % 4,
 )
 
 
@@ -173,7 +173,7 @@ def trained(use_lora):
     if use_lora:
         lm.enable_lora(4, target="text")
     lm.compile(optimizer=keras.optimizers.Adam(0.01), sampler="greedy")
-    rows = {name: (texts * 6)[:11] for name, texts in ROWS.items()}
+    rows = {name: (texts * 6)[:11] for name, texts in SMALL_ROWS.items()}
     history = lm.fit(rows, batch_size=8, epochs=2, shuffle=False, verbose=0).history
     del history["tokens_per_second"]
     weights = {v.path: ops.convert_to_numpy(v) for v in lm.weights}
@@ -235,8 +235,8 @@ def expected_texts(sampler):
 def generated(sampler):
     lm = small_task(EVEN_CONFIG)
     lm.compile(sampler=sampler)
-    three = {name: (texts * 2)[:3] for name, texts in ROWS.items()}
-    one = {name: texts[1] for name, texts in ROWS.items()}
+    three = {name: (texts * 2)[:3] for name, texts in SMALL_ROWS.items()}
+    one = {name: texts[1] for name, texts in SMALL_ROWS.items()}
     options = {"max_new_tokens": 6, "stop_token_ids": None}
     return [lm.generate(rows, **options) for rows in (three, one)]
 

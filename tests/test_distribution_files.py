@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 from meshes import bytes_on_devices, distributed
-from small_tasks import ROWS, small_task
+from tasks import SMALL_ROWS, small_task
 
 from keras_t5gemma2 import T5Gemma2Backbone, T5Gemma2Seq2SeqLM
 from keras_t5gemma2.distribution import bytes_per_device
@@ -35,7 +35,7 @@ def test_saved_on_a_mesh_and_loaded_on_any(tmp_path):
     with distributed(2, 4, fsdp=True):
         lm = small_task()
         lm.enable_lora(4)
-        lm.fit(ROWS, batch_size=2, verbose=0)
+        lm.fit(SMALL_ROWS, batch_size=2, verbose=0)
         saved = numpy_weights(lm)
         lm.save_to_preset(tmp_path / "preset")
         lm.save_weights(tmp_path / "task.weights.h5")
@@ -101,9 +101,9 @@ def test_parts_are_the_values_of_the_whole():
 def test_quantized_kernels_stay_spread():
     with distributed(2, 4):
         lm = small_task()
-        texts = lm.generate(ROWS, max_new_tokens=4)
+        texts = lm.generate(SMALL_ROWS, max_new_tokens=4)
         lm.quantize("int8", filters=lambda layer: isinstance(layer, Dense))
-        assert len(lm.generate(ROWS, max_new_tokens=4)) == len(texts)
+        assert len(lm.generate(SMALL_ROWS, max_new_tokens=4)) == len(texts)
         up = lm.backbone.decoder.blocks[0].mlp.up
     assert up._kernel.value.dtype == "int8"
     assert tuple(up._kernel.value.sharding.spec) == (None, "model")

@@ -5,18 +5,17 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
-from conftest import TOLERANCE
 from meshes import distributed
-from small_tasks import ROWS, small_task
-from tasks import tiny_task
+from tasks import SMALL_ROWS, small_task, tiny_task
 from tiny_models import FULL, LOCAL, TEXT_CONFIG, tiny_backbone, token_inputs
+from tolerances import TOLERANCE
 
 from keras_t5gemma2 import AttentionConfig, StackConfig, distribution
 
 pytestmark = pytest.mark.skipif(
     keras.config.backend() != "jax", reason="Keras distributes models on JAX alone"
 )
-FIVE_ROWS = {name: (texts * 3)[:5] for name, texts in ROWS.items()}
+FIVE_ROWS = {name: (texts * 3)[:5] for name, texts in SMALL_ROWS.items()}
 
 
 @pytest.fixture
@@ -64,13 +63,13 @@ def test_other_ways_to_generate():
 
 def generated_otherwise():
     lm = small_task()
-    row, options = first(ROWS), {"max_new_tokens": 4, "stop_token_ids": None}
-    prompts = {"decoder_text": ROWS["decoder_text"] * 2}
+    row, options = first(SMALL_ROWS), {"max_new_tokens": 4, "stop_token_ids": None}
+    prompts = {"decoder_text": SMALL_ROWS["decoder_text"] * 2}
     return [
-        list(lm.stream(ROWS, **options)),
+        list(lm.stream(SMALL_ROWS, **options)),
         lm.generate(prompts, encoded=lm.encode(row), **options),
-        lm.generate(ROWS, assistant="prompt_lookup", **options),
-        lm.generate(ROWS, cross_attention_cache="shared", **options),
+        lm.generate(SMALL_ROWS, assistant="prompt_lookup", **options),
+        lm.generate(SMALL_ROWS, cross_attention_cache="shared", **options),
     ]
 
 
@@ -142,7 +141,7 @@ def test_training_and_generating_on_a_single_row(no_distribution):
 def results_of_one_row():
     lm = small_task(learning_rate=0.1)
     lm.backbone.gradient_checkpointing = True
-    rows = first(ROWS)
+    rows = first(SMALL_ROWS)
     history = lm.fit([rows], batch_size=1, epochs=3, verbose=0).history["loss"]
     evaluated = lm.evaluate([rows], batch_size=1, verbose=0)
     return history, lm.generate(rows, max_new_tokens=5, stop_token_ids=None), evaluated

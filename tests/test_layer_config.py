@@ -6,7 +6,6 @@ import inspect
 import keras
 import numpy as np
 import pytest
-from conftest import TOLERANCE
 from preprocessors import random_image
 from tasks import TOKENIZER, tiny_task
 from tiny_models import (
@@ -18,6 +17,7 @@ from tiny_models import (
     randomize,
     tiny_backbone,
 )
+from tolerances import TOLERANCE
 
 from keras_t5gemma2 import T5Gemma2ImageConverter, T5Gemma2Seq2SeqLMPreprocessor
 from keras_t5gemma2.kernels import Window

@@ -3,12 +3,12 @@
 import keras
 import numpy as np
 import pytest
-from small_tasks import ROWS, small_task
+from tasks import SMALL_ROWS, small_task
 
 from keras_t5gemma2 import EvaluateGeneration, evaluate_generation
 from keras_t5gemma2.options import checked
 
-INPUTS = {"encoder_text": ROWS["encoder_text"]}
+INPUTS = {"encoder_text": SMALL_ROWS["encoder_text"]}
 BAD_COUNTS = {
     "zero": (0, ValueError),
     "negative": (-3, ValueError),
@@ -25,38 +25,38 @@ COUNTS = {
     "max_new_tokens": {
         "generate": lambda lm, a: lm.generate(INPUTS, **a),
         "stream": lambda lm, a: lm.stream(INPUTS, **a),
-        "evaluate_generation": lambda lm, a: evaluate_generation(lm, ROWS, verbose=0, **a),
-        "callback": lambda lm, a: EvaluateGeneration(ROWS, **a),
+        "evaluate_generation": lambda lm, a: evaluate_generation(lm, SMALL_ROWS, verbose=0, **a),
+        "callback": lambda lm, a: EvaluateGeneration(SMALL_ROWS, **a),
     },
     "max_length": {
         "generate": lambda lm, a: lm.generate(INPUTS, **a),
         "stream": lambda lm, a: lm.stream(INPUTS, **a),
-        "evaluate_generation": lambda lm, a: evaluate_generation(lm, ROWS, verbose=0, **a),
+        "evaluate_generation": lambda lm, a: evaluate_generation(lm, SMALL_ROWS, verbose=0, **a),
     },
     "num_return_sequences": {
         "generate": lambda lm, a: lm.generate(INPUTS, **a),
         "infill": lambda lm, a: lm.infill("the <extra_0>", **a),
-        "evaluate_generation": lambda lm, a: evaluate_generation(lm, ROWS, verbose=0, **a),
+        "evaluate_generation": lambda lm, a: evaluate_generation(lm, SMALL_ROWS, verbose=0, **a),
     },
     "batch_size": {
         "generate": lambda lm, a: lm.generate(INPUTS, **a),
-        "fit": lambda lm, a: lm.fit(ROWS, verbose=0, **a),
-        "evaluate": lambda lm, a: lm.evaluate(ROWS, verbose=0, **a),
-        "predict": lambda lm, a: lm.predict(ROWS, verbose=0, **a),
-        "sample_logits": lambda lm, a: lm.sample_logits(ROWS, **a),
-        "evaluate_generation": lambda lm, a: evaluate_generation(lm, ROWS, verbose=0, **a),
-        "callback": lambda lm, a: EvaluateGeneration(ROWS, **a),
+        "fit": lambda lm, a: lm.fit(SMALL_ROWS, verbose=0, **a),
+        "evaluate": lambda lm, a: lm.evaluate(SMALL_ROWS, verbose=0, **a),
+        "predict": lambda lm, a: lm.predict(SMALL_ROWS, verbose=0, **a),
+        "sample_logits": lambda lm, a: lm.sample_logits(SMALL_ROWS, **a),
+        "evaluate_generation": lambda lm, a: evaluate_generation(lm, SMALL_ROWS, verbose=0, **a),
+        "callback": lambda lm, a: EvaluateGeneration(SMALL_ROWS, **a),
         "warmup": lambda lm, a: lm.warmup(8, **a),
     },
     "validation_batch_size": {
-        "fit": lambda lm, a: lm.fit(ROWS, validation_data=ROWS, verbose=0, **a),
+        "fit": lambda lm, a: lm.fit(SMALL_ROWS, validation_data=SMALL_ROWS, verbose=0, **a),
     },
     "num_samples": {
-        "sample_logits": lambda lm, a: lm.sample_logits(ROWS, **a),
+        "sample_logits": lambda lm, a: lm.sample_logits(SMALL_ROWS, **a),
     },
     "new_tokens": {"warmup": lambda lm, a: lm.warmup(8, **a)},
     "encoder_sequence_length": {
-        "preprocessor": lambda lm, a: lm.preprocessor(ROWS, **a),
+        "preprocessor": lambda lm, a: lm.preprocessor(SMALL_ROWS, **a),
         "generate_preprocess": lambda lm, a: lm.preprocessor.generate_preprocess(INPUTS, **a),
     },
 }
@@ -86,7 +86,7 @@ STOPS = {
     "stream": lambda lm, ids: list(lm.stream(INPUTS, max_new_tokens=4, stop_token_ids=ids)),
     "warmup": lambda lm, ids: lm.warmup(8, 4, stop_token_ids=ids),
     "evaluate_generation": lambda lm, ids: evaluate_generation(
-        lm, ROWS, metrics=["exact_match"], verbose=0, max_new_tokens=4, stop_token_ids=ids
+        lm, SMALL_ROWS, metrics=["exact_match"], verbose=0, max_new_tokens=4, stop_token_ids=ids
     ),
 }
 
@@ -134,7 +134,7 @@ def test_counts_of_numpy(lm):
     assert "".join(lm.stream("the cat", max_length=four)) == lm.generate(
         "the cat", max_length=4, strip_prompt=True
     )
-    lm.evaluate(ROWS, batch_size=np.int64(2), verbose=0)
+    lm.evaluate(SMALL_ROWS, batch_size=np.int64(2), verbose=0)
 
 
 @pytest.mark.once

@@ -2,7 +2,7 @@
 
     python tools/draw_rooms.py
 
-The order of the rooms is the list `ORDER` in tests/test_imports.py; what a room is for stands
+The order of the rooms is the list `ORDER` in tests/whole/test_imports.py; what a room is for stands
 below. A test compares docs/rooms.svg with what this file draws.
 """
 
@@ -97,7 +97,8 @@ def main():
 
 def draw(root):
     """The picture of the package in the directory `root`, as the text of an SVG file."""
-    rooms, strays = rooms_of(order_of(root / "tests" / "test_imports.py"), root / "keras_t5gemma2")
+    order = order_of(root / "tests" / "whole" / "test_imports.py")
+    rooms, strays = rooms_of(order, root / "keras_t5gemma2")
     floors = floors_of(rooms)
     body, y = [], HEADER
     for title, names in floors.items():
@@ -166,8 +167,8 @@ def floors_of(rooms):
     for room, expected in zip(joined, rooms, strict=True):
         if room != expected:
             raise ValueError(
-                "The floors of tools/draw_rooms.py must follow `ORDER` of tests/test_imports.py. "
-                f"Received: {room} where {expected} comes next"
+                "The floors of tools/draw_rooms.py must follow `ORDER` of "
+                f"tests/whole/test_imports.py. Received: {room} where {expected} comes next"
             )
     return floors
 

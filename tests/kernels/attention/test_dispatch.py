@@ -1,0 +1,291 @@
+"""Every kernel of attention against the portable one that forms all scores, and what it costs."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+from gradients import relative_error, value_and_gradients
+from keras import ops
+from tolerances import TOLERANCE
+
+from keras_t5gemma2 import kernels
+from keras_t5gemma2.kernels import KeyValues, Window
+from keras_t5gemma2.kernels.attention import blocked
+from keras_t5gemma2.kernels.attention import dispatch as attention
+
+WINDOWS = [Window(), Window.causal(), Window.causal(6), Window.bidirectional(7)]
+# Two are for the shapes of their devices, and have tests of their own.
+OWN_TESTS = ("reference", "splash", "cudnn")
+OTHERS = [name for name in attention.KERNELS if name not in OWN_TESTS]
+# Of the one for GPUs the gradients are compiled there only.
+DIFFERENTIABLE = [name for name in OTHERS if name not in ("few", "flex")]
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    """Blocks that the lengths here are no multiples of."""
+    for name, size in (("QUERIES", 8), ("KEYS_IN_WINDOW", 5), ("KEYS", 6)):
+        monkeypatch.setattr(blocked, name, size)
+    if keras.config.backend() == "torch":
+        from keras_t5gemma2.kernels.attention import torch_flash
+
+        monkeypatch.setattr(torch_flash, "QUERIES", 8)
+
+
+def random_call(rng, num_kv_heads, length=37, others=29, dtype="float32"):
+    """Tensors of queries, own keys and values, and the encoder's; positions of both; a slope.
+
+    Row 0 is padded at the left and sees less of the encoder, row 1 is padded at the right.
+    """
+    shapes = [(6, length), *[(num_kv_heads, length)] * 2, *[(num_kv_heads, others)] * 2]
+    tensors = [rng.standard_normal((2, *shape, 16), "float32") for shape in shapes]
+    positions = np.tile(np.arange(length, dtype="int32"), (2, 1))
+    positions[0] = np.maximum(positions[0] - 7, -1)
+    positions[1, -9:] = -1
+    seen = np.tile(np.arange(others, dtype="int32"), (2, 1))
+    seen[0, -13:] = -1
+    slope = rng.standard_normal((2, 6, length, 16), "float32") * (positions >= 0)[:, None, :, None]
+    tensors = [ops.cast(tensor, dtype) for tensor in tensors]
+    return tensors, *(ops.convert_to_tensor(x) for x in (positions, seen, slope))
+
+
+def attend(kernel, tensors, positions, seen, window):
+    query, keys, values, *memory = tensors
+    parts = [(KeyValues(keys, values, positions), window)]
+    if memory:
+        parts.append((KeyValues(*memory, seen), Window()))
+    with kernels.use(kernel):
+        return kernels.attend(query, positions, parts, 0.3)
+
+
+ONCE = pytest.mark.once  # the same formulas, which elsewhere take long to compile
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+@pytest.mark.parametrize(
+    ("window", "num_kv_heads"),
+    [
+        (WINDOWS[2], 3),
+        (WINDOWS[3], 1),
+        *[pytest.param(*case, marks=ONCE) for case in itertools.product(WINDOWS, [1, 3])],
+    ],
+    ids=str,
+)
+def test_outputs_and_gradients(rng, name, num_kv_heads, window):
+    tensors, positions, seen, slope = random_call(rng, num_kv_heads)
+    if window == WINDOWS[-1]:  # the encoder's, which sees no second part
+        tensors = tensors[:3]
+
+    def function(kernel):
+        return lambda *tensors: ops.sum(attend(kernel, tensors, positions, seen, window) * slope)
+
+    want, wanted = value_and_gradients(function("reference"), tensors)
+    got, gradients = value_and_gradients(function(name), tensors)
+    assert got == pytest.approx(want, rel=1e-5, abs=1e-4)
+    for gradient, expected in zip(gradients, wanted, strict=True):
+        assert relative_error(gradient, expected) < 1e-5
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=ONCE)])
+def test_half_precision(rng, name, dtype):
+    tensors, positions, seen, _ = random_call(rng, 3, dtype=dtype)
+    got, want = (
+        ops.convert_to_numpy(ops.cast(attend(kernel, tensors, positions, seen, window), "float32"))
+        for window in [Window.causal(6)]
+        for kernel in (name, "reference")
+    )
+    there = ops.convert_to_numpy(positions) >= 0
+    assert np.isfinite(got).all()
+    np.testing.assert_allclose(
+        got.swapaxes(1, 2)[there], want.swapaxes(1, 2)[there], **TOLERANCE[dtype]
+    )
+
+
+@pytest.mark.skipif(keras.config.backend() != "jax", reason="a kernel of JAX, here interpreted")
+@pytest.mark.parametrize(
+    ("window", "num_kv_heads"),
+    [
+        (Window.bidirectional(64), 1),
+        pytest.param(Window.bidirectional(9), 2, marks=pytest.mark.slow),
+        pytest.param(Window(), 1, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_splash_attention(rng, window, num_kv_heads):
+    length, width = 256, 128
+    shapes = [(4, length, width), *[(num_kv_heads, length, width)] * 2]
+    tensors = [ops.convert_to_tensor(rng.standard_normal((2, *s), "float32")) for s in shapes]
+    positions = np.tile(np.arange(length, dtype="int32"), (2, 1))
+    positions[0, -57:] = -1
+    positions[1, :9] = -1
+    slope = rng.standard_normal((2, *shapes[0]), "float32") * (positions >= 0)[:, None, :, None]
+    positions, slope = ops.convert_to_tensor(positions), ops.convert_to_tensor(slope)
+
+    def function(kernel):
+        return lambda *x: ops.sum(attend(kernel, x, positions, None, window) * slope)
+
+    want, wanted = value_and_gradients(function("reference"), tensors)
+    got, gradients = value_and_gradients(function("splash"), tensors)
+    assert got == pytest.approx(want, rel=1e-5, abs=1e-4)
+    for gradient, expected in zip(gradients, wanted, strict=True):
+        assert relative_error(gradient, expected) < 1e-5
+
+
+@pytest.mark.skipif(keras.config.backend() != "jax", reason="a kernel of JAX, here interpreted")
+@pytest.mark.parametrize("num_kv_heads", [1, 3])
+def test_splash_attention_on_a_mesh(rng, num_kv_heads):
+    """Each device runs the kernel on its rows and, where it can, on its heads."""
+    length, width = 128, 128
+    shapes = [(6, length, width), *[(num_kv_heads, length, width)] * 2]
+    tensors = [ops.convert_to_tensor(rng.standard_normal((2, *s), "float32")) for s in shapes]
+    positions = np.tile(np.arange(length, dtype="int32"), (2, 1))
+    positions[1, -9:] = -1
+    positions, window = ops.convert_to_tensor(positions), Window.bidirectional(64)
+    want = attend("reference", tensors, positions, None, window)
+    devices = keras.distribution.list_devices()[:6]
+    mesh = keras.distribution.DeviceMesh((2, 3), ("batch", "model"), devices)
+    layout_map = keras.distribution.LayoutMap(mesh)
+    with keras.distribution.ModelParallel(layout_map=layout_map).scope():
+        got = attend("splash", tensors, positions, None, window)
+    assert len(got.devices()) == 6
+    rows = ops.convert_to_numpy(positions)[:, None, :, None] >= 0
+    np.testing.assert_allclose(got * rows, want * rows, **TOLERANCE["float32"])
+
+
+@pytest.mark.skipif(keras.config.backend() != "jax", reason="a kernel of JAX")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_cudnn_s_layout_of_a_vision_tower(rng, dtype):
+    """As it is called there, though here by JAX's own formulas."""
+    arrays = [rng.standard_normal((2, 4, 37, 72), "float32") for _ in range(3)]
+    query, keys, values = (ops.cast(x, dtype) for x in arrays)
+    parts = [(KeyValues(keys, values, None), Window())]
+    with kernels.use("cudnn"):
+        got = kernels.attend(query, None, parts, 0.3)
+    with kernels.use("reference"):
+        want = kernels.attend(query, None, parts, 0.3)
+    got, want = (ops.convert_to_numpy(ops.cast(x, "float32")) for x in (got, want))
+    np.testing.assert_allclose(got, want, **TOLERANCE[dtype])
+
+
+@pytest.mark.skipif(keras.config.backend() != "jax", reason="a kernel of JAX")
+def test_what_cudnn_is_for():
+    from keras_t5gemma2.kernels.attention import jax_cudnn
+
+    def can(width, positions=None, dtype="bfloat16", count=1):
+        x = ops.zeros((1, 4, 9, width), dtype)
+        return jax_cudnn.can(x, [(KeyValues(x, x, positions), Window())] * count)
+
+    assert can(72) and can(128)
+    assert not can(72, dtype="float32") and not can(256) and not can(36)
+    assert not can(72, positions=ops.zeros((1, 9), "int32")) and not can(72, count=2)
+
+
+@pytest.mark.skipif(keras.config.backend() != "torch", reason="a kernel of torch")
+def test_flex_visits_the_blocks_that_a_window_leaves(rng):
+    from keras_t5gemma2.kernels.attention import torch_flex
+
+    positions = ops.arange(1000, dtype="int32")[None]
+    padded = ops.where(positions < 700, positions, -1)
+    mask = torch_flex._block_mask(positions, padded, Window.bidirectional(256))
+    counts = mask.kv_num_blocks[0, 0].tolist()
+    # Blocks of 128 tokens: of 700, six hold any, and 127 to the left and 128 to the right are seen.
+    assert counts == [2, 3, 3, 3, 3, 2, 1, 0]
+    firsts = mask.kv_indices[0, 0, :, 0].tolist()
+    assert firsts[:7] == [0, 0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("length", [1, 5])
+@pytest.mark.parametrize("window", WINDOWS, ids=str)
+def test_rows_that_share_a_memory(rng, name, length, window):
+    tensors, positions, seen, _ = random_call(rng, 3, length, others=11)
+    tensors[3:] = [tensor[1:] for tensor in tensors[3:]]  # both rows see that of the second
+    positions = ops.convert_to_tensor(np.arange(3, 3 + length) * [[1], [2]], dtype="int32")
+    got, want = (
+        ops.convert_to_numpy(attend(kernel, tensors, positions, seen[1:], window))
+        for kernel in (name, "reference")
+    )
+    np.testing.assert_allclose(got, want, **TOLERANCE["float32"])
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("name", OTHERS)
+def test_queries_that_see_nothing_get_zeros(rng, name):
+    tensors, positions, seen, _ = random_call(rng, 1)
+    hidden = ops.full_like(seen, -1)
+    got = attend(name, tensors, positions, hidden, Window.causal(6))
+    there = ops.convert_to_numpy(positions) >= 0
+    got = ops.convert_to_numpy(got).swapaxes(1, 2)
+    assert (got[~there] == 0).all()
+    assert (got[there] != 0).all()
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("name", OTHERS)
+def test_single_queries_and_keys(rng, name):
+    for length, others in ((1, 29), (9, 1), (1, 1)):
+        tensors, positions, seen, _ = random_call(rng, 2, length, others)
+        positions, seen = (ops.zeros_like(x) for x in (positions, seen))
+        got, want = (
+            ops.convert_to_numpy(attend(kernel, tensors, positions, seen, Window.causal()))
+            for kernel in (name, "reference")
+        )
+        np.testing.assert_allclose(got, want, **TOLERANCE["float32"])
+
+
+def test_a_window_limits_the_blocks_that_are_visited():
+    positions = ops.arange(64, dtype="int32")[None]
+    first, end = blocked.ranges(positions, 8, positions, 4, Window.bidirectional(8))
+    # Queries 8 to 15 see keys 5 to 19: blocks 1 to 4 of four keys.
+    assert (int(first[1]), int(end[1])) == (1, 5)
+    assert int(ops.max(end - first)) == 4
+
+
+def test_padding_is_not_visited():
+    positions = ops.convert_to_tensor([[0, 1, 2, 3, 4, 5, -1, -1, -1, -1, -1, -1]], dtype="int32")
+    first, end = blocked.ranges(positions, 4, positions, 4, Window())
+    assert ops.convert_to_numpy(first).tolist() == [0, 0, 0]
+    assert ops.convert_to_numpy(end).tolist() == [2, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("length", "keys", "kernels"),
+    [
+        (1, 9000, {"reference", "few"}),
+        (100, 100, {"reference"}),
+        (9, 9000, {"blocked", "flash"}),
+    ],
+)
+def test_the_table_takes_all_scores_at_once_where_they_are_few(length, keys, kernels):
+    query, other = ops.zeros((1, 4, length, 8)), ops.zeros((1, 1, keys, 8))
+    parts = [(KeyValues(other, other, None), Window())]
+    chosen = attention.choose(query, parts)
+    assert any(chosen is attention.KERNELS.get(name) for name in kernels)
+
+
+@pytest.mark.parametrize("trained", [0, 1, 2])
+def test_gradients_reach_what_few_queries_see(rng, trained):
+    """Also where the queries themselves are fixed, as in front of the first adapter."""
+    tensors = random_call(rng, 3, 5)[0][:3]
+    positions = ops.convert_to_tensor([[0, 1, 2, 3, 4], [-1, 0, 1, 2, 3]], dtype="int32")
+
+    def function(x):
+        seen = [*tensors[:trained], x, *tensors[trained + 1 :]]
+        parts = [(KeyValues(*seen[1:], positions), Window.causal())]
+        return ops.sum(ops.square(kernels.attend(seen[0], positions, parts, 0.3)))
+
+    def reference(x):
+        with kernels.use("reference"):
+            return function(x)
+
+    _, (got,) = value_and_gradients(function, [tensors[trained]])
+    _, (want,) = value_and_gradients(reference, [tensors[trained]])
+    assert relative_error(got, want) < 1e-5
+
+
+def test_an_unknown_kernel_is_refused():
+    with pytest.raises(ValueError, match="name='flush'"), kernels.use("flush"):
+        pass

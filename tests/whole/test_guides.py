@@ -1,0 +1,129 @@
+"""The guides run as they are, and the long ones shortened too."""
+
+import re
+import runpy
+import subprocess
+import sys
+
+import keras
+import pytest
+from repository import ROOT, environment
+
+GUIDES = ROOT / "guides"
+
+
+def run(guide, directory, **shorter):
+    """What a guide prints; with `shorter`, after some of its text was replaced."""
+    path = GUIDES / guide
+    text = path.read_text(encoding="utf-8")
+    for old, new in shorter.items():
+        assert old in text
+        text = text.replace(old, new)
+    (directory / guide).write_text(text, encoding="utf-8")
+    result = subprocess.run(
+        [sys.executable, guide],
+        env=environment(KERAS_BACKEND=keras.config.backend()),
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout
+
+
+@pytest.mark.once
+def test_generate(tmp_path, monkeypatch, capsys):
+    """In this process, which has what it imports."""
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(GUIDES / "01_generate.py"), run_name="__main__")
+    output = capsys.readouterr().out
+    assert "Spell 4268 in English. → four thousand, two hundred and sixty-eight" in output
+    assert "Write 2026-12-17 in French. → 17 décembre 2026" in output
+    assert "[image][image]Which number is this? → 42" in output
+
+
+@pytest.mark.slow
+@pytest.mark.once
+def test_a_few_steps_of_finetune(tmp_path):
+    shorter = {"epochs, batch_size = 4, 64": "epochs, batch_size = 1, 64", "2_000": "128"}
+    output = run("02_finetune.py", tmp_path, **{**shorter, "2_200": "148"})
+    assert "base weights unchanged: True" in output
+    assert (tmp_path / "finetune_loss.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_finetune(tmp_path):
+    """A language that the model has never seen, in less than five minutes."""
+    output = run("02_finetune.py", tmp_path)
+    model, base = (row_of(output, name) for name in ("model", "base"))
+    assert base["exact_match"] < 10 and model["exact_match"] > 80
+    assert "base weights unchanged: True" in output
+    assert int(re.search(r"done in (\d+) s", output)[1]) < 300
+
+
+@pytest.mark.slow
+@pytest.mark.once
+def test_a_few_steps_of_images(tmp_path):
+    shorter = {"epochs, batch_size = 8, 50": "epochs, batch_size = 1, 50", "3_000": "100"}
+    output = run(
+        "03_images.py", tmp_path, **{**shorter, "pairs(held_out, 200)": "pairs(held_out, 8)"}
+    )
+    assert "an epoch with features takes" in output
+
+
+@pytest.mark.slow
+def test_images(tmp_path):
+    output = run("03_images.py", tmp_path)
+    assert row_of(output, "base")["exact_match"] < 20
+    assert row_of(output, "model")["exact_match"] > 60
+
+
+def row_of(output, name):
+    """The numbers of one line of the table that an `Evaluation` prints."""
+    lines = output.splitlines()
+    (place,) = (i for i, line in enumerate(lines) if re.match(rf"{name} +\d", line))
+    header = next(line for line in reversed(lines[:place]) if line.strip().startswith("rows"))
+    return dict(zip(header.split(), map(float, lines[place].split()[1:]), strict=True))
+
+
+@pytest.mark.real
+@pytest.mark.once
+@pytest.mark.slow
+def test_a_few_steps_of_adapting_gemma3(tmp_path):
+    output = run(
+        "04_adapt_gemma3.py", tmp_path, **{"default=50": "default=2", "default=24": "default=2"}
+    )
+    assert all(0 < loss < 20 for loss, _ in adapted(output))
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_adapting_gemma3(tmp_path):
+    output = run("04_adapt_gemma3.py", tmp_path)
+    (loss, similar), (loss_after, similar_after) = adapted(output)
+    assert loss_after < 0.5 * loss
+    assert similar_after > similar + 20
+
+
+def adapted(output):
+    """Loss and chrF before and after."""
+    found = re.findall(r"(before|after): loss ([\d.]+) .* chrF ([\d.]+) on", output)
+    assert [name for name, *_ in found] == ["before", "after"]
+    return [(float(loss), float(similar)) for _, loss, similar in found]
+
+
+@pytest.mark.slow
+@pytest.mark.once
+def test_training_options(tmp_path):
+    output = run("05_training_options.py", tmp_path)
+    first, last = re.search(r"kept apart: ([\d.]+), then ([\d.]+)", output).groups()
+    assert float(last) < float(first)
+    assert "LossScaleOptimizer: loss times" in output
+
+
+@pytest.mark.real
+@pytest.mark.once
+@pytest.mark.slow
+def test_gemma3_weights(tmp_path):
+    assert "Mars, Jupiter, Saturn" in run("06_gemma3_weights.py", tmp_path)

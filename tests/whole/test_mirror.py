@@ -1,0 +1,190 @@
+"""The tests of a module stand where the module stands, under its name."""
+
+import ast
+
+import pytest
+from repository import ROOT
+
+PACKAGE = ROOT / "keras_t5gemma2"
+TESTS = ROOT / "tests"
+# What is tested that is no module: the package as a whole, and the tools beside it.
+BESIDE = ("whole", "tools", "helpers")
+
+
+def modules_with_public_functions(package):
+    """Paths without suffix, as `model/attention`, of files that define what others call."""
+    found = []
+    for path in sorted(package.rglob("*.py")):
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        defined = [node for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+        if any(not node.name.startswith("_") for node in defined):
+            found.append(str(path.relative_to(package).with_suffix("")))
+    return found
+
+
+def files_of_tests(tests):
+    """Paths without suffix of the files of tests, `test_` left out: `model/attention`."""
+    paths = (path.relative_to(tests).with_suffix("") for path in sorted(tests.rglob("test_*.py")))
+    return [str(path.with_name(path.name[5:])) for path in paths if path.parts[0] not in BESIDE]
+
+
+def is_of(test, module):
+    """Whether a file is that of a module, or of one aspect of it: `attention_windows`."""
+    return test == module or test.startswith(f"{module}_")
+
+
+MODULES = modules_with_public_functions(PACKAGE)
+FILES = files_of_tests(TESTS)
+# May only get shorter.
+TO_COME = {
+    "adapters/task_adapters",
+    "adapters/through_task",
+    "checkpoints/adapter",
+    "checkpoints/checkpoint",
+    "checkpoints/gemma3/gguf",
+    "checkpoints/gemma3/keras_hub",
+    "checkpoints/gemma3/keras_hub_names",
+    "checkpoints/hub_upload",
+    "checkpoints/keras_hub/config",
+    "checkpoints/keras_hub/names",
+    "checkpoints/keras_hub/tokenizer",
+    "checkpoints/keras_hub/untied",
+    "checkpoints/own/files",
+    "checkpoints/own/reader",
+    "checkpoints/saving",
+    "checkpoints/sources",
+    "checkpoints/transformers/config_writer",
+    "compat/keras_hub",
+    "compat/plain_call",
+    "evaluation/run",
+    "files/downloads",
+    "files/gguf",
+    "files/h5",
+    "files/json_object",
+    "files/layout",
+    "files/limits",
+    "files/safetensors_writer",
+    "files/section",
+    "files/tensors",
+    "generation/batching",
+    "generation/beams",
+    "generation/contrastive",
+    "generation/decoding",
+    "generation/inputs",
+    "generation/loop",
+    "generation/outputs",
+    "generation/samplers",
+    "generation/strategies",
+    "kernels/attention/blocked",
+    "kernels/attention/jax",
+    "kernels/attention/jax_cudnn",
+    "kernels/attention/jax_splash",
+    "kernels/attention/scaled",
+    "kernels/attention/segments",
+    "kernels/attention/slots",
+    "kernels/attention/torch",
+    "kernels/attention/torch_flash",
+    "kernels/attention/torch_flex",
+    "kernels/attention/write",
+    "kernels/compat/torch",
+    "kernels/export/saved_model",
+    "kernels/export/torch_programs",
+    "kernels/loss/jax",
+    "kernels/loss/reference",
+    "kernels/loss/tensorflow",
+    "kernels/loss/torch",
+    "kernels/ops/jax",
+    "kernels/ops/reference",
+    "kernels/ops/torch",
+    "kernels/runtime/host_memory",
+    "kernels/runtime/jax",
+    "kernels/runtime/processes",
+    "kernels/runtime/reference",
+    "kernels/runtime/tensorflow",
+    "kernels/runtime/torch",
+    "kernels/runtime/torch_processes",
+    "kernels/runtime/torch_step",
+    "lora/adapter",
+    "lora/apart",
+    "lora/config",
+    "lora/merging",
+    "lora/targets",
+    "model/attention",
+    "model/blocks",
+    "model/embedder",
+    "model/from_checkpoint",
+    "model/inputs",
+    "model/linear",
+    "model/norm",
+    "model/rotary",
+    "model/stacks",
+    "model/vision",
+    "planning/activations",
+    "planning/weights",
+    "planning/work",
+    "preprocessing/denoising_preprocessor",
+    "preprocessing/encoding",
+    "preprocessing/from_preset",
+    "preprocessing/image_prompts",
+    "preprocessing/numpy_call",
+    "preprocessing/packing",
+    "preprocessing/rows",
+    "preprocessing/sources",
+    "preprocessing/token_inputs",
+    "quantization/counting",
+    "quantization/dequantize",
+    "quantization/layers",
+    "quantization/plans",
+    "quantization/schemes",
+    "sharding/batch",
+    "sharding/layout_map",
+    "sharding/layouts",
+    "sharding/tokens",
+    "tasks/task",
+    "training/batches",
+    "training/checkpoint_states",
+    "training/image_features",
+    "training/in_memory",
+    "training/joining",
+    "training/preparation",
+    "training/process_rows",
+    "training/reporting",
+    "training/streams",
+    "training/teacher_samples",
+    "training/token_loss",
+    "vocabulary/protocol_buffer",
+    "vocabulary/sentinels",
+}
+
+
+@pytest.mark.once
+def test_every_module_has_its_test():
+    """Move tests of the module there from where they stand, or write the first one."""
+    without = {module for module in MODULES if not any(is_of(file, module) for file in FILES)}
+    assert not without - TO_COME, "These modules have no test of their name"
+    assert not TO_COME - without, "Take these from `TO_COME`: they have a test now"
+
+
+@pytest.mark.once
+def test_every_test_has_its_module():
+    paths = [path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py")]
+    of_none = [file for file in FILES if not any(is_of(file, str(path)) for path in paths)]
+    assert not of_none, f"Name them after a module, or move them to one of {BESIDE}"
+
+
+@pytest.mark.once
+def test_what_is_missing_is_found(tmp_path):
+    for name in ("room/one.py", "room/two.py", "room/private.py"):
+        (tmp_path / "package" / name).parent.mkdir(parents=True, exist_ok=True)
+        text = "def _hidden(): ..." if "private" in name else "def public(): ..."
+        (tmp_path / "package" / name).write_text(text)
+    for name in ("room/test_one_more.py", "whole/test_all.py", "room/test_twofold.py"):
+        (tmp_path / "tests" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "tests" / name).touch()
+    modules = modules_with_public_functions(tmp_path / "package")
+    files = files_of_tests(tmp_path / "tests")
+    assert (modules, files) == (["room/one", "room/two"], ["room/one_more", "room/twofold"])
+    assert [[is_of(file, module) for file in files] for module in modules] == [
+        [True, False],
+        [False, False],
+    ]
