@@ -142,7 +142,7 @@ def _pad_prompts(inputs):
 
 
 # The formats of the other backends are there, and adapters are what they are on torch.
-@pytest.mark.once
+@pytest.mark.slow
 def test_adapters_an_int8_cache_and_half_precision(rng, tmp_path):
     lm = T5Gemma2Seq2SeqLM(tiny_backbone(SMALL_CONFIG, "bfloat16"), cache_dtype="int8")
     lm.compile(sampler="greedy")

@@ -64,7 +64,10 @@ def test_the_tokens_are_those_of_eager_steps(rng, dtype, options):
     np.testing.assert_array_equal(compiled, eager)
 
 
-@pytest.mark.parametrize("sampler", ["greedy", "beam", "contrastive"])
+@pytest.mark.parametrize(
+    "sampler",
+    ["greedy", *(pytest.param(name, marks=pytest.mark.slow) for name in ("beam", "contrastive"))],
+)
 def test_what_is_recorded_is_a_step(rng, compiled, sampler):
     lm = task(TEXT_CONFIG if sampler == "greedy" else SMALL_CONFIG)
     lm.compile(sampler=sampler)

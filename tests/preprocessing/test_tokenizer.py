@@ -333,7 +333,7 @@ def test_pickles_hold_the_vocabulary(tokenizer):
     assert pickle.loads(pickle.dumps(tokenizer))(TEXTS) == tokenizer(TEXTS)
 
 
-@pytest.mark.once
+@pytest.mark.slow
 def test_tensorflow_is_not_needed(protos, tmp_path):
     path = tmp_path / "vocabulary"
     path.write_bytes(protos["sentencepiece"])

@@ -203,10 +203,8 @@ def test_rows_of_a_data_set_are_of_many_lengths():
 # The whole
 
 
-@pytest.mark.once
-@pytest.mark.parametrize(
-    "work", ["decode", *(pytest.param(work, marks=pytest.mark.slow) for work in ("rows", "loop"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("work", ["decode", "rows", "loop"])
 def test_a_run_of_tiny_models_writes_what_it_measured(tmp_path, work):
     backend = keras.config.backend()
     options = {

@@ -183,6 +183,7 @@ runpy.run_path(tool, run_name="__main__")
 """
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
 )

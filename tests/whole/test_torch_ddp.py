@@ -108,6 +108,7 @@ np.savez(f"{sys.argv[1]}/{rank}.npz", **history, evaluated=loss, **weights)
 """
 
 
+@pytest.mark.slow
 def test_fit_in_a_process_group(tmp_path):
     """9 rows in batches of 5 and 4: each process reads its part, and gradients are averaged."""
     from resumed_runs import MANY
