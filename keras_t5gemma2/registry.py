@@ -53,7 +53,7 @@ presets = dict(
     [
         _embedded(
             "t5gemma2_tiny",
-            "T5Gemma 2 in miniature, trained by tools/train_tiny.py: it spells numbers, writes "
+            "T5Gemma 2 in miniature, trained by tools/tiny/train.py: it spells numbers, writes "
             "dates and names in many languages, reads handwritten digits and fills in gaps.",
             2_050_976,
             (64, 48),

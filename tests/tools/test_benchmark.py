@@ -14,7 +14,7 @@ from repository import TOOLS
 
 @pytest.fixture(autouse=True)
 def _tools(monkeypatch):
-    monkeypatch.syspath_prepend(TOOLS)
+    monkeypatch.syspath_prepend(TOOLS / "benchmark")
 
 
 def _tool(name):
@@ -26,7 +26,7 @@ def _tool(name):
 
 @pytest.mark.once
 def test_weights_are_those_of_the_published_model():
-    sizes = _tool("benchmark_sizes").Sizes()
+    sizes = _tool("sizes").Sizes()
     norms = 18 * (2 * 256 + 4 * 640) + 640
     assert 18 * sizes.weights_of_a_layer + norms == 100_326_016
     assert sizes.table == 167_772_160
@@ -35,7 +35,7 @@ def test_weights_are_those_of_the_published_model():
 @pytest.mark.once
 def test_a_decode_step_reads_each_weight_and_all_keys_once():
     """Sizes of 1, so that every term can be counted by hand."""
-    sizes = _tool("benchmark_sizes")
+    sizes = _tool("sizes")
     one = sizes.Sizes(1, 3, 1, 7, width=1, mlp=1, heads=2, key_heads=1, head=1, window=2)
     found = sizes.cost("decode", one, "bfloat16", batch=5, length=11)
     weights = 3 * (2 + 1 + 1 + 2 + 3) + 7
@@ -45,7 +45,7 @@ def test_a_decode_step_reads_each_weight_and_all_keys_once():
 
 @pytest.mark.once
 def test_sliding_layers_see_their_window_and_every_sixth_all():
-    sizes = _tool("benchmark_sizes")
+    sizes = _tool("sizes")
     costs = [sizes.cost("encode", sizes.Sizes(6), "float32", 1, n) for n in (1000, 2000)]
     linear = 2 * 6 * sizes.Sizes().weights_of_a_layer * 1000
     scores = [4 * 4 * 256 * n * (5 * 512 + n) for n in (1000, 2000)]
@@ -55,7 +55,7 @@ def test_sliding_layers_see_their_window_and_every_sixth_all():
 @pytest.mark.once
 def test_the_limit_is_the_slower_of_memory_and_arithmetic():
     machine = {"bytes_per_second": 10.0, "operations_per_second": {"float32": 100.0}}
-    cost = _tool("benchmark_sizes").Cost
+    cost = _tool("sizes").Cost
     assert cost(moved=50, operations=100).seconds(machine, "float32") == 5.0
     assert cost(moved=50, operations=900).seconds(machine, "float32") == 9.0
     assert cost(moved=50, operations=900).seconds(machine, "bfloat16") is None
@@ -99,7 +99,7 @@ def test_a_measurement_ends_with_what_it_printed_or_with_the_reason(tmp_path, ca
 
 @pytest.mark.once
 def test_an_import_is_measured_beyond_what_it_builds_on(monkeypatch):
-    works = _tool("benchmark_works")
+    works = _tool("works")
     case = works.Case("import", "ours", "torch")
     monkeypatch.setitem(works.IMPORTS, "ours", ("time.sleep(0.2)", "time.sleep(0.5)"))
     found = works.measure(dataclasses.asdict(case))
@@ -119,13 +119,13 @@ def _result(implementation, backend, length, seconds, reason=None, work="decode"
         **{"dtype": "float32", "batch": 1, "length": length, "tokens": 1},
         **{"runs": runs, "reason": reason, "cost": {"moved": 2e9, "operations": 1.0}},
     }
-    _tool("benchmark_report").summarize(result, _MACHINE)
+    _tool("report").summarize(result, _MACHINE)
     return result
 
 
 _MACHINE = {
     **{"bytes_per_second": 20e9, "operations_per_second": {"float32": 200e9}},
-    **{"processor": "a processor", "cores": 2, "command": "python tools/benchmark.py"},
+    **{"processor": "a processor", "cores": 2, "command": "python tools/benchmark"},
     **{"works": {"decode": "one more token", "load": "to a model"}, "layers": 18},
 }
 
@@ -144,7 +144,7 @@ def found():
 
 @pytest.mark.once
 def test_the_table_has_medians_spread_part_of_the_limit_memory_and_reasons(found, tmp_path):
-    _tool("benchmark_report").write(found, tmp_path)
+    _tool("report").write(found, tmp_path)
     text = (tmp_path / "benchmark.md").read_text()
     assert "a processor, 2 cores: reads 20.0 GB/s, 200 G operations/s in float32" in text
     assert "| ours, jax | 125.0 ms ± 7.5 (0.80, 0.50 GiB) | 250.0 ms ± 0.0 (0.40" in text
@@ -154,7 +154,7 @@ def test_the_table_has_medians_spread_part_of_the_limit_memory_and_reasons(found
 
 @pytest.mark.once
 def test_the_picture_has_a_curve_for_each(found, tmp_path, monkeypatch):
-    report = _tool("benchmark_report")
+    report = _tool("report")
     report.write(found, tmp_path)
     assert (tmp_path / "benchmark.png").stat().st_size > 10_000
     axes = report._draw(found).axes
@@ -185,13 +185,13 @@ def test_compiled_steps_are_asked_of_torch_where_there_are_steps(work, expected)
     arguments = argparse.Namespace(
         implementations=["ours", "ours compiled", "transformers"], backends=["jax", "torch"]
     )
-    found = list(_tool("benchmark")._who(work, arguments))
+    found = list(_tool("main")._who(work, arguments))
     assert found == [*expected, ("transformers", "torch")]
 
 
 @pytest.mark.once
 def test_rows_of_a_data_set_are_of_many_lengths():
-    contenders = _tool("benchmark_contenders")
+    contenders = _tool("contenders")
     case = contenders.Case("rows", "ours", "jax", batch=contenders.ROWS, length=512)
     mask = case.mask()
     lengths = mask.sum(axis=1)
@@ -222,7 +222,7 @@ def test_a_run_of_tiny_models_writes_what_it_measured(tmp_path, work):
         "--output": [str(tmp_path)],
     }
     arguments = [part for name, values in options.items() for part in (name, *values)]
-    subprocess.run([sys.executable, str(TOOLS / "benchmark.py"), *arguments], check=True)
+    subprocess.run([sys.executable, str(TOOLS / "benchmark"), *arguments], check=True)
     found = json.loads((tmp_path / "benchmark.json").read_text())
     assert found["machine"]["bytes_per_second"] > 1e6
     (result,) = found["results"]

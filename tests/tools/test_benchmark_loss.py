@@ -13,7 +13,7 @@ from repository import TOOLS, environment
 def test_a_row_of_numbers():
     command = "--tokens 64 --vocabulary 20000 --width 32 --heads frozen --repeats 1"
     result = subprocess.run(
-        [sys.executable, str(TOOLS / "benchmark_loss.py"), *command.split()],
+        [sys.executable, str(TOOLS / "benchmark" / "loss.py"), *command.split()],
         env=environment(KERAS_BACKEND=keras.config.backend()),
         stdout=subprocess.PIPE,
         text=True,

@@ -3,9 +3,9 @@
 import json
 import pathlib
 
+import data
 import numpy as np
 import pytest
-import tiny_data
 
 from keras_t5gemma2 import T5Gemma2Seq2SeqLM, evaluate_generation
 
@@ -16,7 +16,7 @@ ROWS = 40  # of each task
 
 @pytest.fixture(scope="module")
 def sample():
-    return tiny_data.held_out_examples(ROWS)
+    return data.held_out_examples(ROWS)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def predict(sample):
     """Per task the greedy answers, all of one call."""
     lm = T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
     lm.compile(sampler="greedy")
-    rows = tiny_data.rows_of([example for examples in sample.values() for example in examples])
+    rows = data.rows_of([example for examples in sample.values() for example in examples])
     result = evaluate_generation(
         lm, rows, batch_size=70, metrics=["exact_match"], verbose=0, max_new_tokens=40
     )
@@ -77,5 +77,5 @@ def test_its_count_of_parameters_is_said():
 
 
 if __name__ == "__main__":
-    answers = predict(tiny_data.held_out_examples(ROWS))
+    answers = predict(data.held_out_examples(ROWS))
     ANSWERS.write_text(json.dumps(answers, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

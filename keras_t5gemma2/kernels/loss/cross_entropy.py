@@ -15,7 +15,7 @@ _backend = importlib.import_module(f"keras_t5gemma2.kernels.loss.{keras.config.b
 
 # The logits of one chunk of tokens in float32: 160 tokens of the published vocabulary. One or two
 # arrays of this size live at once, less than a tenth of what the plain loss takes for 2,048 tokens,
-# and a step takes no longer; smaller chunks make slower products (`tools/benchmark_loss.py`).
+# and a step takes no longer; smaller chunks make slower products (`tools/benchmark/loss.py`).
 CHUNK_BYTES = 160 << 20
 
 

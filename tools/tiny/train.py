@@ -1,7 +1,7 @@
 """Trains `t5gemma2_tiny`, the preset inside the package, from pip packages alone.
 
     pip install ".[torch,tiny]"
-    KERAS_BACKEND=torch python tools/train_tiny.py --output keras_t5gemma2/embedded/t5gemma2_tiny
+    KERAS_BACKEND=torch python tools/tiny/train.py --output keras_t5gemma2/embedded/t5gemma2_tiny
 
 The work directory holds the state of the last epoch: the same command goes on from there after an
 interruption, with the same result.
@@ -11,10 +11,10 @@ import argparse
 import io
 import pathlib
 
+import data
 import keras
 import numpy as np
 import sentencepiece
-import tiny_data
 
 from keras_t5gemma2 import (
     AttentionConfig,
@@ -41,7 +41,7 @@ def main():
     keras.utils.set_random_seed(arguments.seed)
     work = pathlib.Path(arguments.work_directory)
     work.mkdir(parents=True, exist_ok=True)
-    sampler = tiny_data.Sampler(tiny_data.Digits())
+    sampler = data.Sampler(data.Digits())
 
     tokenizer = train_tokenizer(work / "tokenizer.model", sampler, arguments.seed)
     lm = tiny_model(tokenizer)
@@ -88,8 +88,8 @@ def train_tokenizer(path, sampler, seed, examples=60_000):
 
 
 def _special_tokens():
-    image = (tiny_data.IMAGE, "<end_of_image>", "<image_soft_token>")
-    return [*image, "<start_of_turn>", "<end_of_turn>", *tiny_data.SENTINELS]
+    image = (data.IMAGE, "<end_of_image>", "<image_soft_token>")
+    return [*image, "<start_of_turn>", "<end_of_turn>", *data.SENTINELS]
 
 
 def tiny_model(tokenizer):
@@ -99,7 +99,7 @@ def tiny_model(tokenizer):
     full = AttentionConfig(**heads, rope_theta=1_000_000.0)
     stack = StackConfig(hidden_dim=128, mlp_dim=512, layers=(local, full, local))
     vision = VisionConfig(
-        image_size=tiny_data.IMAGE_SIZE,
+        image_size=data.IMAGE_SIZE,
         patch_size=8,
         hidden_dim=96,
         mlp_dim=256,
@@ -117,7 +117,7 @@ def tiny_model(tokenizer):
     )
     preprocessor = T5Gemma2Seq2SeqLMPreprocessor(
         tokenizer,
-        T5Gemma2ImageConverter((tiny_data.IMAGE_SIZE, tiny_data.IMAGE_SIZE)),
+        T5Gemma2ImageConverter((data.IMAGE_SIZE, data.IMAGE_SIZE)),
         encoder_sequence_length=64,
         decoder_sequence_length=48,
         tokens_per_image=TOKENS_PER_IMAGE,
@@ -187,7 +187,7 @@ class Batches(keras.utils.PyDataset):
         if count := IMAGE_COUNTS[place]:
             rng = np.random.default_rng([self.seed, 2, group, place])
             rows = [self.sampler.images(rng, count) for _ in range(self.batch_size // count)]
-            return _trimmed(*self.preprocessor(tiny_data.rows_of(rows)))
+            return _trimmed(*self.preprocessor(data.rows_of(rows)))
         if self.group[0] != group:
             self.group = group, self._text_batches(group)
         return self.group[1][IMAGE_COUNTS[:place].count(0)]
@@ -197,7 +197,7 @@ class Batches(keras.utils.PyDataset):
         rng = np.random.default_rng([self.seed, 2, group])
         count = IMAGE_COUNTS.count(0)
         rows = [self.sampler.text(rng) for _ in range(count * self.batch_size)]
-        arrays = self.preprocessor(tiny_data.rows_of(rows))
+        arrays = self.preprocessor(data.rows_of(rows))
         encoder, decoder = (
             arrays[0][f"{stack}_padding_mask"].sum(axis=1) for stack in ("encoder", "decoder")
         )

@@ -7,9 +7,9 @@ import subprocess
 import sys
 import time
 
-from benchmark_contenders import CONTENDERS, IMPORTS, MOST_NEW, NEW, PROMPT, ROWS, Case
-from benchmark_sizes import measure_machine
+from contenders import CONTENDERS, IMPORTS, MOST_NEW, NEW, PROMPT, ROWS, Case
 from processes import peak, start_of_peak
+from sizes import measure_machine
 
 # What is measured, by name.
 WORKS = {

@@ -1,6 +1,6 @@
 """Memory of a training step of LoRA on weights of bfloat16, int8 and int4, as XLA plans it.
 
-    KERAS_BACKEND=jax python tools/benchmark_qlora.py
+    KERAS_BACKEND=jax python tools/benchmark/qlora.py
 
 A text model of the shape of the published 270M, with random weights: what is planned does not
 hang on their values. "Beside" is what the step needs beside weights and optimizer at most.

@@ -3,11 +3,11 @@
 import argparse
 import sys
 
+import data
 import keras
 import numpy as np
 import pytest
-import tiny_data
-import train_tiny
+import train
 
 from keras_t5gemma2 import T5Gemma2Seq2SeqLM
 
@@ -16,13 +16,13 @@ pytestmark = pytest.mark.once
 
 @pytest.fixture(scope="module")
 def sampler():
-    return tiny_data.Sampler(tiny_data.Digits())
+    return data.Sampler(data.Digits())
 
 
 @pytest.fixture(scope="module")
 def tokenizer(sampler, tmp_path_factory):
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
-    return train_tiny.train_tokenizer(path, sampler, seed=0, examples=6_000)
+    return train.train_tokenizer(path, sampler, seed=0, examples=6_000)
 
 
 def arguments(tmp_path, **changes):
@@ -41,9 +41,9 @@ def arguments(tmp_path, **changes):
 def test_no_training_example_holds_a_held_out_value(sampler, monkeypatch):
     """Seen where facts are made, so that no task and no gap can slip one in."""
     numbers, days = set(), set()
-    spell, write_date = tiny_data.spell, tiny_data.write_date
-    monkeypatch.setattr(tiny_data, "spell", lambda n, x: numbers.add(n) or spell(n, x))
-    monkeypatch.setattr(tiny_data, "write_date", lambda d, x: days.add(d) or write_date(d, x))
+    spell, write_date = data.spell, data.write_date
+    monkeypatch.setattr(data, "spell", lambda n, x: numbers.add(n) or spell(n, x))
+    monkeypatch.setattr(data, "write_date", lambda d, x: days.add(d) or write_date(d, x))
     rng = np.random.default_rng(0)
     for _ in range(6_000):
         sampler.text(rng)
@@ -51,12 +51,12 @@ def test_no_training_example_holds_a_held_out_value(sampler, monkeypatch):
         for _ in range(300):
             sampler.images(rng, count)
     assert len(numbers) > 1_000 and len(days) > 1_000
-    assert not any(tiny_data.is_held_out("number", number) for number in numbers)
-    assert not any(tiny_data.is_held_out("date", day) for day in days)
+    assert not any(data.is_held_out("number", number) for number in numbers)
+    assert not any(data.is_held_out("date", day) for day in days)
 
 
 def test_the_split_is_fixed(sampler):
-    held_out = [n for n in range(10_000) if tiny_data.is_held_out("number", n)]
+    held_out = [n for n in range(10_000) if data.is_held_out("number", n)]
     assert (len(held_out), held_out[:3]) == (500, [10, 12, 44])
     digits = sampler.digits
     assert (len(digits.held_out), digits.held_out[:3]) == (242, [4, 10, 18])
@@ -64,25 +64,25 @@ def test_the_split_is_fixed(sampler):
 
 
 def test_evaluation_examples_are_held_out():
-    examples = tiny_data.held_out_examples(50)
+    examples = data.held_out_examples(50)
     for example in examples["number spelling"]:
-        assert tiny_data.is_held_out("number", int(example.encoder_text.split()[1]))
+        assert data.is_held_out("number", int(example.encoder_text.split()[1]))
     for example in examples["date formatting"]:
-        assert tiny_data.is_held_out("date", example.encoder_text.split()[1])
+        assert data.is_held_out("date", example.encoder_text.split()[1])
 
 
 def test_no_text_is_in_the_language_left_out(sampler):
-    assert tiny_data.LEFT_OUT not in (*tiny_data.LANGUAGES, *tiny_data.SPELLED_LANGUAGES)
+    assert data.LEFT_OUT not in (*data.LANGUAGES, *data.SPELLED_LANGUAGES)
 
 
 def test_gaps_restore_the_statement():
     rng = np.random.default_rng(0)
-    example = tiny_data.spelling(4217, "fr")
+    example = data.spelling(4217, "fr")
     for _ in range(50):
-        row = tiny_data.infilling(example, rng)
+        row = data.infilling(example, rng)
         text = row.encoder_text
         spans = row.decoder_text
-        for sentinel in reversed(tiny_data.SENTINELS):
+        for sentinel in reversed(data.SENTINELS):
             if sentinel in spans:
                 spans, span = spans.split(sentinel)
                 text = text.replace(sentinel, span.strip())
@@ -90,7 +90,7 @@ def test_gaps_restore_the_statement():
 
 
 def test_the_tokenizer_keeps_every_text(tokenizer, sampler):
-    assert tokenizer.vocabulary_size() == train_tiny.VOCABULARY_SIZE
+    assert tokenizer.vocabulary_size() == train.VOCABULARY_SIZE
     rng = np.random.default_rng(1)
     for text in [*(sampler.text(rng).decoder_text for _ in range(200)), "日本 🦒 žluť"]:
         assert tokenizer.detokenize(tokenizer(text)) == text
@@ -108,8 +108,8 @@ def test_training_goes_on_where_it_was_interrupted(tokenizer, sampler, tmp_path)
 
     def trained(work, *callbacks):
         keras.utils.set_random_seed(3)
-        lm = train_tiny.tiny_model(tokenizer)
-        train_tiny.train(lm, sampler, tmp_path / work, arguments(tmp_path), callbacks)
+        lm = train.tiny_model(tokenizer)
+        train.train(lm, sampler, tmp_path / work, arguments(tmp_path), callbacks)
         return lm
 
     whole = trained("whole")
@@ -128,7 +128,7 @@ def test_the_command_writes_a_preset(tokenizer, tmp_path, monkeypatch):
     tokenizer.save_assets(work)
     (work / "vocabulary.model").rename(work / "tokenizer.model")
     options = f"--output {preset} --work-directory {work} --steps 2 --epoch-steps 2 --batch-size 2"
-    monkeypatch.setattr(sys, "argv", ["train_tiny.py", *options.split(), "--quiet"])
-    train_tiny.main()
+    monkeypatch.setattr(sys, "argv", ["train.py", *options.split(), "--quiet"])
+    train.main()
     lm = T5Gemma2Seq2SeqLM.from_preset(str(preset))
-    assert lm.backbone.config == train_tiny.tiny_model(tokenizer).backbone.config
+    assert lm.backbone.config == train.tiny_model(tokenizer).backbone.config

@@ -1,8 +1,8 @@
 """What quantized weights cost: answers of `t5gemma2_tiny`, and logits of Gemma 3's real weights.
 
 pip install ".[torch,tiny,evaluation,gemma3]"
-KERAS_BACKEND=torch python tools/quantization_table.py --rows 500
-KERAS_BACKEND=torch python tools/quantization_table.py --gemma3 gemma-3-270m.gguf
+KERAS_BACKEND=torch python tools/tiny/quantization_table.py --rows 500
+KERAS_BACKEND=torch python tools/tiny/quantization_table.py --gemma3 gemma-3-270m.gguf
 """
 
 import argparse
@@ -52,12 +52,12 @@ def main():
 
 def accuracy_table(preset, rows, ways=WAYS):
     """Lines of Markdown: exact match of each task, one for each way to quantize."""
-    import evaluate_tiny
+    import evaluate
 
     for name in ways:
         lm = T5Gemma2Seq2SeqLM.from_preset(preset, quantize=WAYS[name])
         lm.compile(sampler="greedy")
-        results = evaluate_tiny.evaluate(lm, rows)
+        results = evaluate.evaluate(lm, rows)
         if name == next(iter(ways)):
             yield _line("weights", "MB", *results, "all")
             yield _line("---", *["---:"] * (len(results) + 2))

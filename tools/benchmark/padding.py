@@ -1,6 +1,6 @@
 """Tokens per second of `fit` on rows as a translator has them, by how batches are padded.
 
-    KERAS_BACKEND=torch python tools/benchmark_padding.py
+    KERAS_BACKEND=torch python tools/benchmark/padding.py
 
 Most sentences are short and a few long: lengths are log-normal, around 27 tokens, and a target is
 about as long as its source. Counted are the tokens of sources and targets, not what fills them up.

@@ -1,13 +1,13 @@
 """Measures `t5gemma2_tiny` on numbers, dates and images that its training never saw.
 
 pip install ".[torch,tiny,evaluation]"
-KERAS_BACKEND=torch python tools/evaluate_tiny.py --rows 500
-KERAS_BACKEND=torch python tools/evaluate_tiny.py --rows 500 --quantize int4
+KERAS_BACKEND=torch python tools/tiny/evaluate.py --rows 500
+KERAS_BACKEND=torch python tools/tiny/evaluate.py --rows 500 --quantize int4
 """
 
 import argparse
 
-import tiny_data
+import data
 
 from keras_t5gemma2 import T5Gemma2Seq2SeqLM, evaluate_generation
 
@@ -26,17 +26,17 @@ def main():
 
 
 def evaluate(lm, rows, verbose=0):
-    """The `Evaluation` of each task of `tiny_data.held_out_examples`, by its name."""
+    """The `Evaluation` of each task of `data.held_out_examples`, by its name."""
     return {
         task: evaluate_generation(
             lm,
-            tiny_data.rows_of(examples),
+            data.rows_of(examples),
             batch_size=100,
             metrics=["exact_match", "chrf"],
             verbose=verbose,
             max_new_tokens=40,
         )
-        for task, examples in tiny_data.held_out_examples(rows).items()
+        for task, examples in data.held_out_examples(rows).items()
     }
 
 

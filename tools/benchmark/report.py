@@ -1,9 +1,9 @@
-"""What `benchmark.py` found, as lines, as tables and as a picture."""
+"""What `main.py` found, as lines, as tables and as a picture."""
 
 import pathlib
 import statistics
 
-from benchmark_sizes import Cost
+from sizes import Cost
 
 _GIB = 1 << 30
 
@@ -22,7 +22,7 @@ def summarize(result, machine):
     """Adds to a result the median of its samples, their spread, and the part of the limit.
 
     Args:
-        result: dict with `runs`, as `benchmark_works.measure` gives them, `reason` and `cost`.
+        result: dict with `runs`, as `works.measure` gives them, `reason` and `cost`.
         machine: dict, as `measure_machine` gives it.
     """
     runs = [run for run in result["runs"] if "seconds" in run]

@@ -1,6 +1,6 @@
 """Time of one dense layer with an adapter: ours against Keras's own `Dense.enable_lora`.
 
-    KERAS_BACKEND=torch python tools/benchmark_lora.py
+    KERAS_BACKEND=torch python tools/benchmark/lora.py
 
 Forward and backward pass, the gradient of inputs and of the adapter, the kernel frozen. The two
 take turns in one process; the ratio of their medians is what carries over to other machines.

@@ -1,7 +1,7 @@
 """Memory and time of the loss without logits, and memory of gradient checkpointing.
 
-    python tools/benchmark_loss.py --tokens 512 2048
-    python tools/benchmark_loss.py --checkpointing
+    python tools/benchmark/loss.py --tokens 512 2048
+    python tools/benchmark/loss.py --checkpointing
 
 The first compares the loss and its gradients with the plain way: all logits, then Keras's own
 cross-entropy, compiled as the backend compiles. The head is frozen, as under LoRA, or trainable:

@@ -9,7 +9,7 @@ import pathlib
 import tempfile
 
 import numpy as np
-from benchmark_sizes import Sizes, write_config
+from sizes import Sizes, write_config
 
 # Tokens of the decoder's prompt in "prefill"; with the first new token one bucket of length.
 PROMPT = 128

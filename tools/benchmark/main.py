@@ -1,8 +1,8 @@
 """The same work on this package, on transformers and on keras-hub's T5Gemma 2: time and memory.
 
-    python tools/benchmark.py --output benchmark
-    python tools/benchmark.py --works decode --lengths 512 4096 --backends jax --dtypes float32
-    python tools/benchmark.py --long
+    python tools/benchmark --output benchmark
+    python tools/benchmark --works decode --lengths 512 4096 --backends jax --dtypes float32
+    python tools/benchmark --long
 
 The model has the published 270M shape and random weights. Each measurement has a process of its
 own; implementations take turns, `--repeats` times, and what is quoted is the median of all samples,
@@ -23,11 +23,11 @@ import platform
 import sys
 import tempfile
 
-import benchmark_report
 import processes
-from benchmark_contenders import CONTENDERS, NEW, PROMPT, ROWS, Case, write_checkpoint
-from benchmark_sizes import Sizes, cost
-from benchmark_works import WORKS, measure
+import report
+from contenders import CONTENDERS, NEW, PROMPT, ROWS, Case, write_checkpoint
+from sizes import Sizes, cost
+from works import WORKS, measure
 
 _BACKENDS = ("jax", "tensorflow", "torch")
 _LONG = 131_072
@@ -52,7 +52,7 @@ def main():
                 path.write_text(json.dumps(found, indent=1))
         finally:  # what there is when a long run is interrupted
             if found["results"]:
-                benchmark_report.write(found, arguments.output)
+                report.write(found, arguments.output)
 
 
 def _arguments():
@@ -86,7 +86,7 @@ def _arguments():
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--write-checkpoint", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    arguments.command = " ".join(["python tools/benchmark.py", *sys.argv[1:]])
+    arguments.command = " ".join(["python tools/benchmark", *sys.argv[1:]])
     return arguments
 
 
@@ -110,7 +110,7 @@ def _groups(arguments, checkpoint):
 
 def _shapes(work, arguments):
     """Rows, and tokens of each for the encoder and the decoder."""
-    if work in benchmark_report.BY_LENGTH:
+    if work in report.BY_LENGTH:
         lengths = sorted(arguments.lengths)
         tokens = PROMPT if work == "prefill" else 1
         shapes = [(b, n, tokens) for b, n in itertools.product(sorted(arguments.batches), lengths)]
@@ -180,10 +180,10 @@ def _take_turns(group, arguments, found):
             run = _run(result, arguments)
             result["reason"] = run.get("reason")
             result["runs"].append(run)
-            print(benchmark_report.line(result), flush=True)
+            print(report.line(result), flush=True)
     for case, result in zip(group, results, strict=True):
         result["cost"] = dataclasses.asdict(_cost(case)) if _cost(case) else None
-        benchmark_report.summarize(result, found["machine"])
+        report.summarize(result, found["machine"])
     return results
 
 

@@ -1,0 +1,5 @@
+"""`python tools/benchmark` runs `main.py`."""
+
+import main
+
+main.main()
