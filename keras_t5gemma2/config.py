@@ -3,6 +3,8 @@
 import collections
 import dataclasses
 import types
+from collections.abc import Mapping
+from typing import Any, Self
 
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.options import integer, number
@@ -36,10 +38,10 @@ class AttentionConfig:
     dropout: float = 0.0
     norm_epsilon: float = 1e-6
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return _short(self)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _take_numbers(self)
         _check_positive(self, "num_heads", "num_kv_heads", "head_dim", "rope_factor")
         if self.num_heads % self.num_kv_heads:
@@ -60,7 +62,7 @@ class AttentionConfig:
             )
 
     @classmethod
-    def from_dict(cls, fields):
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
         return cls(**fields)
 
 
@@ -82,12 +84,12 @@ class StackConfig:
     norm_epsilon: float = 1e-6
     dropout: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _take_numbers(self)
         _check_positive(self, "hidden_dim", "mlp_dim")
         object.__setattr__(self, "layers", tuple(self.layers))
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         windows = collections.Counter(layer.window for layer in self.layers)
         kinds = [
             f"{count} {'full' if window is None else f'of window {window}'}"
@@ -96,7 +98,7 @@ class StackConfig:
         return _short(self, layers=f"<{len(self.layers)}: {', '.join(kinds)}>")
 
     @classmethod
-    def from_dict(cls, fields):
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
         layers = tuple(AttentionConfig.from_dict(layer) for layer in fields["layers"])
         return cls(**{**fields, "layers": layers})
 
@@ -127,10 +129,10 @@ class VisionConfig:
     norm_epsilon: float = 1e-6
     dropout: float = 0.0
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return _short(self)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _take_numbers(self)
         _check_positive(self, "image_size", "patch_size", "hidden_dim", "mlp_dim", "num_heads")
         if self.hidden_dim % self.num_heads:
@@ -152,15 +154,15 @@ class VisionConfig:
             )
 
     @classmethod
-    def from_dict(cls, fields):
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
         return cls(**fields)
 
     @property
-    def patches_per_side(self):
+    def patches_per_side(self) -> int:
         return self.image_size // self.patch_size
 
     @property
-    def tokens_per_side(self):
+    def tokens_per_side(self) -> int:
         return int(self.tokens_per_image**0.5)
 
 
@@ -196,10 +198,10 @@ class BackboneConfig:
     image_token_id: int = 256_001
     final_logit_soft_cap: float | None = None
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return _short(self)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _take_numbers(self)
         _check_positive(self, "vocabulary_size")
         if self.encoder.hidden_dim != self.decoder.hidden_dim:
@@ -210,15 +212,15 @@ class BackboneConfig:
             )
 
     @property
-    def hidden_dim(self):
+    def hidden_dim(self) -> int:
         return self.encoder.hidden_dim
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """The configuration as nested dicts, lists and numbers: plain JSON."""
         return to_json(self)
 
     @classmethod
-    def from_dict(cls, fields):
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
         """The configuration that `to_dict` gave."""
         vision = fields.get("vision")
         return cls(
@@ -231,7 +233,9 @@ class BackboneConfig:
         )
 
 
-def interleave(local, full, num_layers, period=6):
+def interleave(
+    local: AttentionConfig, full: AttentionConfig, num_layers: int, period: int = 6
+) -> tuple[AttentionConfig, ...]:
     """The published pattern of layers: every `period`-th is `full`, the others are `local`.
 
     >>> [layer.window for layer in interleave(local, full, num_layers=7)]  # doctest: +SKIP
@@ -250,7 +254,7 @@ def _short(config, **shown):
     return f"{type(config).__name__}({', '.join(fields)})"
 
 
-def to_json(value):
+def to_json(value: Any) -> Any:
     """A config, or any frozen dataclass of numbers, as nested dicts, lists and numbers."""
     if dataclasses.is_dataclass(value):
         fields = dataclasses.fields(value)

@@ -1,22 +1,28 @@
 """keras-hub's calls for LoRA on a backbone, handed to the task that the backbone is part of."""
 
 import weakref
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from keras_t5gemma2.compat import keras as compat
 from keras_t5gemma2.lora.apart import are_apart
 from keras_t5gemma2.lora.dense import Dense
+from keras_t5gemma2.typing import Mixin, PathLike
+
+if TYPE_CHECKING:
+    from keras_t5gemma2.tasks.task import T5Gemma2Task
 
 
-class AdaptsThroughTask:
+class AdaptsThroughTask(Mixin):
     """A backbone whose adapters are those of its task, which freezes, saves and merges them."""
 
     _task = None  # weak reference to the task made of this backbone last
 
-    def belongs_to(self, task):
+    def belongs_to(self, task: "T5Gemma2Task") -> None:
         """Names the task that this backbone is part of."""
         self._task = weakref.ref(task)
 
-    def enable_lora(self, rank, target_layer_names=None):
+    def enable_lora(self, rank: int, target_layer_names: Sequence[str] | None = None) -> None:
         """Adds an adapter, as `T5Gemma2Seq2SeqLM.enable_lora` of the backbone's task does.
 
         Args:
@@ -30,7 +36,7 @@ class AdaptsThroughTask:
         target = "text" if target_layer_names is None else target_layer_names
         self._own_task("enable_lora").enable_lora(rank, target=target)
 
-    def save_lora_weights(self, filepath):
+    def save_lora_weights(self, filepath: PathLike) -> None:
         """Writes the adapter as `T5Gemma2Seq2SeqLM.save_adapter` of the backbone's task does.
 
         Args:
@@ -41,7 +47,7 @@ class AdaptsThroughTask:
         """
         self._own_task("save_lora_weights").save_adapter(filepath)
 
-    def load_lora_weights(self, filepath):
+    def load_lora_weights(self, filepath: PathLike) -> None:
         """Adds an adapter as `T5Gemma2Seq2SeqLM.load_adapter` of the backbone's task does.
 
         Args:
@@ -52,7 +58,7 @@ class AdaptsThroughTask:
         """
         self._own_task("load_lora_weights").load_adapter(filepath)
 
-    def save_to_preset(self, *args, **kwargs):
+    def save_to_preset(self, *args: Any, **kwargs: Any) -> None:
         layers = [layer for layer in compat.all_layers(self) if isinstance(layer, Dense)]
         are_lost = any(layer.adapters and layer.merged is None for layer in layers)
         if are_lost and not are_apart():

@@ -1,6 +1,8 @@
 """Evaluation by generating: texts for a set of rows, compared with their references."""
 
 import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import keras
 
@@ -8,23 +10,24 @@ from keras_t5gemma2.evaluation.metrics import METRICS, metric_functions
 from keras_t5gemma2.evaluation.run import Run, read, table_of_samples
 from keras_t5gemma2.messages import shown, warn
 from keras_t5gemma2.options import checked
+from keras_t5gemma2.typing import ColumnNames, Generates, Inputs, PathLike, Verbose
 
 
 def evaluate_generation(
-    lm,
-    data,
-    batch_size=32,
-    metrics=METRICS,
-    base=None,
-    predictions_path=None,
-    normalize=None,
-    bleu_tokenizer="13a",
-    rouge_tokenizer=None,
-    verbose="auto",
-    on_interrupt="auto",
-    columns=None,
-    **generate_options,
-):
+    lm: Generates,
+    data: Inputs,
+    batch_size: int = 32,
+    metrics: Sequence[str | Callable[..., Any]] = METRICS,
+    base: Generates | Callable[..., list[str]] | None = None,
+    predictions_path: PathLike | None = None,
+    normalize: Callable[[str], str] | None = None,
+    bleu_tokenizer: str = "13a",
+    rouge_tokenizer: Callable[[str], list[str]] | None = None,
+    verbose: Verbose = "auto",
+    on_interrupt: Literal["auto", "return", "raise"] = "auto",
+    columns: ColumnNames | None = None,
+    **generate_options: Any,
+) -> "Evaluation":
     """How close the texts that a model generates come to the references.
 
     An interruption (Ctrl-C, or the stop button of a notebook) keeps what was done: the file of
@@ -123,16 +126,18 @@ class Evaluation(dict):
         base: the `Evaluation` of the model to compare with on the same rows, or `None`.
     """
 
-    def __init__(self, metrics, predictions, base=None):
+    def __init__(
+        self, metrics: Any, predictions: Sequence[str | None], base: "Evaluation | None" = None
+    ) -> None:
         super().__init__(metrics)
         self.predictions, self.base = predictions, base
 
     @property
-    def rows(self):
+    def rows(self) -> int:
         """The number of rows that the metrics are of."""
         return sum(prediction is not None for prediction in self.predictions)
 
-    def __str__(self):
+    def __str__(self) -> str:
         results = {"model": self, "base": self.base}
         lines = [["", "rows", *self]]
         for name, result in results.items():
@@ -182,15 +187,15 @@ class EvaluateGeneration(keras.callbacks.Callback):
 
     def __init__(
         self,
-        data,
-        every=1,
-        prefix="val_",
-        baseline=True,
-        predictions_path=None,
-        verbose=0,
-        samples=0,
-        **options,
-    ):
+        data: Inputs,
+        every: int = 1,
+        prefix: str = "val_",
+        baseline: bool = True,
+        predictions_path: PathLike | None = None,
+        verbose: int = 0,
+        samples: int = 0,
+        **options: Any,
+    ) -> None:
         super().__init__()
         if not isinstance(every, int) or every < 1:
             raise ValueError(
@@ -209,14 +214,14 @@ class EvaluateGeneration(keras.callbacks.Callback):
         self.samples = samples
         self.data, self.every, self.prefix, self.baseline = data, every, prefix, baseline
         self.predictions_path, self.verbose, self.options = predictions_path, verbose, options
-        self.results = {}
+        self.results: dict[int, Evaluation] = {}
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         self.results = {}
         if self.baseline:
             self._evaluate(0)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         epochs = epoch + 1
         if epochs % self.every and epochs != self.params["epochs"]:
             return

@@ -3,7 +3,7 @@
 import hashlib
 import uuid
 import weakref
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import keras
 import numpy as np
@@ -19,7 +19,9 @@ from keras_t5gemma2.messages import shown
 _MOST_SAMPLES = 1 << 20
 _FEWEST_OF_A_WEIGHT = 64
 
-_names = weakref.WeakKeyDictionary()  # per backbone a name that no other one has
+_names: weakref.WeakKeyDictionary = (
+    weakref.WeakKeyDictionary()
+)  # per backbone a name that no other one has
 
 
 class Encoded:
@@ -38,28 +40,28 @@ class Encoded:
         source: `Source`, the model and the weights that it came from.
     """
 
-    def __init__(self, memory, rows, tokens, source):
+    def __init__(self, memory: Any, rows: int, tokens: int, source: "Source") -> None:
         self.memory, self.rows, self.tokens = memory, rows, tokens
         self.source = source
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.rows
 
     @property
-    def kind(self):
+    def kind(self) -> Literal["projected", "shared"]:
         return "shared" if self.memory.shared else "projected"
 
     @property
-    def dtype(self):
+    def dtype(self) -> str:
         return self._dtype_of(tree.flatten(self.memory)[0])
 
     @property
-    def nbytes(self):
+    def nbytes(self) -> int:
         leaves = {id(leaf): leaf for leaf in tree.flatten(self.memory)}.values()
         sizes = (np.dtype(self._dtype_of(x)).itemsize * int(np.prod(x.shape)) for x in leaves)
         return sum(sizes)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (
             f"Encoded(rows={self.rows}, tokens={self.tokens}, bytes={self.nbytes}, "
             f'kind="{self.kind}", dtype="{self.dtype}")'

@@ -1,6 +1,8 @@
 """Text by a model: inputs to batches, batches to new tokens, new tokens to text."""
 
 import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import keras
 import keras_hub
@@ -19,6 +21,18 @@ from keras_t5gemma2.messages import short_errors, shown
 from keras_t5gemma2.options import checked
 from keras_t5gemma2.preprocessing.cuts import one_warning
 from keras_t5gemma2.sharding.batch import row_parts, to_devices
+from keras_t5gemma2.typing import (
+    CacheDType,
+    ColumnNames,
+    CrossAttentionCache,
+    Inputs,
+    StopTokenIds,
+    Tensor,
+    Verbose,
+)
+
+if TYPE_CHECKING:
+    from keras_t5gemma2.tasks.seq2seq_lm import T5Gemma2Seq2SeqLM
 
 
 class Generator:
@@ -44,35 +58,41 @@ class Generator:
     '7'
     """
 
-    def __init__(self, model, sampler=None, cross_attention_cache="auto", cache_dtype="auto"):
+    def __init__(
+        self,
+        model: Any,
+        sampler: str | keras_hub.samplers.Sampler | None = None,
+        cross_attention_cache: CrossAttentionCache = "auto",
+        cache_dtype: CacheDType = "auto",
+    ) -> None:
         self.model, self.programs = model, None
         self.cross_attention_cache, self.cache_dtype = cross_attention_cache, cache_dtype
-        self._sampler = None
+        self._sampler: keras_hub.samplers.Sampler | None = None
         if sampler is not None:
             self.sampler = sampler
 
     @property
-    def cross_attention_cache(self):
+    def cross_attention_cache(self) -> CrossAttentionCache:
         return self._cross_attention_cache
 
     @cross_attention_cache.setter
-    def cross_attention_cache(self, value):
+    def cross_attention_cache(self, value: CrossAttentionCache) -> None:
         self._cross_attention_cache = calls.checked_cache(value)
 
     @property
-    def cache_dtype(self):
+    def cache_dtype(self) -> CacheDType:
         return self._cache_dtype
 
     @cache_dtype.setter
-    def cache_dtype(self, value):
+    def cache_dtype(self, value: CacheDType) -> None:
         self._cache_dtype = calls.checked_cache_dtype(value)
 
     @property
-    def sampler(self):
+    def sampler(self) -> keras_hub.samplers.Sampler:
         return self._sampler
 
     @sampler.setter
-    def sampler(self, value):
+    def sampler(self, value: str | keras_hub.samplers.Sampler) -> None:
         with short_errors():
             value = keras_hub.samplers.get(value)
         # keras-hub's own beams run on past the end token, where the reference's stop.
@@ -82,26 +102,33 @@ class Generator:
         self._sampler = value
 
     @property
-    def preprocessor(self):
+    def preprocessor(self) -> Any:
         return self.model.preprocessor
 
     @property
-    def dtype(self):
+    def dtype(self) -> str:
         """String, the dtype in which the decoder computes."""
         return self.model.backbone.decoder.compute_dtype
 
     @property
-    def generate_function(self):
+    def generate_function(self) -> Callable[..., Tensor] | None:
         return None if self.programs is None else self.programs.generate
 
     @generate_function.setter
-    def generate_function(self, value):
+    def generate_function(self, value: Callable[..., Tensor] | None) -> None:
         if value is None:
             self.programs = None
         else:
             programs_of(self).generate = value
 
-    def encode(self, inputs, cross_attention_cache=None, verbose="auto", *, columns=None):
+    def encode(
+        self,
+        inputs: Inputs,
+        cross_attention_cache: CrossAttentionCache | None = None,
+        verbose: Verbose = "auto",
+        *,
+        columns: ColumnNames | None = None,
+    ) -> Encoded:
         """See `T5Gemma2Seq2SeqLM.encode`."""
         call = calls.call_of(self, cross_attention_cache, verbose)
         inputs, _ = inputs_of.read(self.model, inputs, columns)
@@ -114,20 +141,20 @@ class Generator:
 
     def generate(
         self,
-        inputs=None,
-        max_length=None,
-        stop_token_ids="auto",
-        strip_prompt=False,
-        max_new_tokens=None,
-        assistant=None,
+        inputs: Inputs | None = None,
+        max_length: int | None = None,
+        stop_token_ids: StopTokenIds = "auto",
+        strip_prompt: bool = False,
+        max_new_tokens: int | None = None,
+        assistant: 'T5Gemma2Seq2SeqLM | Literal["prompt_lookup"] | None' = None,
         *,
-        encoded=None,
-        num_return_sequences=1,
-        batch_size=None,
-        cross_attention_cache=None,
-        columns=None,
-        verbose="auto",
-    ):
+        encoded: Encoded | None = None,
+        num_return_sequences: int = 1,
+        batch_size: int | None = None,
+        cross_attention_cache: CrossAttentionCache | None = None,
+        columns: ColumnNames | None = None,
+        verbose: Verbose = "auto",
+    ) -> Any:
         """See `T5Gemma2Seq2SeqLM.generate`."""
         max_length, max_new_tokens, batch_size, num_return_sequences = checked(
             max_length=max_length,
@@ -185,7 +212,12 @@ class Generator:
             progress.update(len(found))
         return [found[number] for number in range(count)]
 
-    def generate_step(self, inputs, stop_token_ids=None, call=None):
+    def generate_step(
+        self,
+        inputs: Mapping[str, Any],
+        stop_token_ids: Sequence[int] | None = None,
+        call: calls.Call | None = None,
+    ) -> Tensor:
         """See `T5Gemma2Seq2SeqLM.generate_step`."""
         call = calls.call_of(self) if call is None else call
         strategy = strategy_of(call.sampler)
@@ -216,13 +248,18 @@ class Generator:
         new = batching.new_tokens_of_rows(token_ids, length, budgets, stop_token_ids)
         return [new[start : start + times] for start in range(0, len(new), times)]
 
-    def make_generate_function(self, call=None):
+    def make_generate_function(self, call: calls.Call | None = None) -> Callable[..., Tensor]:
         """See `T5Gemma2Seq2SeqLM.make_generate_function`."""
         if call is None:
             return programs_of(self).generate
         return functools.partial(self.run, call=call)
 
-    def run(self, inputs, stop_token_ids=None, call=None):
+    def run(
+        self,
+        inputs: Mapping[str, Any],
+        stop_token_ids: Sequence[int] | None = None,
+        call: calls.Call | None = None,
+    ) -> Tensor:
         """`generate_step`, compiled. `call` is by default as the attributes are now."""
         call = calls.call_of(self) if call is None else call
         stops = None if stop_token_ids is None else tuple(stop_token_ids)
@@ -236,7 +273,7 @@ class Generator:
 
         return program(self, ("generate", stops), make, call, draws=True)((), inputs)
 
-    def prepare(self):
+    def prepare(self) -> None:
         """Lays weights out for steps; what is in training stays as its optimizer has it."""
         is_training = getattr(self.model.optimizer, "built", False)
         self.model.backbone.decoder.lay_out(is_training=is_training)

@@ -1,5 +1,8 @@
 """The model without a head: token ids and images in, hidden states out."""
 
+from collections.abc import Mapping
+from typing import Any, Self
+
 import keras
 import keras_hub
 
@@ -31,6 +34,14 @@ from keras_t5gemma2.quantization.counting import SummarizesParameters
 from keras_t5gemma2.registry import presets
 from keras_t5gemma2.sharding import layouts as sharding
 from keras_t5gemma2.sharding.layout_map import get_layout_map
+from keras_t5gemma2.typing import (
+    DType,
+    EmbeddingTable,
+    FileDType,
+    PathLike,
+    QuantizationMode,
+    Tensor,
+)
 
 # Arguments that a preset gives, and nobody else.
 _IN_A_PRESET = ("config", "quantized_layers", "rounds_activations")
@@ -97,14 +108,14 @@ class T5Gemma2Backbone(
 
     def __init__(
         self,
-        config,
-        dtype=None,
-        gradient_checkpointing=False,
-        quantized_layers=None,
-        rounds_activations=False,
-        source=None,
-        **kwargs,
-    ):
+        config: BackboneConfig | dict[str, Any],
+        dtype: DType | None = None,
+        gradient_checkpointing: bool = False,
+        quantized_layers: Mapping[str, str] | None = None,
+        rounds_activations: bool = False,
+        source: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         check_constructor(self, kwargs)
         if isinstance(config, dict):
             config = BackboneConfig.from_dict(config)
@@ -138,32 +149,46 @@ class T5Gemma2Backbone(
         return {"inputs": inputs, "outputs": outputs}
 
     @property
-    def gradient_checkpointing(self):
+    def gradient_checkpointing(self) -> bool:
         return self.decoder.gradient_checkpointing
 
     @gradient_checkpointing.setter
-    def gradient_checkpointing(self, value):
+    def gradient_checkpointing(self, value: bool) -> None:
         for stack in (self.encoder, self.decoder, *([self.vision.tower] if self.vision else ())):
             stack.gradient_checkpointing = bool(value)
 
-    def encode(self, token_ids, padding_mask, images=None, image_features=None):
+    def encode(
+        self,
+        token_ids: Tensor,
+        padding_mask: Tensor,
+        images: Tensor | None = None,
+        image_features: Tensor | None = None,
+    ) -> Tensor:
         """The encoder's output, (batch, encoder length, hidden_dim)."""
         x = self.embedder(token_ids)
         if images is not None or image_features is not None:
             x = self.vision(x, token_ids, images, image_features)
         return self.encoder(x, padding_mask)
 
-    def __call__(self, inputs, *args, **kwargs):
+    def __call__(self, inputs: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
         return super().__call__(self.complete(inputs), *args, **kwargs)
 
-    def call(self, inputs, training=None, mask=None, **kwargs):
+    def call(
+        self,
+        inputs: Mapping[str, Tensor],
+        training: bool | None = None,
+        mask: Tensor = None,
+        **kwargs: Any,
+    ) -> Any:
         # Keras's trainer on JAX comes here without `__call__`.
         return super().call(self.complete(inputs), training=training, mask=mask, **kwargs)
 
-    def compute_output_spec(self, inputs, training=None, mask=None):
+    def compute_output_spec(
+        self, inputs: Mapping[str, Tensor], training: bool | None = None, mask: Tensor = None
+    ) -> Any:
         return super().compute_output_spec(self.complete_spec(inputs), training, mask)
 
-    def complete(self, inputs):
+    def complete(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`inputs` as tensors; where the model takes images and none are given, an empty batch.
 
         Of symbolic inputs, those that are missing are `None`.
@@ -173,11 +198,11 @@ class T5Gemma2Backbone(
         """
         return completed(inputs, self.config.vision)
 
-    def complete_spec(self, inputs):
+    def complete_spec(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Symbolic `inputs`; an empty batch of images in place of none."""
         return completed_spec(inputs, self.config.vision)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "name": self.name,
             "trainable": self.trainable,
@@ -191,7 +216,7 @@ class T5Gemma2Backbone(
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         check_parts(cls, config)
         adapters = config.get("adapters", ())
         check_reads_adapters(adapters)
@@ -205,14 +230,14 @@ class T5Gemma2Backbone(
     @classmethod
     def from_preset(
         cls,
-        preset,
-        load_weights=True,
-        text_only=False,
-        embeddings=None,
-        quantize=None,
-        allow_nonfinite=False,
-        **kwargs,
-    ):
+        preset: PathLike,
+        load_weights: bool = True,
+        text_only: bool = False,
+        embeddings: EmbeddingTable | None = None,
+        quantize: QuantizationMode | Mapping[str, Any] | None = None,
+        allow_nonfinite: bool = False,
+        **kwargs: Any,
+    ) -> "T5Gemma2Backbone":
         """The backbone of a preset or of a published checkpoint.
 
         Args:
@@ -240,8 +265,8 @@ class T5Gemma2Backbone(
         check_loading(cls, "from_preset", kwargs, _IN_A_PRESET)
         checkpoint, preset = formats.open_checkpoint(preset, load_weights, text_only, embeddings)
         if checkpoint is not None:
-            options = load_weights, quantize, allow_nonfinite
-            return load_backbone(T5Gemma2Backbone, checkpoint, *options, **kwargs)
+            how = load_weights, quantize, allow_nonfinite
+            return load_backbone(T5Gemma2Backbone, checkpoint, *how, **kwargs)
         options = {"quantize": quantize, "allow_nonfinite": allow_nonfinite}
         formats.check_only_keras(preset, embeddings, text_only=text_only, **options)
         return super().from_preset(preset, load_weights, **kwargs)
@@ -249,7 +274,9 @@ class T5Gemma2Backbone(
     get_layout_map = staticmethod(get_layout_map)
 
     @by_one_process
-    def export_to_transformers(self, path, dtype=None, max_shard_size="5GB"):
+    def export_to_transformers(
+        self, path: PathLike, dtype: FileDType = None, max_shard_size: int | str = "5GB"
+    ) -> None:
         """As that of `T5Gemma2Seq2SeqLM`, without a tokenizer and a processor.
 
         Args:
@@ -264,7 +291,7 @@ class T5Gemma2Backbone(
         write_transformers(path, self, None, dtype, max_shard_size)
 
     @by_one_process
-    def save_to_keras_hub_preset(self, path, max_shard_size=10):
+    def save_to_keras_hub_preset(self, path: PathLike, max_shard_size: float = 10) -> None:
         """Writes a preset that `keras_hub.models.T5Gemma2Backbone.from_preset` loads.
 
         Args:

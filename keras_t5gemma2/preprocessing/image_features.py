@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from keras_t5gemma2.typing import Tensor
+
 
 class ImageFeatures:
     """An image as the vision tower sees it; taken wherever an image is.
@@ -22,7 +24,7 @@ class ImageFeatures:
     ImageFeatures(crops=0, tokens_per_image=4, hidden_dim=24)
     """
 
-    def __init__(self, values):
+    def __init__(self, values: Tensor) -> None:
         values = np.asarray(values)
         if values.ndim != 3 or values.dtype.kind != "f" or 0 in values.shape:
             raise ValueError(
@@ -31,6 +33,6 @@ class ImageFeatures:
             )
         self.values = values
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         parts, tokens, width = self.values.shape
         return f"ImageFeatures(crops={parts - 1}, tokens_per_image={tokens}, hidden_dim={width})"

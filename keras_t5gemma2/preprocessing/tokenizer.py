@@ -1,6 +1,8 @@
 """The tokenizer: text to token ids and back."""
 
 import os
+from collections.abc import Iterable, Sequence
+from typing import Any, Self
 
 import keras
 import keras_hub
@@ -25,6 +27,7 @@ from keras_t5gemma2.preprocessing.token_inputs import (
 )
 from keras_t5gemma2.preprocessing.traced import is_traced, ragged_rows
 from keras_t5gemma2.registry import presets
+from keras_t5gemma2.typing import PathLike, Tensor
 from keras_t5gemma2.vocabulary.special_tokens import (
     IMAGE_TOKENS,
     MASK_TOKEN,
@@ -100,7 +103,7 @@ class T5Gemma2Tokenizer(
     backbone_cls = T5Gemma2Backbone
     presets = presets  # those that `from_preset` knows by name
 
-    def __init__(self, proto=None, **kwargs):
+    def __init__(self, proto: PathLike | bytes | None = None, **kwargs: Any) -> None:
         check_fixed("T5Gemma2Tokenizer", kwargs, _FIXED)
         check_constructor(self, kwargs, "config_file")
         check_file_name(config_file=kwargs.get("config_file", "tokenizer.json"))
@@ -108,7 +111,7 @@ class T5Gemma2Tokenizer(
         self.file_assets = [VOCABULARY_FILE]
         self.set_proto(proto)
 
-    def set_proto(self, proto):
+    def set_proto(self, proto: PathLike | bytes | None) -> None:
         """Takes another vocabulary.
 
         Args:
@@ -116,8 +119,9 @@ class T5Gemma2Tokenizer(
         """
         vocabulary = None if proto is None else Vocabulary(proto)
         tokens = {**REQUIRED_TOKENS, **IMAGE_TOKENS, **TURN_TOKENS}
-        find = {}.get if vocabulary is None else vocabulary.token_to_id
-        ids = {name: find(token) for name, token in tokens.items()}
+        ids = dict.fromkeys(tokens)
+        if vocabulary is not None:
+            ids = {name: vocabulary.token_to_id(token) for name, token in tokens.items()}
         missing = [token for name, token in REQUIRED_TOKENS.items() if ids[name] is None]
         if vocabulary is not None and missing:
             raise ValueError(
@@ -133,10 +137,12 @@ class T5Gemma2Tokenizer(
         known = [name for name in names if vocabulary is None or ids[name] is not None]
         set_special_tokens(self, known)
 
-    def call(self, inputs, training=None):
+    def call(
+        self, inputs: str | bytes | Iterable[str | bytes] | Tensor, training: bool | None = None
+    ) -> Any:
         return self.tokenize(inputs)
 
-    def tokenize(self, inputs):
+    def tokenize(self, inputs: str | bytes | Iterable[str | bytes] | Tensor) -> Any:
         """Token ids of one or several strings; the same as calling the tokenizer.
 
         Args:
@@ -151,7 +157,7 @@ class T5Gemma2Tokenizer(
             return vocabulary.encode(texts_of_inputs(inputs))
         return vocabulary.encode([text_of(inputs, "`inputs`")])[0]
 
-    def detokenize(self, inputs):
+    def detokenize(self, inputs: Sequence[int] | Sequence[Sequence[int]] | Tensor) -> Any:
         """The text of token ids, control and padding tokens included.
 
         It inverts `tokenize`, but for the character "▁" (U+2581), which a vocabulary spells like
@@ -179,15 +185,15 @@ class T5Gemma2Tokenizer(
             return [decode(vocabulary, to_numpy(row), f"`inputs[{i}]`") for i, row in rows]
         return decode(vocabulary, to_numpy(inputs), "`inputs`")
 
-    def get_vocabulary(self):
+    def get_vocabulary(self) -> list[str]:
         """A list of all tokens in the order of their ids."""
         return list(self.loaded_vocabulary().tokens)
 
-    def vocabulary_size(self):
+    def vocabulary_size(self) -> int:
         """The number of tokens."""
         return len(self.loaded_vocabulary())
 
-    def id_to_token(self, id):
+    def id_to_token(self, id: int) -> str:
         """The token of an id.
 
         Args:
@@ -197,7 +203,7 @@ class T5Gemma2Tokenizer(
         check_ids(vocabulary, np.asarray(id), "`id`")
         return vocabulary.tokens[id]
 
-    def token_to_id(self, token):
+    def token_to_id(self, token: str | bytes) -> int:
         """The id of a token; that of `<unk>` where the vocabulary does not have it.
 
         Args:
@@ -213,11 +219,11 @@ class T5Gemma2Tokenizer(
         return found
 
     @property
-    def unk_token(self):
+    def unk_token(self) -> str | None:
         """The token for what no other token covers, or `None`."""
         return self.loaded_vocabulary().unk_token
 
-    def to_tokenizer_json(self):
+    def to_tokenizer_json(self) -> bytes:
         """The bytes of a Hugging Face `tokenizer.json` that gives the same ids.
 
         Where one asks for it, it puts `<bos>` before a text, as the published one does. From the
@@ -228,7 +234,7 @@ class T5Gemma2Tokenizer(
         published = {MASK_TOKEN, *TURN_TOKENS.values(), vocabulary.unk_token}
         return vocabulary.to_json(self.start_token, {*self.special_tokens, *published})
 
-    def export_to_transformers(self, path):
+    def export_to_transformers(self, path: PathLike) -> None:
         """Writes what `transformers.AutoTokenizer.from_pretrained(path)` reads.
 
         Args:
@@ -236,12 +242,12 @@ class T5Gemma2Tokenizer(
         """
         write_tokenizer(path, self)
 
-    def save_assets(self, dir_path):
+    def save_assets(self, dir_path: PathLike) -> None:
         data = self.loaded_vocabulary().data
         with open(os.path.join(dir_path, VOCABULARY_FILE), "wb") as file:
             file.write(data)
 
-    def load_assets(self, dir_path):
+    def load_assets(self, dir_path: PathLike | None) -> None:
         if dir_path is None:  # Keras asks again, by another name, where an attempt has failed
             raise ValueError(
                 f"A tokenizer needs {VOCABULARY_FILE}, whole, beside its configuration. Received: "
@@ -249,12 +255,12 @@ class T5Gemma2Tokenizer(
             )
         self.set_proto(os.path.join(dir_path, VOCABULARY_FILE))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         # The vocabulary is saved as a file beside the configuration.
         return {**super().get_config(), "proto": None}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         if config.get("proto") is not None:
             raise ValueError(
                 "A configuration must not name a file to read: its `proto` must be None. "
@@ -264,11 +270,11 @@ class T5Gemma2Tokenizer(
         return cls(**{name: value for name, value in config.items() if name != "dtype"})
 
     @property
-    def has_vocabulary(self):
+    def has_vocabulary(self) -> bool:
         """Whether there is a vocabulary yet."""
         return self._vocabulary is not None
 
-    def loaded_vocabulary(self):
+    def loaded_vocabulary(self) -> Vocabulary:
         """The `Vocabulary`.
 
         Raises:

@@ -31,12 +31,12 @@ _AXES = {
 
 
 def get_layout_map(
-    device_mesh,
-    model_parallel_dim_name="model",
-    data_parallel_dim_name="batch",
-    fsdp=False,
-    context_parallel=False,
-):
+    device_mesh: keras.distribution.DeviceMesh,
+    model_parallel_dim_name: str = "model",
+    data_parallel_dim_name: str = "batch",
+    fsdp: bool = False,
+    context_parallel: bool = False,
+) -> keras.distribution.LayoutMap:
     """How the weights are spread over a mesh of devices, on JAX.
 
     Over the model axis: the embedding table by its vocabulary, attention by its heads and

@@ -1,13 +1,30 @@
 """The task: text and images in, text out, run with `generate`. Long by its docstrings alone."""
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
 import keras
+import keras_hub
 
 from keras_t5gemma2.compat import keras as compat
+from keras_t5gemma2.generation.calls import Call
+from keras_t5gemma2.generation.encoded import Encoded
 from keras_t5gemma2.generation.generator import Generator
 from keras_t5gemma2.generation.infilling import infill
 from keras_t5gemma2.generation.streaming import stream
 from keras_t5gemma2.generation.warmup import warmup
+from keras_t5gemma2.model.backbone import T5Gemma2Backbone
+from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
 from keras_t5gemma2.tasks.task import T5Gemma2Task
+from keras_t5gemma2.typing import (
+    CacheDType,
+    ColumnNames,
+    CrossAttentionCache,
+    Inputs,
+    StopTokenIds,
+    Tensor,
+    Verbose,
+)
 from keras_t5gemma2.vocabulary.sentinels import FIRST_SENTINEL
 
 
@@ -41,34 +58,34 @@ class T5Gemma2Seq2SeqLM(T5Gemma2Task):
 
     def __init__(
         self,
-        backbone,
-        preprocessor=None,
-        cross_attention_cache="auto",
-        cache_dtype="auto",
-        **kwargs,
-    ):
+        backbone: T5Gemma2Backbone,
+        preprocessor: T5Gemma2Seq2SeqLMPreprocessor | None = None,
+        cross_attention_cache: CrossAttentionCache = "auto",
+        cache_dtype: CacheDType = "auto",
+        **kwargs: Any,
+    ) -> None:
         self.generator = Generator(self, None, cross_attention_cache, cache_dtype)
         super().__init__(backbone, preprocessor, **kwargs)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "cross_attention_cache": self.cross_attention_cache,
             "cache_dtype": self.cache_dtype,
         }
 
-    def outputs_of(self, of_backbone):
+    def outputs_of(self, of_backbone: Mapping[str, Tensor]) -> Tensor:
         """What the task gives, of what its backbone gives."""
         return self.logits(of_backbone["decoder_sequence_output"])
 
-    def logits(self, hidden):
+    def logits(self, hidden: Tensor) -> Tensor:
         """(..., vocabulary) logits of (..., hidden_dim) outputs of the decoder."""
         return self.backbone.token_embedding(hidden, reverse=True)
 
     # Generation -------------------------------------------------------------------------------
 
     @property
-    def cross_attention_cache(self):
+    def cross_attention_cache(self) -> CrossAttentionCache:
         """ "projected", "shared" or "auto": what is kept of the encoder's output in `generate`.
 
         Keys and values in every layer of the decoder are the fastest to read. One tensor that all
@@ -79,11 +96,11 @@ class T5Gemma2Seq2SeqLM(T5Gemma2Task):
         return self.generator.cross_attention_cache
 
     @cross_attention_cache.setter
-    def cross_attention_cache(self, value):
+    def cross_attention_cache(self, value: CrossAttentionCache) -> None:
         self.generator.cross_attention_cache = value
 
     @property
-    def cache_dtype(self):
+    def cache_dtype(self) -> CacheDType:
         """ "auto" or "int8": how `generate` stores what it keeps of the tokens before.
 
         In int8 each token and head has a scale in float32: half of the memory of bfloat16, a
@@ -92,11 +109,11 @@ class T5Gemma2Seq2SeqLM(T5Gemma2Task):
         return self.generator.cache_dtype
 
     @cache_dtype.setter
-    def cache_dtype(self, value):
+    def cache_dtype(self, value: CacheDType) -> None:
         self.generator.cache_dtype = value
 
     @property
-    def sampler(self):
+    def sampler(self) -> keras_hub.samplers.Sampler:
         """The `keras_hub.samplers.Sampler` that chooses the next token.
 
         It may be set, by name too, and its attributes changed: the next call goes by them.
@@ -104,19 +121,26 @@ class T5Gemma2Seq2SeqLM(T5Gemma2Task):
         return self.generator.sampler
 
     @sampler.setter
-    def sampler(self, value):
+    def sampler(self, value: str | keras_hub.samplers.Sampler) -> None:
         self.generator.sampler = value
 
     @property
-    def generate_function(self):
+    def generate_function(self) -> Callable[..., Tensor] | None:
         """What `make_generate_function` gave. Set to `None` to compile all anew."""
         return self.generator.generate_function
 
     @generate_function.setter
-    def generate_function(self, value):
+    def generate_function(self, value: Callable[..., Tensor] | None) -> None:
         self.generator.generate_function = value
 
-    def encode(self, inputs, cross_attention_cache=None, verbose="auto", *, columns=None):
+    def encode(
+        self,
+        inputs: Inputs,
+        cross_attention_cache: CrossAttentionCache | None = None,
+        verbose: Verbose = "auto",
+        *,
+        columns: ColumnNames | None = None,
+    ) -> Encoded:
         """The encoder's side of `generate`, computed once, for its argument `encoded`.
 
         Args:
@@ -137,20 +161,20 @@ class T5Gemma2Seq2SeqLM(T5Gemma2Task):
 
     def generate(
         self,
-        inputs=None,
-        max_length=None,
-        stop_token_ids="auto",
-        strip_prompt=False,
-        max_new_tokens=None,
-        assistant=None,
+        inputs: Inputs | None = None,
+        max_length: int | None = None,
+        stop_token_ids: StopTokenIds = "auto",
+        strip_prompt: bool = False,
+        max_new_tokens: int | None = None,
+        assistant: 'T5Gemma2Seq2SeqLM | Literal["prompt_lookup"] | None' = None,
         *,
-        encoded=None,
-        num_return_sequences=1,
-        batch_size=None,
-        cross_attention_cache=None,
-        columns=None,
-        verbose="auto",
-    ):
+        encoded: Encoded | None = None,
+        num_return_sequences: int = 1,
+        batch_size: int | None = None,
+        cross_attention_cache: CrossAttentionCache | None = None,
+        columns: ColumnNames | None = None,
+        verbose: Verbose = "auto",
+    ) -> Any:
         """Text that continues the decoder's prompt, given the encoder's text and images.
 
         The sampler is the one given to `compile(sampler=...)`, as it is when the call begins.
@@ -218,16 +242,16 @@ class T5Gemma2Seq2SeqLM(T5Gemma2Task):
 
     def stream(
         self,
-        inputs,
-        max_length=None,
-        stop_token_ids="auto",
-        strip_prompt=True,
-        max_new_tokens=None,
+        inputs: Inputs,
+        max_length: int | None = None,
+        stop_token_ids: StopTokenIds = "auto",
+        strip_prompt: bool = True,
+        max_new_tokens: int | None = None,
         *,
-        cross_attention_cache=None,
-        columns=None,
-        verbose="auto",
-    ):
+        cross_attention_cache: CrossAttentionCache | None = None,
+        columns: ColumnNames | None = None,
+        verbose: Verbose = "auto",
+    ) -> Iterator[Any]:
         """The text of `generate` in pieces, each as soon as no further token can change it.
 
         The pieces of a row, joined, are the text that `generate` gives with the same arguments
@@ -276,7 +300,9 @@ class T5Gemma2Seq2SeqLM(T5Gemma2Task):
             verbose,
         )
 
-    def infill(self, inputs, first_sentinel=FIRST_SENTINEL, **options):
+    def infill(
+        self, inputs: Inputs, first_sentinel: str = FIRST_SENTINEL, **options: Any
+    ) -> list[Any]:
         """What the model puts into the gaps of a text.
 
         Args:
@@ -308,14 +334,14 @@ class T5Gemma2Seq2SeqLM(T5Gemma2Task):
 
     def warmup(
         self,
-        lengths,
-        new_tokens=32,
-        batch_size=1,
-        prompt_length=1,
-        images=0,
-        stop_token_ids="auto",
-        verbose="auto",
-    ):
+        lengths: int | Sequence[int],
+        new_tokens: int | Sequence[int] = 32,
+        batch_size: int | Sequence[int] = 1,
+        prompt_length: int | Sequence[int] = 1,
+        images: int = 0,
+        stop_token_ids: StopTokenIds = "auto",
+        verbose: Verbose = "auto",
+    ) -> None:
         """Compiles for inputs of these lengths, so that `generate` does not have to.
 
         A program serves all lengths that are rounded up to the same one, and so it does new
@@ -356,7 +382,12 @@ class T5Gemma2Seq2SeqLM(T5Gemma2Task):
         }
         warmup(self.generator, sizes, images, stop_token_ids, verbose)
 
-    def generate_step(self, inputs, stop_token_ids=None, call=None):
+    def generate_step(
+        self,
+        inputs: Mapping[str, Any],
+        stop_token_ids: Sequence[int] | None = None,
+        call: Call | None = None,
+    ) -> Tensor:
         """One batch from ids to ids; compiled by `make_generate_function`.
 
         Args:
@@ -372,7 +403,7 @@ class T5Gemma2Seq2SeqLM(T5Gemma2Task):
         """
         return self.generator.generate_step(inputs, stop_token_ids, call)
 
-    def make_generate_function(self, call=None):
+    def make_generate_function(self, call: Call | None = None) -> Callable[..., Tensor]:
         """`generate_step` compiled, a function of inputs and `stop_token_ids`.
 
         Args:

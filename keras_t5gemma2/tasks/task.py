@@ -2,7 +2,10 @@
 
 import dataclasses
 import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Self
 
+import keras
 import keras_hub
 
 from keras_t5gemma2.adapters import files as adapter_files
@@ -40,6 +43,15 @@ from keras_t5gemma2.quantization import counting
 from keras_t5gemma2.registry import presets
 from keras_t5gemma2.tasks.agreement import check_agreement
 from keras_t5gemma2.tasks.trainable import TrainableTask
+from keras_t5gemma2.typing import (
+    DType,
+    EmbeddingTable,
+    FileDType,
+    LayerFilters,
+    PathLike,
+    QuantizationMode,
+    Tensor,
+)
 
 # Files of an earlier save that go even if the new one has none of the same name.
 _REPLACED_FILES = (
@@ -61,10 +73,15 @@ class T5Gemma2Task(TrainableTask):
     preprocessor_cls = T5Gemma2Seq2SeqLMPreprocessor
     presets = presets  # those that `from_preset` knows by name
 
-    def __new__(cls, *args, **kwargs):
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         return with_quantize_of_class(super().__new__(cls, *args, **kwargs))
 
-    def __init__(self, backbone, preprocessor=None, **kwargs):
+    def __init__(
+        self,
+        backbone: T5Gemma2Backbone,
+        preprocessor: T5Gemma2Seq2SeqLMPreprocessor | None = None,
+        **kwargs: Any,
+    ) -> None:
         check_constructor(self, kwargs, "compile")
         self.made_in_process = os.getpid()
         backbone.belongs_to(self)
@@ -77,16 +94,16 @@ class T5Gemma2Task(TrainableTask):
         compat.register_parameters(self)
 
     @property
-    def preprocessor(self):
+    def preprocessor(self) -> T5Gemma2Seq2SeqLMPreprocessor | Any:  # `None` is seldom
         """What makes arrays of text and images; settable, to one that fits the backbone."""
         return super().preprocessor
 
     @preprocessor.setter
-    def preprocessor(self, value):
+    def preprocessor(self, value: T5Gemma2Seq2SeqLMPreprocessor | None) -> None:
         check_agreement(self.backbone, value)
         keras_hub.models.Task.preprocessor.fset(self, value)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         check_are_found(self.backbone, self.preprocessor)
         config = super().get_config()
         if self.adapter_set.configs and not self.adapter_set.is_merged:
@@ -95,7 +112,7 @@ class T5Gemma2Task(TrainableTask):
         return config
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         parts = {"backbone": cls.backbone_cls, "preprocessor": cls.preprocessor_cls}
         check_parts(cls, config, **parts)
         adapters = config.get("adapters")
@@ -114,18 +131,22 @@ class T5Gemma2Task(TrainableTask):
             check_reads_adapters(adapters["configs"])
         return lm
 
-    def __call__(self, inputs, *args, **kwargs):
+    def __call__(self, inputs: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
         return super().__call__(self.backbone.complete(inputs), *args, **kwargs)
 
-    def compute_output_spec(self, inputs, training=None, mask=None):
+    def compute_output_spec(
+        self, inputs: Mapping[str, Tensor], training: bool | None = None, mask: Tensor = None
+    ) -> Any:
         inputs = self.backbone.complete_spec(inputs)
         return super().compute_output_spec(inputs, training, mask)
 
-    def summary(self, *args, print_fn=None, **kwargs):
+    def summary(
+        self, *args: Any, print_fn: Callable[..., None] | None = None, **kwargs: Any
+    ) -> None:
         """As `keras.Model.summary`; a quantized matrix counts as the one that it stands for."""
         counting.summarize(self, super().summary, *args, print_fn=print_fn, **kwargs)
 
-    def count_params(self):
+    def count_params(self) -> int:
         """The number of parameters, a quantized matrix counted as what it stands for."""
         return counting.parameters(self)
 
@@ -134,16 +155,16 @@ class T5Gemma2Task(TrainableTask):
     @classmethod
     def from_preset(
         cls,
-        preset,
-        load_weights=True,
-        text_only=False,
-        embeddings=None,
-        quantize=None,
-        allow_nonfinite=False,
-        encoder_sequence_length=None,
-        decoder_sequence_length=None,
-        **kwargs,
-    ):
+        preset: PathLike,
+        load_weights: bool = True,
+        text_only: bool = False,
+        embeddings: EmbeddingTable | None = None,
+        quantize: QuantizationMode | Mapping[str, Any] | None = None,
+        allow_nonfinite: bool = False,
+        encoder_sequence_length: int | None = None,
+        decoder_sequence_length: int | None = None,
+        **kwargs: Any,
+    ) -> Self:
         """The model of a preset or of a published checkpoint, with its preprocessor.
 
         Args:
@@ -188,8 +209,8 @@ class T5Gemma2Task(TrainableTask):
             if "preprocessor" not in kwargs:
                 made = make_task_preprocessor(cls.preprocessor_cls, checkpoint, **lengths)
                 kwargs["preprocessor"] = made
-            options = load_weights, quantize, allow_nonfinite, kwargs.pop("dtype", None)
-            backbone = load_backbone(T5Gemma2Backbone, checkpoint, *options)
+            how = load_weights, quantize, allow_nonfinite, kwargs.pop("dtype", None)
+            backbone = load_backbone(T5Gemma2Backbone, checkpoint, *how)
             lm = task(backbone, **{**settings, **kwargs})
             place, takes = checkpoint.path, {"allow_nonfinite": allow_nonfinite}
         if load_weights:
@@ -199,16 +220,16 @@ class T5Gemma2Task(TrainableTask):
     @classmethod
     def from_gemma3(
         cls,
-        encoder,
-        decoder=None,
-        dtype=None,
-        text_only=False,
-        quantize=None,
-        allow_nonfinite=False,
-        encoder_sequence_length=None,
-        decoder_sequence_length=None,
-        **kwargs,
-    ):
+        encoder: PathLike,
+        decoder: PathLike | None = None,
+        dtype: DType | None = None,
+        text_only: bool = False,
+        quantize: QuantizationMode | Mapping[str, Any] | None = None,
+        allow_nonfinite: bool = False,
+        encoder_sequence_length: int | None = None,
+        decoder_sequence_length: int | None = None,
+        **kwargs: Any,
+    ) -> Self:
         """A model whose encoder and decoder start from Gemma 3, as in the paper.
 
         With no token for the encoder to see, the decoder is that Gemma 3. RoPE, windows and soft
@@ -251,7 +272,9 @@ class T5Gemma2Task(TrainableTask):
         options = True, quantize, allow_nonfinite, dtype
         return cls(load_backbone(T5Gemma2Backbone, checkpoint, *options), **kwargs)
 
-    def load_weights(self, filepath, *args, allow_nonfinite=False, **kwargs):
+    def load_weights(
+        self, filepath: PathLike, *args: Any, allow_nonfinite: bool = False, **kwargs: Any
+    ) -> None:
         """As `keras.Model` has it. Weights that are NaN or infinite are refused.
 
         If it fails or is interrupted, all is as before: until it is done, the values of before are
@@ -272,7 +295,7 @@ class T5Gemma2Task(TrainableTask):
     # Saving -----------------------------------------------------------------------------------
 
     @by_one_process
-    def save_to_preset(self, preset_dir, *args, **kwargs):
+    def save_to_preset(self, preset_dir: PathLike, *args: Any, **kwargs: Any) -> None:
         """Saves to a preset directory, whose other files stay.
 
         The base weights go into Keras's file, and each adapter into a file of `adapters/`. Beside
@@ -302,20 +325,24 @@ class T5Gemma2Task(TrainableTask):
 
         saving.save_preset(write, preset_dir, _REPLACED_FILES, finish)
 
-    def save(self, filepath, overwrite=True, zipped=None, **kwargs):
+    def save(
+        self, filepath: PathLike, overwrite: bool = True, zipped: bool | None = None, **kwargs: Any
+    ) -> None:
         """As `keras.Model.save`; what is at `filepath` stays until all is written."""
         saving.save_model(self, super().save, filepath, overwrite, zipped, **kwargs)
 
-    def save_weights(self, filepath, overwrite=True, max_shard_size=None):
+    def save_weights(
+        self, filepath: PathLike, overwrite: bool = True, max_shard_size: float | None = None
+    ) -> None:
         """As `keras.Model.save_weights`; what is at `filepath` stays until all is written."""
         saving.save_weights(self, super().save_weights, filepath, overwrite, max_shard_size)
 
-    def save_own_variables(self, store):
+    def save_own_variables(self, store: Any) -> None:
         saving.reserve()  # Keras has just opened the file
         super().save_own_variables(store)
 
     @by_one_process
-    def save_to_keras_hub_preset(self, path, max_shard_size=10):
+    def save_to_keras_hub_preset(self, path: PathLike, max_shard_size: float = 10) -> None:
         """Writes a preset that `keras_hub.models.T5Gemma2Seq2SeqLM.from_preset` loads.
 
         Its tokenizer is written as a SentencePiece model, and its preprocessor is set to prepare
@@ -333,7 +360,13 @@ class T5Gemma2Task(TrainableTask):
         keras_hub_export.save(path, self.backbone, self, max_shard_size)
 
     @by_one_process
-    def export_to_transformers(self, path, dtype=None, max_shard_size="5GB", adapters="merge"):
+    def export_to_transformers(
+        self,
+        path: PathLike,
+        dtype: FileDType = None,
+        max_shard_size: int | str = "5GB",
+        adapters: Literal["merge", "peft"] = "merge",
+    ) -> None:
         """Writes a directory that the transformers library loads, laid out as the published ones.
 
         `AutoModelForImageTextToText.from_pretrained(path)` gives the model, and
@@ -399,7 +432,9 @@ class T5Gemma2Task(TrainableTask):
         )
 
     @by_one_process
-    def push_to_hub(self, repo_id, private=None, commit_message=None):
+    def push_to_hub(
+        self, repo_id: str, private: bool | None = None, commit_message: str | None = None
+    ) -> Any:
         """Saves the task as a preset and uploads it to the Hugging Face hub.
 
         `from_preset("hf://organization/name")` loads it. With it come a README (base model, the
@@ -427,18 +462,18 @@ class T5Gemma2Task(TrainableTask):
 
     def export(
         self,
-        filepath,
-        format="tf_saved_model",
-        verbose=None,
-        input_signature=None,
+        filepath: PathLike,
+        format: str = "tf_saved_model",
+        verbose: bool | None = None,
+        input_signature: Any = None,
         *,
-        batch_size=None,
-        encoder_length=None,
-        decoder_length=None,
-        prompt_length=1,
-        images=None,
-        **kwargs,
-    ):
+        batch_size: int | None = None,
+        encoder_length: int | None = None,
+        decoder_length: int | None = None,
+        prompt_length: int = 1,
+        images: int | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """Writes the model for a runtime that generates without Keras and without this package.
 
         It is three functions, each from a dict of tensors to another; B stands for `batch_size`:
@@ -518,25 +553,25 @@ class T5Gemma2Task(TrainableTask):
     # Adapters ---------------------------------------------------------------------------------
 
     @property
-    def adapters(self):
+    def adapters(self) -> dict[str, dict[str, Any]]:
         """Dict of the adapters' configurations, plain JSON each, by name."""
         return self.adapter_set.described()
 
     @property
-    def active_adapter(self):
+    def active_adapter(self) -> str | dict[str, float] | None:
         """The name of the one active adapter, a dict of weights of a sum of several, or `None`."""
         return self.adapter_set.active
 
     def enable_lora(
         self,
-        rank,
-        alpha=None,
-        dropout=0.0,
-        target="text",
-        use_rslora=False,
-        use_dora=False,
-        name="default",
-    ):
+        rank: int,
+        alpha: float | None = None,
+        dropout: float = 0.0,
+        target: str | Sequence[str] = "text",
+        use_rslora: bool = False,
+        use_dora: bool = False,
+        name: str = "default",
+    ) -> None:
         """Adds an adapter, makes it the active one, and freezes all other weights.
 
         From then on `fit` trains the adapter alone: y = x W + scale * (drop(x) A) B on each
@@ -579,7 +614,7 @@ class T5Gemma2Task(TrainableTask):
             self.adapter_set.add(name, config)
             self.adapter_set.choose(name)
 
-    def set_adapter(self, adapter):
+    def set_adapter(self, adapter: str | Mapping[str, float] | None) -> None:
         """Chooses the adapter that computes and trains.
 
         The optimizer starts anew where another adapter is to be trained.
@@ -591,7 +626,7 @@ class T5Gemma2Task(TrainableTask):
         """
         self.adapter_set.choose(adapter)
 
-    def remove_adapter(self, name):
+    def remove_adapter(self, name: str) -> None:
         """Removes an adapter. With the last one goes all that `enable_lora` did.
 
         Args:
@@ -599,7 +634,7 @@ class T5Gemma2Task(TrainableTask):
         """
         self.adapter_set.remove(name)
 
-    def merge_adapter(self):
+    def merge_adapter(self) -> None:
         """Puts the active adapter, or the weighted sum, into the base weights.
 
         The outputs stay the same to rounding, and take no longer than those of the base. The
@@ -617,13 +652,13 @@ class T5Gemma2Task(TrainableTask):
         """
         self.adapter_set.merge()
 
-    def unmerge_adapter(self):
+    def unmerge_adapter(self) -> None:
         """Takes the adapters out of the base weights, which are as before to rounding."""
 
         self.adapter_set.unmerge()
 
     @by_one_process
-    def save_adapter(self, path, name="default"):
+    def save_adapter(self, path: PathLike, name: str = "default") -> None:
         """Writes one adapter to one small file, with its configuration.
 
         Beside it comes a text about it, `french.md` say, with its base model, the lines that load
@@ -637,7 +672,9 @@ class T5Gemma2Task(TrainableTask):
         card = stored_adapters.adapter_card(path, self.adapters[name], self.backbone.source)
         cards.write_card_beside(path, dataclasses.replace(card, metrics=metrics_of(self)))
 
-    def load_adapter(self, path, name="default", allow_nonfinite=False):
+    def load_adapter(
+        self, path: PathLike, name: str = "default", allow_nonfinite: bool = False
+    ) -> None:
         """Adds an adapter that `save_adapter` wrote, and makes it the active one.
 
         Args:
@@ -656,7 +693,7 @@ class T5Gemma2Task(TrainableTask):
         adapter_files.load(self.adapter_set, path, name, allow_nonfinite)
 
     @by_one_process
-    def save_peft_adapter(self, directory, name="default"):
+    def save_peft_adapter(self, directory: PathLike, name: str = "default") -> None:
         """Writes one adapter in the format of the peft library.
 
         `peft.PeftModel.from_pretrained(model, directory)` reads it, for the reference's model. A
@@ -669,7 +706,9 @@ class T5Gemma2Task(TrainableTask):
         stored = adapter_files.stored(self.adapter_set, name)
         peft.write_peft_adapter(directory, stored, self.backbone, metrics=metrics_of(self))
 
-    def load_peft_adapter(self, directory, name="default", allow_nonfinite=False):
+    def load_peft_adapter(
+        self, directory: PathLike, name: str = "default", allow_nonfinite: bool = False
+    ) -> None:
         """Adds an adapter that the peft library wrote, and makes it the active one.
 
         What it has on the vision tower is left out with a warning where it adds exactly nothing,
@@ -692,7 +731,12 @@ class T5Gemma2Task(TrainableTask):
 
     # Integers ---------------------------------------------------------------------------------
 
-    def quantize(self, mode=None, config=None, filters=None):
+    def quantize(
+        self,
+        mode: QuantizationMode | None = None,
+        config: keras.quantizers.QuantizationConfig | None = None,
+        filters: LayerFilters | None = None,
+    ) -> None:
         """Makes the matrices of both stacks, and the embedding table, ones of integers.
 
         See `T5Gemma2Backbone.quantize`. Adapters stay beside the matrices, and can be added and
@@ -722,5 +766,5 @@ class T5Gemma2Task(TrainableTask):
                 self.adapter_set.forget_programs()
                 self.adapter_set.reset_optimizer()
 
-    def get_quantization_layer_structure(self, mode):
+    def get_quantization_layer_structure(self, mode: str) -> dict[str, Any] | None:
         return self.backbone.get_quantization_layer_structure(mode)

@@ -6,6 +6,8 @@ probabilities, which are scaled to add up to 1 over them; the loss is the cross-
 
 import functools
 import itertools
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -16,6 +18,9 @@ from keras_t5gemma2.generation.compiled_steps import program
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.sharding.batch import of_rows
 from keras_t5gemma2.training.teacher_samples import TeacherSamples
+
+if TYPE_CHECKING:
+    from keras_t5gemma2.tasks.seq2seq_lm import T5Gemma2Seq2SeqLM
 
 # The teacher's logits of one chunk of tokens, in float32; noise and their sum are as large.
 _CHUNK_BYTES = 80 << 20
@@ -46,7 +51,13 @@ class Distillation:
     >>> lm.fit(rows, epochs=3, distillation=Distillation(samples))  # doctest: +SKIP
     """
 
-    def __init__(self, teacher, num_samples=256, label_weight=0.0, seed=0):
+    def __init__(
+        self,
+        teacher: "T5Gemma2Seq2SeqLM | TeacherSamples",
+        num_samples: int = 256,
+        label_weight: float = 0.0,
+        seed: int = 0,
+    ) -> None:
         if not isinstance(teacher, TeacherSamples) and not hasattr(teacher, "backbone"):
             raise TypeError(
                 "`teacher` must be a T5Gemma2Seq2SeqLM or TeacherSamples. "
@@ -62,11 +73,11 @@ class Distillation:
         self._calls = itertools.count()
 
     @property
-    def source(self):
+    def source(self) -> str | None:
         """What the teacher's weights derive from, as `T5Gemma2Backbone` has it."""
         return getattr(self.teacher, "backbone", self.teacher).source
 
-    def check(self, student):
+    def check(self, student: "T5Gemma2Seq2SeqLM") -> None:
         """Raises a `ValueError` if a student cannot learn from this teacher.
 
         Args:
@@ -93,7 +104,9 @@ class Distillation:
                 "student"
             )
 
-    def targets(self, x, labels, indices=None):
+    def targets(
+        self, x: Mapping[str, np.ndarray], labels: np.ndarray, indices: Sequence[int] | None = None
+    ) -> dict[str, np.ndarray]:
         """What `fit` takes as labels.
 
         Args:
