@@ -26,6 +26,12 @@ class AttentionConfig:
         query_pre_attn_scalar: float. Scores are scaled by its inverse square root.
         dropout: float. Dropout of the attention probabilities, in training.
         norm_epsilon: float. Of the query and key norms.
+
+    Example:
+
+    >>> config = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny").config
+    >>> config.encoder.layers[0]
+    AttentionConfig(num_heads=4, num_kv_heads=1, head_dim=32, window=16, query_pre_attn_scalar=32.0)
     """
 
     num_heads: int
@@ -63,6 +69,15 @@ class AttentionConfig:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """The configuration of a dict of the constructor's arguments.
+
+        Example:
+
+        >>> config = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny").config
+        >>> fields = config.to_dict()["encoder"]["layers"][0]
+        >>> keras_t5gemma2.AttentionConfig.from_dict(fields) == config.encoder.layers[0]
+        True
+        """
         return cls(**fields)
 
 
@@ -76,6 +91,12 @@ class StackConfig:
         layers: tuple of `AttentionConfig`, one per layer, first layer first. See `interleave`.
         norm_epsilon: float. Of the layer norms.
         dropout: float. Dropout of the hidden states, in training.
+
+    Example:
+
+    >>> config = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny").config
+    >>> config.decoder
+    StackConfig(hidden_dim=128, mlp_dim=512, layers=<3: 2 of window 16, 1 full>)
     """
 
     hidden_dim: int
@@ -99,6 +120,15 @@ class StackConfig:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """The configuration that a `BackboneConfig` has as a dict.
+
+        Example:
+
+        >>> config = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny").config
+        >>> fields = config.to_dict()["encoder"]
+        >>> keras_t5gemma2.StackConfig.from_dict(fields) == config.encoder
+        True
+        """
         layers = tuple(AttentionConfig.from_dict(layer) for layer in fields["layers"])
         return cls(**{**fields, "layers": layers})
 
@@ -117,6 +147,14 @@ class VisionConfig:
         tokens_per_image: int. Encoder tokens that one image becomes; a square number.
         norm_epsilon: float. Of the tower's norms and of the projector's.
         dropout: float. Dropout of the tower's attention probabilities, in training.
+
+    Example:
+
+    >>> config = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny").config
+    >>> config.vision.image_size, config.vision.patches_per_side
+    (32, 4)
+    >>> config.vision.tokens_per_image, config.vision.tokens_per_side
+    (4, 2)
     """
 
     image_size: int = 896
@@ -155,14 +193,25 @@ class VisionConfig:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """The configuration of a dict of the constructor's arguments.
+
+        Example:
+
+        >>> config = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny").config
+        >>> fields = config.to_dict()["vision"]
+        >>> keras_t5gemma2.VisionConfig.from_dict(fields) == config.vision
+        True
+        """
         return cls(**fields)
 
     @property
     def patches_per_side(self) -> int:
+        """Patches along one side of an image."""
         return self.image_size // self.patch_size
 
     @property
     def tokens_per_side(self) -> int:
+        """Encoder tokens along one side of the grid over an image."""
         return int(self.tokens_per_image**0.5)
 
 
@@ -213,15 +262,37 @@ class BackboneConfig:
 
     @property
     def hidden_dim(self) -> int:
+        """Width of the hidden states of both stacks.
+
+        Example:
+
+        >>> config = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny").config
+        >>> config.hidden_dim
+        128
+        """
         return self.encoder.hidden_dim
 
     def to_dict(self) -> dict[str, Any]:
-        """The configuration as nested dicts, lists and numbers: plain JSON."""
+        """The configuration as nested dicts, lists and numbers: plain JSON.
+
+        Example:
+
+        >>> config = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny").config
+        >>> sorted(config.to_dict()["encoder"])
+        ['dropout', 'hidden_dim', 'layers', 'mlp_dim', 'norm_epsilon']
+        """
         return to_json(self)
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """The configuration that `to_dict` gave."""
+        """The configuration that `to_dict` gave.
+
+        Example:
+
+        >>> config = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny").config
+        >>> keras_t5gemma2.BackboneConfig.from_dict(config.to_dict()) == config
+        True
+        """
         vision = fields.get("vision")
         return cls(
             **{
@@ -238,8 +309,12 @@ def interleave(
 ) -> tuple[AttentionConfig, ...]:
     """The published pattern of layers: every `period`-th is `full`, the others are `local`.
 
-    >>> [layer.window for layer in interleave(local, full, num_layers=7)]  # doctest: +SKIP
-    [512, 512, 512, 512, 512, None, 512]
+    Example:
+
+    >>> config = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny").config
+    >>> local, full = sorted(set(config.encoder.layers), key=lambda layer: layer.window is None)
+    >>> [layer.window for layer in keras_t5gemma2.interleave(local, full, num_layers=7)]
+    [16, 16, 16, 16, 16, None, 16]
     """
     return tuple(full if (i + 1) % period == 0 else local for i in range(num_layers))
 

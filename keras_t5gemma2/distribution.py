@@ -66,10 +66,12 @@ def distribute(
 
     Example:
 
-        from keras_t5gemma2 import T5Gemma2Seq2SeqLM, distribution
-
-        distribution.distribute("t5gemma2_tiny", model_parallel=2)
-        lm = T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+    >>> from keras_t5gemma2 import distribution
+    >>> devices = keras.distribution.list_devices()[:1]
+    >>> found = distribution.distribute("t5gemma2_tiny", devices=devices, verbose=False)
+    >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+    >>> found.device_mesh.shape
+    (1, 1)
     """
     if keras.config.backend() != "jax":
         raise NotImplementedError(

@@ -1,6 +1,7 @@
 """What is public: the functions and classes of the package, and the methods of these."""
 
 import inspect
+from typing import Any, NamedTuple
 
 import keras_t5gemma2
 from keras_t5gemma2 import distribution
@@ -14,6 +15,14 @@ MORE = (Encoded, Evaluation, Generator, distribution.distribute)
 _DUNDERS = ("__init__", "__call__", "__len__")
 
 
+class Member(NamedTuple):
+    """A method or property, as it stands in the text of the class `owner`."""
+
+    owner: type
+    name: str
+    value: Any
+
+
 def owners():
     """List of the public functions and classes."""
     named = [getattr(keras_t5gemma2, name) for name in keras_t5gemma2.__all__]
@@ -21,10 +30,7 @@ def owners():
 
 
 def members():
-    """The methods and properties of public classes that are ours, by `Class.name`.
-
-    `Class` is the one whose text has the member: what several classes inherit is listed once.
-    """
+    """Dict of the `Member`s of public classes that are ours, by `Owner.name`."""
     found = {}
     for cls in filter(inspect.isclass, owners()):
         for name in dir(cls):
@@ -32,7 +38,7 @@ def members():
             value = vars(owner)[name]
             is_public = not name.startswith("_") or name in _DUNDERS
             if is_public and is_ours(owner) and functions_of(value):
-                found[f"{owner.__name__}.{name}"] = value
+                found[f"{owner.__name__}.{name}"] = Member(owner, name, value)
     return found
 
 

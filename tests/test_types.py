@@ -95,8 +95,8 @@ WRONG = {
 
 def test_every_public_signature_has_types():
     functions = {function.__qualname__: function for function in owners() if is_function(function)}
-    for name, value in members().items():
-        for number, function in enumerate(functions_of(value)):
+    for name, member in members().items():
+        for number, function in enumerate(functions_of(member.value)):
             functions[name + (" (setter)" if number else "")] = function
     assert len(functions) > 150
     assert [text for name, f in functions.items() for text in missing(name, f)] == []

@@ -19,7 +19,16 @@ class AdaptsThroughTask(Mixin):
     _task = None  # weak reference to the task made of this backbone last
 
     def belongs_to(self, task: "T5Gemma2Task") -> None:
-        """Names the task that this backbone is part of."""
+        """Names the task that this backbone is part of.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.backbone.belongs_to(lm)  # as the task itself says when it is made
+        >>> lm.backbone.enable_lora(rank=2)
+        >>> list(lm.adapters)
+        ['default']
+        """
         self._task = weakref.ref(task)
 
     def enable_lora(self, rank: int, target_layer_names: Sequence[str] | None = None) -> None:
@@ -32,6 +41,13 @@ class AdaptsThroughTask(Mixin):
 
         Raises:
             ValueError: the backbone is part of no task; or as the task has it.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.backbone.enable_lora(rank=2, target_layer_names=["query"])
+        >>> lm.adapters["default"]["rank"]
+        2
         """
         target = "text" if target_layer_names is None else target_layer_names
         self._own_task("enable_lora").enable_lora(rank, target=target)
@@ -44,6 +60,14 @@ class AdaptsThroughTask(Mixin):
 
         Raises:
             ValueError: the backbone is part of no task, or there is no adapter.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.backbone.enable_lora(rank=2)
+        >>> lm.backbone.save_lora_weights(directory / "adapter.safetensors")
+        >>> sorted(path.name for path in directory.iterdir())
+        ['adapter.md', 'adapter.safetensors']
         """
         self._own_task("save_lora_weights").save_adapter(filepath)
 
@@ -55,6 +79,16 @@ class AdaptsThroughTask(Mixin):
 
         Raises:
             ValueError: the backbone is part of no task; or as the task has it.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.backbone.enable_lora(rank=2)
+        >>> lm.backbone.save_lora_weights(directory / "adapter.safetensors")
+        >>> lm.remove_adapter("default")
+        >>> lm.backbone.load_lora_weights(directory / "adapter.safetensors")
+        >>> lm.active_adapter
+        'default'
         """
         self._own_task("load_lora_weights").load_adapter(filepath)
 

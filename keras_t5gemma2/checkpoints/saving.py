@@ -181,6 +181,13 @@ class SavesPresets(Mixin):
             preset_dir: path of the directory, made if it is not there.
             *args: as the keras-hub class has them.
             **kwargs: as the keras-hub class has them.
+
+        Example:
+
+        >>> backbone = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny")
+        >>> backbone.save_to_preset(directory)
+        >>> sorted(path.name for path in directory.iterdir())
+        ['README.md', 'config.json', 'metadata.json', 'model.weights.h5']
         """
         check_are_found(self)
         save = super().save_to_preset
@@ -204,13 +211,29 @@ class SavesModels(Mixin):
     def save(
         self, filepath: PathLike, overwrite: bool = True, zipped: bool | None = None, **kwargs: Any
     ) -> None:
-        """As `keras.Model.save`; what is at `filepath` stays until all is written."""
+        """As `keras.Model.save`; what is at `filepath` stays until all is written.
+
+        Example:
+
+        >>> backbone = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny")
+        >>> backbone.save(directory / "model.keras")
+        >>> keras.saving.load_model(directory / "model.keras").count_params()
+        2050976
+        """
         save_model(self, super().save, filepath, overwrite, zipped, **kwargs)
 
     def save_weights(
         self, filepath: PathLike, overwrite: bool = True, max_shard_size: float | None = None
     ) -> None:
-        """As `keras.Model.save_weights`; what is at `filepath` stays until all is written."""
+        """As `keras.Model.save_weights`; what is at `filepath` stays until all is written.
+
+        Example:
+
+        >>> backbone = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny")
+        >>> backbone.save_weights(directory / "model.weights.h5")
+        >>> sorted(path.name for path in directory.iterdir())
+        ['model.weights.h5']
+        """
         save_weights(self, super().save_weights, filepath, overwrite, max_shard_size)
 
     def save_own_variables(self, store: Any) -> None:
@@ -233,6 +256,12 @@ class SavesModels(Mixin):
 
         Raises:
             ValueError: a weight is not finite; the message names it.
+
+        Example:
+
+        >>> backbone = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny")
+        >>> backbone.save_weights(directory / "model.weights.h5")
+        >>> backbone.load_weights(directory / "model.weights.h5")
         """
         options = {"allow_nonfinite": allow_nonfinite, **kwargs}
         load_weights(self, super().load_weights, filepath, *args, **options)

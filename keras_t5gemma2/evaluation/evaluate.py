@@ -80,18 +80,12 @@ def evaluate_generation(
 
     Example:
 
-    >>> class Upper:
-    ...     def generate(self, rows, strip_prompt):
-    ...         return [row.encoder_text.upper() for row in rows]
-    >>> data = {"encoder_text": ["a", "b", "c"], "decoder_text": ["A", ["b", "B"], "d"]}
-    >>> result = evaluate_generation(Upper(), data, metrics=["exact_match"], verbose=0)
-    >>> round(result["exact_match"], 1)
-    66.7
-    >>> result.predictions
-    ['A', 'B', 'C']
-    >>> print(result)
+    >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+    >>> lm.compile(sampler="greedy")
+    >>> rows = {"encoder_text": ["Spell 42 in German."], "decoder_text": ["zweiundvierzig"]}
+    >>> print(keras_t5gemma2.evaluate_generation(lm, rows, metrics=["exact_match"], verbose=0))
            rows  exact_match
-    model     3         66.7
+    model     1        100.0
     """
     if on_interrupt not in ("auto", "return", "raise"):
         raise ValueError(
@@ -124,6 +118,15 @@ class Evaluation(dict):
         predictions: list of strings in the order of the data; `None` for a row that was not
             generated because of an interruption.
         base: the `Evaluation` of the model to compare with on the same rows, or `None`.
+
+    Example:
+
+    >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+    >>> lm.compile(sampler="greedy")
+    >>> rows = {"encoder_text": ["Spell 42 in German."], "decoder_text": ["zweiundvierzig"]}
+    >>> result = keras_t5gemma2.evaluate_generation(lm, rows, metrics=["exact_match"], verbose=0)
+    >>> result["exact_match"], result.predictions, result.rows
+    (100.0, ['zweiundvierzig'], 1)
     """
 
     def __init__(
@@ -178,11 +181,12 @@ class EvaluateGeneration(keras.callbacks.Callback):
 
     Example:
 
-    ```python
-    evaluation = EvaluateGeneration(held_out, metrics=["exact_match"], max_new_tokens=16)
-    lm.fit(rows, epochs=3, callbacks=[evaluation])
-    print(evaluation.results[3])
-    ```
+    >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+    >>> rows = {"encoder_text": ["Spell 7 in Dutch."], "decoder_text": ["zeven"]}
+    >>> evaluation = keras_t5gemma2.EvaluateGeneration(rows, metrics=["exact_match"])
+    >>> history = lm.fit(rows, callbacks=[evaluation], verbose=0)
+    >>> sorted(evaluation.results)
+    [0, 1]
     """
 
     def __init__(

@@ -62,15 +62,22 @@ class BeamSearch(keras_hub.samplers.BeamSampler):
 
     Example: the likeliest first token (1) does not begin the likeliest sequence.
 
-        >>> import numpy as np
         >>> from keras import ops
         >>> p = np.array([[1, 0, 0, 0], [0.3, 0.3, 0.2, 0.2], [0.9, 0.1, 0, 0], [0.1, 0.5, 0.4, 0]])
         >>> def next(prompt, cache, index):
         ...     return ops.log(ops.take(p + 1e-9, prompt[:, index - 1], axis=0)), None, cache
         >>> prompt = ops.array([[3, -1, -1, -1]])
-        >>> best = BeamSearch(num_beams=2)(next, prompt, index=1, stop_token_ids=(0,))
+        >>> search = keras_t5gemma2.BeamSearch(num_beams=2)
+        >>> best = search(next, prompt, index=1, stop_token_ids=(0,))
         >>> ops.convert_to_numpy(best).tolist()
         [[3, 2, 0, -1]]
+
+    Example: a model that generates by it.
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.compile(sampler=keras_t5gemma2.BeamSearch(num_beams=3))
+        >>> lm.generate("Write 2026-12-17 in French.", max_new_tokens=16)
+        '17 décembre 2026'
     """
 
     def __init__(

@@ -38,6 +38,15 @@ class Encoded:
         dtype: string. How the numbers of `memory` are stored.
         nbytes: int. Bytes of `memory`.
         source: `Source`, the model and the weights that it came from.
+
+    Example:
+
+    >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+    >>> encoded = lm.encode("Spell 7 in Dutch.")
+    >>> encoded
+    Encoded(rows=1, tokens=7, bytes=49408, kind="projected", dtype="float32")
+    >>> encoded.kind, encoded.dtype, encoded.nbytes
+    ('projected', 'float32', 49408)
     """
 
     def __init__(self, memory: Any, rows: int, tokens: int, source: "Source") -> None:
@@ -49,14 +58,17 @@ class Encoded:
 
     @property
     def kind(self) -> Literal["projected", "shared"]:
+        """ "projected" or "shared", see `cross_attention_cache`."""
         return "shared" if self.memory.shared else "projected"
 
     @property
     def dtype(self) -> str:
+        """String. How the numbers of `memory` are stored."""
         return self._dtype_of(tree.flatten(self.memory)[0])
 
     @property
     def nbytes(self) -> int:
+        """Bytes of `memory`."""
         leaves = {id(leaf): leaf for leaf in tree.flatten(self.memory)}.values()
         sizes = (np.dtype(self._dtype_of(x)).itemsize * int(np.prod(x.shape)) for x in leaves)
         return sum(sizes)

@@ -52,10 +52,10 @@ class Generator:
 
     Example:
 
-    >>> from keras_t5gemma2 import T5Gemma2Seq2SeqLM
-    >>> lm = T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
-    >>> Generator(lm, "greedy").generate("Write as a number: seven", strip_prompt=True)
-    '7'
+    >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+    >>> generator = type(lm.generator)(lm, "greedy")  # beside the task's own
+    >>> generator.generate("Spell 42 in German.", max_new_tokens=16)
+    'zweiundvierzig'
     """
 
     def __init__(
@@ -73,6 +73,14 @@ class Generator:
 
     @property
     def cross_attention_cache(self) -> CrossAttentionCache:
+        """See `T5Gemma2Seq2SeqLM.cross_attention_cache`.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.generator.cross_attention_cache
+        'auto'
+        """
         return self._cross_attention_cache
 
     @cross_attention_cache.setter
@@ -81,6 +89,14 @@ class Generator:
 
     @property
     def cache_dtype(self) -> CacheDType:
+        """See `T5Gemma2Seq2SeqLM.cache_dtype`.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.generator.cache_dtype
+        'auto'
+        """
         return self._cache_dtype
 
     @cache_dtype.setter
@@ -89,6 +105,15 @@ class Generator:
 
     @property
     def sampler(self) -> keras_hub.samplers.Sampler:
+        """See `T5Gemma2Seq2SeqLM.sampler`.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.generator.sampler = "greedy"
+        >>> type(lm.generator.sampler).__name__
+        'GreedySampler'
+        """
         return self._sampler
 
     @sampler.setter
@@ -103,15 +128,38 @@ class Generator:
 
     @property
     def preprocessor(self) -> Any:
+        """That of the model.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.generator.preprocessor is lm.preprocessor
+        True
+        """
         return self.model.preprocessor
 
     @property
     def dtype(self) -> str:
-        """String, the dtype in which the decoder computes."""
+        """String, the dtype in which the decoder computes.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.generator.dtype
+        'float32'
+        """
         return self.model.backbone.decoder.compute_dtype
 
     @property
     def generate_function(self) -> Callable[..., Tensor] | None:
+        """See `T5Gemma2Seq2SeqLM.generate_function`.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.generator.generate_function is None  # nothing is compiled yet
+        True
+        """
         return None if self.programs is None else self.programs.generate
 
     @generate_function.setter
@@ -129,7 +177,14 @@ class Generator:
         *,
         columns: ColumnNames | None = None,
     ) -> Encoded:
-        """See `T5Gemma2Seq2SeqLM.encode`."""
+        """See `T5Gemma2Seq2SeqLM.encode`.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.generator.encode("Spell 7 in Dutch.")
+        Encoded(rows=1, tokens=7, bytes=49408, kind="projected", dtype="float32")
+        """
         call = calls.call_of(self, cross_attention_cache, verbose)
         inputs, _ = inputs_of.read(self.model, inputs, columns)
         with one_warning():
@@ -155,7 +210,15 @@ class Generator:
         columns: ColumnNames | None = None,
         verbose: Verbose = "auto",
     ) -> Any:
-        """See `T5Gemma2Seq2SeqLM.generate`."""
+        """See `T5Gemma2Seq2SeqLM.generate`.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.generator.sampler = "greedy"
+        >>> lm.generator.generate("Spell 42 in German.", max_new_tokens=16)
+        'zweiundvierzig'
+        """
         max_length, max_new_tokens, batch_size, num_return_sequences = checked(
             max_length=max_length,
             max_new_tokens=max_new_tokens,
@@ -218,7 +281,17 @@ class Generator:
         stop_token_ids: Sequence[int] | None = None,
         call: calls.Call | None = None,
     ) -> Tensor:
-        """See `T5Gemma2Seq2SeqLM.generate_step`."""
+        """See `T5Gemma2Seq2SeqLM.generate_step`.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.compile(sampler="greedy")
+        >>> x = lm.preprocessor.generate_preprocess(["Spell 42 in German."])
+        >>> x |= {"new_tokens": np.int32(4), "new_token_ids": np.full((1, 4), -1, "int32")}
+        >>> keras.ops.convert_to_numpy(lm.generator.generate_step(x)).shape
+        (1, 36)
+        """
         call = calls.call_of(self) if call is None else call
         strategy = strategy_of(call.sampler)
         memory = inputs["memory"] if "memory" in inputs else self._encode_step(inputs, call)
@@ -249,7 +322,17 @@ class Generator:
         return [new[start : start + times] for start in range(0, len(new), times)]
 
     def make_generate_function(self, call: calls.Call | None = None) -> Callable[..., Tensor]:
-        """See `T5Gemma2Seq2SeqLM.make_generate_function`."""
+        """See `T5Gemma2Seq2SeqLM.make_generate_function`.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.compile(sampler="greedy")
+        >>> x = lm.preprocessor.generate_preprocess(["Spell 42 in German."])
+        >>> x |= {"new_tokens": np.int32(4), "new_token_ids": np.full((1, 4), -1, "int32")}
+        >>> keras.ops.convert_to_numpy(lm.generator.make_generate_function()(x)).shape
+        (1, 36)
+        """
         if call is None:
             return programs_of(self).generate
         return functools.partial(self.run, call=call)
@@ -260,7 +343,17 @@ class Generator:
         stop_token_ids: Sequence[int] | None = None,
         call: calls.Call | None = None,
     ) -> Tensor:
-        """`generate_step`, compiled. `call` is by default as the attributes are now."""
+        """`generate_step`, compiled. `call` is by default as the attributes are now.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.compile(sampler="greedy")
+        >>> x = lm.preprocessor.generate_preprocess(["Spell 42 in German."])
+        >>> x |= {"new_tokens": np.int32(4), "new_token_ids": np.full((1, 4), -1, "int32")}
+        >>> keras.ops.convert_to_numpy(lm.generator.run(x)).shape
+        (1, 36)
+        """
         call = calls.call_of(self) if call is None else call
         stops = None if stop_token_ids is None else tuple(stop_token_ids)
 
@@ -274,7 +367,13 @@ class Generator:
         return program(self, ("generate", stops), make, call, draws=True)((), inputs)
 
     def prepare(self) -> None:
-        """Lays weights out for steps; what is in training stays as its optimizer has it."""
+        """Lays weights out for steps; what is in training stays as its optimizer has it.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.generator.prepare()
+        """
         is_training = getattr(self.model.optimizer, "built", False)
         self.model.backbone.decoder.lay_out(is_training=is_training)
 

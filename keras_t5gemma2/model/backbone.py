@@ -93,12 +93,10 @@ class T5Gemma2Backbone(
 
     Example:
 
-    >>> import numpy as np
-    >>> from keras_t5gemma2 import T5Gemma2Backbone
-    >>> model = T5Gemma2Backbone.from_preset("t5gemma2_tiny", text_only=True)
+    >>> backbone = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny")
     >>> ids = {"encoder_token_ids": np.ones((2, 7)), "decoder_token_ids": np.ones((2, 3))}
     >>> masks = {"encoder_padding_mask": np.ones((2, 7)), "decoder_padding_mask": np.ones((2, 3))}
-    >>> outputs = model({**ids, **masks})
+    >>> outputs = backbone({**ids, **masks})
     >>> tuple(outputs["decoder_sequence_output"].shape)
     (2, 3, 128)
     """
@@ -150,6 +148,15 @@ class T5Gemma2Backbone(
 
     @property
     def gradient_checkpointing(self) -> bool:
+        """Whether training computes hidden states again in the backward pass; settable.
+
+        Example:
+
+        >>> backbone = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny")
+        >>> backbone.gradient_checkpointing = True
+        >>> backbone.gradient_checkpointing
+        True
+        """
         return self.decoder.gradient_checkpointing
 
     @gradient_checkpointing.setter
@@ -164,7 +171,15 @@ class T5Gemma2Backbone(
         images: Tensor | None = None,
         image_features: Tensor | None = None,
     ) -> Tensor:
-        """The encoder's output, (batch, encoder length, hidden_dim)."""
+        """The encoder's output, (batch, encoder length, hidden_dim).
+
+        Example:
+
+        >>> backbone = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny")
+        >>> ids = np.ones((1, 3), "int32")
+        >>> tuple(backbone.encode(ids, padding_mask=ids).shape)
+        (1, 3, 128)
+        """
         x = self.embedder(token_ids)
         if images is not None or image_features is not None:
             x = self.vision(x, token_ids, images, image_features)
@@ -195,11 +210,30 @@ class T5Gemma2Backbone(
 
         Raises:
             ValueError: `image_features` are not those of this model's vision tower.
+
+        Example:
+
+        >>> backbone = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny")
+        >>> ids = np.ones((1, 3))
+        >>> names = ("encoder_token_ids", "encoder_padding_mask")
+        >>> names += ("decoder_token_ids", "decoder_padding_mask")
+        >>> tuple(backbone.complete(dict.fromkeys(names, ids))["images"].shape)
+        (1, 0, 32, 32, 3)
         """
         return completed(inputs, self.config.vision)
 
     def complete_spec(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Symbolic `inputs`; an empty batch of images in place of none."""
+        """Symbolic `inputs`; an empty batch of images in place of none.
+
+        Example:
+
+        >>> backbone = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny")
+        >>> spec = keras.KerasTensor((None, 3), "int32")
+        >>> names = ("encoder_token_ids", "encoder_padding_mask")
+        >>> names += ("decoder_token_ids", "decoder_padding_mask")
+        >>> backbone.complete_spec(dict.fromkeys(names, spec))["images"].shape
+        (None, 0, 32, 32, 3)
+        """
         return completed_spec(inputs, self.config.vision)
 
     def get_config(self) -> dict[str, Any]:
@@ -261,6 +295,13 @@ class T5Gemma2Backbone(
                 message says why and what to do.
             TypeError: there is no such argument; the message names the nearest.
             ValueError: a file is not what it should be; the message names the tensor or key.
+
+        Example:
+
+        >>> cls = keras_t5gemma2.T5Gemma2Backbone
+        >>> backbone = cls.from_preset("t5gemma2_tiny", text_only=True, dtype="bfloat16")
+        >>> backbone.vision, backbone.compute_dtype
+        (None, 'bfloat16')
         """
         check_loading(cls, "from_preset", kwargs, _IN_A_PRESET)
         checkpoint, preset = formats.open_checkpoint(preset, load_weights, text_only, embeddings)
@@ -287,6 +328,13 @@ class T5Gemma2Backbone(
 
         Raises:
             ValueError: as that of the task.
+
+        Example:
+
+        >>> backbone = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny")
+        >>> backbone.export_to_transformers(directory)
+        >>> sorted(path.name for path in directory.iterdir())
+        ['README.md', 'config.json', 'generation_config.json', 'model.safetensors']
         """
         write_transformers(path, self, None, dtype, max_shard_size)
 
@@ -301,6 +349,13 @@ class T5Gemma2Backbone(
         Raises:
             ValueError: the model has sizes that keras-hub's cannot be given, adapters that are
                 not merged, or quantized weights.
+
+        Example:
+
+        >>> backbone = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny")
+        >>> backbone.save_to_keras_hub_preset(directory)
+        >>> sorted(path.name for path in directory.iterdir())
+        ['README.md', 'config.json', 'metadata.json', 'model.weights.h5']
         """
         save_for_keras_hub(path, self, max_shard_size=max_shard_size)
 

@@ -70,15 +70,12 @@ class Quantizes:
 
         Example:
 
-        >>> from keras_t5gemma2 import AttentionConfig, BackboneConfig, StackConfig
-        >>> from keras_t5gemma2 import T5Gemma2Backbone
-        >>> local = AttentionConfig(num_heads=4, num_kv_heads=1, head_dim=8, window=6)
-        >>> stack = StackConfig(hidden_dim=32, mlp_dim=48, layers=(local,))
-        >>> backbone = T5Gemma2Backbone(BackboneConfig(101, stack, stack))
+        >>> backbone = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny")
         >>> backbone.quantize("int4", filters="mlp")
         >>> backbone.quantize("int8")
-        >>> [backbone.encoder.blocks[0].mlp.up.quantization_mode, backbone.token_embedding.dtype]
-        ['int4', 'float32']
+        >>> modes = backbone.quantized_layers
+        >>> modes["encoder/layer_0/mlp/up"], modes["embedder/table"]
+        ('int4/32', 'int8')
         """
         config = config_of(mode, config)
         layers = _chosen(self, config, filters)
@@ -145,12 +142,28 @@ class Quantizes:
 
     @property
     def rounds_activations(self) -> bool:
-        """Whether layers of 8 bits round their inputs to 8 bits too."""
+        """Whether layers of 8 bits round their inputs to 8 bits too.
+
+        Example:
+
+        >>> backbone = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny")
+        >>> backbone.quantize(keras.quantizers.Int8QuantizationConfig())
+        >>> backbone.rounds_activations
+        True
+        """
         return any(_rounds(layer) for layer in _layers(self))
 
     @property
     def quantized_layers(self) -> dict[str, str]:
-        """The modes of the layers that are quantized, as "int8" or "int4/32", by their paths."""
+        """The modes of the layers that are quantized, as "int8" or "int4/32", by their paths.
+
+        Example:
+
+        >>> backbone = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny")
+        >>> backbone.quantize("int4", filters="layer_0/attention/query")
+        >>> backbone.quantized_layers
+        {'encoder/layer_0/attention/query': 'int4/32', 'decoder/layer_0/attention/query': 'int4/32'}
+        """
         return {layer.path: mode_of(layer) for layer in _layers(self) if layer.quantization_mode}
 
 

@@ -60,11 +60,9 @@ class T5Gemma2DenoisingPreprocessor(T5Gemma2Seq2SeqLMPreprocessor):
 
     Example:
 
-    >>> from keras_t5gemma2 import T5Gemma2Seq2SeqLM
-    >>> lm = T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
-    >>> lm.preprocessor = T5Gemma2DenoisingPreprocessor(
-    ...     lm.preprocessor.tokenizer, encoder_sequence_length=24, decoder_sequence_length=24
-    ... )
+    >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+    >>> cls = keras_t5gemma2.T5Gemma2DenoisingPreprocessor
+    >>> lm.preprocessor = cls.from_preset("t5gemma2_tiny", decoder_sequence_length=24)
     >>> history = lm.fit(["one text", "another text"], verbose=0)
     """
 
@@ -100,8 +98,16 @@ class T5Gemma2DenoisingPreprocessor(T5Gemma2Seq2SeqLMPreprocessor):
         check_denoisers(self.denoisers)
 
     @property
-    def sentinels(self) -> list[str]:
-        """The tokens of the gaps, in order."""
+    def sentinels(self) -> tuple[str, ...]:
+        """The tokens of the gaps, in order.
+
+        Example:
+
+        >>> cls = keras_t5gemma2.T5Gemma2DenoisingPreprocessor
+        >>> preprocessor = cls.from_preset("t5gemma2_tiny")
+        >>> preprocessor.sentinels[:2]
+        ('<unused6237>', '<unused6236>')
+        """
         return sentinels(self.tokenizer, self.first_sentinel)
 
     def encode_rows(
@@ -150,7 +156,14 @@ class T5Gemma2DenoisingPreprocessor(T5Gemma2Seq2SeqLMPreprocessor):
 
     @classmethod
     def from_preset(cls, preset: PathLike, **kwargs: Any) -> Self:
-        """As of `T5Gemma2Seq2SeqLMPreprocessor`; the arguments of this class may be given too."""
+        """As of `T5Gemma2Seq2SeqLMPreprocessor`; the arguments of this class may be given too.
+
+        Example:
+
+        >>> cls = keras_t5gemma2.T5Gemma2DenoisingPreprocessor
+        >>> cls.from_preset("t5gemma2_tiny", seed=3).seed
+        3
+        """
         check_loading(cls, "from_preset", kwargs)
         names = ("encoder_sequence_length", "decoder_sequence_length")  # `None`: the preset's own
         lengths = {name: kwargs.pop(name) for name in names if name in kwargs}

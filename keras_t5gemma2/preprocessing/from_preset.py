@@ -31,6 +31,12 @@ class LoadsFromCheckpoints(Mixin):
                 message says why and what to do.
             TypeError: there is no such argument; the message names the nearest.
             ValueError: a file is not what it should be.
+
+        Example:
+
+        >>> cls = keras_t5gemma2.T5Gemma2Seq2SeqLMPreprocessor
+        >>> cls.from_preset("t5gemma2_tiny", encoder_sequence_length=32).encoder_sequence_length
+        32
         """
         check_loading(cls, "from_preset", kwargs, by_preset=("proto",))
         for name in ("encoder_sequence_length", "decoder_sequence_length"):

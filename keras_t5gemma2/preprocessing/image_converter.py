@@ -74,7 +74,8 @@ class T5Gemma2ImageConverter(
 
     Example:
 
-    >>> converter = T5Gemma2ImageConverter(image_size=(4, 4))
+    >>> cls = keras_t5gemma2.T5Gemma2ImageConverter
+    >>> converter = cls.from_preset("t5gemma2_tiny", image_size=(4, 4))
     >>> converter([np.full((5, 7, 3), 255, "uint8"), np.zeros((3, 2), "uint8")])[:, 0, 0]
     array([[ 1.,  1.,  1.],
            [-1., -1., -1.]], dtype=float32)
@@ -110,7 +111,17 @@ class T5Gemma2ImageConverter(
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Settable (height, width) of the output, in pixels."""
+        """Settable (height, width) of the output, in pixels.
+
+        Example:
+
+        >>> converter = keras_t5gemma2.T5Gemma2ImageConverter.from_preset("t5gemma2_tiny")
+        >>> converter.image_size
+        (32, 32)
+        >>> converter.image_size = 48
+        >>> converter.image_size
+        (48, 48)
+        """
         return (self.resizing.height, self.resizing.width)
 
     @image_size.setter
@@ -128,6 +139,12 @@ class T5Gemma2ImageConverter(
 
         Returns:
             A float32 array of shape (1 + crops, height, width, 3), the whole image first.
+
+        Example:
+
+        >>> converter = keras_t5gemma2.T5Gemma2ImageConverter.from_preset("t5gemma2_tiny")
+        >>> converter.original_and_crops(np.zeros((40, 30, 3), "uint8")).shape
+        (1, 32, 32, 3)
         """
         image = read_image(image, self.max_pixels)
         return np.stack([self._normalize(part) for part in (image, *self._crops(image))])

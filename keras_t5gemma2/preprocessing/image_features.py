@@ -20,8 +20,11 @@ class ImageFeatures:
 
     Example:
 
-    >>> ImageFeatures(np.zeros((1, 4, 24), "float32"))
-    ImageFeatures(crops=0, tokens_per_image=4, hidden_dim=24)
+    >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+    >>> image = np.zeros((32, 32, 3), "uint8")
+    >>> rows = {"encoder_text": ["<start_of_image>?"], "images": [image], "decoder_text": ["3"]}
+    >>> lm.precompute(rows, verbose=0)["images"][0]
+    [ImageFeatures(crops=0, tokens_per_image=4, hidden_dim=96)]
     """
 
     def __init__(self, values: Tensor) -> None:

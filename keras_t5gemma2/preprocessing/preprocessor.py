@@ -83,33 +83,21 @@ class T5Gemma2Seq2SeqLMPreprocessor(
 
     Example:
 
-    >>> from keras_t5gemma2.vocabulary.sentencepiece_model import sentencepiece_model
-    >>> proto = sentencepiece_model(
-    ...     pieces=["<pad>", "<eos>", "<bos>", "<unk>", "▁", "h", "i", "hi"],
-    ...     scores=[0, 0, 0, 0, -3, -2, -1, 0],
-    ...     types=[3, 3, 3, 2, 1, 1, 1, 1],
-    ...     bos_id=2,
-    ...     eos_id=1,
-    ...     pad_id=0,
-    ...     unk_id=3,
-    ... )
-    >>> preprocessor = T5Gemma2Seq2SeqLMPreprocessor(
-    ...     T5Gemma2Tokenizer(proto), encoder_sequence_length=5, decoder_sequence_length=4
-    ... )
-    >>> rows = {"encoder_text": ["hi hi", "i"], "decoder_text": ["hi", "hi hi hi"]}
-    >>> x, labels, sample_weight = preprocessor(rows)
-    >>> x["encoder_token_ids"]
-    array([[2, 7, 4, 7, 0],
-           [2, 6, 0, 0, 0]], dtype=int32)
+    >>> cls = keras_t5gemma2.T5Gemma2Seq2SeqLMPreprocessor
+    >>> preprocessor = cls.from_preset("t5gemma2_tiny", decoder_sequence_length=5)
+    >>> rows = {"encoder_text": ["7 in Dutch", "7"], "decoder_text": ["zeven", "7"]}
+    >>> x, labels, sample_weight = preprocessor(rows, decoder_sequence_length=5)
+    >>> x["encoder_token_ids"].shape
+    (2, 32)
     >>> x["decoder_token_ids"]
-    array([[2, 7, 1, 0],
-           [2, 7, 4, 7]], dtype=int32)
+    array([[   2,  382,  505,    1,    0],
+           [   2, 1898,    1,    0,    0]], dtype=int32)
     >>> labels
-    array([[7, 1, 0, 0],
-           [7, 4, 7, 4]], dtype=int32)
+    array([[ 382,  505,    1,    0,    0],
+           [1898,    1,    0,    0,    0]], dtype=int32)
     >>> sample_weight
-    array([[1., 1., 0., 0.],
-           [1., 1., 1., 1.]], dtype=float32)
+    array([[1., 1., 1., 0., 0.],
+           [1., 1., 0., 0., 0.]], dtype=float32)
     """
 
     backbone_cls: type[T5Gemma2Backbone] | None = T5Gemma2Backbone
@@ -210,6 +198,14 @@ class T5Gemma2Seq2SeqLMPreprocessor(
         Raises:
             ValueError: as `call`.
             TypeError: as `call`.
+
+        Example:
+
+        >>> cls = keras_t5gemma2.T5Gemma2Seq2SeqLMPreprocessor
+        >>> preprocessor = cls.from_preset("t5gemma2_tiny")
+        >>> arrays = preprocessor.generate_preprocess("Spell 7 in Dutch.")
+        >>> arrays["decoder_token_ids"][:2], preprocessor.tokenizer.start_token_id
+        (array([2, 0], dtype=int32), 2)
         """
         lengths = _given(encoder_sequence_length, decoder_sequence_length, sequence_length)
         return self._call_arrays(x, lengths, training=False)
@@ -223,6 +219,15 @@ class T5Gemma2Seq2SeqLMPreprocessor(
 
         Returns:
             A list of strings, or one string for ids without a batch axis.
+
+        Example:
+
+        >>> cls = keras_t5gemma2.T5Gemma2Seq2SeqLMPreprocessor
+        >>> preprocessor = cls.from_preset("t5gemma2_tiny")
+        >>> ids = np.array([2, *preprocessor.tokenizer("zeven"), 1, 0])
+        >>> arrays = {"decoder_token_ids": ids, "decoder_padding_mask": ids != 0}
+        >>> preprocessor.generate_postprocess(arrays)
+        'zeven'
         """
         ids = to_numpy(x["decoder_token_ids"]).astype("int32")
         mask = to_numpy(x["decoder_padding_mask"]).astype("bool")
@@ -254,6 +259,14 @@ class T5Gemma2Seq2SeqLMPreprocessor(
         Raises:
             ValueError: as `call`.
             TypeError: as `call`.
+
+        Example:
+
+        >>> cls = keras_t5gemma2.T5Gemma2Seq2SeqLMPreprocessor
+        >>> preprocessor = cls.from_preset("t5gemma2_tiny")
+        >>> encoded, is_single = preprocessor.encode_rows("7")
+        >>> preprocessor.tokenizer.detokenize(encoded.encoder_ids[0]), is_single
+        ('<bos>7', True)
         """
         limits = self._lengths(encoder_sequence_length, decoder_sequence_length)
         rows, is_single = parse_rows(x)
@@ -275,6 +288,12 @@ class T5Gemma2Seq2SeqLMPreprocessor(
         Raises:
             ValueError: as `call`.
             TypeError: as `call`.
+
+        Example:
+
+        >>> cls = keras_t5gemma2.T5Gemma2Seq2SeqLMPreprocessor
+        >>> preprocessor = cls.from_preset("t5gemma2_tiny")
+        >>> preprocessor.check_rows({"encoder_text": ["one"], "decoder_text": ["1"]})
         """
         rows, _ = parse_rows(x)
         if training:
@@ -284,6 +303,16 @@ class T5Gemma2Seq2SeqLMPreprocessor(
 
     @property
     def encoder_sequence_length(self) -> int:
+        """The most tokens that the encoder reads; settable.
+
+        Example:
+
+        >>> cls = keras_t5gemma2.T5Gemma2Seq2SeqLMPreprocessor
+        >>> preprocessor = cls.from_preset("t5gemma2_tiny")
+        >>> preprocessor.encoder_sequence_length = 32
+        >>> preprocessor.encoder_sequence_length
+        32
+        """
         return self._encoder_limit
 
     @encoder_sequence_length.setter
@@ -292,6 +321,16 @@ class T5Gemma2Seq2SeqLMPreprocessor(
 
     @property
     def decoder_sequence_length(self) -> int:
+        """The most tokens that the decoder reads; settable.
+
+        Example:
+
+        >>> cls = keras_t5gemma2.T5Gemma2Seq2SeqLMPreprocessor
+        >>> preprocessor = cls.from_preset("t5gemma2_tiny")
+        >>> preprocessor.decoder_sequence_length = 24
+        >>> preprocessor.decoder_sequence_length
+        24
+        """
         return self._decoder_limit
 
     @decoder_sequence_length.setter
@@ -301,7 +340,16 @@ class T5Gemma2Seq2SeqLMPreprocessor(
     def set_lengths(
         self, encoder_sequence_length: int | None = None, decoder_sequence_length: int | None = None
     ) -> None:
-        """Sets the lengths that are given: the most tokens that each stack reads."""
+        """Sets the lengths that are given: the most tokens that each stack reads.
+
+        Example:
+
+        >>> cls = keras_t5gemma2.T5Gemma2Seq2SeqLMPreprocessor
+        >>> preprocessor = cls.from_preset("t5gemma2_tiny")
+        >>> preprocessor.set_lengths(encoder_sequence_length=32)
+        >>> preprocessor.encoder_sequence_length, preprocessor.decoder_sequence_length
+        (32, 48)
+        """
         if encoder_sequence_length is not None:
             self.encoder_sequence_length = encoder_sequence_length
         if decoder_sequence_length is not None:

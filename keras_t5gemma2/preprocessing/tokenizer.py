@@ -81,23 +81,13 @@ class T5Gemma2Tokenizer(
 
     Example:
 
-    >>> from keras_t5gemma2.vocabulary.sentencepiece_model import sentencepiece_model
-    >>> proto = sentencepiece_model(
-    ...     pieces=["<pad>", "<eos>", "<bos>", "<unk>", "▁", "h", "i", "hi"],
-    ...     scores=[0, 0, 0, 0, -3, -2, -1, 0],
-    ...     types=[3, 3, 3, 2, 1, 1, 1, 1],
-    ...     bos_id=2,
-    ...     eos_id=1,
-    ...     pad_id=0,
-    ...     unk_id=3,
-    ... )
-    >>> tokenizer = T5Gemma2Tokenizer(proto)
-    >>> tokenizer(["<bos>hi hi", "ih"])
-    [[2, 7, 4, 7], [6, 5]]
-    >>> tokenizer.detokenize([2, 7, 4, 7])
-    '<bos>hi hi'
+    >>> tokenizer = keras_t5gemma2.T5Gemma2Tokenizer.from_preset("t5gemma2_tiny")
+    >>> tokenizer(["<bos>seven", "sept décembre"])
+    [[2, 715], [699, 1760]]
+    >>> tokenizer.detokenize([2, 715])
+    '<bos>seven'
     >>> tokenizer.pad_token_id, tokenizer.image_token_id
-    (0, None)
+    (0, 6)
     """
 
     backbone_cls = T5Gemma2Backbone
@@ -116,6 +106,14 @@ class T5Gemma2Tokenizer(
 
         Args:
             proto: as in the constructor.
+
+        Example:
+
+        >>> tokenizer = keras_t5gemma2.T5Gemma2Tokenizer.from_preset("t5gemma2_tiny")
+        >>> other = keras_t5gemma2.T5Gemma2Tokenizer()
+        >>> other.set_proto(tokenizer.to_tokenizer_json())
+        >>> other.tokenize("seven") == tokenizer.tokenize("seven")
+        True
         """
         vocabulary = None if proto is None else Vocabulary(proto)
         tokens = {**REQUIRED_TOKENS, **IMAGE_TOKENS, **TURN_TOKENS}
@@ -147,6 +145,12 @@ class T5Gemma2Tokenizer(
 
         Args:
             inputs: a string, or a list, tuple or array of strings.
+
+        Example:
+
+        >>> tokenizer = keras_t5gemma2.T5Gemma2Tokenizer.from_preset("t5gemma2_tiny")
+        >>> tokenizer.tokenize(["seven", "<bos>"])
+        [[715], [2]]
         """
         vocabulary = self.loaded_vocabulary()
         if is_traced():
@@ -173,6 +177,12 @@ class T5Gemma2Tokenizer(
         Raises:
             ValueError: if an id is not in the vocabulary.
             TypeError: if an id is no integer.
+
+        Example:
+
+        >>> tokenizer = keras_t5gemma2.T5Gemma2Tokenizer.from_preset("t5gemma2_tiny")
+        >>> tokenizer.detokenize(tokenizer.tokenize("sept décembre"))
+        'sept décembre'
         """
         vocabulary = self.loaded_vocabulary()
         if hasattr(inputs, "to_list"):  # a ragged tensor
@@ -186,11 +196,25 @@ class T5Gemma2Tokenizer(
         return decode(vocabulary, to_numpy(inputs), "`inputs`")
 
     def get_vocabulary(self) -> list[str]:
-        """A list of all tokens in the order of their ids."""
+        """A list of all tokens in the order of their ids.
+
+        Example:
+
+        >>> tokenizer = keras_t5gemma2.T5Gemma2Tokenizer.from_preset("t5gemma2_tiny")
+        >>> tokenizer.get_vocabulary()[:3]
+        ['<pad>', '<eos>', '<bos>']
+        """
         return list(self.loaded_vocabulary().tokens)
 
     def vocabulary_size(self) -> int:
-        """The number of tokens."""
+        """The number of tokens.
+
+        Example:
+
+        >>> tokenizer = keras_t5gemma2.T5Gemma2Tokenizer.from_preset("t5gemma2_tiny")
+        >>> tokenizer.vocabulary_size()
+        2560
+        """
         return len(self.loaded_vocabulary())
 
     def id_to_token(self, id: int) -> str:
@@ -198,6 +222,12 @@ class T5Gemma2Tokenizer(
 
         Args:
             id: int, from 0 to below `vocabulary_size()`.
+
+        Example:
+
+        >>> tokenizer = keras_t5gemma2.T5Gemma2Tokenizer.from_preset("t5gemma2_tiny")
+        >>> tokenizer.id_to_token(1)
+        '<eos>'
         """
         vocabulary = self.loaded_vocabulary()
         check_ids(vocabulary, np.asarray(id), "`id`")
@@ -208,6 +238,12 @@ class T5Gemma2Tokenizer(
 
         Args:
             token: string or bytes.
+
+        Example:
+
+        >>> tokenizer = keras_t5gemma2.T5Gemma2Tokenizer.from_preset("t5gemma2_tiny")
+        >>> tokenizer.token_to_id("<eos>")
+        1
         """
         vocabulary = self.loaded_vocabulary()
         token = text_of(token, "`token`")
@@ -220,7 +256,14 @@ class T5Gemma2Tokenizer(
 
     @property
     def unk_token(self) -> str | None:
-        """The token for what no other token covers, or `None`."""
+        """The token for what no other token covers, or `None`.
+
+        Example:
+
+        >>> tokenizer = keras_t5gemma2.T5Gemma2Tokenizer.from_preset("t5gemma2_tiny")
+        >>> print(tokenizer.unk_token)
+        <unk>
+        """
         return self.loaded_vocabulary().unk_token
 
     def to_tokenizer_json(self) -> bytes:
@@ -229,6 +272,12 @@ class T5Gemma2Tokenizer(
         Where one asks for it, it puts `<bos>` before a text, as the published one does. From the
         SentencePiece model of T5Gemma 2 it is the published file, to the byte; and a vocabulary
         that was read from such a file comes back as it was.
+
+        Example:
+
+        >>> tokenizer = keras_t5gemma2.T5Gemma2Tokenizer.from_preset("t5gemma2_tiny")
+        >>> (directory / "tokenizer.json").write_bytes(tokenizer.to_tokenizer_json()) > 0
+        True
         """
         vocabulary = self.loaded_vocabulary()
         published = {MASK_TOKEN, *TURN_TOKENS.values(), vocabulary.unk_token}
@@ -239,6 +288,13 @@ class T5Gemma2Tokenizer(
 
         Args:
             path: path of the directory, made if it is not there. Its other files stay.
+
+        Example:
+
+        >>> tokenizer = keras_t5gemma2.T5Gemma2Tokenizer.from_preset("t5gemma2_tiny")
+        >>> tokenizer.export_to_transformers(directory)
+        >>> sorted(path.name for path in directory.iterdir())
+        ['tokenizer.json', 'tokenizer_config.json']
         """
         write_tokenizer(path, self)
 
@@ -271,7 +327,14 @@ class T5Gemma2Tokenizer(
 
     @property
     def has_vocabulary(self) -> bool:
-        """Whether there is a vocabulary yet."""
+        """Whether there is a vocabulary yet.
+
+        Example:
+
+        >>> tokenizer = keras_t5gemma2.T5Gemma2Tokenizer.from_preset("t5gemma2_tiny")
+        >>> tokenizer.has_vocabulary, keras_t5gemma2.T5Gemma2Tokenizer().has_vocabulary
+        (True, False)
+        """
         return self._vocabulary is not None
 
     def loaded_vocabulary(self) -> Vocabulary:
@@ -279,6 +342,12 @@ class T5Gemma2Tokenizer(
 
         Raises:
             ValueError: there is none yet.
+
+        Example:
+
+        >>> tokenizer = keras_t5gemma2.T5Gemma2Tokenizer.from_preset("t5gemma2_tiny")
+        >>> len(tokenizer.loaded_vocabulary())
+        2560
         """
         if self._vocabulary is None:
             raise ValueError(

@@ -30,7 +30,15 @@ class CountsParameters(Mixin):
     """A layer whose number of parameters is that of its `parameters`."""
 
     def count_params(self) -> int:
-        """The number of parameters, a quantized matrix counted as what it stands for."""
+        """The number of parameters, a quantized matrix counted as what it stands for.
+
+        Example:
+
+        >>> backbone = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny")
+        >>> backbone.quantize("int8")
+        >>> backbone.count_params()
+        2050976
+        """
         return parameters(self)
 
 
@@ -40,7 +48,16 @@ class SummarizesParameters(CountsParameters):
     def summary(
         self, *args: Any, print_fn: Callable[..., None] | None = None, **kwargs: Any
     ) -> None:
-        """As `keras.Model.summary`; a quantized matrix counts as the one that it stands for."""
+        """As `keras.Model.summary`; a quantized matrix counts as the one that it stands for.
+
+        Example:
+
+        >>> backbone = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny")
+        >>> lines = []
+        >>> backbone.summary(print_fn=lambda text, **_: lines.append(text))
+        >>> "Total params: 2,050,976" in "".join(lines)
+        True
+        """
         summarize(self, super().summary, *args, print_fn=print_fn, **kwargs)
 
 

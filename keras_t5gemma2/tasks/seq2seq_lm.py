@@ -54,6 +54,13 @@ class T5Gemma2Seq2SeqLM(T5Gemma2Task):
         cross_attention_cache: "auto", "projected" or "shared", what `generate` keeps of the
             encoder's output; see the attribute.
         cache_dtype: "auto" or "int8", how `generate` stores what it keeps; see the attribute.
+
+    Example:
+
+    >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+    >>> lm.compile(sampler="greedy")
+    >>> lm.generate("Write 2026-12-17 in French.", max_new_tokens=16)
+    '17 décembre 2026'
     """
 
     def __init__(
@@ -75,11 +82,26 @@ class T5Gemma2Seq2SeqLM(T5Gemma2Task):
         }
 
     def outputs_of(self, of_backbone: Mapping[str, Tensor]) -> Tensor:
-        """What the task gives, of what its backbone gives."""
+        """What the task gives, of what its backbone gives.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> hidden = np.zeros((1, 3, 128), "float32")
+        >>> tuple(lm.outputs_of({"decoder_sequence_output": hidden}).shape)
+        (1, 3, 2560)
+        """
         return self.logits(of_backbone["decoder_sequence_output"])
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(..., vocabulary) logits of (..., hidden_dim) outputs of the decoder."""
+        """(..., vocabulary) logits of (..., hidden_dim) outputs of the decoder.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> tuple(lm.logits(np.zeros((1, 3, 128), "float32")).shape)
+        (1, 3, 2560)
+        """
         return self.backbone.token_embedding(hidden, reverse=True)
 
     # Generation -------------------------------------------------------------------------------
@@ -92,6 +114,13 @@ class T5Gemma2Seq2SeqLM(T5Gemma2Task):
         layers share, with a number for each token, head and layer beside it, is many times
         smaller; the results are the same to rounding. "auto" shares where keys and values would
         take more than 2 GiB.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.cross_attention_cache = "shared"
+        >>> lm.encode("Spell 7 in Dutch.").kind
+        'shared'
         """
         return self.generator.cross_attention_cache
 
@@ -105,6 +134,13 @@ class T5Gemma2Seq2SeqLM(T5Gemma2Task):
 
         In int8 each token and head has a scale in float32: half of the memory of bfloat16, a
         quarter of that of float32. "auto" is the dtype in which the model computes.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.cache_dtype
+        'auto'
+        >>> lm.cache_dtype = "int8"
         """
         return self.generator.cache_dtype
 
@@ -117,6 +153,14 @@ class T5Gemma2Seq2SeqLM(T5Gemma2Task):
         """The `keras_hub.samplers.Sampler` that chooses the next token.
 
         It may be set, by name too, and its attributes changed: the next call goes by them.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.sampler = "top_p"
+        >>> lm.sampler.p = 0.8
+        >>> type(lm.sampler).__name__, lm.sampler.p
+        ('TopPSampler', 0.8)
         """
         return self.generator.sampler
 
@@ -126,7 +170,15 @@ class T5Gemma2Seq2SeqLM(T5Gemma2Task):
 
     @property
     def generate_function(self) -> Callable[..., Tensor] | None:
-        """What `make_generate_function` gave. Set to `None` to compile all anew."""
+        """What `make_generate_function` gave. Set to `None` to compile all anew.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.generate_function = None
+        >>> lm.generate_function is None
+        True
+        """
         return self.generator.generate_function
 
     @generate_function.setter
@@ -152,10 +204,13 @@ class T5Gemma2Seq2SeqLM(T5Gemma2Task):
         Returns:
             `Encoded` of as many rows.
 
-        Example: three texts that begin differently, of one encoded input.
+        Example:
 
-            encoded = lm.encode("a long document")
-            lm.generate({"decoder_text": ["In short:", "In detail:"]}, encoded=encoded)
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.compile(sampler="greedy")
+        >>> encoded = lm.encode("Spell 42 in German.")
+        >>> lm.generate({"decoder_text": ["", "zwei"]}, encoded=encoded, max_new_tokens=16)
+        ['zweiundvierzig', 'zweiundvierzig']
         """
         return self.generator.encode(inputs, cross_attention_cache, verbose, columns=columns)
 
@@ -224,6 +279,14 @@ class T5Gemma2Seq2SeqLM(T5Gemma2Task):
         Raises:
             ValueError: about a row, which the message names; the model's logits for it are not
                 finite, or no room is left for a new token.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.compile(sampler="greedy")
+        >>> prompts = ["Spell 42 in German.", "Write 2026-12-17 in French."]
+        >>> lm.generate(prompts, max_new_tokens=16)
+        ['zweiundvierzig', '17 décembre 2026']
         """
         return self.generator.generate(
             inputs,
@@ -279,14 +342,10 @@ class T5Gemma2Seq2SeqLM(T5Gemma2Task):
 
         Example:
 
-        >>> import keras_t5gemma2
         >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
         >>> lm.compile(sampler="greedy")
-        >>> pieces = list(lm.stream("Write as a number: seven", max_new_tokens=20))
-        >>> "".join(pieces) == lm.generate(
-        ...     "Write as a number: seven", max_new_tokens=20, strip_prompt=True
-        ... )
-        True
+        >>> list(lm.stream("Write 2026-12-17 in French.", max_new_tokens=16))
+        ['1', '7', ' décembre', ' ', '2', '0', '2', '6']
         """
         limits = max_length, max_new_tokens
         return stream(
@@ -324,8 +383,7 @@ class T5Gemma2Seq2SeqLM(T5Gemma2Task):
 
         Example:
 
-        >>> from keras_t5gemma2 import T5Gemma2Seq2SeqLM
-        >>> lm = T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
         >>> lm.compile(sampler="greedy")
         >>> lm.infill("2026-12-17 = French 17 <extra_0> 2026")
         ['décembre']
@@ -365,14 +423,9 @@ class T5Gemma2Seq2SeqLM(T5Gemma2Task):
 
         Example:
 
-        >>> from keras_t5gemma2 import (
-        ...     AttentionConfig, BackboneConfig, StackConfig, T5Gemma2Backbone, T5Gemma2Seq2SeqLM
-        ... )
-        >>> local = AttentionConfig(num_heads=4, num_kv_heads=1, head_dim=8, window=6)
-        >>> stack = StackConfig(hidden_dim=32, mlp_dim=48, layers=(local,))
-        >>> config = BackboneConfig(vocabulary_size=101, encoder=stack, decoder=stack)
-        >>> lm = T5Gemma2Seq2SeqLM(T5Gemma2Backbone(config))
-        >>> lm.warmup([50, 100], new_tokens=20, stop_token_ids=None)
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.compile(sampler="greedy")
+        >>> lm.warmup(16, new_tokens=8)
         """
         sizes = {
             "lengths": lengths,
@@ -400,6 +453,15 @@ class T5Gemma2Seq2SeqLM(T5Gemma2Task):
         Returns:
             (B, prompt and room) int32 ids, prompts at the left; -1 where none was generated, -2
             from the first one on whose logits were not finite.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.compile(sampler="greedy")
+        >>> x = lm.preprocessor.generate_preprocess(["Spell 42 in German."])
+        >>> x |= {"new_tokens": np.int32(4), "new_token_ids": np.full((1, 4), -1, "int32")}
+        >>> keras.ops.convert_to_numpy(lm.generate_step(x)).shape
+        (1, 36)
         """
         return self.generator.generate_step(inputs, stop_token_ids, call)
 
@@ -408,5 +470,14 @@ class T5Gemma2Seq2SeqLM(T5Gemma2Task):
 
         Args:
             call: `calls.Call`, by default as the task's attributes are when the function is called.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.compile(sampler="greedy")
+        >>> x = lm.preprocessor.generate_preprocess(["Spell 42 in German."])
+        >>> x |= {"new_tokens": np.int32(4), "new_token_ids": np.full((1, 4), -1, "int32")}
+        >>> keras.ops.convert_to_numpy(lm.make_generate_function()(x, stop_token_ids=None)).shape
+        (1, 36)
         """
         return self.generator.make_generate_function(call)

@@ -95,7 +95,15 @@ class T5Gemma2Task(TrainableTask):
 
     @property
     def preprocessor(self) -> T5Gemma2Seq2SeqLMPreprocessor | Any:  # `None` is seldom
-        """What makes arrays of text and images; settable, to one that fits the backbone."""
+        """What makes arrays of text and images; settable, to one that fits the backbone.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.preprocessor.tokenizer.vocabulary_size()
+        2560
+        >>> lm.preprocessor = None  # from now on the task takes and gives token ids
+        """
         return super().preprocessor
 
     @preprocessor.setter
@@ -143,11 +151,28 @@ class T5Gemma2Task(TrainableTask):
     def summary(
         self, *args: Any, print_fn: Callable[..., None] | None = None, **kwargs: Any
     ) -> None:
-        """As `keras.Model.summary`; a quantized matrix counts as the one that it stands for."""
+        """As `keras.Model.summary`; a quantized matrix counts as the one that it stands for.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lines = []
+        >>> lm.summary(print_fn=lambda text, **_: lines.append(text))
+        >>> "Total params: 2,050,976" in "".join(lines)
+        True
+        """
         counting.summarize(self, super().summary, *args, print_fn=print_fn, **kwargs)
 
     def count_params(self) -> int:
-        """The number of parameters, a quantized matrix counted as what it stands for."""
+        """The number of parameters, a quantized matrix counted as what it stands for.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.quantize("int8")
+        >>> lm.count_params()
+        2050976
+        """
         return counting.parameters(self)
 
     # Loading ----------------------------------------------------------------------------------
@@ -192,6 +217,13 @@ class T5Gemma2Task(TrainableTask):
                 message says why and what to do.
             TypeError: there is no such argument; the message names the nearest.
             ValueError: a file is not what it should be; the message names the tensor or key.
+
+        Example:
+
+        >>> cls = keras_t5gemma2.T5Gemma2Seq2SeqLM
+        >>> lm = cls.from_preset("t5gemma2_tiny", quantize="int8", encoder_sequence_length=32)
+        >>> lm.preprocessor.encoder_sequence_length
+        32
         """
         check_loading(cls, "from_preset", kwargs, by_preset=("backbone",), more=("compile",))
         lengths = given_lengths(kwargs, encoder_sequence_length, decoder_sequence_length)
@@ -258,6 +290,10 @@ class T5Gemma2Task(TrainableTask):
             ValueError: it is no Gemma 3 model, the two models do not fit together, or a file is
                 not what it should be.
             TypeError: there is no such argument; the message names the nearest.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_gemma3("gemma-3-270m.gguf")  # doctest: +SKIP
         """
         check_loading(cls, "from_gemma3", kwargs, by_preset=("backbone",), more=("compile",))
         lengths = given_lengths(kwargs, encoder_sequence_length, decoder_sequence_length)
@@ -288,6 +324,12 @@ class T5Gemma2Task(TrainableTask):
 
         Raises:
             ValueError: a weight is not finite; the message names it.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.save_weights(directory / "lm.weights.h5")
+        >>> lm.load_weights(directory / "lm.weights.h5")
         """
         options = {"allow_nonfinite": allow_nonfinite, **kwargs}
         saving.load_weights(self, super().load_weights, filepath, *args, **options)
@@ -309,6 +351,14 @@ class T5Gemma2Task(TrainableTask):
             preset_dir: path of the directory, made if it is not there.
             *args: as the keras-hub class has them.
             **kwargs: as the keras-hub class has them.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.enable_lora(rank=2, name="french")
+        >>> lm.save_to_preset(directory)
+        >>> keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset(directory).active_adapter
+        'french'
         """
         save, adapters = super().save_to_preset, self.adapter_set
         in_files = () if adapters.is_merged else adapters.configs
@@ -328,13 +378,29 @@ class T5Gemma2Task(TrainableTask):
     def save(
         self, filepath: PathLike, overwrite: bool = True, zipped: bool | None = None, **kwargs: Any
     ) -> None:
-        """As `keras.Model.save`; what is at `filepath` stays until all is written."""
+        """As `keras.Model.save`; what is at `filepath` stays until all is written.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.save(directory / "lm.keras")
+        >>> keras.saving.load_model(directory / "lm.keras").count_params()
+        2050976
+        """
         saving.save_model(self, super().save, filepath, overwrite, zipped, **kwargs)
 
     def save_weights(
         self, filepath: PathLike, overwrite: bool = True, max_shard_size: float | None = None
     ) -> None:
-        """As `keras.Model.save_weights`; what is at `filepath` stays until all is written."""
+        """As `keras.Model.save_weights`; what is at `filepath` stays until all is written.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.save_weights(directory / "lm.weights.h5")
+        >>> sorted(path.name for path in directory.iterdir())
+        ['lm.weights.h5']
+        """
         saving.save_weights(self, super().save_weights, filepath, overwrite, max_shard_size)
 
     def save_own_variables(self, store: Any) -> None:
@@ -356,6 +422,13 @@ class T5Gemma2Task(TrainableTask):
             ValueError: the model has sizes that keras-hub's cannot be given, adapters that are
                 not merged, quantized weights, or a tokenizer that is no SentencePiece model and
                 cannot be made one exactly.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.save_to_keras_hub_preset(directory)
+        >>> (directory / "task.json").exists()
+        True
         """
         keras_hub_export.save(path, self.backbone, self, max_shard_size)
 
@@ -399,19 +472,10 @@ class T5Gemma2Task(TrainableTask):
 
         Example:
 
-        >>> import tempfile
-        >>> from keras_t5gemma2 import (
-        ...     AttentionConfig, BackboneConfig, StackConfig, T5Gemma2Backbone, T5Gemma2Seq2SeqLM
-        ... )
-        >>> local = AttentionConfig(num_heads=4, num_kv_heads=1, head_dim=8, window=6)
-        >>> stack = StackConfig(hidden_dim=32, mlp_dim=48, layers=(local,))
-        >>> config = BackboneConfig(vocabulary_size=101, encoder=stack, decoder=stack)
-        >>> lm = T5Gemma2Seq2SeqLM(T5Gemma2Backbone(config))
-        >>> path = tempfile.mkdtemp()
-        >>> lm.export_to_transformers(path, dtype="bfloat16")
-        >>> lm = T5Gemma2Seq2SeqLM.from_preset(path, preprocessor=None)
-        >>> lm.backbone.config == config
-        True
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.export_to_transformers(directory, dtype="bfloat16")
+        >>> keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset(directory).count_params()
+        2050976
         """
         if adapters not in ("merge", "peft"):
             raise ValueError(
@@ -456,7 +520,8 @@ class T5Gemma2Task(TrainableTask):
 
         Example:
 
-            lm.push_to_hub("me/french", private=True)
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.push_to_hub("me/french", private=True)  # doctest: +SKIP
         """
         return hub_upload.push(self, repo_id, private, commit_message, _REPLACED_FILES)
 
@@ -523,23 +588,25 @@ class T5Gemma2Task(TrainableTask):
 
         Example: greedy text by TensorFlow alone.
 
-            lm.export("exported", batch_size=1, encoder_length=512, decoder_length=128, images=0)
-
-            import numpy as np
-            import tensorflow as tf
-
-            model = tf.saved_model.load("exported")
-            # The token ids come from `lm.preprocessor.tokenizer`, or any other that reads its file.
-            memory = model.encode({"encoder_token_ids": ids, "encoder_padding_mask": mask})
-            start = np.full((1, 1), 2, "int32")
-            prompt = {"decoder_token_ids": start, "decoder_padding_mask": start * 0 + 1}
-            state, new = model.prefill({**prompt, **memory}), []
-            while len(new) < 127:
-                token = tf.argmax(state.pop("logits"), axis=-1, output_type=tf.int32)
-                if token == 1:
-                    break
-                new.append(int(token[0]))
-                state = model.step({"token_ids": token, **memory, **state})
+        >>> import tensorflow as tf
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny", text_only=True)
+        >>> path = str(directory / "exported")
+        >>> lm.export(path, batch_size=1, encoder_length=32, decoder_length=16, verbose=False)
+        >>> model = tf.saved_model.load(path)
+        >>> # The ids come from the preprocessor, or any program that reads its tokenizer's file.
+        >>> x = lm.preprocessor.generate_preprocess("Write 2026-12-17 in French.")
+        >>> ids = x["encoder_token_ids"][None]
+        >>> mask = x["encoder_padding_mask"][None].astype("int32")
+        >>> memory = model.encode({"encoder_token_ids": ids, "encoder_padding_mask": mask})
+        >>> start = np.full((1, 1), 2, "int32")
+        >>> prompt = {"decoder_token_ids": start, "decoder_padding_mask": start * 0 + 1}
+        >>> state, new = model.prefill({**prompt, **memory}), []
+        >>> while len(new) < 15 and 1 not in new:
+        ...     token = tf.argmax(state.pop("logits"), axis=-1, output_type=tf.int32)
+        ...     new.append(int(token[0]))
+        ...     state = model.step({"token_ids": token, **memory, **state})
+        >>> lm.preprocessor.tokenizer.detokenize(new)
+        '17 décembre 2026<eos>'
         """
         filepath = local_path(filepath)
         if input_signature is not None:
@@ -554,12 +621,28 @@ class T5Gemma2Task(TrainableTask):
 
     @property
     def adapters(self) -> dict[str, dict[str, Any]]:
-        """Dict of the adapters' configurations, plain JSON each, by name."""
+        """Dict of the adapters' configurations, plain JSON each, by name.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.enable_lora(rank=2, name="french")
+        >>> lm.adapters["french"]["rank"]
+        2
+        """
         return self.adapter_set.described()
 
     @property
     def active_adapter(self) -> str | dict[str, float] | None:
-        """The name of the one active adapter, a dict of weights of a sum of several, or `None`."""
+        """The name of the one active adapter, a dict of weights of a sum of several, or `None`.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.enable_lora(rank=2, name="french")
+        >>> lm.active_adapter
+        'french'
+        """
         return self.adapter_set.active
 
     def enable_lora(
@@ -598,16 +681,10 @@ class T5Gemma2Task(TrainableTask):
 
         Example:
 
-        >>> from keras_t5gemma2 import (
-        ...     AttentionConfig, BackboneConfig, StackConfig, T5Gemma2Backbone, T5Gemma2Seq2SeqLM
-        ... )
-        >>> local = AttentionConfig(num_heads=4, num_kv_heads=1, head_dim=8, window=6)
-        >>> stack = StackConfig(hidden_dim=32, mlp_dim=48, layers=(local,))
-        >>> config = BackboneConfig(vocabulary_size=101, encoder=stack, decoder=stack)
-        >>> lm = T5Gemma2Seq2SeqLM(T5Gemma2Backbone(config))
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
         >>> lm.enable_lora(rank=2, target=["query"])
-        >>> sorted(variable.path for variable in lm.trainable_variables)[0]
-        'decoder/layer_0/attention/query/default_lora_a'
+        >>> lm.trainable_variables[0].path
+        'encoder/layer_0/attention/query/default_lora_a'
         """
         config = LoRAConfig(rank, alpha, dropout, target, use_rslora, use_dora)
         with self.adapter_set.as_before_if_it_fails():
@@ -623,6 +700,15 @@ class T5Gemma2Task(TrainableTask):
             adapter: name of the one adapter; `None` for the base model; or a dict from names to
                 weights: the outputs of each layer then are those of the base plus the weighted
                 sum of what each adapter adds, and none is trained.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.enable_lora(rank=2, name="french")
+        >>> lm.enable_lora(rank=2, name="formal")
+        >>> lm.set_adapter({"french": 0.5, "formal": 1.0})
+        >>> lm.active_adapter
+        {'french': 0.5, 'formal': 1.0}
         """
         self.adapter_set.choose(adapter)
 
@@ -631,6 +717,14 @@ class T5Gemma2Task(TrainableTask):
 
         Args:
             name: string.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.enable_lora(rank=2)
+        >>> lm.remove_adapter("default")
+        >>> lm.adapters
+        {}
         """
         self.adapter_set.remove(name)
 
@@ -649,11 +743,30 @@ class T5Gemma2Task(TrainableTask):
         Raises:
             ValueError: there is no active adapter, the adapters are merged already, or weights
                 are those of GPTQ or AWQ, which only a calibration can make.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.enable_lora(rank=2)
+        >>> lm.merge_adapter()
+        >>> lm.save_to_preset(directory)
+        >>> (directory / "adapters").exists()
+        False
         """
         self.adapter_set.merge()
 
     def unmerge_adapter(self) -> None:
-        """Takes the adapters out of the base weights, which are as before to rounding."""
+        """Takes the adapters out of the base weights, which are as before to rounding.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.enable_lora(rank=2)
+        >>> lm.merge_adapter()
+        >>> lm.unmerge_adapter()
+        >>> lm.active_adapter
+        'default'
+        """
 
         self.adapter_set.unmerge()
 
@@ -667,6 +780,14 @@ class T5Gemma2Task(TrainableTask):
         Args:
             path: path of the file, `french.safetensors` say; replaced whole or not at all.
             name: string.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.enable_lora(rank=2)
+        >>> lm.save_adapter(directory / "french.safetensors")
+        >>> sorted(path.name for path in directory.iterdir())
+        ['french.md', 'french.safetensors']
         """
         adapter_files.write(self.adapter_set, path, name)
         card = stored_adapters.adapter_card(path, self.adapters[name], self.backbone.source)
@@ -689,6 +810,15 @@ class T5Gemma2Task(TrainableTask):
             ValueError: it is no whole file of an adapter, holds values that are not finite, or
                 was made for a model of other sizes; the message says what is wrong, and nothing
                 has changed.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.enable_lora(rank=2)
+        >>> lm.save_adapter(directory / "french.safetensors")
+        >>> lm.load_adapter(directory / "french.safetensors", name="french")
+        >>> list(lm.adapters)
+        ['default', 'french']
         """
         adapter_files.load(self.adapter_set, path, name, allow_nonfinite)
 
@@ -702,6 +832,14 @@ class T5Gemma2Task(TrainableTask):
         Args:
             directory: path of the directory, made if it is not there.
             name: string.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.enable_lora(rank=2)
+        >>> lm.save_peft_adapter(directory)
+        >>> sorted(path.name for path in directory.iterdir())
+        ['README.md', 'adapter_config.json', 'adapter_model.safetensors']
         """
         stored = adapter_files.stored(self.adapter_set, name)
         peft.write_peft_adapter(directory, stored, self.backbone, metrics=metrics_of(self))
@@ -725,6 +863,15 @@ class T5Gemma2Task(TrainableTask):
             ValueError: it is no LoRA, rsLoRA or DoRA adapter of the text stacks, was trained on
                 the vision tower too, holds values that are not finite, or was made for a model of
                 other sizes; nothing has changed.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.enable_lora(rank=2)
+        >>> lm.save_peft_adapter(directory)
+        >>> lm.load_peft_adapter(directory, name="french")
+        >>> list(lm.adapters)
+        ['default', 'french']
         """
         stored = peft.read_peft_adapter(directory, self.backbone)
         adapter_files.take(self.adapter_set, name, stored, directory, allow_nonfinite)
@@ -753,8 +900,11 @@ class T5Gemma2Task(TrainableTask):
 
         Example:
 
-            lm.quantize("int4", filters="^(encoder|decoder)/")
-            lm.quantize("int8", filters="^embedder/")
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.quantize("int4", filters="^(encoder|decoder)/")
+        >>> lm.quantize("int8", filters="^embedder/")
+        >>> sorted(set(lm.backbone.quantized_layers.values()))
+        ['int4/32', 'int8']
         """
         before = self.backbone.quantized_layers
         try:

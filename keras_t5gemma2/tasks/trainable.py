@@ -91,6 +91,13 @@ class TrainableTask(keras_hub.models.Seq2SeqLM):
 
         Raises:
             ValueError: `loss_weights` without a loss of your own.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.compile(keras.optimizers.AdamW(1e-4), sampler="beam")
+        >>> lm.sampler.num_beams
+        5
         """
         if loss == "auto" and kwargs.get("loss_weights") is not None:
             raise ValueError(
@@ -194,6 +201,14 @@ class TrainableTask(keras_hub.models.Seq2SeqLM):
 
         Raises:
             ValueError, TypeError: about a row or batch, which the message names.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> rows = {"encoder_text": ["Spell 7 in Dutch."], "decoder_text": ["zeven"]}
+        >>> history = lm.fit(rows, epochs=2, verbose=0).history
+        >>> history["loss"][1] < history["loss"][0]
+        True
         """
         batch_size, size = checked(
             batch_size=batch_size, validation_batch_size=validation_batch_size
@@ -252,6 +267,13 @@ class TrainableTask(keras_hub.models.Seq2SeqLM):
                 length, so that less is padding; by default they do where the loss and the metrics
                 are "auto", which no order changes, and all of the rows are read.
             **kwargs: as `keras.Model.evaluate` has them.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> rows = {"encoder_text": ["Spell 7 in Dutch."], "decoder_text": ["zeven"]}
+        >>> sorted(lm.evaluate(rows, return_dict=True, verbose=0))
+        ['accuracy', 'loss', 'perplexity']
         """
         steps = kwargs.get("steps")
         check_grouping(group_by_length, steps=steps)
@@ -283,6 +305,13 @@ class TrainableTask(keras_hub.models.Seq2SeqLM):
                 similar length, so that less is padding; by default they are where all of them
                 are read.
             **kwargs: as `keras.Model.predict` has them.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> rows = {"encoder_text": ["Spell 7 in Dutch."], "decoder_text": ["zeven"]}
+        >>> lm.predict(rows, verbose=0).shape
+        (1, 32, 2560)
         """
         steps = kwargs.get("steps")
         check_grouping(group_by_length, steps=steps)
@@ -316,6 +345,14 @@ class TrainableTask(keras_hub.models.Seq2SeqLM):
         Raises:
             ValueError: the vision tower is trainable or not there; or about an image, which the
                 message names.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> image = np.zeros((32, 32, 3), "uint8")
+        >>> rows = [{"encoder_text": "<start_of_image>?", "images": image, "decoder_text": "3"}]
+        >>> lm.precompute(rows, verbose=0)[0]["images"]
+        [ImageFeatures(crops=0, tokens_per_image=4, hidden_dim=96)]
         """
         return with_features(self, x, batch_size, verbose, columns)
 
@@ -335,6 +372,13 @@ class TrainableTask(keras_hub.models.Seq2SeqLM):
 
         Returns:
             `TeacherSamples`.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> rows = {"encoder_text": ["Spell 7 in Dutch."], "decoder_text": ["zeven"]}
+        >>> lm.sample_logits(rows, num_samples=4)
+        <TeacherSamples: 1 rows, 4 tokens, 4 each>
         """
         num_samples = checked(num_samples=num_samples)
         batches = batches_of(x, None, None, batch_size, False, self._preparation())
@@ -343,7 +387,16 @@ class TrainableTask(keras_hub.models.Seq2SeqLM):
     def preprocess_samples(
         self, x: Inputs, y: Any = None, sample_weight: Tensor | None = None
     ) -> Any:
-        """What `train_on_batch` and the like make of a batch; see `fit` for what it may be."""
+        """What `train_on_batch` and the like make of a batch; see `fit` for what it may be.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> rows = {"encoder_text": ["Spell 7 in Dutch."], "decoder_text": ["zeven"]}
+        >>> x, labels, weights = lm.preprocess_samples(rows)
+        >>> labels.shape == weights.shape
+        True
+        """
         if y is None and sample_weight is None:
             x, y, sample_weight = unpack(x)
         return self._preparation()(x, y, sample_weight)
@@ -393,6 +446,14 @@ class TrainableTask(keras_hub.models.Seq2SeqLM):
             ValueError: a target has more tokens than the preprocessor's
                 `decoder_sequence_length`, or the model's logits for a row are not finite; the
                 message names the row.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> texts = ["Write 2026-12-17 in French."] * 2
+        >>> right, wrong = lm.score((texts, ["17 décembre 2026", "7 mai 2026"]))
+        >>> bool(right > wrong)
+        True
         """
         if self.preprocessor is None or (isinstance(inputs, tuple) and are_arrays(inputs[0])):
             x, labels, weights = self._arrays_to_score(inputs)
@@ -455,6 +516,15 @@ class TrainableTask(keras_hub.models.Seq2SeqLM):
         return as_marked(super().predict_step(*args), args[-1])
 
     def train_on_batch(self, *args: Any, return_dict: bool = False, **kwargs: Any) -> Any:
+        """As `keras.Model.train_on_batch`, on what `preprocess_samples` gives.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> x, labels, weights = lm.preprocess_samples(["Spell 7 in Dutch."], ["zeven"])
+        >>> sorted(lm.train_on_batch(x, labels, weights, return_dict=True))
+        ['accuracy', 'loss', 'perplexity']
+        """
         found = super().train_on_batch(*args, return_dict=return_dict, **kwargs)
         return rates.without_logs(found, return_dict)
 
@@ -514,6 +584,14 @@ class TrainableTask(keras_hub.models.Seq2SeqLM):
 
         Returns:
             `kernels.TokenSums`: `loss`, `correct` and `weight`, float32 scalars.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> x, labels, weights = lm.preprocess_samples(["Spell 7 in Dutch."], ["zeven"])
+        >>> sums = lm.token_sums(x, labels, weights, training=False)
+        >>> int(sums.weight), int(weights.sum())
+        (3, 3)
         """
         kernels.check_parameters(self)
         with self._without_logits():
@@ -522,6 +600,14 @@ class TrainableTask(keras_hub.models.Seq2SeqLM):
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
+        """List of the metrics of `compile`, those of the tokens included.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> [metric.name for metric in lm.metrics]
+        ['loss', 'token_loss', 'accuracy', 'perplexity']
+        """
         return super().metrics + ([] if self.token_loss is None else self.token_loss.metrics)
 
     def get_metrics_result(self) -> dict[str, Any]:

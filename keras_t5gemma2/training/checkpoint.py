@@ -59,7 +59,12 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
     Example:
 
-        lm.fit(rows, epochs=3, callbacks=[keras_t5gemma2.TrainingCheckpoint("run", 500)])
+    >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+    >>> rows = {"encoder_text": ["Spell 7 in Dutch."], "decoder_text": ["zeven"]}
+    >>> keep = keras_t5gemma2.TrainingCheckpoint(directory, delete_checkpoint=False)
+    >>> history = lm.fit(rows, epochs=2, callbacks=[keep], verbose=0)
+    >>> [path.name for path in directory.iterdir()]
+    ['epoch_000002_step_000000000']
     """
 
     batches: Any = None  # the `Batches` of `fit`, which it gives to the callback

@@ -46,9 +46,11 @@ class Distillation:
 
     Example:
 
-    >>> lm.fit(rows, distillation=Distillation(teacher))  # doctest: +SKIP
-    >>> samples = teacher.sample_logits(rows)  # doctest: +SKIP
-    >>> lm.fit(rows, epochs=3, distillation=Distillation(samples))  # doctest: +SKIP
+    >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+    >>> student = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+    >>> rows = {"encoder_text": ["Spell 7 in Dutch."], "decoder_text": ["zeven"]}
+    >>> samples = lm.sample_logits(rows, num_samples=8)
+    >>> history = student.fit(rows, distillation=keras_t5gemma2.Distillation(samples), verbose=0)
     """
 
     def __init__(
@@ -74,7 +76,15 @@ class Distillation:
 
     @property
     def source(self) -> str | None:
-        """What the teacher's weights derive from, as `T5Gemma2Backbone` has it."""
+        """What the teacher's weights derive from, as `T5Gemma2Backbone` has it.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> samples = lm.sample_logits({"encoder_text": ["one"], "decoder_text": ["1"]}, 4)
+        >>> print(keras_t5gemma2.Distillation(samples).source)
+        t5gemma2_tiny
+        """
         return getattr(self.teacher, "backbone", self.teacher).source
 
     def check(self, student: "T5Gemma2Seq2SeqLM") -> None:
@@ -82,6 +92,12 @@ class Distillation:
 
         Args:
             student: `T5Gemma2Seq2SeqLM`.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> teacher = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> keras_t5gemma2.Distillation(teacher).check(lm)
         """
         size = student.backbone.config.vocabulary_size
         if getattr(self.teacher, "backbone", None) is student.backbone:
@@ -116,6 +132,14 @@ class Distillation:
 
         Returns:
             A dict of `labels`, `teacher_ids` and `teacher_probabilities` (rows, length, samples).
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> x, labels, _ = lm.preprocessor({"encoder_text": ["one"], "decoder_text": ["1"]})
+        >>> targets = keras_t5gemma2.Distillation(lm, num_samples=4).targets(x, labels)
+        >>> {name: array.shape for name, array in targets.items()}
+        {'labels': (1, 32), 'teacher_ids': (1, 32, 4), 'teacher_probabilities': (1, 32, 4)}
         """
         if isinstance(self.teacher, TeacherSamples):
             ids, shares = self._stored(x, labels, indices)

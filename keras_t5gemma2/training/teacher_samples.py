@@ -26,6 +26,13 @@ class TeacherSamples:
 
     Raises:
         ValueError: the shapes do not fit together, or a probability is not finite.
+
+    Example:
+
+    >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+    >>> rows = {"encoder_text": ["Spell 7 in Dutch."], "decoder_text": ["zeven"]}
+    >>> lm.sample_logits(rows, num_samples=4)
+    <TeacherSamples: 1 rows, 4 tokens, 4 each>
     """
 
     def __init__(
@@ -56,13 +63,31 @@ class TeacherSamples:
         return f"<TeacherSamples: {len(self)} rows, {len(self.token_ids)} tokens, {samples} each>"
 
     def of_row(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """(length, samples) ids and probabilities of one row."""
+        """(length, samples) ids and probabilities of one row.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> rows = {"encoder_text": ["Spell 7 in Dutch."], "decoder_text": ["zeven"]}
+        >>> ids, probabilities = lm.sample_logits(rows, num_samples=4).of_row(0)
+        >>> ids.shape, round(float(probabilities[0].sum()), 3)
+        ((4, 4), 1.0)
+        """
         start = self._starts[index]
         tokens = slice(start, start + self.lengths[index])
         return self.token_ids[tokens], self.probabilities[tokens]
 
     def save(self, path: PathLike) -> None:
-        """Writes them to a file of numpy's, `.npz`, which is there once it is whole."""
+        """Writes them to a file of numpy's, `.npz`, which is there once it is whole.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> rows = {"encoder_text": ["Spell 7 in Dutch."], "decoder_text": ["zeven"]}
+        >>> lm.sample_logits(rows, num_samples=4).save(directory / "samples.npz")
+        >>> keras_t5gemma2.TeacherSamples.load(directory / "samples.npz")
+        <TeacherSamples: 1 rows, 4 tokens, 4 each>
+        """
         arrays: dict[str, Any] = {
             "token_ids": self.token_ids,
             "probabilities": self.probabilities,
@@ -80,6 +105,14 @@ class TeacherSamples:
 
         Raises:
             ValueError: a probability is not finite; the message names the row.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> rows = {"encoder_text": ["Spell 7 in Dutch."], "decoder_text": ["zeven"]}
+        >>> lm.sample_logits(rows, num_samples=4).save(directory / "samples.npz")
+        >>> len(keras_t5gemma2.TeacherSamples.load(directory / "samples.npz"))
+        1
         """
         with np.load(local_path(path), allow_pickle=False) as file:
             arrays = file["token_ids"], file["probabilities"], file["lengths"]
