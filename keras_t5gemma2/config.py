@@ -237,6 +237,8 @@ class BackboneConfig:
     >>> config = BackboneConfig(vocabulary_size=101, encoder=stack, decoder=stack)
     >>> BackboneConfig.from_dict(config.to_dict()) == config
     True
+    >>> config.hidden_dim
+    32
     """
 
     vocabulary_size: int
@@ -262,14 +264,7 @@ class BackboneConfig:
 
     @property
     def hidden_dim(self) -> int:
-        """Width of the hidden states of both stacks.
-
-        Example:
-
-        >>> config = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny").config
-        >>> config.hidden_dim
-        128
-        """
+        """Width of the hidden states of both stacks."""
         return self.encoder.hidden_dim
 
     def to_dict(self) -> dict[str, Any]:

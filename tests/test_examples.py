@@ -1,6 +1,7 @@
 """The examples in docstrings: each public name has one, and each of them runs."""
 
 import doctest
+import gc
 import importlib
 import os
 import pathlib
@@ -54,6 +55,15 @@ def examples():
 
 
 EXAMPLES = examples()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _collecting_garbage_is_quick():
+    """Each example leaves models behind: what was there before is not looked through again."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

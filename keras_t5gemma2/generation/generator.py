@@ -54,8 +54,14 @@ class Generator:
 
     >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
     >>> generator = type(lm.generator)(lm, "greedy")  # beside the task's own
+    >>> generator.generate_function is None  # nothing is compiled yet
+    True
     >>> generator.generate("Spell 42 in German.", max_new_tokens=16)
     'zweiundvierzig'
+    >>> generator.preprocessor is lm.preprocessor, type(generator.sampler).__name__
+    (True, 'GreedySampler')
+    >>> generator.dtype, generator.cache_dtype, generator.cross_attention_cache
+    ('float32', 'auto', 'auto')
     """
 
     def __init__(
@@ -73,14 +79,7 @@ class Generator:
 
     @property
     def cross_attention_cache(self) -> CrossAttentionCache:
-        """See `T5Gemma2Seq2SeqLM.cross_attention_cache`.
-
-        Example:
-
-        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
-        >>> lm.generator.cross_attention_cache
-        'auto'
-        """
+        """See `T5Gemma2Seq2SeqLM.cross_attention_cache`."""
         return self._cross_attention_cache
 
     @cross_attention_cache.setter
@@ -89,14 +88,7 @@ class Generator:
 
     @property
     def cache_dtype(self) -> CacheDType:
-        """See `T5Gemma2Seq2SeqLM.cache_dtype`.
-
-        Example:
-
-        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
-        >>> lm.generator.cache_dtype
-        'auto'
-        """
+        """See `T5Gemma2Seq2SeqLM.cache_dtype`."""
         return self._cache_dtype
 
     @cache_dtype.setter
@@ -105,15 +97,7 @@ class Generator:
 
     @property
     def sampler(self) -> keras_hub.samplers.Sampler:
-        """See `T5Gemma2Seq2SeqLM.sampler`.
-
-        Example:
-
-        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
-        >>> lm.generator.sampler = "greedy"
-        >>> type(lm.generator.sampler).__name__
-        'GreedySampler'
-        """
+        """See `T5Gemma2Seq2SeqLM.sampler`."""
         return self._sampler
 
     @sampler.setter
@@ -128,38 +112,17 @@ class Generator:
 
     @property
     def preprocessor(self) -> Any:
-        """That of the model.
-
-        Example:
-
-        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
-        >>> lm.generator.preprocessor is lm.preprocessor
-        True
-        """
+        """That of the model."""
         return self.model.preprocessor
 
     @property
     def dtype(self) -> str:
-        """String, the dtype in which the decoder computes.
-
-        Example:
-
-        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
-        >>> lm.generator.dtype
-        'float32'
-        """
+        """String, the dtype in which the decoder computes."""
         return self.model.backbone.decoder.compute_dtype
 
     @property
     def generate_function(self) -> Callable[..., Tensor] | None:
-        """See `T5Gemma2Seq2SeqLM.generate_function`.
-
-        Example:
-
-        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
-        >>> lm.generator.generate_function is None  # nothing is compiled yet
-        True
-        """
+        """See `T5Gemma2Seq2SeqLM.generate_function`."""
         return None if self.programs is None else self.programs.generate
 
     @generate_function.setter
