@@ -45,18 +45,6 @@ def plain_sums(hidden, table, labels, weights, soft_cap):
     return kernels.TokenSums(*sums, ops.convert_to_tensor(weights.sum()))
 
 
-def test_the_reference_is_the_textbook_formula(rng):
-    hidden, table, labels, weights = problem(rng, 11)
-    got = plain_sums(hidden, table, labels, weights, None)
-    logits = ops.convert_to_numpy(hidden).astype("float64") @ ops.convert_to_numpy(table).T
-    probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    there = weights > 0
-    of_labels = probabilities[there, labels[there]]
-    np.testing.assert_allclose(got.loss, -(weights[there] * np.log(of_labels)).sum(), rtol=1e-6)
-    correct = logits[there].argmax(-1) == labels[there]
-    np.testing.assert_allclose(got.correct, weights[there][correct].sum(), rtol=1e-6)
-
-
 # Fewer tokens than a chunk of 8 has, as many, one more, and several chunks of which one is short.
 @pytest.mark.parametrize("count", [5, 8, 9, 30])
 @pytest.mark.parametrize("soft_cap", [None, 2.0])
@@ -90,23 +78,6 @@ def check(problem, soft_cap, dtype):
     assert float(counted.correct) == pytest.approx(
         float(plain_sums(hidden, table, labels, weights, soft_cap).correct)
     )
-
-
-@pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="TensorFlow's tape")
-def test_a_variable_gets_its_gradient_where_nothing_is_compiled(rng):
-    import tensorflow as tf
-
-    hidden, table, labels, weights = problem(rng, 30)
-    _, want = value_and_gradients(
-        lambda *tensors: mean_loss(plain_sums(*tensors, labels, weights, None)), [hidden, table]
-    )
-    variable = keras.Variable(table)
-    with tf.GradientTape() as tape:
-        tape.watch(hidden)
-        sums = kernels.linear_cross_entropy(hidden, variable, labels, weights, chunk_size=8)
-        loss = mean_loss(sums)
-    for gradient, expected in zip(tape.gradient(loss, [hidden, variable.value]), want, strict=True):
-        np.testing.assert_allclose(gradient, expected, **TOLERANCE["float32"])
 
 
 def test_small_slopes_of_a_large_vocabulary_survive_float16(rng):
