@@ -11,8 +11,8 @@ from keras_t5gemma2.quantization import layers as module
 from keras_t5gemma2.quantization.layers import QuantizedDense, QuantizedEmbedding
 from keras_t5gemma2.quantization.plans import plan_of_modes, planned
 
-# On the other backends those that differ in what is computed.
-SOME = ["int8", "blocks of 8", *(pytest.param(w, marks=pytest.mark.once) for w in list(WAYS)[1::2])]
+# On every backend, models of such layers are tested in `tests/model/test_quantize.py`.
+pytestmark = pytest.mark.once
 
 
 def dense(rng, width=20, units=7, **options):
@@ -35,7 +35,7 @@ def numbers(x):
     return ops.convert_to_numpy(ops.cast(x, "float32"))
 
 
-@pytest.mark.parametrize("way", SOME)
+@pytest.mark.parametrize("way", WAYS)
 def test_a_dense_layer_multiplies_by_its_matrix(way, rng):
     layer = dense(rng, activation="relu")
     kernel, bias = numbers(layer.kernel), numbers(layer.bias)
@@ -49,7 +49,7 @@ def test_a_dense_layer_multiplies_by_its_matrix(way, rng):
     np.testing.assert_allclose(numbers(layer(x)), wanted, **TOLERANCE["float32"])
 
 
-@pytest.mark.parametrize("way", SOME)
+@pytest.mark.parametrize("way", WAYS)
 def test_a_table_gives_its_rows_and_logits(way, rng, monkeypatch):
     """Logits piece by piece, four rows at a time."""
     monkeypatch.setattr(module, "_BYTES_AT_A_TIME", 4 * 20 * 4)
@@ -63,7 +63,6 @@ def test_a_table_gives_its_rows_and_logits(way, rng, monkeypatch):
     np.testing.assert_allclose(numbers(found), wanted, **TOLERANCE["float32"])
 
 
-@pytest.mark.once
 def test_logits_are_float32_whatever_the_dtype(rng):
     for way in (None, "int8", "blocks of 8"):
         layer = table(rng, dtype="bfloat16")
@@ -74,7 +73,6 @@ def test_logits_are_float32_whatever_the_dtype(rng):
         assert (spec.shape, spec.dtype) == ((2, 11), "float32")
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("make", [dense, table])
 @pytest.mark.parametrize("way", WAYS)
 def test_values_that_stand_for_a_matrix(make, way, rng):
@@ -91,7 +89,6 @@ def test_values_that_stand_for_a_matrix(make, way, rng):
     np.testing.assert_allclose(numbers(layer.float_matrix()), wanted, rtol=1e-5)
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("make", [dense, table])
 def test_quantizing_that_is_interrupted_leaves_the_layer_as_it_was(make, rng, monkeypatch):
     layer = make(rng)
@@ -114,7 +111,6 @@ def test_quantizing_that_is_interrupted_leaves_the_layer_as_it_was(make, rng, mo
     assert quantize_layer(layer, "blocks of 8").scheme.block == 8  # then it goes on
 
 
-@pytest.mark.once
 def test_a_planned_layer_is_built_with_integers():
     with planned(plan_of_modes({"dense": "int4/8"})):
         layer = QuantizedDense(6, name="dense")
@@ -127,7 +123,6 @@ def test_a_planned_layer_is_built_with_integers():
 
 
 @pytest.mark.parametrize("is_rounded", [False, True])
-@pytest.mark.once
 def test_inputs_of_8_bits_are_rounded_where_the_plan_says_so(is_rounded):
     with planned(plan_of_modes({"dense": "int8"}, rounds_activations=is_rounded)):
         layer = QuantizedDense(6, name="dense")
