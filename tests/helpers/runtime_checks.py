@@ -18,7 +18,7 @@ def check_differentiable(runtime):
         seen.append(len(tensors))
         x, y = tensors
         factor = ops.cast(fixed, "float32")
-        return factor * upstream, upstream * (output + extra + x - y)
+        return factor * upstream, upstream * (2 * output + extra + x - y)
 
     function = runtime.differentiable(forward, backward)
     fixed = ops.convert_to_tensor(np.array([2, 3], "int32"))
@@ -28,7 +28,7 @@ def check_differentiable(runtime):
     )
     assert value == 4 * (3 + 10) and set(seen) == {2}
     np.testing.assert_allclose(of_x, [8, 12])
-    np.testing.assert_allclose(of_y, [4 * (3 + 4 + 1 - 3), 4 * (10 + 7 + 2 - 5)])
+    np.testing.assert_allclose(of_y, [4 * (6 + 4 + 1 - 3), 4 * (20 + 7 + 2 - 5)])
 
 
 def check_rematerialized(runtime):

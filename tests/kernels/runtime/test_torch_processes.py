@@ -52,8 +52,9 @@ def test_alone_nothing_is_exchanged():
 def test_sums_are_of_all_processes(two):
     """Those of gradients are then averaged; the tensor itself stays."""
     x = torch.tensor(3.0, requires_grad=True)
-    found = torch_processes.summed_over_replicas(2 * x)
-    assert found.item() == 6.0 and not found.requires_grad and x.item() == 3.0
+    twice = 2 * x
+    found = torch_processes.summed_over_replicas(twice)
+    assert found.item() == twice.item() == 6.0 and not found.requires_grad
     sums = torch_processes.sums_of_metrics(
         Sums(torch.tensor(3.0), torch.tensor(4, dtype=torch.int32))
     )
