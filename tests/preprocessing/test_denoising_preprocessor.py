@@ -22,7 +22,6 @@ from keras_t5gemma2.preprocessing.denoising import (
     Denoiser,
     fill,
 )
-from keras_t5gemma2.vocabulary.sentinels import sentinels
 
 
 @pytest.fixture(scope="module")
@@ -171,12 +170,6 @@ def test_texts_are_not_cut_unless_they_may_be(tokenizer, texts):
     layer = preprocessor(tokenizer, truncate=False)
     with pytest.raises(ValueError, match=r"row 2: \d+ tokens, encoder_sequence_length=19"):
         layer.check_rows(texts)
-
-
-@pytest.mark.parametrize("first", ["<unused>", "<unused9999>"])
-def test_a_first_sentinel_that_is_none_is_an_error(first, tokenizer):
-    with pytest.raises(ValueError, match=f"Received: '{first}'"):
-        sentinels(tokenizer, first)
 
 
 @pytest.mark.once
