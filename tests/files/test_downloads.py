@@ -100,6 +100,8 @@ def test_a_file_that_a_model_of_kaggle_has_not(monkeypatch):
     monkeypatch.setattr(kagglehub, "model_download", refusing(missing))
     with pytest.raises(FileNotFoundError, match=f"kaggle://{HANDLE} has no x.json"):
         download_from_kaggle(HANDLE, "x.json")
+    with pytest.raises(ValueError, match="is not present"):  # of no file that was asked for
+        download_from_kaggle(HANDLE)
     monkeypatch.setattr(kagglehub, "model_download", refusing(ValueError("another")))
     with pytest.raises(ValueError, match="another"):
         download_from_kaggle(HANDLE, "x.json")
