@@ -3,6 +3,8 @@
 import collections
 import dataclasses
 import types
+from collections.abc import Mapping
+from typing import Any, Self
 
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.options import integer, number
@@ -24,6 +26,12 @@ class AttentionConfig:
         query_pre_attn_scalar: float. Scores are scaled by its inverse square root.
         dropout: float. Dropout of the attention probabilities, in training.
         norm_epsilon: float. Of the query and key norms.
+
+    Example:
+
+    >>> config = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny").config
+    >>> config.encoder.layers[0]
+    AttentionConfig(num_heads=4, num_kv_heads=1, head_dim=32, window=16, query_pre_attn_scalar=32.0)
     """
 
     num_heads: int
@@ -36,10 +44,10 @@ class AttentionConfig:
     dropout: float = 0.0
     norm_epsilon: float = 1e-6
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return _short(self)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _take_numbers(self)
         _check_positive(self, "num_heads", "num_kv_heads", "head_dim", "rope_factor")
         if self.num_heads % self.num_kv_heads:
@@ -60,7 +68,16 @@ class AttentionConfig:
             )
 
     @classmethod
-    def from_dict(cls, fields):
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """The configuration of a dict of the constructor's arguments.
+
+        Example:
+
+        >>> config = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny").config
+        >>> fields = config.to_dict()["encoder"]["layers"][0]
+        >>> keras_t5gemma2.AttentionConfig.from_dict(fields) == config.encoder.layers[0]
+        True
+        """
         return cls(**fields)
 
 
@@ -74,6 +91,12 @@ class StackConfig:
         layers: tuple of `AttentionConfig`, one per layer, first layer first. See `interleave`.
         norm_epsilon: float. Of the layer norms.
         dropout: float. Dropout of the hidden states, in training.
+
+    Example:
+
+    >>> config = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny").config
+    >>> config.decoder
+    StackConfig(hidden_dim=128, mlp_dim=512, layers=<3: 2 of window 16, 1 full>)
     """
 
     hidden_dim: int
@@ -82,12 +105,12 @@ class StackConfig:
     norm_epsilon: float = 1e-6
     dropout: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _take_numbers(self)
         _check_positive(self, "hidden_dim", "mlp_dim")
         object.__setattr__(self, "layers", tuple(self.layers))
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         windows = collections.Counter(layer.window for layer in self.layers)
         kinds = [
             f"{count} {'full' if window is None else f'of window {window}'}"
@@ -96,7 +119,16 @@ class StackConfig:
         return _short(self, layers=f"<{len(self.layers)}: {', '.join(kinds)}>")
 
     @classmethod
-    def from_dict(cls, fields):
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """The configuration that a `BackboneConfig` has as a dict.
+
+        Example:
+
+        >>> config = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny").config
+        >>> fields = config.to_dict()["encoder"]
+        >>> keras_t5gemma2.StackConfig.from_dict(fields) == config.encoder
+        True
+        """
         layers = tuple(AttentionConfig.from_dict(layer) for layer in fields["layers"])
         return cls(**{**fields, "layers": layers})
 
@@ -115,6 +147,14 @@ class VisionConfig:
         tokens_per_image: int. Encoder tokens that one image becomes; a square number.
         norm_epsilon: float. Of the tower's norms and of the projector's.
         dropout: float. Dropout of the tower's attention probabilities, in training.
+
+    Example:
+
+    >>> config = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny").config
+    >>> config.vision.image_size, config.vision.patches_per_side
+    (32, 4)
+    >>> config.vision.tokens_per_image, config.vision.tokens_per_side
+    (4, 2)
     """
 
     image_size: int = 896
@@ -127,10 +167,10 @@ class VisionConfig:
     norm_epsilon: float = 1e-6
     dropout: float = 0.0
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return _short(self)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _take_numbers(self)
         _check_positive(self, "image_size", "patch_size", "hidden_dim", "mlp_dim", "num_heads")
         if self.hidden_dim % self.num_heads:
@@ -152,15 +192,26 @@ class VisionConfig:
             )
 
     @classmethod
-    def from_dict(cls, fields):
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """The configuration of a dict of the constructor's arguments.
+
+        Example:
+
+        >>> config = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny").config
+        >>> fields = config.to_dict()["vision"]
+        >>> keras_t5gemma2.VisionConfig.from_dict(fields) == config.vision
+        True
+        """
         return cls(**fields)
 
     @property
-    def patches_per_side(self):
+    def patches_per_side(self) -> int:
+        """Patches along one side of an image."""
         return self.image_size // self.patch_size
 
     @property
-    def tokens_per_side(self):
+    def tokens_per_side(self) -> int:
+        """Encoder tokens along one side of the grid over an image."""
         return int(self.tokens_per_image**0.5)
 
 
@@ -186,6 +237,8 @@ class BackboneConfig:
     >>> config = BackboneConfig(vocabulary_size=101, encoder=stack, decoder=stack)
     >>> BackboneConfig.from_dict(config.to_dict()) == config
     True
+    >>> config.hidden_dim
+    32
     """
 
     vocabulary_size: int
@@ -196,10 +249,10 @@ class BackboneConfig:
     image_token_id: int = 256_001
     final_logit_soft_cap: float | None = None
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return _short(self)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _take_numbers(self)
         _check_positive(self, "vocabulary_size")
         if self.encoder.hidden_dim != self.decoder.hidden_dim:
@@ -210,16 +263,31 @@ class BackboneConfig:
             )
 
     @property
-    def hidden_dim(self):
+    def hidden_dim(self) -> int:
+        """Width of the hidden states of both stacks."""
         return self.encoder.hidden_dim
 
-    def to_dict(self):
-        """The configuration as nested dicts, lists and numbers: plain JSON."""
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as nested dicts, lists and numbers: plain JSON.
+
+        Example:
+
+        >>> config = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny").config
+        >>> sorted(config.to_dict()["encoder"])
+        ['dropout', 'hidden_dim', 'layers', 'mlp_dim', 'norm_epsilon']
+        """
         return to_json(self)
 
     @classmethod
-    def from_dict(cls, fields):
-        """The configuration that `to_dict` gave."""
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """The configuration that `to_dict` gave.
+
+        Example:
+
+        >>> config = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny").config
+        >>> keras_t5gemma2.BackboneConfig.from_dict(config.to_dict()) == config
+        True
+        """
         vision = fields.get("vision")
         return cls(
             **{
@@ -231,11 +299,17 @@ class BackboneConfig:
         )
 
 
-def interleave(local, full, num_layers, period=6):
+def interleave(
+    local: AttentionConfig, full: AttentionConfig, num_layers: int, period: int = 6
+) -> tuple[AttentionConfig, ...]:
     """The published pattern of layers: every `period`-th is `full`, the others are `local`.
 
-    >>> [layer.window for layer in interleave(local, full, num_layers=7)]  # doctest: +SKIP
-    [512, 512, 512, 512, 512, None, 512]
+    Example:
+
+    >>> config = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny").config
+    >>> local, full = sorted(set(config.encoder.layers), key=lambda layer: layer.window is None)
+    >>> [layer.window for layer in keras_t5gemma2.interleave(local, full, num_layers=7)]
+    [16, 16, 16, 16, 16, None, 16]
     """
     return tuple(full if (i + 1) % period == 0 else local for i in range(num_layers))
 
@@ -250,7 +324,7 @@ def _short(config, **shown):
     return f"{type(config).__name__}({', '.join(fields)})"
 
 
-def to_json(value):
+def to_json(value: Any) -> Any:
     """A config, or any frozen dataclass of numbers, as nested dicts, lists and numbers."""
     if dataclasses.is_dataclass(value):
         fields = dataclasses.fields(value)

@@ -7,6 +7,8 @@ the parts are added up. What does not divide stays whole on every device.
 
 import contextlib
 import re
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -18,18 +20,19 @@ from keras_t5gemma2.model.backbone import T5Gemma2Backbone
 from keras_t5gemma2.model.loading import shapes_only
 from keras_t5gemma2.sharding import layouts as sharding
 from keras_t5gemma2.sharding.layout_map import ModelParallel, get_layout_map
+from keras_t5gemma2.typing import PathLike
 
 # The recipe ------------------------------------------------------------------------------------
 
 
 def distribute(
-    config=None,
-    model_parallel=None,
-    fsdp=None,
-    context_parallel=False,
-    devices=None,
-    verbose=True,
-):
+    config: BackboneConfig | PathLike | None = None,
+    model_parallel: int | None = None,
+    fsdp: bool | None = None,
+    context_parallel: bool = False,
+    devices: Sequence[Any] | None = None,
+    verbose: bool = True,
+) -> Any:
     """Spreads the models that are made from now on over the devices, on JAX.
 
     Call it before a model is made. The mesh has the axes "batch", over which rows are spread, and
@@ -63,10 +66,12 @@ def distribute(
 
     Example:
 
-        from keras_t5gemma2 import T5Gemma2Seq2SeqLM, distribution
-
-        distribution.distribute("t5gemma2_tiny", model_parallel=2)
-        lm = T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+    >>> from keras_t5gemma2 import distribution
+    >>> devices = keras.distribution.list_devices()[:1]
+    >>> found = distribution.distribute("t5gemma2_tiny", devices=devices, verbose=False)
+    >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+    >>> found.device_mesh.shape
+    (1, 1)
     """
     if keras.config.backend() != "jax":
         raise NotImplementedError(

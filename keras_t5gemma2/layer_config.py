@@ -1,5 +1,7 @@
 """The config of a layer: all arguments of its constructor, as plain JSON and back."""
 
+from typing import Any
+
 import keras
 
 from keras_t5gemma2.compat import keras as compat
@@ -16,7 +18,7 @@ class Configured:
             values, or to `None` where a value is plain JSON.
     """
 
-    arguments = {}
+    arguments: dict[str, Any] = {}
 
     def argument(self, name):
         """The value that the constructor got."""

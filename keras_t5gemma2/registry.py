@@ -1,6 +1,7 @@
 """The models that `from_preset` knows by name."""
 
 import pathlib
+from typing import Any
 
 _LICENSE = "Gemma Terms of Use, https://ai.google.dev/gemma/terms"
 
@@ -49,7 +50,7 @@ def _embedded(name, description, parameters, context_lengths):
 
 # Context lengths in tokens, from the model card; parameters with the one embedding table counted
 # once.
-presets = dict(
+presets: dict[str, dict[str, Any]] = dict(
     [
         _embedded(
             "t5gemma2_tiny",

@@ -11,7 +11,6 @@ from tiny_models import CONFIG, DECODER, LOCAL, VISION
 from keras_t5gemma2 import T5Gemma2Backbone
 from keras_t5gemma2.checkpoints.own import reader
 from keras_t5gemma2.config import BackboneConfig, interleave
-from keras_t5gemma2.lora.config import LoRAConfig
 
 pytestmark = pytest.mark.once
 
@@ -99,18 +98,3 @@ def test_what_is_no_number_is_refused(config, change, rule):
     (name,) = change
     with pytest.raises(TypeError, match=f"`{name}` must be {rule}. Received: {name}="):
         dataclasses.replace(config, **change)
-
-
-@pytest.mark.parametrize("value", [True, np.bool_(True), np.float64(101), "101"])
-def test_a_described_size_that_is_no_integer_is_refused(value):
-    fields = {**CONFIG.to_dict(), "vocabulary_size": value}
-    with pytest.raises(ValueError, match="vocabulary_size` of here must be an integer"):
-        reader.backbone_config("here", fields)
-
-
-def test_numbers_of_numpy_in_the_config_of_an_adapter():
-    config = LoRAConfig(np.int32(4), np.float32(8), np.float64(0.5))
-    assert json.loads(json.dumps(config.to_dict())) == LoRAConfig(4, 8.0, 0.5).to_dict()
-    for rank in (True, 4.0, np.float32(4)):
-        with pytest.raises(ValueError, match="`rank` must be a positive integer"):
-            LoRAConfig(rank)

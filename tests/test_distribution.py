@@ -9,21 +9,13 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from meshes import axes, bytes_on_devices, device_mesh, distributed, distributed_not_at_all
+from meshes import bytes_on_devices, distributed, distributed_not_at_all
 from tasks import ONE_LAYER, SMALL_ROWS, small_task
 from tiny_models import CONFIG as WITH_VISION
 from tiny_models import LOCAL, tiny_backbone, token_inputs
 from tolerances import TOLERANCE
 
-from keras_t5gemma2 import (
-    AttentionConfig,
-    BackboneConfig,
-    StackConfig,
-    T5Gemma2Backbone,
-    VisionConfig,
-)
 from keras_t5gemma2.kernels import linear_cross_entropy
-from keras_t5gemma2.model.loading import shapes_only
 
 pytestmark = pytest.mark.skipif(
     keras.config.backend() != "jax", reason="Keras distributes models on JAX alone"
@@ -38,82 +30,6 @@ EVEN_CONFIG = dataclasses.replace(
     vocabulary_size=ONE_LAYER.vocabulary_size + -ONE_LAYER.vocabulary_size % 4,
 )
 
-
-# Layouts ----------------------------------------------------------------------------------------
-
-# The 270m model's, a layer of each stack and of the vision tower.
-PUBLISHED = AttentionConfig(num_heads=4, num_kv_heads=1, head_dim=256, window=512)
-STACK = StackConfig(hidden_dim=640, mlp_dim=2048, layers=(PUBLISHED,))
-PUBLISHED_CONFIG = BackboneConfig(
-    vocabulary_size=262_144, encoder=STACK, decoder=STACK, vision=VisionConfig(num_layers=1)
-)
-PUBLISHED_AXES = {
-    "embedder/table/embeddings": ("model", "batch"),
-    "embedder/end_of_image": (None,),
-    "encoder/layer_0/attention_norm/scale": (None,),
-    "encoder/layer_0/attention/query/kernel": ("batch", "model"),
-    "encoder/layer_0/attention/key/kernel": ("batch", None),
-    "decoder/layer_0/attention/value/kernel": ("batch", None),
-    "decoder/layer_0/attention/output/kernel": ("model", "batch"),
-    "decoder/layer_0/mlp/gate/kernel": ("batch", "model"),
-    "decoder/layer_0/mlp/up/kernel": ("batch", "model"),
-    "decoder/layer_0/mlp/down/kernel": ("model", "batch"),
-    "vision/tower/patch_embedding/kernel": (None, None, None, "batch"),
-    "vision/tower/position_embedding": (None, "batch"),
-    "vision/tower/layer_0/key/kernel": ("batch", "model"),
-    "vision/tower/layer_0/key/bias": ("model",),
-    "vision/tower/layer_0/output/kernel": ("model", "batch"),
-    "vision/tower/layer_0/output/bias": (None,),
-    "vision/tower/layer_0/up/kernel": ("batch", "model"),
-    "vision/tower/layer_0/down/kernel": ("model", "batch"),
-    "vision/projector/projection/kernel": (None, "batch"),
-}
-
-
-@pytest.mark.parametrize("fsdp", [False, True])
-def test_layouts_of_published_sizes(fsdp):
-    with distributed(2, 4, fsdp=fsdp):
-        model = shapes_only(lambda: T5Gemma2Backbone(PUBLISHED_CONFIG))
-    found = {v.path: tuple(v._layout.axes) for v in model.weights}
-    for path, expected in PUBLISHED_AXES.items():
-        without = tuple(None if axis == "batch" else axis for axis in expected)
-        assert found[path] == (expected if fsdp else without), path
-
-
-@pytest.mark.parametrize("rows, parts", [(4, 2), (2, 4), (1, 8), (1, 7), (8, 1)])
-def test_what_does_not_divide_stays_whole(rows, parts):
-    """Heads are not cut, and sizes that the mesh does not divide are no error."""
-    with distributed(rows, parts, fsdp=True):
-        backbone = T5Gemma2Backbone(WITH_VISION)
-    where = {v.path: axes(v) for v in backbone.weights}
-    of_heads = {n: "model" if parts > 1 and n % parts == 0 else None for n in (3, 6, 44, 101)}
-    if parts == 1:
-        of_heads = dict.fromkeys(of_heads, "model")
-    of_width = "batch" if 28 % rows == 0 else None
-    assert where["encoder/layer_1/attention/query/kernel"] == (of_width, of_heads[6])
-    assert where["encoder/layer_1/attention/key/kernel"] == (of_width, of_heads[3])
-    assert where["encoder/layer_1/mlp/up/kernel"] == (of_width, of_heads[44])
-    assert where["embedder/table/embeddings"] == (of_heads[101], of_width)
-    assert where["vision/tower/layer_0/query/kernel"][1] == of_heads[3]
-
-
-def test_axes_that_the_mesh_does_not_have():
-    mesh = keras.distribution.DeviceMesh((8,), ("batch",))
-    with pytest.raises(ValueError, match=r"are \['batch'\].*model_parallel_dim_name='model'"):
-        T5Gemma2Backbone.get_layout_map(mesh)
-    with pytest.raises(ValueError, match="data_parallel_dim_name='rows'"):
-        T5Gemma2Backbone.get_layout_map(device_mesh(4, 2), data_parallel_dim_name="rows")
-    with pytest.raises(ValueError, match="'batch' for both"):
-        T5Gemma2Backbone.get_layout_map(device_mesh(4, 2), model_parallel_dim_name="batch")
-    with pytest.raises(TypeError, match="device_mesh=8"):
-        T5Gemma2Backbone.get_layout_map(8)
-    names = {"model_parallel_dim_name": "batch", "data_parallel_dim_name": "model"}
-    layout_map = T5Gemma2Backbone.get_layout_map(device_mesh(4, 2), **names, fsdp=True)
-    layout = layout_map["encoder/layer_0/mlp/up/kernel"]
-    assert layout.axes == ("model", "batch")
-
-
-# Results ----------------------------------------------------------------------------------------
 
 MESHES = {
     "rows": ((8, 1), {}),

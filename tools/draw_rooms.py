@@ -51,6 +51,7 @@ FLOORS = {
         "messages": "errors and warnings",
         "compiling": "news while programs compile",
         "options": "checks of options that many calls have",
+        "typing": "names of types that functions share",
         "config": "sizes of a model, frozen",
         "registry": "the table of presets",
         "compat": "private names of Keras and keras-hub",

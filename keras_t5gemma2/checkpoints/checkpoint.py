@@ -3,11 +3,12 @@
 import dataclasses
 import inspect
 import pathlib
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import keras
 
 from keras_t5gemma2.checkpoints.sources import source_of
+from keras_t5gemma2.typing import PathLike
 
 
 class SavedLayer(NamedTuple):
@@ -39,24 +40,26 @@ class Checkpoint:
     - `preprocessor()`: `SavedLayer`, without tokenizer and image converter.
 
     Args:
-        path: `pathlib.Path` of the directory or file.
+        path: path of the directory or file.
         text_only: bool. Leave out the vision tower, with the tensors and layers that belong to it.
         preset: what the user called the checkpoint, which may say what its weights derive from.
     """
 
-    path: pathlib.Path
+    path: PathLike
     text_only: bool = False
     preset: str | None = None
 
     # Patterns of the files to download: always, and with the weights.
-    small_files = ("*.json", "assets/tokenizer/*")
-    weight_files = (
+    small_files: ClassVar[tuple[str, ...]] = ("*.json", "assets/tokenizer/*")
+    weight_files: ClassVar[tuple[str, ...]] = (
         *("model.weights.h5", "model.weights.json", "model_*.weights.h5"),
         "adapters/*.safetensors",
     )
     tokenizer_files = ""  # what messages call the files of a tokenizer
     has_tokenizer = True
-    settings = {}  # further arguments of the backbone's constructor, by name
+    settings: ClassVar[
+        dict[str, Any]
+    ] = {}  # further arguments of the backbone's constructor, by name
     # Whether the end-of-image token has no vector but the scaled one of the embedding table.
     end_of_image_is_in_table = False
 

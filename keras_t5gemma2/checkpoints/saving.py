@@ -4,6 +4,8 @@ import contextlib
 import contextvars
 import functools
 import math
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import keras
 import numpy as np
@@ -15,6 +17,10 @@ from keras_t5gemma2.files.disk import check_room, local_path, reserve, writing_h
 from keras_t5gemma2.files.finite import check_finite_variables
 from keras_t5gemma2.kernels.runtime import processes
 from keras_t5gemma2.kernels.runtime.host_memory import host_array
+from keras_t5gemma2.typing import Mixin, PathLike
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 # What stands before the registered name of a class in the `config.json` of a preset.
 IMPORT = "import "
@@ -51,14 +57,16 @@ def check_reads_adapters(names):
         )
 
 
-def by_one_process(method):
+def by_one_process(
+    method: Callable[Concatenate[Any, _Arguments], _Result],
+) -> Callable[Concatenate[Any, _Arguments], _Result | None]:
     """A method that writes, for models that several processes train, each with a part of them.
 
     All processes call it. The first one writes, with all values at hand, and none goes on before.
     """
 
     @functools.wraps(method)
-    def write(self, *args, **kwargs):
+    def write(self: Any, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result | None:
         with _one_writer(self) as is_writer:
             return method(self, *args, **kwargs) if is_writer else None
 
@@ -157,14 +165,14 @@ def _copy(value):
     return np.array(host_array(value)) if processes.is_whole(value) else value
 
 
-class SavesPresets:
+class SavesPresets(Mixin):
     """A layer whose preset is whole or not there; goes before the class of keras-hub."""
 
     # Files of an earlier save that go even if the new one has none of the same name.
-    _replaced_files = ()
+    _replaced_files: tuple[str, ...] = ()
 
     @by_one_process
-    def save_to_preset(self, preset_dir, *args, **kwargs):
+    def save_to_preset(self, preset_dir: PathLike, *args: Any, **kwargs: Any) -> None:
         """Saves to a preset directory, whose other files stay.
 
         Where several processes of JAX have a part of a model each, all of them call this.
@@ -173,6 +181,13 @@ class SavesPresets:
             preset_dir: path of the directory, made if it is not there.
             *args: as the keras-hub class has them.
             **kwargs: as the keras-hub class has them.
+
+        Example:
+
+        >>> backbone = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny")
+        >>> backbone.save_to_preset(directory)
+        >>> sorted(path.name for path in directory.iterdir())
+        ['README.md', 'config.json', 'metadata.json', 'model.weights.h5']
         """
         check_are_found(self)
         save = super().save_to_preset
@@ -187,25 +202,47 @@ class SavesPresets:
         pass
 
 
-class SavesModels:
+class SavesModels(Mixin):
     """A model whose files are whole or not there; goes before the class of Keras.
 
     `~` is expanded in paths. A disk without room for the file is an `OSError` before it is begun.
     """
 
-    def save(self, filepath, overwrite=True, zipped=None, **kwargs):
-        """As `keras.Model.save`; what is at `filepath` stays until all is written."""
+    def save(
+        self, filepath: PathLike, overwrite: bool = True, zipped: bool | None = None, **kwargs: Any
+    ) -> None:
+        """As `keras.Model.save`; what is at `filepath` stays until all is written.
+
+        Example:
+
+        >>> backbone = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny")
+        >>> backbone.save(directory / "model.keras")
+        >>> keras.saving.load_model(directory / "model.keras").count_params()
+        2050976
+        """
         save_model(self, super().save, filepath, overwrite, zipped, **kwargs)
 
-    def save_weights(self, filepath, overwrite=True, max_shard_size=None):
-        """As `keras.Model.save_weights`; what is at `filepath` stays until all is written."""
+    def save_weights(
+        self, filepath: PathLike, overwrite: bool = True, max_shard_size: float | None = None
+    ) -> None:
+        """As `keras.Model.save_weights`; what is at `filepath` stays until all is written.
+
+        Example:
+
+        >>> backbone = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny")
+        >>> backbone.save_weights(directory / "model.weights.h5")
+        >>> sorted(path.name for path in directory.iterdir())
+        ['model.weights.h5']
+        """
         save_weights(self, super().save_weights, filepath, overwrite, max_shard_size)
 
-    def save_own_variables(self, store):
+    def save_own_variables(self, store: Any) -> None:
         reserve()  # Keras has just opened the file
         super().save_own_variables(store)
 
-    def load_weights(self, filepath, *args, allow_nonfinite=False, **kwargs):
+    def load_weights(
+        self, filepath: PathLike, *args: Any, allow_nonfinite: bool = False, **kwargs: Any
+    ) -> None:
         """As `keras.Model` has it. Weights that are NaN or infinite are refused.
 
         If it fails or is interrupted, all is as before: until it is done, the values of before are
@@ -219,6 +256,12 @@ class SavesModels:
 
         Raises:
             ValueError: a weight is not finite; the message names it.
+
+        Example:
+
+        >>> backbone = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny")
+        >>> backbone.save_weights(directory / "model.weights.h5")
+        >>> backbone.load_weights(directory / "model.weights.h5")
         """
         options = {"allow_nonfinite": allow_nonfinite, **kwargs}
         load_weights(self, super().load_weights, filepath, *args, **options)

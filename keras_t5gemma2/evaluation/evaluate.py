@@ -1,6 +1,8 @@
 """Evaluation by generating: texts for a set of rows, compared with their references."""
 
 import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import keras
 
@@ -8,23 +10,24 @@ from keras_t5gemma2.evaluation.metrics import METRICS, metric_functions
 from keras_t5gemma2.evaluation.run import Run, read, table_of_samples
 from keras_t5gemma2.messages import shown, warn
 from keras_t5gemma2.options import checked
+from keras_t5gemma2.typing import ColumnNames, Generates, Inputs, PathLike, Verbose
 
 
 def evaluate_generation(
-    lm,
-    data,
-    batch_size=32,
-    metrics=METRICS,
-    base=None,
-    predictions_path=None,
-    normalize=None,
-    bleu_tokenizer="13a",
-    rouge_tokenizer=None,
-    verbose="auto",
-    on_interrupt="auto",
-    columns=None,
-    **generate_options,
-):
+    lm: Generates,
+    data: Inputs,
+    batch_size: int = 32,
+    metrics: Sequence[str | Callable[..., Any]] = METRICS,
+    base: Generates | Callable[..., list[str]] | None = None,
+    predictions_path: PathLike | None = None,
+    normalize: Callable[[str], str] | None = None,
+    bleu_tokenizer: str = "13a",
+    rouge_tokenizer: Callable[[str], list[str]] | None = None,
+    verbose: Verbose = "auto",
+    on_interrupt: Literal["auto", "return", "raise"] = "auto",
+    columns: ColumnNames | None = None,
+    **generate_options: Any,
+) -> "Evaluation":
     """How close the texts that a model generates come to the references.
 
     An interruption (Ctrl-C, or the stop button of a notebook) keeps what was done: the file of
@@ -77,18 +80,12 @@ def evaluate_generation(
 
     Example:
 
-    >>> class Upper:
-    ...     def generate(self, rows, strip_prompt):
-    ...         return [row.encoder_text.upper() for row in rows]
-    >>> data = {"encoder_text": ["a", "b", "c"], "decoder_text": ["A", ["b", "B"], "d"]}
-    >>> result = evaluate_generation(Upper(), data, metrics=["exact_match"], verbose=0)
-    >>> round(result["exact_match"], 1)
-    66.7
-    >>> result.predictions
-    ['A', 'B', 'C']
-    >>> print(result)
+    >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+    >>> lm.compile(sampler="greedy")
+    >>> rows = {"encoder_text": ["Spell 42 in German."], "decoder_text": ["zweiundvierzig"]}
+    >>> print(keras_t5gemma2.evaluate_generation(lm, rows, metrics=["exact_match"], verbose=0))
            rows  exact_match
-    model     3         66.7
+    model     1        100.0
     """
     if on_interrupt not in ("auto", "return", "raise"):
         raise ValueError(
@@ -121,18 +118,29 @@ class Evaluation(dict):
         predictions: list of strings in the order of the data; `None` for a row that was not
             generated because of an interruption.
         base: the `Evaluation` of the model to compare with on the same rows, or `None`.
+
+    Example:
+
+    >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+    >>> lm.compile(sampler="greedy")
+    >>> rows = {"encoder_text": ["Spell 42 in German."], "decoder_text": ["zweiundvierzig"]}
+    >>> result = keras_t5gemma2.evaluate_generation(lm, rows, metrics=["exact_match"], verbose=0)
+    >>> result["exact_match"], result.predictions, result.rows
+    (100.0, ['zweiundvierzig'], 1)
     """
 
-    def __init__(self, metrics, predictions, base=None):
+    def __init__(
+        self, metrics: Any, predictions: Sequence[str | None], base: "Evaluation | None" = None
+    ) -> None:
         super().__init__(metrics)
         self.predictions, self.base = predictions, base
 
     @property
-    def rows(self):
+    def rows(self) -> int:
         """The number of rows that the metrics are of."""
         return sum(prediction is not None for prediction in self.predictions)
 
-    def __str__(self):
+    def __str__(self) -> str:
         results = {"model": self, "base": self.base}
         lines = [["", "rows", *self]]
         for name, result in results.items():
@@ -173,24 +181,25 @@ class EvaluateGeneration(keras.callbacks.Callback):
 
     Example:
 
-    ```python
-    evaluation = EvaluateGeneration(held_out, metrics=["exact_match"], max_new_tokens=16)
-    lm.fit(rows, epochs=3, callbacks=[evaluation])
-    print(evaluation.results[3])
-    ```
+    >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+    >>> rows = {"encoder_text": ["Spell 7 in Dutch."], "decoder_text": ["zeven"]}
+    >>> evaluation = keras_t5gemma2.EvaluateGeneration(rows, metrics=["exact_match"])
+    >>> history = lm.fit(rows, callbacks=[evaluation], verbose=0)
+    >>> sorted(evaluation.results)
+    [0, 1]
     """
 
     def __init__(
         self,
-        data,
-        every=1,
-        prefix="val_",
-        baseline=True,
-        predictions_path=None,
-        verbose=0,
-        samples=0,
-        **options,
-    ):
+        data: Inputs,
+        every: int = 1,
+        prefix: str = "val_",
+        baseline: bool = True,
+        predictions_path: PathLike | None = None,
+        verbose: int = 0,
+        samples: int = 0,
+        **options: Any,
+    ) -> None:
         super().__init__()
         if not isinstance(every, int) or every < 1:
             raise ValueError(
@@ -209,14 +218,14 @@ class EvaluateGeneration(keras.callbacks.Callback):
         self.samples = samples
         self.data, self.every, self.prefix, self.baseline = data, every, prefix, baseline
         self.predictions_path, self.verbose, self.options = predictions_path, verbose, options
-        self.results = {}
+        self.results: dict[int, Evaluation] = {}
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         self.results = {}
         if self.baseline:
             self._evaluate(0)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         epochs = epoch + 1
         if epochs % self.every and epochs != self.params["epochs"]:
             return

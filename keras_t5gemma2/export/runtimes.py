@@ -30,7 +30,7 @@ class Sizes(NamedTuple):
     batch_size: Any
     encoder_length: Any  # tokens
     prompt_length: int  # tokens of the decoder's prompt
-    decoder_length: int  # and with those that are generated
+    decoder_length: int | None  # and with those that are generated
     images: Any  # of each row
 
 

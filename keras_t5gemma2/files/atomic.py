@@ -13,7 +13,7 @@ from keras_t5gemma2.files.disk import check_writable, local_path, naming
 try:
     import fcntl
 except ImportError:  # Windows has none
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 
 @contextlib.contextmanager

@@ -135,8 +135,8 @@ class _Header:
             magic = file.read(len(_MAGIC))
             if magic != _MAGIC:
                 raise ValueError(
-                    f"A GGUF file must begin with {_MAGIC}. Received: {path}, which begins with "
-                    f"{magic}"
+                    f"A GGUF file must begin with {_MAGIC!r}. Received: {path}, which begins with "
+                    f"{magic!r}"
                 )
             self.mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self.path, self.position = path, len(_MAGIC)

@@ -10,8 +10,8 @@ import json
 import mmap
 import pathlib
 import types
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -28,7 +28,7 @@ INDEX_FILE = "model.weights.json"
 _MOST_OBJECTS = 1_000_000
 _MOST_LEVELS = 32
 _FLOATS = ("float64", "float32", "float16", "bfloat16")
-_NONE = types.MappingProxyType({})
+_NONE: Mapping[str, Any] = types.MappingProxyType({})
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 

@@ -4,6 +4,9 @@ keras-hub's `BeamSampler` lets an ended beam run on past its end token and compa
 different lengths. Here, a beam that ends leaves the race for a pool of ended sequences.
 """
 
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
 import keras
 import keras_hub
 from keras import ops
@@ -12,6 +15,7 @@ from keras_t5gemma2.generation.beams import Beams
 from keras_t5gemma2.generation.loop import DecodeState, Loop
 from keras_t5gemma2.generation.samplers import check_temperature
 from keras_t5gemma2.messages import shown
+from keras_t5gemma2.typing import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_t5gemma2")
@@ -58,25 +62,32 @@ class BeamSearch(keras_hub.samplers.BeamSampler):
 
     Example: the likeliest first token (1) does not begin the likeliest sequence.
 
-        >>> import numpy as np
         >>> from keras import ops
         >>> p = np.array([[1, 0, 0, 0], [0.3, 0.3, 0.2, 0.2], [0.9, 0.1, 0, 0], [0.1, 0.5, 0.4, 0]])
         >>> def next(prompt, cache, index):
         ...     return ops.log(ops.take(p + 1e-9, prompt[:, index - 1], axis=0)), None, cache
         >>> prompt = ops.array([[3, -1, -1, -1]])
-        >>> best = BeamSearch(num_beams=2)(next, prompt, index=1, stop_token_ids=(0,))
+        >>> search = keras_t5gemma2.BeamSearch(num_beams=2)
+        >>> best = search(next, prompt, index=1, stop_token_ids=(0,))
         >>> ops.convert_to_numpy(best).tolist()
         [[3, 2, 0, -1]]
+
+    Example: a model that generates by it.
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.compile(sampler=keras_t5gemma2.BeamSearch(num_beams=3))
+        >>> lm.generate("Write 2026-12-17 in French.", max_new_tokens=16)
+        '17 décembre 2026'
     """
 
     def __init__(
         self,
-        num_beams=5,
-        length_penalty=1.0,
-        early_stopping=False,
-        return_all_beams=False,
-        **kwargs,
-    ):
+        num_beams: int = 5,
+        length_penalty: float = 1.0,
+        early_stopping: bool | Literal["never"] = False,
+        return_all_beams: bool = False,
+        **kwargs: Any,
+    ) -> None:
         if not isinstance(num_beams, int) or num_beams < 1:
             raise ValueError(
                 "`num_beams` must be an integer of at least 1. Received: "
@@ -94,19 +105,19 @@ class BeamSearch(keras_hub.samplers.BeamSampler):
 
     def __call__(
         self,
-        next,
-        prompt,
-        cache=None,
-        index=0,
-        mask=None,
-        stop_token_ids=None,
-        hidden_states=None,
-        model=None,
-    ):
+        next: Callable[..., Any],
+        prompt: Tensor,
+        cache: Any = None,
+        index: Tensor = 0,
+        mask: Tensor | None = None,
+        stop_token_ids: Sequence[int] | None = None,
+        hidden_states: Tensor | None = None,
+        model: keras.Model | None = None,
+    ) -> Any:
         stops = tuple(stop_token_ids or ())
         return search(self, next, prompt, cache, index, mask, stops, model)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "length_penalty": self.length_penalty,

@@ -3,7 +3,7 @@
 import hashlib
 import uuid
 import weakref
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import keras
 import numpy as np
@@ -19,7 +19,9 @@ from keras_t5gemma2.messages import shown
 _MOST_SAMPLES = 1 << 20
 _FEWEST_OF_A_WEIGHT = 64
 
-_names = weakref.WeakKeyDictionary()  # per backbone a name that no other one has
+_names: weakref.WeakKeyDictionary = (
+    weakref.WeakKeyDictionary()
+)  # per backbone a name that no other one has
 
 
 class Encoded:
@@ -36,30 +38,42 @@ class Encoded:
         dtype: string. How the numbers of `memory` are stored.
         nbytes: int. Bytes of `memory`.
         source: `Source`, the model and the weights that it came from.
+
+    Example:
+
+    >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+    >>> encoded = lm.encode("Spell 7 in Dutch.")
+    >>> encoded
+    Encoded(rows=1, tokens=7, bytes=49408, kind="projected", dtype="float32")
+    >>> encoded.kind, encoded.dtype, encoded.nbytes
+    ('projected', 'float32', 49408)
     """
 
-    def __init__(self, memory, rows, tokens, source):
+    def __init__(self, memory: Any, rows: int, tokens: int, source: "Source") -> None:
         self.memory, self.rows, self.tokens = memory, rows, tokens
         self.source = source
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.rows
 
     @property
-    def kind(self):
+    def kind(self) -> Literal["projected", "shared"]:
+        """ "projected" or "shared", see `cross_attention_cache`."""
         return "shared" if self.memory.shared else "projected"
 
     @property
-    def dtype(self):
+    def dtype(self) -> str:
+        """String. How the numbers of `memory` are stored."""
         return self._dtype_of(tree.flatten(self.memory)[0])
 
     @property
-    def nbytes(self):
+    def nbytes(self) -> int:
+        """Bytes of `memory`."""
         leaves = {id(leaf): leaf for leaf in tree.flatten(self.memory)}.values()
         sizes = (np.dtype(self._dtype_of(x)).itemsize * int(np.prod(x.shape)) for x in leaves)
         return sum(sizes)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (
             f"Encoded(rows={self.rows}, tokens={self.tokens}, bytes={self.nbytes}, "
             f'kind="{self.kind}", dtype="{self.dtype}")'

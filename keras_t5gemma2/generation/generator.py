@@ -1,6 +1,8 @@
 """Text by a model: inputs to batches, batches to new tokens, new tokens to text."""
 
 import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import keras
 import keras_hub
@@ -19,6 +21,18 @@ from keras_t5gemma2.messages import short_errors, shown
 from keras_t5gemma2.options import checked
 from keras_t5gemma2.preprocessing.cuts import one_warning
 from keras_t5gemma2.sharding.batch import row_parts, to_devices
+from keras_t5gemma2.typing import (
+    CacheDType,
+    ColumnNames,
+    CrossAttentionCache,
+    Inputs,
+    StopTokenIds,
+    Tensor,
+    Verbose,
+)
+
+if TYPE_CHECKING:
+    from keras_t5gemma2.tasks.seq2seq_lm import T5Gemma2Seq2SeqLM
 
 
 class Generator:
@@ -38,41 +52,56 @@ class Generator:
 
     Example:
 
-    >>> from keras_t5gemma2 import T5Gemma2Seq2SeqLM
-    >>> lm = T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
-    >>> Generator(lm, "greedy").generate("Write as a number: seven", strip_prompt=True)
-    '7'
+    >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+    >>> generator = type(lm.generator)(lm, "greedy")  # beside the task's own
+    >>> generator.generate_function is None  # nothing is compiled yet
+    True
+    >>> generator.generate("Spell 42 in German.", max_new_tokens=16)
+    'zweiundvierzig'
+    >>> generator.preprocessor is lm.preprocessor, type(generator.sampler).__name__
+    (True, 'GreedySampler')
+    >>> generator.dtype, generator.cache_dtype, generator.cross_attention_cache
+    ('float32', 'auto', 'auto')
     """
 
-    def __init__(self, model, sampler=None, cross_attention_cache="auto", cache_dtype="auto"):
+    def __init__(
+        self,
+        model: Any,
+        sampler: str | keras_hub.samplers.Sampler | None = None,
+        cross_attention_cache: CrossAttentionCache = "auto",
+        cache_dtype: CacheDType = "auto",
+    ) -> None:
         self.model, self.programs = model, None
         self.cross_attention_cache, self.cache_dtype = cross_attention_cache, cache_dtype
-        self._sampler = None
+        self._sampler: keras_hub.samplers.Sampler | None = None
         if sampler is not None:
             self.sampler = sampler
 
     @property
-    def cross_attention_cache(self):
+    def cross_attention_cache(self) -> CrossAttentionCache:
+        """See `T5Gemma2Seq2SeqLM.cross_attention_cache`."""
         return self._cross_attention_cache
 
     @cross_attention_cache.setter
-    def cross_attention_cache(self, value):
+    def cross_attention_cache(self, value: CrossAttentionCache) -> None:
         self._cross_attention_cache = calls.checked_cache(value)
 
     @property
-    def cache_dtype(self):
+    def cache_dtype(self) -> CacheDType:
+        """See `T5Gemma2Seq2SeqLM.cache_dtype`."""
         return self._cache_dtype
 
     @cache_dtype.setter
-    def cache_dtype(self, value):
+    def cache_dtype(self, value: CacheDType) -> None:
         self._cache_dtype = calls.checked_cache_dtype(value)
 
     @property
-    def sampler(self):
+    def sampler(self) -> keras_hub.samplers.Sampler:
+        """See `T5Gemma2Seq2SeqLM.sampler`."""
         return self._sampler
 
     @sampler.setter
-    def sampler(self, value):
+    def sampler(self, value: str | keras_hub.samplers.Sampler) -> None:
         with short_errors():
             value = keras_hub.samplers.get(value)
         # keras-hub's own beams run on past the end token, where the reference's stop.
@@ -82,27 +111,43 @@ class Generator:
         self._sampler = value
 
     @property
-    def preprocessor(self):
+    def preprocessor(self) -> Any:
+        """That of the model."""
         return self.model.preprocessor
 
     @property
-    def dtype(self):
+    def dtype(self) -> str:
         """String, the dtype in which the decoder computes."""
         return self.model.backbone.decoder.compute_dtype
 
     @property
-    def generate_function(self):
+    def generate_function(self) -> Callable[..., Tensor] | None:
+        """See `T5Gemma2Seq2SeqLM.generate_function`."""
         return None if self.programs is None else self.programs.generate
 
     @generate_function.setter
-    def generate_function(self, value):
+    def generate_function(self, value: Callable[..., Tensor] | None) -> None:
         if value is None:
             self.programs = None
         else:
             programs_of(self).generate = value
 
-    def encode(self, inputs, cross_attention_cache=None, verbose="auto", *, columns=None):
-        """See `T5Gemma2Seq2SeqLM.encode`."""
+    def encode(
+        self,
+        inputs: Inputs,
+        cross_attention_cache: CrossAttentionCache | None = None,
+        verbose: Verbose = "auto",
+        *,
+        columns: ColumnNames | None = None,
+    ) -> Encoded:
+        """See `T5Gemma2Seq2SeqLM.encode`.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.generator.encode("Spell 7 in Dutch.")
+        Encoded(rows=1, tokens=7, bytes=49408, kind="projected", dtype="float32")
+        """
         call = calls.call_of(self, cross_attention_cache, verbose)
         inputs, _ = inputs_of.read(self.model, inputs, columns)
         with one_warning():
@@ -114,21 +159,29 @@ class Generator:
 
     def generate(
         self,
-        inputs=None,
-        max_length=None,
-        stop_token_ids="auto",
-        strip_prompt=False,
-        max_new_tokens=None,
-        assistant=None,
+        inputs: Inputs | None = None,
+        max_length: int | None = None,
+        stop_token_ids: StopTokenIds = "auto",
+        strip_prompt: bool = False,
+        max_new_tokens: int | None = None,
+        assistant: 'T5Gemma2Seq2SeqLM | Literal["prompt_lookup"] | None' = None,
         *,
-        encoded=None,
-        num_return_sequences=1,
-        batch_size=None,
-        cross_attention_cache=None,
-        columns=None,
-        verbose="auto",
-    ):
-        """See `T5Gemma2Seq2SeqLM.generate`."""
+        encoded: Encoded | None = None,
+        num_return_sequences: int = 1,
+        batch_size: int | None = None,
+        cross_attention_cache: CrossAttentionCache | None = None,
+        columns: ColumnNames | None = None,
+        verbose: Verbose = "auto",
+    ) -> Any:
+        """See `T5Gemma2Seq2SeqLM.generate`.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.generator.sampler = "greedy"
+        >>> lm.generator.generate("Spell 42 in German.", max_new_tokens=16)
+        'zweiundvierzig'
+        """
         max_length, max_new_tokens, batch_size, num_return_sequences = checked(
             max_length=max_length,
             max_new_tokens=max_new_tokens,
@@ -185,8 +238,23 @@ class Generator:
             progress.update(len(found))
         return [found[number] for number in range(count)]
 
-    def generate_step(self, inputs, stop_token_ids=None, call=None):
-        """See `T5Gemma2Seq2SeqLM.generate_step`."""
+    def generate_step(
+        self,
+        inputs: Mapping[str, Any],
+        stop_token_ids: Sequence[int] | None = None,
+        call: calls.Call | None = None,
+    ) -> Tensor:
+        """See `T5Gemma2Seq2SeqLM.generate_step`.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.compile(sampler="greedy")
+        >>> x = lm.preprocessor.generate_preprocess(["Spell 42 in German."])
+        >>> x |= {"new_tokens": np.int32(4), "new_token_ids": np.full((1, 4), -1, "int32")}
+        >>> keras.ops.convert_to_numpy(lm.generator.generate_step(x)).shape
+        (1, 36)
+        """
         call = calls.call_of(self) if call is None else call
         strategy = strategy_of(call.sampler)
         memory = inputs["memory"] if "memory" in inputs else self._encode_step(inputs, call)
@@ -216,14 +284,39 @@ class Generator:
         new = batching.new_tokens_of_rows(token_ids, length, budgets, stop_token_ids)
         return [new[start : start + times] for start in range(0, len(new), times)]
 
-    def make_generate_function(self, call=None):
-        """See `T5Gemma2Seq2SeqLM.make_generate_function`."""
+    def make_generate_function(self, call: calls.Call | None = None) -> Callable[..., Tensor]:
+        """See `T5Gemma2Seq2SeqLM.make_generate_function`.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.compile(sampler="greedy")
+        >>> x = lm.preprocessor.generate_preprocess(["Spell 42 in German."])
+        >>> x |= {"new_tokens": np.int32(4), "new_token_ids": np.full((1, 4), -1, "int32")}
+        >>> keras.ops.convert_to_numpy(lm.generator.make_generate_function()(x)).shape
+        (1, 36)
+        """
         if call is None:
             return programs_of(self).generate
         return functools.partial(self.run, call=call)
 
-    def run(self, inputs, stop_token_ids=None, call=None):
-        """`generate_step`, compiled. `call` is by default as the attributes are now."""
+    def run(
+        self,
+        inputs: Mapping[str, Any],
+        stop_token_ids: Sequence[int] | None = None,
+        call: calls.Call | None = None,
+    ) -> Tensor:
+        """`generate_step`, compiled. `call` is by default as the attributes are now.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.compile(sampler="greedy")
+        >>> x = lm.preprocessor.generate_preprocess(["Spell 42 in German."])
+        >>> x |= {"new_tokens": np.int32(4), "new_token_ids": np.full((1, 4), -1, "int32")}
+        >>> keras.ops.convert_to_numpy(lm.generator.run(x)).shape
+        (1, 36)
+        """
         call = calls.call_of(self) if call is None else call
         stops = None if stop_token_ids is None else tuple(stop_token_ids)
 
@@ -236,8 +329,14 @@ class Generator:
 
         return program(self, ("generate", stops), make, call, draws=True)((), inputs)
 
-    def prepare(self):
-        """Lays weights out for steps; what is in training stays as its optimizer has it."""
+    def prepare(self) -> None:
+        """Lays weights out for steps; what is in training stays as its optimizer has it.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.generator.prepare()
+        """
         is_training = getattr(self.model.optimizer, "built", False)
         self.model.backbone.decoder.lay_out(is_training=is_training)
 

@@ -44,8 +44,12 @@ def is_greedy(sampler):
 # Random states ----------------------------------------------------------------------------------
 
 _lock = threading.RLock()
-_seeds = weakref.WeakKeyDictionary()  # per sampler the seed that its random state started from
-_turns = weakref.WeakKeyDictionary()  # per sampler the lock that its random state is moved under
+_seeds: weakref.WeakKeyDictionary = (
+    weakref.WeakKeyDictionary()
+)  # per sampler the seed that its random state started from
+_turns: weakref.WeakKeyDictionary = (
+    weakref.WeakKeyDictionary()
+)  # per sampler the lock that its random state is moved under
 
 
 def take_seed(sampler):

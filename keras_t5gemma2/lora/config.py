@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+from collections.abc import Sequence
 
 from keras_t5gemma2.messages import cause, shown
 from keras_t5gemma2.options import integer, number
@@ -41,7 +42,7 @@ class LoRAConfig:
     rank: int
     alpha: float | None = None
     dropout: float = 0.0
-    target: str | tuple[str, ...] = "text"
+    target: str | Sequence[str] = "text"
     use_rslora: bool = False
     use_dora: bool = False
 

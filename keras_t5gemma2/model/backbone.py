@@ -1,5 +1,8 @@
 """The model without a head: token ids and images in, hidden states out."""
 
+from collections.abc import Mapping
+from typing import Any, Self
+
 import keras
 import keras_hub
 
@@ -31,6 +34,14 @@ from keras_t5gemma2.quantization.counting import SummarizesParameters
 from keras_t5gemma2.registry import presets
 from keras_t5gemma2.sharding import layouts as sharding
 from keras_t5gemma2.sharding.layout_map import get_layout_map
+from keras_t5gemma2.typing import (
+    DType,
+    EmbeddingTable,
+    FileDType,
+    PathLike,
+    QuantizationMode,
+    Tensor,
+)
 
 # Arguments that a preset gives, and nobody else.
 _IN_A_PRESET = ("config", "quantized_layers", "rounds_activations")
@@ -82,12 +93,10 @@ class T5Gemma2Backbone(
 
     Example:
 
-    >>> import numpy as np
-    >>> from keras_t5gemma2 import T5Gemma2Backbone
-    >>> model = T5Gemma2Backbone.from_preset("t5gemma2_tiny", text_only=True)
+    >>> backbone = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny")
     >>> ids = {"encoder_token_ids": np.ones((2, 7)), "decoder_token_ids": np.ones((2, 3))}
     >>> masks = {"encoder_padding_mask": np.ones((2, 7)), "decoder_padding_mask": np.ones((2, 3))}
-    >>> outputs = model({**ids, **masks})
+    >>> outputs = backbone({**ids, **masks})
     >>> tuple(outputs["decoder_sequence_output"].shape)
     (2, 3, 128)
     """
@@ -97,14 +106,14 @@ class T5Gemma2Backbone(
 
     def __init__(
         self,
-        config,
-        dtype=None,
-        gradient_checkpointing=False,
-        quantized_layers=None,
-        rounds_activations=False,
-        source=None,
-        **kwargs,
-    ):
+        config: BackboneConfig | dict[str, Any],
+        dtype: DType | None = None,
+        gradient_checkpointing: bool = False,
+        quantized_layers: Mapping[str, str] | None = None,
+        rounds_activations: bool = False,
+        source: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         check_constructor(self, kwargs)
         if isinstance(config, dict):
             config = BackboneConfig.from_dict(config)
@@ -138,46 +147,96 @@ class T5Gemma2Backbone(
         return {"inputs": inputs, "outputs": outputs}
 
     @property
-    def gradient_checkpointing(self):
+    def gradient_checkpointing(self) -> bool:
+        """Whether training computes hidden states again in the backward pass; settable.
+
+        Example:
+
+        >>> backbone = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny")
+        >>> backbone.gradient_checkpointing = True
+        >>> backbone.gradient_checkpointing
+        True
+        """
         return self.decoder.gradient_checkpointing
 
     @gradient_checkpointing.setter
-    def gradient_checkpointing(self, value):
+    def gradient_checkpointing(self, value: bool) -> None:
         for stack in (self.encoder, self.decoder, *([self.vision.tower] if self.vision else ())):
             stack.gradient_checkpointing = bool(value)
 
-    def encode(self, token_ids, padding_mask, images=None, image_features=None):
-        """The encoder's output, (batch, encoder length, hidden_dim)."""
+    def encode(
+        self,
+        token_ids: Tensor,
+        padding_mask: Tensor,
+        images: Tensor | None = None,
+        image_features: Tensor | None = None,
+    ) -> Tensor:
+        """The encoder's output, (batch, encoder length, hidden_dim).
+
+        Example:
+
+        >>> backbone = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny")
+        >>> ids = np.ones((1, 3), "int32")
+        >>> tuple(backbone.encode(ids, padding_mask=ids).shape)
+        (1, 3, 128)
+        """
         x = self.embedder(token_ids)
         if images is not None or image_features is not None:
             x = self.vision(x, token_ids, images, image_features)
         return self.encoder(x, padding_mask)
 
-    def __call__(self, inputs, *args, **kwargs):
+    def __call__(self, inputs: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
         return super().__call__(self.complete(inputs), *args, **kwargs)
 
-    def call(self, inputs, training=None, mask=None, **kwargs):
+    def call(
+        self,
+        inputs: Mapping[str, Tensor],
+        training: bool | None = None,
+        mask: Tensor = None,
+        **kwargs: Any,
+    ) -> Any:
         # Keras's trainer on JAX comes here without `__call__`.
         return super().call(self.complete(inputs), training=training, mask=mask, **kwargs)
 
-    def compute_output_spec(self, inputs, training=None, mask=None):
+    def compute_output_spec(
+        self, inputs: Mapping[str, Tensor], training: bool | None = None, mask: Tensor = None
+    ) -> Any:
         return super().compute_output_spec(self.complete_spec(inputs), training, mask)
 
-    def complete(self, inputs):
+    def complete(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`inputs` as tensors; where the model takes images and none are given, an empty batch.
 
         Of symbolic inputs, those that are missing are `None`.
 
         Raises:
             ValueError: `image_features` are not those of this model's vision tower.
+
+        Example:
+
+        >>> backbone = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny")
+        >>> ids = np.ones((1, 3))
+        >>> names = ("encoder_token_ids", "encoder_padding_mask")
+        >>> names += ("decoder_token_ids", "decoder_padding_mask")
+        >>> tuple(backbone.complete(dict.fromkeys(names, ids))["images"].shape)
+        (1, 0, 32, 32, 3)
         """
         return completed(inputs, self.config.vision)
 
-    def complete_spec(self, inputs):
-        """Symbolic `inputs`; an empty batch of images in place of none."""
+    def complete_spec(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Symbolic `inputs`; an empty batch of images in place of none.
+
+        Example:
+
+        >>> backbone = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny")
+        >>> spec = keras.KerasTensor((None, 3), "int32")
+        >>> names = ("encoder_token_ids", "encoder_padding_mask")
+        >>> names += ("decoder_token_ids", "decoder_padding_mask")
+        >>> backbone.complete_spec(dict.fromkeys(names, spec))["images"].shape
+        (None, 0, 32, 32, 3)
+        """
         return completed_spec(inputs, self.config.vision)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "name": self.name,
             "trainable": self.trainable,
@@ -191,7 +250,7 @@ class T5Gemma2Backbone(
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         check_parts(cls, config)
         adapters = config.get("adapters", ())
         check_reads_adapters(adapters)
@@ -205,14 +264,14 @@ class T5Gemma2Backbone(
     @classmethod
     def from_preset(
         cls,
-        preset,
-        load_weights=True,
-        text_only=False,
-        embeddings=None,
-        quantize=None,
-        allow_nonfinite=False,
-        **kwargs,
-    ):
+        preset: PathLike,
+        load_weights: bool = True,
+        text_only: bool = False,
+        embeddings: EmbeddingTable | None = None,
+        quantize: QuantizationMode | Mapping[str, Any] | None = None,
+        allow_nonfinite: bool = False,
+        **kwargs: Any,
+    ) -> "T5Gemma2Backbone":
         """The backbone of a preset or of a published checkpoint.
 
         Args:
@@ -236,12 +295,19 @@ class T5Gemma2Backbone(
                 message says why and what to do.
             TypeError: there is no such argument; the message names the nearest.
             ValueError: a file is not what it should be; the message names the tensor or key.
+
+        Example:
+
+        >>> cls = keras_t5gemma2.T5Gemma2Backbone
+        >>> backbone = cls.from_preset("t5gemma2_tiny", text_only=True, dtype="bfloat16")
+        >>> backbone.vision, backbone.compute_dtype
+        (None, 'bfloat16')
         """
         check_loading(cls, "from_preset", kwargs, _IN_A_PRESET)
         checkpoint, preset = formats.open_checkpoint(preset, load_weights, text_only, embeddings)
         if checkpoint is not None:
-            options = load_weights, quantize, allow_nonfinite
-            return load_backbone(T5Gemma2Backbone, checkpoint, *options, **kwargs)
+            how = load_weights, quantize, allow_nonfinite
+            return load_backbone(T5Gemma2Backbone, checkpoint, *how, **kwargs)
         options = {"quantize": quantize, "allow_nonfinite": allow_nonfinite}
         formats.check_only_keras(preset, embeddings, text_only=text_only, **options)
         return super().from_preset(preset, load_weights, **kwargs)
@@ -249,7 +315,9 @@ class T5Gemma2Backbone(
     get_layout_map = staticmethod(get_layout_map)
 
     @by_one_process
-    def export_to_transformers(self, path, dtype=None, max_shard_size="5GB"):
+    def export_to_transformers(
+        self, path: PathLike, dtype: FileDType = None, max_shard_size: int | str = "5GB"
+    ) -> None:
         """As that of `T5Gemma2Seq2SeqLM`, without a tokenizer and a processor.
 
         Args:
@@ -260,11 +328,18 @@ class T5Gemma2Backbone(
 
         Raises:
             ValueError: as that of the task.
+
+        Example:
+
+        >>> backbone = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny")
+        >>> backbone.export_to_transformers(directory)
+        >>> sorted(path.name for path in directory.iterdir())
+        ['README.md', 'config.json', 'generation_config.json', 'model.safetensors']
         """
         write_transformers(path, self, None, dtype, max_shard_size)
 
     @by_one_process
-    def save_to_keras_hub_preset(self, path, max_shard_size=10):
+    def save_to_keras_hub_preset(self, path: PathLike, max_shard_size: float = 10) -> None:
         """Writes a preset that `keras_hub.models.T5Gemma2Backbone.from_preset` loads.
 
         Args:
@@ -274,6 +349,13 @@ class T5Gemma2Backbone(
         Raises:
             ValueError: the model has sizes that keras-hub's cannot be given, adapters that are
                 not merged, or quantized weights.
+
+        Example:
+
+        >>> backbone = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny")
+        >>> backbone.save_to_keras_hub_preset(directory)
+        >>> sorted(path.name for path in directory.iterdir())
+        ['README.md', 'config.json', 'metadata.json', 'model.weights.h5']
         """
         save_for_keras_hub(path, self, max_shard_size=max_shard_size)
 

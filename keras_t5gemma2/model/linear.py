@@ -4,7 +4,7 @@ A matrix may be of integers (`quantization/`) and have low-rank adapters beside 
 model knows neither: it makes its matrices here, and uses what `Linear` says.
 """
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from keras import initializers
 
@@ -34,13 +34,13 @@ class Linear(Protocol):
         """Sets the memory order of the kernel: that of decoding steps, unless it is trained."""
 
 
-def linear(owner, name, units) -> Linear:
+def linear(owner: Any, name: str, units: int) -> Linear:
     """A dense layer without bias inside the layer `owner`."""
     normal = initializers.RandomNormal(stddev=0.02)
     return Dense(units, kernel_initializer=normal, dtype=owner.dtype_policy, name=name)
 
 
-def linears(layer) -> list[Linear]:
+def linears(layer: Any) -> list[Linear]:
     """All that `linear` has made inside of a layer."""
     return [inner for inner in compat.all_layers(layer) if isinstance(inner, Dense)]
 

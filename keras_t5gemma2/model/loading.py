@@ -54,6 +54,7 @@ def build_with_weights(build, tensors_by_path, allow_nonfinite=False):
 
     >>> import keras
     >>> import numpy as np
+    >>> from keras_t5gemma2.files.tensors import StoredTensor
     >>> def build():
     ...     inputs = keras.Input((2,))
     ...     return keras.Model(inputs, keras.layers.Dense(3, use_bias=False, name="d")(inputs))

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+from typing import Any
 
 import keras
 
@@ -12,6 +13,7 @@ from keras_t5gemma2.model.calibration import exact_updates
 from keras_t5gemma2.quantization.layers import Quantizable, QuantizedEmbedding
 from keras_t5gemma2.quantization.plans import Plan, is_planned, mode_of, planned
 from keras_t5gemma2.quantization.schemes import check_quantized_dtype, scheme_of
+from keras_t5gemma2.typing import LayerFilters, QuantizationMode
 
 # Numbers that share a scale where 4 bits are asked for and nothing else is said: every width of
 # the published models is a multiple, and a weight takes 4.75 bits with scales of bfloat16.
@@ -36,7 +38,12 @@ class Quantizes:
     def __new__(cls, *args, **kwargs):
         return with_quantize_of_class(super().__new__(cls, *args, **kwargs))
 
-    def quantize(self, mode=None, config=None, filters=None):
+    def quantize(
+        self,
+        mode: QuantizationMode | None = None,
+        config: keras.quantizers.QuantizationConfig | None = None,
+        filters: LayerFilters | None = None,
+    ) -> None:
         """Makes the matrices of both stacks, and the embedding table, ones of integers.
 
         Norms and the vision tower stay as they are. What is computed keeps its dtype: a matrix is
@@ -63,15 +70,12 @@ class Quantizes:
 
         Example:
 
-        >>> from keras_t5gemma2 import AttentionConfig, BackboneConfig, StackConfig
-        >>> from keras_t5gemma2 import T5Gemma2Backbone
-        >>> local = AttentionConfig(num_heads=4, num_kv_heads=1, head_dim=8, window=6)
-        >>> stack = StackConfig(hidden_dim=32, mlp_dim=48, layers=(local,))
-        >>> backbone = T5Gemma2Backbone(BackboneConfig(101, stack, stack))
+        >>> backbone = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny")
         >>> backbone.quantize("int4", filters="mlp")
         >>> backbone.quantize("int8")
-        >>> [backbone.encoder.blocks[0].mlp.up.quantization_mode, backbone.token_embedding.dtype]
-        ['int4', 'float32']
+        >>> modes = backbone.quantized_layers
+        >>> modes["encoder/layer_0/mlp/up"], modes["embedder/table"]
+        ('int4/32', 'int8')
         """
         config = config_of(mode, config)
         layers = _chosen(self, config, filters)
@@ -132,18 +136,34 @@ class Quantizes:
                 f"such as {_layers(self)[0].path}"
             )
 
-    def get_quantization_layer_structure(self, mode):
+    def get_quantization_layer_structure(self, mode: str) -> dict[str, Any] | None:
         """What Keras's calibration runs, one after another."""
         return calibration.layer_structure(self) if mode in _CALIBRATED else None
 
     @property
-    def rounds_activations(self):
-        """Whether layers of 8 bits round their inputs to 8 bits too."""
+    def rounds_activations(self) -> bool:
+        """Whether layers of 8 bits round their inputs to 8 bits too.
+
+        Example:
+
+        >>> backbone = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny")
+        >>> backbone.quantize(keras.quantizers.Int8QuantizationConfig())
+        >>> backbone.rounds_activations
+        True
+        """
         return any(_rounds(layer) for layer in _layers(self))
 
     @property
-    def quantized_layers(self):
-        """The modes of the layers that are quantized, as "int8" or "int4/32", by their paths."""
+    def quantized_layers(self) -> dict[str, str]:
+        """The modes of the layers that are quantized, as "int8" or "int4/32", by their paths.
+
+        Example:
+
+        >>> backbone = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny")
+        >>> backbone.quantize("int4", filters="layer_0/attention/query")
+        >>> backbone.quantized_layers
+        {'encoder/layer_0/attention/query': 'int4/32', 'decoder/layer_0/attention/query': 'int4/32'}
+        """
         return {layer.path: mode_of(layer) for layer in _layers(self) if layer.quantization_mode}
 
 

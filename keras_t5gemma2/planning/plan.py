@@ -54,7 +54,8 @@ def plan(model, work, text_only=False):
 
     Example: a model that has 15 GB of weights, on a card of 16 GiB.
 
-    >>> from keras_t5gemma2.planning.plan import Work, plan
+    >>> from keras_t5gemma2.planning.plan import plan
+    >>> from keras_t5gemma2.planning.work import Work
     >>> of_lora = plan("t5gemma2_4b_4b", Work("lora", batch_size=1), text_only=True)
     >>> of_lora.fits(16 * 2**30)
     True

@@ -78,9 +78,9 @@ def denoise(ids, sentinel_ids, seed, denoisers=DENOISERS, max_inputs=None, max_t
     >>> text = np.arange(100, 120)
     >>> inputs, targets, spans = denoise(text, [9, 8, 7], seed=4, denoisers=[Denoiser(0.3, 3)])
     >>> inputs.tolist()
-    [100, 9, 104, 105, 106, 107, 108, 109, 110, 111, 112, 113, 8, 117, 118, 119]
+    [100, 9, 106, 107, 108, 109, 110, 8, 112, 113, 114, 115, 116, 117, 118, 119]
     >>> targets.tolist()
-    [9, 101, 102, 103, 8, 114, 115, 116]
+    [9, 101, 102, 103, 104, 105, 8, 111]
     """
     ids, sentinel_ids = (np.asarray(x).astype("int32") for x in (ids, sentinel_ids))
     _check(ids, sentinel_ids, denoisers, max_inputs, max_targets)

@@ -1,6 +1,8 @@
 """Plain text and images as training data: gaps for the model to fill, made anew in each epoch."""
 
 import itertools
+from collections.abc import Iterable
+from typing import Any, Self
 
 import keras
 import numpy as np
@@ -14,8 +16,12 @@ from keras_t5gemma2.preprocessing.denoising import (
     check_denoisers,
     denoise,
 )
+from keras_t5gemma2.preprocessing.encoding import EncodedRows
+from keras_t5gemma2.preprocessing.image_converter import T5Gemma2ImageConverter
 from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
 from keras_t5gemma2.preprocessing.rows import parse_rows
+from keras_t5gemma2.preprocessing.tokenizer import T5Gemma2Tokenizer
+from keras_t5gemma2.typing import Inputs, PathLike
 from keras_t5gemma2.vocabulary.sentinels import FIRST_SENTINEL, sentinels
 
 
@@ -54,11 +60,9 @@ class T5Gemma2DenoisingPreprocessor(T5Gemma2Seq2SeqLMPreprocessor):
 
     Example:
 
-    >>> from keras_t5gemma2 import T5Gemma2Seq2SeqLM
-    >>> lm = T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
-    >>> lm.preprocessor = T5Gemma2DenoisingPreprocessor(
-    ...     lm.preprocessor.tokenizer, encoder_sequence_length=24, decoder_sequence_length=24
-    ... )
+    >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+    >>> cls = keras_t5gemma2.T5Gemma2DenoisingPreprocessor
+    >>> lm.preprocessor = cls.from_preset("t5gemma2_tiny", decoder_sequence_length=24)
     >>> history = lm.fit(["one text", "another text"], verbose=0)
     """
 
@@ -67,17 +71,17 @@ class T5Gemma2DenoisingPreprocessor(T5Gemma2Seq2SeqLMPreprocessor):
 
     def __init__(
         self,
-        tokenizer,
-        image_converter=None,
-        encoder_sequence_length=131_072,
-        decoder_sequence_length=32_768,
-        tokens_per_image=256,
-        truncate=True,
-        denoisers=DENOISERS,
-        first_sentinel=FIRST_SENTINEL,
-        seed=0,
-        **kwargs,
-    ):
+        tokenizer: T5Gemma2Tokenizer,
+        image_converter: T5Gemma2ImageConverter | None = None,
+        encoder_sequence_length: int = 131_072,
+        decoder_sequence_length: int = 32_768,
+        tokens_per_image: int = 256,
+        truncate: bool = True,
+        denoisers: Iterable[Denoiser | tuple[float, float | None, float]] = DENOISERS,
+        first_sentinel: str = FIRST_SENTINEL,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
             tokenizer,
             image_converter,
@@ -94,13 +98,25 @@ class T5Gemma2DenoisingPreprocessor(T5Gemma2Seq2SeqLMPreprocessor):
         check_denoisers(self.denoisers)
 
     @property
-    def sentinels(self):
-        """The tokens of the gaps, in order."""
+    def sentinels(self) -> tuple[str, ...]:
+        """The tokens of the gaps, in order.
+
+        Example:
+
+        >>> cls = keras_t5gemma2.T5Gemma2DenoisingPreprocessor
+        >>> preprocessor = cls.from_preset("t5gemma2_tiny")
+        >>> preprocessor.sentinels[:2]
+        ('<unused6237>', '<unused6236>')
+        """
         return sentinels(self.tokenizer, self.first_sentinel)
 
     def encode_rows(
-        self, x, training=False, encoder_sequence_length=None, decoder_sequence_length=None
-    ):
+        self,
+        x: Inputs,
+        training: bool = False,
+        encoder_sequence_length: int | None = None,
+        decoder_sequence_length: int | None = None,
+    ) -> tuple[EncodedRows, bool]:
         lengths = self._lengths(encoder_sequence_length, decoder_sequence_length)
         if not training:
             return super().encode_rows(x, False, *lengths)
@@ -111,7 +127,8 @@ class T5Gemma2DenoisingPreprocessor(T5Gemma2Seq2SeqLMPreprocessor):
         encoded, _ = super().encode_rows(filled, True, *lengths)
         sentinel_ids = [self.tokenizer.token_to_id(token) for token in self.sentinels]
         _check_room_for_sentinels(rows, encoded.encoder_ids, sentinel_ids[0], lengths[0])
-        call, cuts = next(self._calls), []
+        call = next(self._calls)
+        cuts: list[Cut] = []
         for i, ids in self._token_ids(rows):
             seed = self.seed, call, i
             number = rows[i].number
@@ -120,7 +137,7 @@ class T5Gemma2DenoisingPreprocessor(T5Gemma2Seq2SeqLMPreprocessor):
         report(cuts)
         return encoded, is_single
 
-    def check_rows(self, x, training=True):
+    def check_rows(self, x: Inputs, training: bool = True) -> None:
         if not training:
             super().check_rows(x, training=False)
             return
@@ -129,7 +146,7 @@ class T5Gemma2DenoisingPreprocessor(T5Gemma2Seq2SeqLMPreprocessor):
         if with_images := [self._prefix_row(row) for row in rows if row.images]:
             super().check_rows(with_images)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "denoisers": [list(denoiser) for denoiser in self.denoisers],
@@ -138,8 +155,15 @@ class T5Gemma2DenoisingPreprocessor(T5Gemma2Seq2SeqLMPreprocessor):
         }
 
     @classmethod
-    def from_preset(cls, preset, **kwargs):
-        """As of `T5Gemma2Seq2SeqLMPreprocessor`; the arguments of this class may be given too."""
+    def from_preset(cls, preset: PathLike, **kwargs: Any) -> Self:
+        """As of `T5Gemma2Seq2SeqLMPreprocessor`; the arguments of this class may be given too.
+
+        Example:
+
+        >>> cls = keras_t5gemma2.T5Gemma2DenoisingPreprocessor
+        >>> cls.from_preset("t5gemma2_tiny", seed=3).seed
+        3
+        """
         check_loading(cls, "from_preset", kwargs)
         names = ("encoder_sequence_length", "decoder_sequence_length")  # `None`: the preset's own
         lengths = {name: kwargs.pop(name) for name in names if name in kwargs}

@@ -1,5 +1,7 @@
 """Tokenizers, image converters and preprocessors, made of what a checkpoint says of them."""
 
+from typing import Any, Self
+
 import keras_hub
 
 from keras_t5gemma2.arguments import check_loading
@@ -7,13 +9,14 @@ from keras_t5gemma2.checkpoints import formats
 from keras_t5gemma2.checkpoints.checkpoint import registered_class
 from keras_t5gemma2.messages import cause, shown, warn
 from keras_t5gemma2.options import checked
+from keras_t5gemma2.typing import Mixin, PathLike
 
 
-class LoadsFromCheckpoints:
+class LoadsFromCheckpoints(Mixin):
     """A preprocessing layer that is also read from a checkpoint in the reference's format."""
 
     @classmethod
-    def from_preset(cls, preset, **kwargs):
+    def from_preset(cls, preset: PathLike, **kwargs: Any) -> Self:
         """The layer of a preset or of a published checkpoint.
 
         Args:
@@ -28,6 +31,12 @@ class LoadsFromCheckpoints:
                 message says why and what to do.
             TypeError: there is no such argument; the message names the nearest.
             ValueError: a file is not what it should be.
+
+        Example:
+
+        >>> cls = keras_t5gemma2.T5Gemma2Seq2SeqLMPreprocessor
+        >>> cls.from_preset("t5gemma2_tiny", encoder_sequence_length=32).encoder_sequence_length
+        32
         """
         check_loading(cls, "from_preset", kwargs, by_preset=("proto",))
         for name in ("encoder_sequence_length", "decoder_sequence_length"):

@@ -1,5 +1,8 @@
 """Images as the vision tower takes them."""
 
+from collections.abc import Sequence
+from typing import Any, Self
+
 import keras
 import keras_hub
 import numpy as np
@@ -17,6 +20,7 @@ from keras_t5gemma2.preprocessing.pan_and_scan import check_at_least_one, pan_an
 from keras_t5gemma2.preprocessing.read_image import read_image
 from keras_t5gemma2.preprocessing.traced import is_traced, numpy_call
 from keras_t5gemma2.registry import presets
+from keras_t5gemma2.typing import Image, Tensor
 
 # What is done here, in keras-hub's terms.
 _LEVELS = "the vision tower reads levels in [-1, 1]"
@@ -70,7 +74,8 @@ class T5Gemma2ImageConverter(
 
     Example:
 
-    >>> converter = T5Gemma2ImageConverter(image_size=(4, 4))
+    >>> cls = keras_t5gemma2.T5Gemma2ImageConverter
+    >>> converter = cls.from_preset("t5gemma2_tiny", image_size=(4, 4))
     >>> converter([np.full((5, 7, 3), 255, "uint8"), np.zeros((3, 2), "uint8")])[:, 0, 0]
     array([[ 1.,  1.,  1.],
            [-1., -1., -1.]], dtype=float32)
@@ -81,14 +86,14 @@ class T5Gemma2ImageConverter(
 
     def __init__(
         self,
-        image_size=(896, 896),
-        pan_and_scan=False,
-        min_crop_size=256,
-        max_num_crops=4,
-        min_ratio_to_activate=1.2,
-        max_pixels=MAX_PIXELS,
-        **kwargs,
-    ):
+        image_size: int | tuple[int, int] = (896, 896),
+        pan_and_scan: bool = False,
+        min_crop_size: int = 256,
+        max_num_crops: int = 4,
+        min_ratio_to_activate: float = 1.2,
+        max_pixels: int = MAX_PIXELS,
+        **kwargs: Any,
+    ) -> None:
         check_at_least_one(
             min_crop_size=min_crop_size, max_num_crops=max_num_crops, max_pixels=max_pixels
         )
@@ -105,18 +110,28 @@ class T5Gemma2ImageConverter(
         self.max_pixels = max_pixels
 
     @property
-    def image_size(self):
-        """Settable (height, width) of the output, in pixels."""
+    def image_size(self) -> tuple[int, int]:
+        """Settable (height, width) of the output, in pixels.
+
+        Example:
+
+        >>> converter = keras_t5gemma2.T5Gemma2ImageConverter.from_preset("t5gemma2_tiny")
+        >>> converter.image_size
+        (32, 32)
+        >>> converter.image_size = 48
+        >>> converter.image_size
+        (48, 48)
+        """
         return (self.resizing.height, self.resizing.width)
 
     @image_size.setter
-    def image_size(self, value):
+    def image_size(self, value: int | tuple[int, int]) -> None:
         self.resizing.height, self.resizing.width = _height_and_width(value)
 
-    def call(self, inputs):
+    def call(self, inputs: Image | Sequence[Image] | Tensor) -> Tensor:
         return self._call_traced(inputs) if is_traced() else self._call_numpy(inputs)
 
-    def original_and_crops(self, image):
+    def original_and_crops(self, image: Image) -> np.ndarray:
         """One image as the encoder sees it: whole, and with Pan and Scan in parts too.
 
         Args:
@@ -124,11 +139,17 @@ class T5Gemma2ImageConverter(
 
         Returns:
             A float32 array of shape (1 + crops, height, width, 3), the whole image first.
+
+        Example:
+
+        >>> converter = keras_t5gemma2.T5Gemma2ImageConverter.from_preset("t5gemma2_tiny")
+        >>> converter.original_and_crops(np.zeros((40, 30, 3), "uint8")).shape
+        (1, 32, 32, 3)
         """
         image = read_image(image, self.max_pixels)
         return np.stack([self._normalize(part) for part in (image, *self._crops(image))])
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         # The base class's entries are the fixed facts of the constructor.
         config = super(keras_hub.layers.ImageConverter, self).get_config()
         return {
@@ -142,7 +163,7 @@ class T5Gemma2ImageConverter(
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         # Earlier releases saved the policy of the session, which had no effect.
         return cls(**{name: value for name, value in config.items() if name != "dtype"})
 

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from keras_t5gemma2.typing import Tensor
+
 
 class ImageFeatures:
     """An image as the vision tower sees it; taken wherever an image is.
@@ -18,11 +20,14 @@ class ImageFeatures:
 
     Example:
 
-    >>> ImageFeatures(np.zeros((1, 4, 24), "float32"))
-    ImageFeatures(crops=0, tokens_per_image=4, hidden_dim=24)
+    >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+    >>> image = np.zeros((32, 32, 3), "uint8")
+    >>> rows = {"encoder_text": ["<start_of_image>?"], "images": [image], "decoder_text": ["3"]}
+    >>> lm.precompute(rows, verbose=0)["images"][0]
+    [ImageFeatures(crops=0, tokens_per_image=4, hidden_dim=96)]
     """
 
-    def __init__(self, values):
+    def __init__(self, values: Tensor) -> None:
         values = np.asarray(values)
         if values.ndim != 3 or values.dtype.kind != "f" or 0 in values.shape:
             raise ValueError(
@@ -31,6 +36,6 @@ class ImageFeatures:
             )
         self.values = values
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         parts, tokens, width = self.values.shape
         return f"ImageFeatures(crops={parts - 1}, tokens_per_image={tokens}, hidden_dim={width})"

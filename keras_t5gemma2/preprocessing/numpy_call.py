@@ -1,20 +1,23 @@
 """Calls of the preprocessing layers: plain Python, outside of a graph."""
 
+from typing import Any
+
 import keras
 
 from keras_t5gemma2.compat.keras_hub import accepts_labels
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.preprocessing.traced import is_traced
+from keras_t5gemma2.typing import Mixin
 
 
-class NumpyCall:
+class NumpyCall(Mixin):
     """A preprocessing layer that runs its `call` and nothing of Keras; goes before the base class.
 
     Keras would refuse texts and tensors together, and put all of its input into an error's
     message. In a graph, such as that of `tf.data`, Keras calls the layer as ever.
     """
 
-    def __call__(self, *args, **kwargs):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if is_traced():
             return super().__call__(*args, **kwargs)
         if any(isinstance(x, keras.KerasTensor) for x in keras.tree.flatten((args, kwargs))):

@@ -1,5 +1,8 @@
 """Text and images as the model's arrays, in one way for all uses. Long by its docstrings."""
 
+from collections.abc import Mapping
+from typing import Any, Self
+
 import keras
 import keras_hub
 import numpy as np
@@ -18,7 +21,7 @@ from keras_t5gemma2.preprocessing.arrays import (
     weights_of_labels,
 )
 from keras_t5gemma2.preprocessing.cuts import Cuts, one_warning
-from keras_t5gemma2.preprocessing.encoding import RowEncoder
+from keras_t5gemma2.preprocessing.encoding import EncodedRows, RowEncoder
 from keras_t5gemma2.preprocessing.from_preset import LoadsFromCheckpoints
 from keras_t5gemma2.preprocessing.image_converter import T5Gemma2ImageConverter
 from keras_t5gemma2.preprocessing.numpy_call import NumpyCall
@@ -36,6 +39,7 @@ from keras_t5gemma2.preprocessing.traced import (
     tensors_of,
 )
 from keras_t5gemma2.registry import presets
+from keras_t5gemma2.typing import Inputs, Tensor
 
 
 def _fill_image_converter(cls, loader, kwargs):
@@ -79,50 +83,38 @@ class T5Gemma2Seq2SeqLMPreprocessor(
 
     Example:
 
-    >>> from keras_t5gemma2.vocabulary.sentencepiece_model import sentencepiece_model
-    >>> proto = sentencepiece_model(
-    ...     pieces=["<pad>", "<eos>", "<bos>", "<unk>", "▁", "h", "i", "hi"],
-    ...     scores=[0, 0, 0, 0, -3, -2, -1, 0],
-    ...     types=[3, 3, 3, 2, 1, 1, 1, 1],
-    ...     bos_id=2,
-    ...     eos_id=1,
-    ...     pad_id=0,
-    ...     unk_id=3,
-    ... )
-    >>> preprocessor = T5Gemma2Seq2SeqLMPreprocessor(
-    ...     T5Gemma2Tokenizer(proto), encoder_sequence_length=5, decoder_sequence_length=4
-    ... )
-    >>> rows = {"encoder_text": ["hi hi", "i"], "decoder_text": ["hi", "hi hi hi"]}
-    >>> x, labels, sample_weight = preprocessor(rows)
-    >>> x["encoder_token_ids"]
-    array([[2, 7, 4, 7, 0],
-           [2, 6, 0, 0, 0]], dtype=int32)
+    >>> cls = keras_t5gemma2.T5Gemma2Seq2SeqLMPreprocessor
+    >>> preprocessor = cls.from_preset("t5gemma2_tiny", decoder_sequence_length=5)
+    >>> rows = {"encoder_text": ["7 in Dutch", "7"], "decoder_text": ["zeven", "7"]}
+    >>> x, labels, sample_weight = preprocessor(rows, decoder_sequence_length=5)
+    >>> x["encoder_token_ids"].shape
+    (2, 32)
     >>> x["decoder_token_ids"]
-    array([[2, 7, 1, 0],
-           [2, 7, 4, 7]], dtype=int32)
+    array([[   2,  382,  505,    1,    0],
+           [   2, 1898,    1,    0,    0]], dtype=int32)
     >>> labels
-    array([[7, 1, 0, 0],
-           [7, 4, 7, 4]], dtype=int32)
+    array([[ 382,  505,    1,    0,    0],
+           [1898,    1,    0,    0,    0]], dtype=int32)
     >>> sample_weight
-    array([[1., 1., 0., 0.],
-           [1., 1., 1., 1.]], dtype=float32)
+    array([[1., 1., 1., 0., 0.],
+           [1., 1., 0., 0., 0.]], dtype=float32)
     """
 
-    backbone_cls = T5Gemma2Backbone
+    backbone_cls: type[T5Gemma2Backbone] | None = T5Gemma2Backbone
     tokenizer_cls = T5Gemma2Tokenizer
     image_converter_cls = T5Gemma2ImageConverter
     presets = presets  # those that `from_preset` knows by name
 
     def __init__(
         self,
-        tokenizer,
-        image_converter=None,
-        encoder_sequence_length=131_072,
-        decoder_sequence_length=32_768,
-        tokens_per_image=256,
-        truncate=True,
-        **kwargs,
-    ):
+        tokenizer: T5Gemma2Tokenizer,
+        image_converter: T5Gemma2ImageConverter | None = None,
+        encoder_sequence_length: int = 131_072,
+        decoder_sequence_length: int = 32_768,
+        tokens_per_image: int = 256,
+        truncate: bool = True,
+        **kwargs: Any,
+    ) -> None:
         check_constructor(self, kwargs, "config_file")
         check_file_name(config_file=kwargs.get("config_file", "preprocessor.json"))
         check_is_of(T5Gemma2Tokenizer, tokenizer=tokenizer)
@@ -138,14 +130,14 @@ class T5Gemma2Seq2SeqLMPreprocessor(
 
     def call(
         self,
-        x,
-        y=None,
-        sample_weight=None,
+        x: Inputs,
+        y: Any = None,
+        sample_weight: Tensor | None = None,
         *,
-        encoder_sequence_length=None,
-        decoder_sequence_length=None,
-        sequence_length=None,
-    ):
+        encoder_sequence_length: int | None = None,
+        decoder_sequence_length: int | None = None,
+        sequence_length: int | None = None,
+    ) -> Any:
         """The arrays of one training step.
 
         Args:
@@ -185,12 +177,12 @@ class T5Gemma2Seq2SeqLMPreprocessor(
 
     def generate_preprocess(
         self,
-        x,
+        x: Inputs,
         *,
-        encoder_sequence_length=None,
-        decoder_sequence_length=None,
-        sequence_length=None,
-    ):
+        encoder_sequence_length: int | None = None,
+        decoder_sequence_length: int | None = None,
+        sequence_length: int | None = None,
+    ) -> dict[str, Any]:
         """The arrays that generation starts from; the decoder's text is a prompt without `<eos>`.
 
         Args:
@@ -206,11 +198,19 @@ class T5Gemma2Seq2SeqLMPreprocessor(
         Raises:
             ValueError: as `call`.
             TypeError: as `call`.
+
+        Example:
+
+        >>> cls = keras_t5gemma2.T5Gemma2Seq2SeqLMPreprocessor
+        >>> preprocessor = cls.from_preset("t5gemma2_tiny")
+        >>> arrays = preprocessor.generate_preprocess("Spell 7 in Dutch.")
+        >>> arrays["decoder_token_ids"][:2], preprocessor.tokenizer.start_token_id
+        (array([2, 0], dtype=int32), 2)
         """
         lengths = _given(encoder_sequence_length, decoder_sequence_length, sequence_length)
         return self._call_arrays(x, lengths, training=False)
 
-    def generate_postprocess(self, x):
+    def generate_postprocess(self, x: Mapping[str, Tensor]) -> Any:
         """The text of generated ids, without padding and special tokens.
 
         Args:
@@ -219,6 +219,15 @@ class T5Gemma2Seq2SeqLMPreprocessor(
 
         Returns:
             A list of strings, or one string for ids without a batch axis.
+
+        Example:
+
+        >>> cls = keras_t5gemma2.T5Gemma2Seq2SeqLMPreprocessor
+        >>> preprocessor = cls.from_preset("t5gemma2_tiny")
+        >>> ids = np.array([2, *preprocessor.tokenizer("zeven"), 1, 0])
+        >>> arrays = {"decoder_token_ids": ids, "decoder_padding_mask": ids != 0}
+        >>> preprocessor.generate_postprocess(arrays)
+        'zeven'
         """
         ids = to_numpy(x["decoder_token_ids"]).astype("int32")
         mask = to_numpy(x["decoder_padding_mask"]).astype("bool")
@@ -229,8 +238,12 @@ class T5Gemma2Seq2SeqLMPreprocessor(
         return texts[0] if ids.ndim == 1 else texts
 
     def encode_rows(
-        self, x, training=False, encoder_sequence_length=None, decoder_sequence_length=None
-    ):
+        self,
+        x: Inputs,
+        training: bool = False,
+        encoder_sequence_length: int | None = None,
+        decoder_sequence_length: int | None = None,
+    ) -> tuple[EncodedRows, bool]:
         """Ids and images row by row and without padding: what the other methods are made of.
 
         Args:
@@ -246,6 +259,14 @@ class T5Gemma2Seq2SeqLMPreprocessor(
         Raises:
             ValueError: as `call`.
             TypeError: as `call`.
+
+        Example:
+
+        >>> cls = keras_t5gemma2.T5Gemma2Seq2SeqLMPreprocessor
+        >>> preprocessor = cls.from_preset("t5gemma2_tiny")
+        >>> encoded, is_single = preprocessor.encode_rows("7")
+        >>> preprocessor.tokenizer.detokenize(encoded.encoder_ids[0]), is_single
+        ('<bos>7', True)
         """
         limits = self._lengths(encoder_sequence_length, decoder_sequence_length)
         rows, is_single = parse_rows(x)
@@ -254,7 +275,7 @@ class T5Gemma2Seq2SeqLMPreprocessor(
         encoded = self._encoder().encode(rows, training, limits[0], limits[1] + training)
         return encoded, is_single
 
-    def check_rows(self, x, training=True):
+    def check_rows(self, x: Inputs, training: bool = True) -> None:
         """Raises and warns of what `encode_rows` would, as far as it shows without reading a file.
 
         For a whole data set before the first step: texts are counted only where they may be too
@@ -267,6 +288,12 @@ class T5Gemma2Seq2SeqLMPreprocessor(
         Raises:
             ValueError: as `call`.
             TypeError: as `call`.
+
+        Example:
+
+        >>> cls = keras_t5gemma2.T5Gemma2Seq2SeqLMPreprocessor
+        >>> preprocessor = cls.from_preset("t5gemma2_tiny")
+        >>> preprocessor.check_rows({"encoder_text": ["one"], "decoder_text": ["1"]})
         """
         rows, _ = parse_rows(x)
         if training:
@@ -275,23 +302,54 @@ class T5Gemma2Seq2SeqLMPreprocessor(
         self._encoder().check(rows, training, encoder_limit, decoder_limit + training)
 
     @property
-    def encoder_sequence_length(self):
+    def encoder_sequence_length(self) -> int:
+        """The most tokens that the encoder reads; settable.
+
+        Example:
+
+        >>> cls = keras_t5gemma2.T5Gemma2Seq2SeqLMPreprocessor
+        >>> preprocessor = cls.from_preset("t5gemma2_tiny")
+        >>> preprocessor.encoder_sequence_length = 32
+        >>> preprocessor.encoder_sequence_length
+        32
+        """
         return self._encoder_limit
 
     @encoder_sequence_length.setter
-    def encoder_sequence_length(self, value):
+    def encoder_sequence_length(self, value: int) -> None:
         self._encoder_limit = checked(encoder_sequence_length=value)
 
     @property
-    def decoder_sequence_length(self):
+    def decoder_sequence_length(self) -> int:
+        """The most tokens that the decoder reads; settable.
+
+        Example:
+
+        >>> cls = keras_t5gemma2.T5Gemma2Seq2SeqLMPreprocessor
+        >>> preprocessor = cls.from_preset("t5gemma2_tiny")
+        >>> preprocessor.decoder_sequence_length = 24
+        >>> preprocessor.decoder_sequence_length
+        24
+        """
         return self._decoder_limit
 
     @decoder_sequence_length.setter
-    def decoder_sequence_length(self, value):
+    def decoder_sequence_length(self, value: int) -> None:
         self._decoder_limit = checked(decoder_sequence_length=value)
 
-    def set_lengths(self, encoder_sequence_length=None, decoder_sequence_length=None):
-        """Sets the lengths that are given: the most tokens that each stack reads."""
+    def set_lengths(
+        self, encoder_sequence_length: int | None = None, decoder_sequence_length: int | None = None
+    ) -> None:
+        """Sets the lengths that are given: the most tokens that each stack reads.
+
+        Example:
+
+        >>> cls = keras_t5gemma2.T5Gemma2Seq2SeqLMPreprocessor
+        >>> preprocessor = cls.from_preset("t5gemma2_tiny")
+        >>> preprocessor.set_lengths(encoder_sequence_length=32)
+        >>> preprocessor.encoder_sequence_length, preprocessor.decoder_sequence_length
+        (32, 48)
+        """
         if encoder_sequence_length is not None:
             self.encoder_sequence_length = encoder_sequence_length
         if decoder_sequence_length is not None:
@@ -301,7 +359,7 @@ class T5Gemma2Seq2SeqLMPreprocessor(
         parts = self.tokenizer, self.image_converter, self.tokens_per_image, self.truncate
         return RowEncoder(*parts)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         check_are_found(self.tokenizer, self.image_converter)
         return {
             "image_converter": None,  # the base class leaves it out where there is none
@@ -313,7 +371,7 @@ class T5Gemma2Seq2SeqLMPreprocessor(
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         check_parts(
             cls,
             config,

@@ -1,6 +1,8 @@
 """The tokenizer: text to token ids and back."""
 
 import os
+from collections.abc import Iterable, Sequence
+from typing import Any, Self
 
 import keras
 import keras_hub
@@ -25,6 +27,7 @@ from keras_t5gemma2.preprocessing.token_inputs import (
 )
 from keras_t5gemma2.preprocessing.traced import is_traced, ragged_rows
 from keras_t5gemma2.registry import presets
+from keras_t5gemma2.typing import PathLike, Tensor
 from keras_t5gemma2.vocabulary.special_tokens import (
     IMAGE_TOKENS,
     MASK_TOKEN,
@@ -78,29 +81,19 @@ class T5Gemma2Tokenizer(
 
     Example:
 
-    >>> from keras_t5gemma2.vocabulary.sentencepiece_model import sentencepiece_model
-    >>> proto = sentencepiece_model(
-    ...     pieces=["<pad>", "<eos>", "<bos>", "<unk>", "▁", "h", "i", "hi"],
-    ...     scores=[0, 0, 0, 0, -3, -2, -1, 0],
-    ...     types=[3, 3, 3, 2, 1, 1, 1, 1],
-    ...     bos_id=2,
-    ...     eos_id=1,
-    ...     pad_id=0,
-    ...     unk_id=3,
-    ... )
-    >>> tokenizer = T5Gemma2Tokenizer(proto)
-    >>> tokenizer(["<bos>hi hi", "ih"])
-    [[2, 7, 4, 7], [6, 5]]
-    >>> tokenizer.detokenize([2, 7, 4, 7])
-    '<bos>hi hi'
+    >>> tokenizer = keras_t5gemma2.T5Gemma2Tokenizer.from_preset("t5gemma2_tiny")
+    >>> tokenizer(["<bos>seven", "sept décembre"])
+    [[2, 715], [699, 1760]]
+    >>> tokenizer.detokenize([2, 715])
+    '<bos>seven'
     >>> tokenizer.pad_token_id, tokenizer.image_token_id
-    (0, None)
+    (0, 6)
     """
 
     backbone_cls = T5Gemma2Backbone
     presets = presets  # those that `from_preset` knows by name
 
-    def __init__(self, proto=None, **kwargs):
+    def __init__(self, proto: PathLike | bytes | None = None, **kwargs: Any) -> None:
         check_fixed("T5Gemma2Tokenizer", kwargs, _FIXED)
         check_constructor(self, kwargs, "config_file")
         check_file_name(config_file=kwargs.get("config_file", "tokenizer.json"))
@@ -108,16 +101,25 @@ class T5Gemma2Tokenizer(
         self.file_assets = [VOCABULARY_FILE]
         self.set_proto(proto)
 
-    def set_proto(self, proto):
+    def set_proto(self, proto: PathLike | bytes | None) -> None:
         """Takes another vocabulary.
 
         Args:
             proto: as in the constructor.
+
+        Example:
+
+        >>> tokenizer = keras_t5gemma2.T5Gemma2Tokenizer.from_preset("t5gemma2_tiny")
+        >>> other = keras_t5gemma2.T5Gemma2Tokenizer()
+        >>> other.set_proto(tokenizer.to_tokenizer_json())
+        >>> other.tokenize("seven") == tokenizer.tokenize("seven")
+        True
         """
         vocabulary = None if proto is None else Vocabulary(proto)
         tokens = {**REQUIRED_TOKENS, **IMAGE_TOKENS, **TURN_TOKENS}
-        find = {}.get if vocabulary is None else vocabulary.token_to_id
-        ids = {name: find(token) for name, token in tokens.items()}
+        ids = dict.fromkeys(tokens)
+        if vocabulary is not None:
+            ids = {name: vocabulary.token_to_id(token) for name, token in tokens.items()}
         missing = [token for name, token in REQUIRED_TOKENS.items() if ids[name] is None]
         if vocabulary is not None and missing:
             raise ValueError(
@@ -133,14 +135,22 @@ class T5Gemma2Tokenizer(
         known = [name for name in names if vocabulary is None or ids[name] is not None]
         set_special_tokens(self, known)
 
-    def call(self, inputs, training=None):
+    def call(
+        self, inputs: str | bytes | Iterable[str | bytes] | Tensor, training: bool | None = None
+    ) -> Any:
         return self.tokenize(inputs)
 
-    def tokenize(self, inputs):
+    def tokenize(self, inputs: str | bytes | Iterable[str | bytes] | Tensor) -> Any:
         """Token ids of one or several strings; the same as calling the tokenizer.
 
         Args:
             inputs: a string, or a list, tuple or array of strings.
+
+        Example:
+
+        >>> tokenizer = keras_t5gemma2.T5Gemma2Tokenizer.from_preset("t5gemma2_tiny")
+        >>> tokenizer.tokenize(["seven", "<bos>"])
+        [[715], [2]]
         """
         vocabulary = self.loaded_vocabulary()
         if is_traced():
@@ -151,7 +161,7 @@ class T5Gemma2Tokenizer(
             return vocabulary.encode(texts_of_inputs(inputs))
         return vocabulary.encode([text_of(inputs, "`inputs`")])[0]
 
-    def detokenize(self, inputs):
+    def detokenize(self, inputs: Sequence[int] | Sequence[Sequence[int]] | Tensor) -> Any:
         """The text of token ids, control and padding tokens included.
 
         It inverts `tokenize`, but for the character "▁" (U+2581), which a vocabulary spells like
@@ -167,6 +177,12 @@ class T5Gemma2Tokenizer(
         Raises:
             ValueError: if an id is not in the vocabulary.
             TypeError: if an id is no integer.
+
+        Example:
+
+        >>> tokenizer = keras_t5gemma2.T5Gemma2Tokenizer.from_preset("t5gemma2_tiny")
+        >>> tokenizer.detokenize(tokenizer.tokenize("sept décembre"))
+        'sept décembre'
         """
         vocabulary = self.loaded_vocabulary()
         if hasattr(inputs, "to_list"):  # a ragged tensor
@@ -179,29 +195,55 @@ class T5Gemma2Tokenizer(
             return [decode(vocabulary, to_numpy(row), f"`inputs[{i}]`") for i, row in rows]
         return decode(vocabulary, to_numpy(inputs), "`inputs`")
 
-    def get_vocabulary(self):
-        """A list of all tokens in the order of their ids."""
+    def get_vocabulary(self) -> list[str]:
+        """A list of all tokens in the order of their ids.
+
+        Example:
+
+        >>> tokenizer = keras_t5gemma2.T5Gemma2Tokenizer.from_preset("t5gemma2_tiny")
+        >>> tokenizer.get_vocabulary()[:3]
+        ['<pad>', '<eos>', '<bos>']
+        """
         return list(self.loaded_vocabulary().tokens)
 
-    def vocabulary_size(self):
-        """The number of tokens."""
+    def vocabulary_size(self) -> int:
+        """The number of tokens.
+
+        Example:
+
+        >>> tokenizer = keras_t5gemma2.T5Gemma2Tokenizer.from_preset("t5gemma2_tiny")
+        >>> tokenizer.vocabulary_size()
+        2560
+        """
         return len(self.loaded_vocabulary())
 
-    def id_to_token(self, id):
+    def id_to_token(self, id: int) -> str:
         """The token of an id.
 
         Args:
             id: int, from 0 to below `vocabulary_size()`.
+
+        Example:
+
+        >>> tokenizer = keras_t5gemma2.T5Gemma2Tokenizer.from_preset("t5gemma2_tiny")
+        >>> tokenizer.id_to_token(1)
+        '<eos>'
         """
         vocabulary = self.loaded_vocabulary()
         check_ids(vocabulary, np.asarray(id), "`id`")
         return vocabulary.tokens[id]
 
-    def token_to_id(self, token):
+    def token_to_id(self, token: str | bytes) -> int:
         """The id of a token; that of `<unk>` where the vocabulary does not have it.
 
         Args:
             token: string or bytes.
+
+        Example:
+
+        >>> tokenizer = keras_t5gemma2.T5Gemma2Tokenizer.from_preset("t5gemma2_tiny")
+        >>> tokenizer.token_to_id("<eos>")
+        1
         """
         vocabulary = self.loaded_vocabulary()
         token = text_of(token, "`token`")
@@ -213,35 +255,55 @@ class T5Gemma2Tokenizer(
         return found
 
     @property
-    def unk_token(self):
-        """The token for what no other token covers, or `None`."""
+    def unk_token(self) -> str | None:
+        """The token for what no other token covers, or `None`.
+
+        Example:
+
+        >>> tokenizer = keras_t5gemma2.T5Gemma2Tokenizer.from_preset("t5gemma2_tiny")
+        >>> print(tokenizer.unk_token)
+        <unk>
+        """
         return self.loaded_vocabulary().unk_token
 
-    def to_tokenizer_json(self):
+    def to_tokenizer_json(self) -> bytes:
         """The bytes of a Hugging Face `tokenizer.json` that gives the same ids.
 
         Where one asks for it, it puts `<bos>` before a text, as the published one does. From the
         SentencePiece model of T5Gemma 2 it is the published file, to the byte; and a vocabulary
         that was read from such a file comes back as it was.
+
+        Example:
+
+        >>> tokenizer = keras_t5gemma2.T5Gemma2Tokenizer.from_preset("t5gemma2_tiny")
+        >>> (directory / "tokenizer.json").write_bytes(tokenizer.to_tokenizer_json()) > 0
+        True
         """
         vocabulary = self.loaded_vocabulary()
         published = {MASK_TOKEN, *TURN_TOKENS.values(), vocabulary.unk_token}
         return vocabulary.to_json(self.start_token, {*self.special_tokens, *published})
 
-    def export_to_transformers(self, path):
+    def export_to_transformers(self, path: PathLike) -> None:
         """Writes what `transformers.AutoTokenizer.from_pretrained(path)` reads.
 
         Args:
             path: path of the directory, made if it is not there. Its other files stay.
+
+        Example:
+
+        >>> tokenizer = keras_t5gemma2.T5Gemma2Tokenizer.from_preset("t5gemma2_tiny")
+        >>> tokenizer.export_to_transformers(directory)
+        >>> sorted(path.name for path in directory.iterdir())
+        ['tokenizer.json', 'tokenizer_config.json']
         """
         write_tokenizer(path, self)
 
-    def save_assets(self, dir_path):
+    def save_assets(self, dir_path: PathLike) -> None:
         data = self.loaded_vocabulary().data
         with open(os.path.join(dir_path, VOCABULARY_FILE), "wb") as file:
             file.write(data)
 
-    def load_assets(self, dir_path):
+    def load_assets(self, dir_path: PathLike | None) -> None:
         if dir_path is None:  # Keras asks again, by another name, where an attempt has failed
             raise ValueError(
                 f"A tokenizer needs {VOCABULARY_FILE}, whole, beside its configuration. Received: "
@@ -249,12 +311,12 @@ class T5Gemma2Tokenizer(
             )
         self.set_proto(os.path.join(dir_path, VOCABULARY_FILE))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         # The vocabulary is saved as a file beside the configuration.
         return {**super().get_config(), "proto": None}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         if config.get("proto") is not None:
             raise ValueError(
                 "A configuration must not name a file to read: its `proto` must be None. "
@@ -264,15 +326,28 @@ class T5Gemma2Tokenizer(
         return cls(**{name: value for name, value in config.items() if name != "dtype"})
 
     @property
-    def has_vocabulary(self):
-        """Whether there is a vocabulary yet."""
+    def has_vocabulary(self) -> bool:
+        """Whether there is a vocabulary yet.
+
+        Example:
+
+        >>> tokenizer = keras_t5gemma2.T5Gemma2Tokenizer.from_preset("t5gemma2_tiny")
+        >>> tokenizer.has_vocabulary, keras_t5gemma2.T5Gemma2Tokenizer().has_vocabulary
+        (True, False)
+        """
         return self._vocabulary is not None
 
-    def loaded_vocabulary(self):
+    def loaded_vocabulary(self) -> Vocabulary:
         """The `Vocabulary`.
 
         Raises:
             ValueError: there is none yet.
+
+        Example:
+
+        >>> tokenizer = keras_t5gemma2.T5Gemma2Tokenizer.from_preset("t5gemma2_tiny")
+        >>> len(tokenizer.loaded_vocabulary())
+        2560
         """
         if self._vocabulary is None:
             raise ValueError(

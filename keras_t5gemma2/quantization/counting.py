@@ -2,9 +2,12 @@
 
 import math
 import re
+from collections.abc import Callable
+from typing import Any
 
 from keras_t5gemma2.compat import keras as compat
 from keras_t5gemma2.quantization.layers import Quantizable
+from keras_t5gemma2.typing import Mixin
 
 
 def parameters(layer, weights=None):
@@ -23,19 +26,38 @@ def parameters(layer, weights=None):
     return count + sum(math.prod(variable.shape) for variable in weights.values())
 
 
-class CountsParameters:
+class CountsParameters(Mixin):
     """A layer whose number of parameters is that of its `parameters`."""
 
-    def count_params(self):
-        """The number of parameters, a quantized matrix counted as what it stands for."""
+    def count_params(self) -> int:
+        """The number of parameters, a quantized matrix counted as what it stands for.
+
+        Example:
+
+        >>> backbone = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny")
+        >>> backbone.quantize("int8")
+        >>> backbone.count_params()
+        2050976
+        """
         return parameters(self)
 
 
 class SummarizesParameters(CountsParameters):
     """A model whose summary counts `parameters`, beside the bytes that store them."""
 
-    def summary(self, *args, print_fn=None, **kwargs):
-        """As `keras.Model.summary`; a quantized matrix counts as the one that it stands for."""
+    def summary(
+        self, *args: Any, print_fn: Callable[..., None] | None = None, **kwargs: Any
+    ) -> None:
+        """As `keras.Model.summary`; a quantized matrix counts as the one that it stands for.
+
+        Example:
+
+        >>> backbone = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny")
+        >>> lines = []
+        >>> backbone.summary(print_fn=lambda text, **_: lines.append(text))
+        >>> "Total params: 2,050,976" in "".join(lines)
+        True
+        """
         summarize(self, super().summary, *args, print_fn=print_fn, **kwargs)
 
 

@@ -31,12 +31,12 @@ _AXES = {
 
 
 def get_layout_map(
-    device_mesh,
-    model_parallel_dim_name="model",
-    data_parallel_dim_name="batch",
-    fsdp=False,
-    context_parallel=False,
-):
+    device_mesh: keras.distribution.DeviceMesh,
+    model_parallel_dim_name: str = "model",
+    data_parallel_dim_name: str = "batch",
+    fsdp: bool = False,
+    context_parallel: bool = False,
+) -> keras.distribution.LayoutMap:
     """How the weights are spread over a mesh of devices, on JAX.
 
     Over the model axis: the embedding table by its vocabulary, attention by its heads and
@@ -65,13 +65,10 @@ def get_layout_map(
 
     Example:
 
-        mesh = keras.distribution.DeviceMesh((2, 4), ("batch", "model"))
-        layout_map = T5Gemma2Backbone.get_layout_map(mesh)
-        distribution = keras.distribution.ModelParallel(
-            layout_map=layout_map, batch_dim_name="batch"
-        )
-        with distribution.scope():
-            lm = T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+    >>> mesh = keras.distribution.DeviceMesh((1, 1), ("batch", "model"), ["cpu:0"])
+    >>> layout_map = keras_t5gemma2.T5Gemma2Backbone.get_layout_map(mesh)
+    >>> layout_map["embedder/table/embeddings"].axes
+    ('model', None)
     """
     model_axis, data_axis = model_parallel_dim_name, data_parallel_dim_name
     if not isinstance(device_mesh, keras.distribution.DeviceMesh):

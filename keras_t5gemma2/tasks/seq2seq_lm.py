@@ -1,13 +1,30 @@
 """The task: text and images in, text out, run with `generate`. Long by its docstrings alone."""
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
 import keras
+import keras_hub
 
 from keras_t5gemma2.compat import keras as compat
+from keras_t5gemma2.generation.calls import Call
+from keras_t5gemma2.generation.encoded import Encoded
 from keras_t5gemma2.generation.generator import Generator
 from keras_t5gemma2.generation.infilling import infill
 from keras_t5gemma2.generation.streaming import stream
 from keras_t5gemma2.generation.warmup import warmup
+from keras_t5gemma2.model.backbone import T5Gemma2Backbone
+from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
 from keras_t5gemma2.tasks.task import T5Gemma2Task
+from keras_t5gemma2.typing import (
+    CacheDType,
+    ColumnNames,
+    CrossAttentionCache,
+    Inputs,
+    StopTokenIds,
+    Tensor,
+    Verbose,
+)
 from keras_t5gemma2.vocabulary.sentinels import FIRST_SENTINEL
 
 
@@ -37,86 +54,145 @@ class T5Gemma2Seq2SeqLM(T5Gemma2Task):
         cross_attention_cache: "auto", "projected" or "shared", what `generate` keeps of the
             encoder's output; see the attribute.
         cache_dtype: "auto" or "int8", how `generate` stores what it keeps; see the attribute.
+
+    Example:
+
+    >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+    >>> lm.compile(sampler="greedy")
+    >>> lm.generate("Write 2026-12-17 in French.", max_new_tokens=16)
+    '17 décembre 2026'
     """
 
     def __init__(
         self,
-        backbone,
-        preprocessor=None,
-        cross_attention_cache="auto",
-        cache_dtype="auto",
-        **kwargs,
-    ):
+        backbone: T5Gemma2Backbone,
+        preprocessor: T5Gemma2Seq2SeqLMPreprocessor | None = None,
+        cross_attention_cache: CrossAttentionCache = "auto",
+        cache_dtype: CacheDType = "auto",
+        **kwargs: Any,
+    ) -> None:
         self.generator = Generator(self, None, cross_attention_cache, cache_dtype)
         super().__init__(backbone, preprocessor, **kwargs)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "cross_attention_cache": self.cross_attention_cache,
             "cache_dtype": self.cache_dtype,
         }
 
-    def outputs_of(self, of_backbone):
-        """What the task gives, of what its backbone gives."""
+    def outputs_of(self, of_backbone: Mapping[str, Tensor]) -> Tensor:
+        """What the task gives, of what its backbone gives.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> hidden = np.zeros((1, 3, 128), "float32")
+        >>> tuple(lm.outputs_of({"decoder_sequence_output": hidden}).shape)
+        (1, 3, 2560)
+        """
         return self.logits(of_backbone["decoder_sequence_output"])
 
-    def logits(self, hidden):
-        """(..., vocabulary) logits of (..., hidden_dim) outputs of the decoder."""
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., vocabulary) logits of (..., hidden_dim) outputs of the decoder.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> tuple(lm.logits(np.zeros((1, 3, 128), "float32")).shape)
+        (1, 3, 2560)
+        """
         return self.backbone.token_embedding(hidden, reverse=True)
 
     # Generation -------------------------------------------------------------------------------
 
     @property
-    def cross_attention_cache(self):
+    def cross_attention_cache(self) -> CrossAttentionCache:
         """ "projected", "shared" or "auto": what is kept of the encoder's output in `generate`.
 
         Keys and values in every layer of the decoder are the fastest to read. One tensor that all
         layers share, with a number for each token, head and layer beside it, is many times
         smaller; the results are the same to rounding. "auto" shares where keys and values would
         take more than 2 GiB.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.cross_attention_cache = "shared"
+        >>> lm.encode("Spell 7 in Dutch.").kind
+        'shared'
         """
         return self.generator.cross_attention_cache
 
     @cross_attention_cache.setter
-    def cross_attention_cache(self, value):
+    def cross_attention_cache(self, value: CrossAttentionCache) -> None:
         self.generator.cross_attention_cache = value
 
     @property
-    def cache_dtype(self):
+    def cache_dtype(self) -> CacheDType:
         """ "auto" or "int8": how `generate` stores what it keeps of the tokens before.
 
         In int8 each token and head has a scale in float32: half of the memory of bfloat16, a
         quarter of that of float32. "auto" is the dtype in which the model computes.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.cache_dtype
+        'auto'
+        >>> lm.cache_dtype = "int8"
         """
         return self.generator.cache_dtype
 
     @cache_dtype.setter
-    def cache_dtype(self, value):
+    def cache_dtype(self, value: CacheDType) -> None:
         self.generator.cache_dtype = value
 
     @property
-    def sampler(self):
+    def sampler(self) -> keras_hub.samplers.Sampler:
         """The `keras_hub.samplers.Sampler` that chooses the next token.
 
         It may be set, by name too, and its attributes changed: the next call goes by them.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.sampler = "top_p"
+        >>> lm.sampler.p = 0.8
+        >>> type(lm.sampler).__name__, lm.sampler.p
+        ('TopPSampler', 0.8)
         """
         return self.generator.sampler
 
     @sampler.setter
-    def sampler(self, value):
+    def sampler(self, value: str | keras_hub.samplers.Sampler) -> None:
         self.generator.sampler = value
 
     @property
-    def generate_function(self):
-        """What `make_generate_function` gave. Set to `None` to compile all anew."""
+    def generate_function(self) -> Callable[..., Tensor] | None:
+        """What `make_generate_function` gave. Set to `None` to compile all anew.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.generate_function = None
+        >>> lm.generate_function is None
+        True
+        """
         return self.generator.generate_function
 
     @generate_function.setter
-    def generate_function(self, value):
+    def generate_function(self, value: Callable[..., Tensor] | None) -> None:
         self.generator.generate_function = value
 
-    def encode(self, inputs, cross_attention_cache=None, verbose="auto", *, columns=None):
+    def encode(
+        self,
+        inputs: Inputs,
+        cross_attention_cache: CrossAttentionCache | None = None,
+        verbose: Verbose = "auto",
+        *,
+        columns: ColumnNames | None = None,
+    ) -> Encoded:
         """The encoder's side of `generate`, computed once, for its argument `encoded`.
 
         Args:
@@ -128,29 +204,32 @@ class T5Gemma2Seq2SeqLM(T5Gemma2Task):
         Returns:
             `Encoded` of as many rows.
 
-        Example: three texts that begin differently, of one encoded input.
+        Example:
 
-            encoded = lm.encode("a long document")
-            lm.generate({"decoder_text": ["In short:", "In detail:"]}, encoded=encoded)
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.compile(sampler="greedy")
+        >>> encoded = lm.encode("Spell 42 in German.")
+        >>> lm.generate({"decoder_text": ["", "zwei"]}, encoded=encoded, max_new_tokens=16)
+        ['zweiundvierzig', 'zweiundvierzig']
         """
         return self.generator.encode(inputs, cross_attention_cache, verbose, columns=columns)
 
     def generate(
         self,
-        inputs=None,
-        max_length=None,
-        stop_token_ids="auto",
-        strip_prompt=False,
-        max_new_tokens=None,
-        assistant=None,
+        inputs: Inputs | None = None,
+        max_length: int | None = None,
+        stop_token_ids: StopTokenIds = "auto",
+        strip_prompt: bool = False,
+        max_new_tokens: int | None = None,
+        assistant: 'T5Gemma2Seq2SeqLM | Literal["prompt_lookup"] | None' = None,
         *,
-        encoded=None,
-        num_return_sequences=1,
-        batch_size=None,
-        cross_attention_cache=None,
-        columns=None,
-        verbose="auto",
-    ):
+        encoded: Encoded | None = None,
+        num_return_sequences: int = 1,
+        batch_size: int | None = None,
+        cross_attention_cache: CrossAttentionCache | None = None,
+        columns: ColumnNames | None = None,
+        verbose: Verbose = "auto",
+    ) -> Any:
         """Text that continues the decoder's prompt, given the encoder's text and images.
 
         The sampler is the one given to `compile(sampler=...)`, as it is when the call begins.
@@ -200,6 +279,14 @@ class T5Gemma2Seq2SeqLM(T5Gemma2Task):
         Raises:
             ValueError: about a row, which the message names; the model's logits for it are not
                 finite, or no room is left for a new token.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.compile(sampler="greedy")
+        >>> prompts = ["Spell 42 in German.", "Write 2026-12-17 in French."]
+        >>> lm.generate(prompts, max_new_tokens=16)
+        ['zweiundvierzig', '17 décembre 2026']
         """
         return self.generator.generate(
             inputs,
@@ -218,16 +305,16 @@ class T5Gemma2Seq2SeqLM(T5Gemma2Task):
 
     def stream(
         self,
-        inputs,
-        max_length=None,
-        stop_token_ids="auto",
-        strip_prompt=True,
-        max_new_tokens=None,
+        inputs: Inputs,
+        max_length: int | None = None,
+        stop_token_ids: StopTokenIds = "auto",
+        strip_prompt: bool = True,
+        max_new_tokens: int | None = None,
         *,
-        cross_attention_cache=None,
-        columns=None,
-        verbose="auto",
-    ):
+        cross_attention_cache: CrossAttentionCache | None = None,
+        columns: ColumnNames | None = None,
+        verbose: Verbose = "auto",
+    ) -> Iterator[Any]:
         """The text of `generate` in pieces, each as soon as no further token can change it.
 
         The pieces of a row, joined, are the text that `generate` gives with the same arguments
@@ -255,14 +342,10 @@ class T5Gemma2Seq2SeqLM(T5Gemma2Task):
 
         Example:
 
-        >>> import keras_t5gemma2
         >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
         >>> lm.compile(sampler="greedy")
-        >>> pieces = list(lm.stream("Write as a number: seven", max_new_tokens=20))
-        >>> "".join(pieces) == lm.generate(
-        ...     "Write as a number: seven", max_new_tokens=20, strip_prompt=True
-        ... )
-        True
+        >>> list(lm.stream("Write 2026-12-17 in French.", max_new_tokens=16))
+        ['1', '7', ' décembre', ' ', '2', '0', '2', '6']
         """
         limits = max_length, max_new_tokens
         return stream(
@@ -276,7 +359,9 @@ class T5Gemma2Seq2SeqLM(T5Gemma2Task):
             verbose,
         )
 
-    def infill(self, inputs, first_sentinel=FIRST_SENTINEL, **options):
+    def infill(
+        self, inputs: Inputs, first_sentinel: str = FIRST_SENTINEL, **options: Any
+    ) -> list[Any]:
         """What the model puts into the gaps of a text.
 
         Args:
@@ -298,8 +383,7 @@ class T5Gemma2Seq2SeqLM(T5Gemma2Task):
 
         Example:
 
-        >>> from keras_t5gemma2 import T5Gemma2Seq2SeqLM
-        >>> lm = T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
         >>> lm.compile(sampler="greedy")
         >>> lm.infill("2026-12-17 = French 17 <extra_0> 2026")
         ['décembre']
@@ -308,14 +392,14 @@ class T5Gemma2Seq2SeqLM(T5Gemma2Task):
 
     def warmup(
         self,
-        lengths,
-        new_tokens=32,
-        batch_size=1,
-        prompt_length=1,
-        images=0,
-        stop_token_ids="auto",
-        verbose="auto",
-    ):
+        lengths: int | Sequence[int],
+        new_tokens: int | Sequence[int] = 32,
+        batch_size: int | Sequence[int] = 1,
+        prompt_length: int | Sequence[int] = 1,
+        images: int = 0,
+        stop_token_ids: StopTokenIds = "auto",
+        verbose: Verbose = "auto",
+    ) -> None:
         """Compiles for inputs of these lengths, so that `generate` does not have to.
 
         A program serves all lengths that are rounded up to the same one, and so it does new
@@ -339,14 +423,9 @@ class T5Gemma2Seq2SeqLM(T5Gemma2Task):
 
         Example:
 
-        >>> from keras_t5gemma2 import (
-        ...     AttentionConfig, BackboneConfig, StackConfig, T5Gemma2Backbone, T5Gemma2Seq2SeqLM
-        ... )
-        >>> local = AttentionConfig(num_heads=4, num_kv_heads=1, head_dim=8, window=6)
-        >>> stack = StackConfig(hidden_dim=32, mlp_dim=48, layers=(local,))
-        >>> config = BackboneConfig(vocabulary_size=101, encoder=stack, decoder=stack)
-        >>> lm = T5Gemma2Seq2SeqLM(T5Gemma2Backbone(config))
-        >>> lm.warmup([50, 100], new_tokens=20, stop_token_ids=None)
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.compile(sampler="greedy")
+        >>> lm.warmup(16, new_tokens=8)
         """
         sizes = {
             "lengths": lengths,
@@ -356,7 +435,12 @@ class T5Gemma2Seq2SeqLM(T5Gemma2Task):
         }
         warmup(self.generator, sizes, images, stop_token_ids, verbose)
 
-    def generate_step(self, inputs, stop_token_ids=None, call=None):
+    def generate_step(
+        self,
+        inputs: Mapping[str, Any],
+        stop_token_ids: Sequence[int] | None = None,
+        call: Call | None = None,
+    ) -> Tensor:
         """One batch from ids to ids; compiled by `make_generate_function`.
 
         Args:
@@ -369,13 +453,31 @@ class T5Gemma2Seq2SeqLM(T5Gemma2Task):
         Returns:
             (B, prompt and room) int32 ids, prompts at the left; -1 where none was generated, -2
             from the first one on whose logits were not finite.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.compile(sampler="greedy")
+        >>> x = lm.preprocessor.generate_preprocess(["Spell 42 in German."])
+        >>> x |= {"new_tokens": np.int32(4), "new_token_ids": np.full((1, 4), -1, "int32")}
+        >>> keras.ops.convert_to_numpy(lm.generate_step(x)).shape
+        (1, 36)
         """
         return self.generator.generate_step(inputs, stop_token_ids, call)
 
-    def make_generate_function(self, call=None):
+    def make_generate_function(self, call: Call | None = None) -> Callable[..., Tensor]:
         """`generate_step` compiled, a function of inputs and `stop_token_ids`.
 
         Args:
             call: `calls.Call`, by default as the task's attributes are when the function is called.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.compile(sampler="greedy")
+        >>> x = lm.preprocessor.generate_preprocess(["Spell 42 in German."])
+        >>> x |= {"new_tokens": np.int32(4), "new_token_ids": np.full((1, 4), -1, "int32")}
+        >>> keras.ops.convert_to_numpy(lm.make_generate_function()(x, stop_token_ids=None)).shape
+        (1, 36)
         """
         return self.generator.make_generate_function(call)

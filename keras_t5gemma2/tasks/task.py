@@ -2,7 +2,10 @@
 
 import dataclasses
 import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Self
 
+import keras
 import keras_hub
 
 from keras_t5gemma2.adapters import files as adapter_files
@@ -40,6 +43,15 @@ from keras_t5gemma2.quantization import counting
 from keras_t5gemma2.registry import presets
 from keras_t5gemma2.tasks.agreement import check_agreement
 from keras_t5gemma2.tasks.trainable import TrainableTask
+from keras_t5gemma2.typing import (
+    DType,
+    EmbeddingTable,
+    FileDType,
+    LayerFilters,
+    PathLike,
+    QuantizationMode,
+    Tensor,
+)
 
 # Files of an earlier save that go even if the new one has none of the same name.
 _REPLACED_FILES = (
@@ -61,10 +73,15 @@ class T5Gemma2Task(TrainableTask):
     preprocessor_cls = T5Gemma2Seq2SeqLMPreprocessor
     presets = presets  # those that `from_preset` knows by name
 
-    def __new__(cls, *args, **kwargs):
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         return with_quantize_of_class(super().__new__(cls, *args, **kwargs))
 
-    def __init__(self, backbone, preprocessor=None, **kwargs):
+    def __init__(
+        self,
+        backbone: T5Gemma2Backbone,
+        preprocessor: T5Gemma2Seq2SeqLMPreprocessor | None = None,
+        **kwargs: Any,
+    ) -> None:
         check_constructor(self, kwargs, "compile")
         self.made_in_process = os.getpid()
         backbone.belongs_to(self)
@@ -77,16 +94,24 @@ class T5Gemma2Task(TrainableTask):
         compat.register_parameters(self)
 
     @property
-    def preprocessor(self):
-        """What makes arrays of text and images; settable, to one that fits the backbone."""
+    def preprocessor(self) -> T5Gemma2Seq2SeqLMPreprocessor | Any:  # `None` is seldom
+        """What makes arrays of text and images; settable, to one that fits the backbone.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.preprocessor.tokenizer.vocabulary_size()
+        2560
+        >>> lm.preprocessor = None  # from now on the task takes and gives token ids
+        """
         return super().preprocessor
 
     @preprocessor.setter
-    def preprocessor(self, value):
+    def preprocessor(self, value: T5Gemma2Seq2SeqLMPreprocessor | None) -> None:
         check_agreement(self.backbone, value)
         keras_hub.models.Task.preprocessor.fset(self, value)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         check_are_found(self.backbone, self.preprocessor)
         config = super().get_config()
         if self.adapter_set.configs and not self.adapter_set.is_merged:
@@ -95,7 +120,7 @@ class T5Gemma2Task(TrainableTask):
         return config
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         parts = {"backbone": cls.backbone_cls, "preprocessor": cls.preprocessor_cls}
         check_parts(cls, config, **parts)
         adapters = config.get("adapters")
@@ -114,19 +139,40 @@ class T5Gemma2Task(TrainableTask):
             check_reads_adapters(adapters["configs"])
         return lm
 
-    def __call__(self, inputs, *args, **kwargs):
+    def __call__(self, inputs: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
         return super().__call__(self.backbone.complete(inputs), *args, **kwargs)
 
-    def compute_output_spec(self, inputs, training=None, mask=None):
+    def compute_output_spec(
+        self, inputs: Mapping[str, Tensor], training: bool | None = None, mask: Tensor = None
+    ) -> Any:
         inputs = self.backbone.complete_spec(inputs)
         return super().compute_output_spec(inputs, training, mask)
 
-    def summary(self, *args, print_fn=None, **kwargs):
-        """As `keras.Model.summary`; a quantized matrix counts as the one that it stands for."""
+    def summary(
+        self, *args: Any, print_fn: Callable[..., None] | None = None, **kwargs: Any
+    ) -> None:
+        """As `keras.Model.summary`; a quantized matrix counts as the one that it stands for.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lines = []
+        >>> lm.summary(print_fn=lambda text, **_: lines.append(text))
+        >>> "Total params: 2,050,976" in "".join(lines)
+        True
+        """
         counting.summarize(self, super().summary, *args, print_fn=print_fn, **kwargs)
 
-    def count_params(self):
-        """The number of parameters, a quantized matrix counted as what it stands for."""
+    def count_params(self) -> int:
+        """The number of parameters, a quantized matrix counted as what it stands for.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.quantize("int8")
+        >>> lm.count_params()
+        2050976
+        """
         return counting.parameters(self)
 
     # Loading ----------------------------------------------------------------------------------
@@ -134,16 +180,16 @@ class T5Gemma2Task(TrainableTask):
     @classmethod
     def from_preset(
         cls,
-        preset,
-        load_weights=True,
-        text_only=False,
-        embeddings=None,
-        quantize=None,
-        allow_nonfinite=False,
-        encoder_sequence_length=None,
-        decoder_sequence_length=None,
-        **kwargs,
-    ):
+        preset: PathLike,
+        load_weights: bool = True,
+        text_only: bool = False,
+        embeddings: EmbeddingTable | None = None,
+        quantize: QuantizationMode | Mapping[str, Any] | None = None,
+        allow_nonfinite: bool = False,
+        encoder_sequence_length: int | None = None,
+        decoder_sequence_length: int | None = None,
+        **kwargs: Any,
+    ) -> Self:
         """The model of a preset or of a published checkpoint, with its preprocessor.
 
         Args:
@@ -171,6 +217,13 @@ class T5Gemma2Task(TrainableTask):
                 message says why and what to do.
             TypeError: there is no such argument; the message names the nearest.
             ValueError: a file is not what it should be; the message names the tensor or key.
+
+        Example:
+
+        >>> cls = keras_t5gemma2.T5Gemma2Seq2SeqLM
+        >>> lm = cls.from_preset("t5gemma2_tiny", quantize="int8", encoder_sequence_length=32)
+        >>> lm.preprocessor.encoder_sequence_length
+        32
         """
         check_loading(cls, "from_preset", kwargs, by_preset=("backbone",), more=("compile",))
         lengths = given_lengths(kwargs, encoder_sequence_length, decoder_sequence_length)
@@ -188,8 +241,8 @@ class T5Gemma2Task(TrainableTask):
             if "preprocessor" not in kwargs:
                 made = make_task_preprocessor(cls.preprocessor_cls, checkpoint, **lengths)
                 kwargs["preprocessor"] = made
-            options = load_weights, quantize, allow_nonfinite, kwargs.pop("dtype", None)
-            backbone = load_backbone(T5Gemma2Backbone, checkpoint, *options)
+            how = load_weights, quantize, allow_nonfinite, kwargs.pop("dtype", None)
+            backbone = load_backbone(T5Gemma2Backbone, checkpoint, *how)
             lm = task(backbone, **{**settings, **kwargs})
             place, takes = checkpoint.path, {"allow_nonfinite": allow_nonfinite}
         if load_weights:
@@ -199,16 +252,16 @@ class T5Gemma2Task(TrainableTask):
     @classmethod
     def from_gemma3(
         cls,
-        encoder,
-        decoder=None,
-        dtype=None,
-        text_only=False,
-        quantize=None,
-        allow_nonfinite=False,
-        encoder_sequence_length=None,
-        decoder_sequence_length=None,
-        **kwargs,
-    ):
+        encoder: PathLike,
+        decoder: PathLike | None = None,
+        dtype: DType | None = None,
+        text_only: bool = False,
+        quantize: QuantizationMode | Mapping[str, Any] | None = None,
+        allow_nonfinite: bool = False,
+        encoder_sequence_length: int | None = None,
+        decoder_sequence_length: int | None = None,
+        **kwargs: Any,
+    ) -> Self:
         """A model whose encoder and decoder start from Gemma 3, as in the paper.
 
         With no token for the encoder to see, the decoder is that Gemma 3. RoPE, windows and soft
@@ -237,6 +290,10 @@ class T5Gemma2Task(TrainableTask):
             ValueError: it is no Gemma 3 model, the two models do not fit together, or a file is
                 not what it should be.
             TypeError: there is no such argument; the message names the nearest.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_gemma3("gemma-3-270m.gguf")  # doctest: +SKIP
         """
         check_loading(cls, "from_gemma3", kwargs, by_preset=("backbone",), more=("compile",))
         lengths = given_lengths(kwargs, encoder_sequence_length, decoder_sequence_length)
@@ -251,7 +308,9 @@ class T5Gemma2Task(TrainableTask):
         options = True, quantize, allow_nonfinite, dtype
         return cls(load_backbone(T5Gemma2Backbone, checkpoint, *options), **kwargs)
 
-    def load_weights(self, filepath, *args, allow_nonfinite=False, **kwargs):
+    def load_weights(
+        self, filepath: PathLike, *args: Any, allow_nonfinite: bool = False, **kwargs: Any
+    ) -> None:
         """As `keras.Model` has it. Weights that are NaN or infinite are refused.
 
         If it fails or is interrupted, all is as before: until it is done, the values of before are
@@ -265,6 +324,12 @@ class T5Gemma2Task(TrainableTask):
 
         Raises:
             ValueError: a weight is not finite; the message names it.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.save_weights(directory / "lm.weights.h5")
+        >>> lm.load_weights(directory / "lm.weights.h5")
         """
         options = {"allow_nonfinite": allow_nonfinite, **kwargs}
         saving.load_weights(self, super().load_weights, filepath, *args, **options)
@@ -272,7 +337,7 @@ class T5Gemma2Task(TrainableTask):
     # Saving -----------------------------------------------------------------------------------
 
     @by_one_process
-    def save_to_preset(self, preset_dir, *args, **kwargs):
+    def save_to_preset(self, preset_dir: PathLike, *args: Any, **kwargs: Any) -> None:
         """Saves to a preset directory, whose other files stay.
 
         The base weights go into Keras's file, and each adapter into a file of `adapters/`. Beside
@@ -286,6 +351,14 @@ class T5Gemma2Task(TrainableTask):
             preset_dir: path of the directory, made if it is not there.
             *args: as the keras-hub class has them.
             **kwargs: as the keras-hub class has them.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.enable_lora(rank=2, name="french")
+        >>> lm.save_to_preset(directory)
+        >>> keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset(directory).active_adapter
+        'french'
         """
         save, adapters = super().save_to_preset, self.adapter_set
         in_files = () if adapters.is_merged else adapters.configs
@@ -302,20 +375,40 @@ class T5Gemma2Task(TrainableTask):
 
         saving.save_preset(write, preset_dir, _REPLACED_FILES, finish)
 
-    def save(self, filepath, overwrite=True, zipped=None, **kwargs):
-        """As `keras.Model.save`; what is at `filepath` stays until all is written."""
+    def save(
+        self, filepath: PathLike, overwrite: bool = True, zipped: bool | None = None, **kwargs: Any
+    ) -> None:
+        """As `keras.Model.save`; what is at `filepath` stays until all is written.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.save(directory / "lm.keras")
+        >>> keras.saving.load_model(directory / "lm.keras").count_params()
+        2050976
+        """
         saving.save_model(self, super().save, filepath, overwrite, zipped, **kwargs)
 
-    def save_weights(self, filepath, overwrite=True, max_shard_size=None):
-        """As `keras.Model.save_weights`; what is at `filepath` stays until all is written."""
+    def save_weights(
+        self, filepath: PathLike, overwrite: bool = True, max_shard_size: float | None = None
+    ) -> None:
+        """As `keras.Model.save_weights`; what is at `filepath` stays until all is written.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.save_weights(directory / "lm.weights.h5")
+        >>> sorted(path.name for path in directory.iterdir())
+        ['lm.weights.h5']
+        """
         saving.save_weights(self, super().save_weights, filepath, overwrite, max_shard_size)
 
-    def save_own_variables(self, store):
+    def save_own_variables(self, store: Any) -> None:
         saving.reserve()  # Keras has just opened the file
         super().save_own_variables(store)
 
     @by_one_process
-    def save_to_keras_hub_preset(self, path, max_shard_size=10):
+    def save_to_keras_hub_preset(self, path: PathLike, max_shard_size: float = 10) -> None:
         """Writes a preset that `keras_hub.models.T5Gemma2Seq2SeqLM.from_preset` loads.
 
         Its tokenizer is written as a SentencePiece model, and its preprocessor is set to prepare
@@ -329,11 +422,24 @@ class T5Gemma2Task(TrainableTask):
             ValueError: the model has sizes that keras-hub's cannot be given, adapters that are
                 not merged, quantized weights, or a tokenizer that is no SentencePiece model and
                 cannot be made one exactly.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.save_to_keras_hub_preset(directory)
+        >>> (directory / "task.json").exists()
+        True
         """
         keras_hub_export.save(path, self.backbone, self, max_shard_size)
 
     @by_one_process
-    def export_to_transformers(self, path, dtype=None, max_shard_size="5GB", adapters="merge"):
+    def export_to_transformers(
+        self,
+        path: PathLike,
+        dtype: FileDType = None,
+        max_shard_size: int | str = "5GB",
+        adapters: Literal["merge", "peft"] = "merge",
+    ) -> None:
         """Writes a directory that the transformers library loads, laid out as the published ones.
 
         `AutoModelForImageTextToText.from_pretrained(path)` gives the model, and
@@ -366,19 +472,10 @@ class T5Gemma2Task(TrainableTask):
 
         Example:
 
-        >>> import tempfile
-        >>> from keras_t5gemma2 import (
-        ...     AttentionConfig, BackboneConfig, StackConfig, T5Gemma2Backbone, T5Gemma2Seq2SeqLM
-        ... )
-        >>> local = AttentionConfig(num_heads=4, num_kv_heads=1, head_dim=8, window=6)
-        >>> stack = StackConfig(hidden_dim=32, mlp_dim=48, layers=(local,))
-        >>> config = BackboneConfig(vocabulary_size=101, encoder=stack, decoder=stack)
-        >>> lm = T5Gemma2Seq2SeqLM(T5Gemma2Backbone(config))
-        >>> path = tempfile.mkdtemp()
-        >>> lm.export_to_transformers(path, dtype="bfloat16")
-        >>> lm = T5Gemma2Seq2SeqLM.from_preset(path, preprocessor=None)
-        >>> lm.backbone.config == config
-        True
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.export_to_transformers(directory, dtype="bfloat16")
+        >>> keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset(directory).count_params()
+        2050976
         """
         if adapters not in ("merge", "peft"):
             raise ValueError(
@@ -399,7 +496,9 @@ class T5Gemma2Task(TrainableTask):
         )
 
     @by_one_process
-    def push_to_hub(self, repo_id, private=None, commit_message=None):
+    def push_to_hub(
+        self, repo_id: str, private: bool | None = None, commit_message: str | None = None
+    ) -> Any:
         """Saves the task as a preset and uploads it to the Hugging Face hub.
 
         `from_preset("hf://organization/name")` loads it. With it come a README (base model, the
@@ -421,24 +520,25 @@ class T5Gemma2Task(TrainableTask):
 
         Example:
 
-            lm.push_to_hub("me/french", private=True)
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.push_to_hub("me/french", private=True)  # doctest: +SKIP
         """
         return hub_upload.push(self, repo_id, private, commit_message, _REPLACED_FILES)
 
     def export(
         self,
-        filepath,
-        format="tf_saved_model",
-        verbose=None,
-        input_signature=None,
+        filepath: PathLike,
+        format: str = "tf_saved_model",
+        verbose: bool | None = None,
+        input_signature: Any = None,
         *,
-        batch_size=None,
-        encoder_length=None,
-        decoder_length=None,
-        prompt_length=1,
-        images=None,
-        **kwargs,
-    ):
+        batch_size: int | None = None,
+        encoder_length: int | None = None,
+        decoder_length: int | None = None,
+        prompt_length: int = 1,
+        images: int | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """Writes the model for a runtime that generates without Keras and without this package.
 
         It is three functions, each from a dict of tensors to another; B stands for `batch_size`:
@@ -488,23 +588,25 @@ class T5Gemma2Task(TrainableTask):
 
         Example: greedy text by TensorFlow alone.
 
-            lm.export("exported", batch_size=1, encoder_length=512, decoder_length=128, images=0)
-
-            import numpy as np
-            import tensorflow as tf
-
-            model = tf.saved_model.load("exported")
-            # The token ids come from `lm.preprocessor.tokenizer`, or any other that reads its file.
-            memory = model.encode({"encoder_token_ids": ids, "encoder_padding_mask": mask})
-            start = np.full((1, 1), 2, "int32")
-            prompt = {"decoder_token_ids": start, "decoder_padding_mask": start * 0 + 1}
-            state, new = model.prefill({**prompt, **memory}), []
-            while len(new) < 127:
-                token = tf.argmax(state.pop("logits"), axis=-1, output_type=tf.int32)
-                if token == 1:
-                    break
-                new.append(int(token[0]))
-                state = model.step({"token_ids": token, **memory, **state})
+        >>> import tensorflow as tf
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny", text_only=True)
+        >>> path = str(directory / "exported")
+        >>> lm.export(path, batch_size=1, encoder_length=32, decoder_length=16, verbose=False)
+        >>> model = tf.saved_model.load(path)
+        >>> # The ids come from the preprocessor, or any program that reads its tokenizer's file.
+        >>> x = lm.preprocessor.generate_preprocess("Write 2026-12-17 in French.")
+        >>> ids = x["encoder_token_ids"][None]
+        >>> mask = x["encoder_padding_mask"][None].astype("int32")
+        >>> memory = model.encode({"encoder_token_ids": ids, "encoder_padding_mask": mask})
+        >>> start = np.full((1, 1), 2, "int32")
+        >>> prompt = {"decoder_token_ids": start, "decoder_padding_mask": start * 0 + 1}
+        >>> state, new = model.prefill({**prompt, **memory}), []
+        >>> while len(new) < 15 and 1 not in new:
+        ...     token = tf.argmax(state.pop("logits"), axis=-1, output_type=tf.int32)
+        ...     new.append(int(token[0]))
+        ...     state = model.step({"token_ids": token, **memory, **state})
+        >>> lm.preprocessor.tokenizer.detokenize(new)
+        '17 décembre 2026<eos>'
         """
         filepath = local_path(filepath)
         if input_signature is not None:
@@ -518,25 +620,41 @@ class T5Gemma2Task(TrainableTask):
     # Adapters ---------------------------------------------------------------------------------
 
     @property
-    def adapters(self):
-        """Dict of the adapters' configurations, plain JSON each, by name."""
+    def adapters(self) -> dict[str, dict[str, Any]]:
+        """Dict of the adapters' configurations, plain JSON each, by name.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.enable_lora(rank=2, name="french")
+        >>> lm.adapters["french"]["rank"]
+        2
+        """
         return self.adapter_set.described()
 
     @property
-    def active_adapter(self):
-        """The name of the one active adapter, a dict of weights of a sum of several, or `None`."""
+    def active_adapter(self) -> str | dict[str, float] | None:
+        """The name of the one active adapter, a dict of weights of a sum of several, or `None`.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.enable_lora(rank=2, name="french")
+        >>> lm.active_adapter
+        'french'
+        """
         return self.adapter_set.active
 
     def enable_lora(
         self,
-        rank,
-        alpha=None,
-        dropout=0.0,
-        target="text",
-        use_rslora=False,
-        use_dora=False,
-        name="default",
-    ):
+        rank: int,
+        alpha: float | None = None,
+        dropout: float = 0.0,
+        target: str | Sequence[str] = "text",
+        use_rslora: bool = False,
+        use_dora: bool = False,
+        name: str = "default",
+    ) -> None:
         """Adds an adapter, makes it the active one, and freezes all other weights.
 
         From then on `fit` trains the adapter alone: y = x W + scale * (drop(x) A) B on each
@@ -563,23 +681,17 @@ class T5Gemma2Task(TrainableTask):
 
         Example:
 
-        >>> from keras_t5gemma2 import (
-        ...     AttentionConfig, BackboneConfig, StackConfig, T5Gemma2Backbone, T5Gemma2Seq2SeqLM
-        ... )
-        >>> local = AttentionConfig(num_heads=4, num_kv_heads=1, head_dim=8, window=6)
-        >>> stack = StackConfig(hidden_dim=32, mlp_dim=48, layers=(local,))
-        >>> config = BackboneConfig(vocabulary_size=101, encoder=stack, decoder=stack)
-        >>> lm = T5Gemma2Seq2SeqLM(T5Gemma2Backbone(config))
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
         >>> lm.enable_lora(rank=2, target=["query"])
-        >>> sorted(variable.path for variable in lm.trainable_variables)[0]
-        'decoder/layer_0/attention/query/default_lora_a'
+        >>> lm.trainable_variables[0].path
+        'encoder/layer_0/attention/query/default_lora_a'
         """
         config = LoRAConfig(rank, alpha, dropout, target, use_rslora, use_dora)
         with self.adapter_set.as_before_if_it_fails():
             self.adapter_set.add(name, config)
             self.adapter_set.choose(name)
 
-    def set_adapter(self, adapter):
+    def set_adapter(self, adapter: str | Mapping[str, float] | None) -> None:
         """Chooses the adapter that computes and trains.
 
         The optimizer starts anew where another adapter is to be trained.
@@ -588,18 +700,35 @@ class T5Gemma2Task(TrainableTask):
             adapter: name of the one adapter; `None` for the base model; or a dict from names to
                 weights: the outputs of each layer then are those of the base plus the weighted
                 sum of what each adapter adds, and none is trained.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.enable_lora(rank=2, name="french")
+        >>> lm.enable_lora(rank=2, name="formal")
+        >>> lm.set_adapter({"french": 0.5, "formal": 1.0})
+        >>> lm.active_adapter
+        {'french': 0.5, 'formal': 1.0}
         """
         self.adapter_set.choose(adapter)
 
-    def remove_adapter(self, name):
+    def remove_adapter(self, name: str) -> None:
         """Removes an adapter. With the last one goes all that `enable_lora` did.
 
         Args:
             name: string.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.enable_lora(rank=2)
+        >>> lm.remove_adapter("default")
+        >>> lm.adapters
+        {}
         """
         self.adapter_set.remove(name)
 
-    def merge_adapter(self):
+    def merge_adapter(self) -> None:
         """Puts the active adapter, or the weighted sum, into the base weights.
 
         The outputs stay the same to rounding, and take no longer than those of the base. The
@@ -614,16 +743,35 @@ class T5Gemma2Task(TrainableTask):
         Raises:
             ValueError: there is no active adapter, the adapters are merged already, or weights
                 are those of GPTQ or AWQ, which only a calibration can make.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.enable_lora(rank=2)
+        >>> lm.merge_adapter()
+        >>> lm.save_to_preset(directory)
+        >>> (directory / "adapters").exists()
+        False
         """
         self.adapter_set.merge()
 
-    def unmerge_adapter(self):
-        """Takes the adapters out of the base weights, which are as before to rounding."""
+    def unmerge_adapter(self) -> None:
+        """Takes the adapters out of the base weights, which are as before to rounding.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.enable_lora(rank=2)
+        >>> lm.merge_adapter()
+        >>> lm.unmerge_adapter()
+        >>> lm.active_adapter
+        'default'
+        """
 
         self.adapter_set.unmerge()
 
     @by_one_process
-    def save_adapter(self, path, name="default"):
+    def save_adapter(self, path: PathLike, name: str = "default") -> None:
         """Writes one adapter to one small file, with its configuration.
 
         Beside it comes a text about it, `french.md` say, with its base model, the lines that load
@@ -632,12 +780,22 @@ class T5Gemma2Task(TrainableTask):
         Args:
             path: path of the file, `french.safetensors` say; replaced whole or not at all.
             name: string.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.enable_lora(rank=2)
+        >>> lm.save_adapter(directory / "french.safetensors")
+        >>> sorted(path.name for path in directory.iterdir())
+        ['french.md', 'french.safetensors']
         """
         adapter_files.write(self.adapter_set, path, name)
         card = stored_adapters.adapter_card(path, self.adapters[name], self.backbone.source)
         cards.write_card_beside(path, dataclasses.replace(card, metrics=metrics_of(self)))
 
-    def load_adapter(self, path, name="default", allow_nonfinite=False):
+    def load_adapter(
+        self, path: PathLike, name: str = "default", allow_nonfinite: bool = False
+    ) -> None:
         """Adds an adapter that `save_adapter` wrote, and makes it the active one.
 
         Args:
@@ -652,11 +810,20 @@ class T5Gemma2Task(TrainableTask):
             ValueError: it is no whole file of an adapter, holds values that are not finite, or
                 was made for a model of other sizes; the message says what is wrong, and nothing
                 has changed.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.enable_lora(rank=2)
+        >>> lm.save_adapter(directory / "french.safetensors")
+        >>> lm.load_adapter(directory / "french.safetensors", name="french")
+        >>> list(lm.adapters)
+        ['default', 'french']
         """
         adapter_files.load(self.adapter_set, path, name, allow_nonfinite)
 
     @by_one_process
-    def save_peft_adapter(self, directory, name="default"):
+    def save_peft_adapter(self, directory: PathLike, name: str = "default") -> None:
         """Writes one adapter in the format of the peft library.
 
         `peft.PeftModel.from_pretrained(model, directory)` reads it, for the reference's model. A
@@ -665,11 +832,21 @@ class T5Gemma2Task(TrainableTask):
         Args:
             directory: path of the directory, made if it is not there.
             name: string.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.enable_lora(rank=2)
+        >>> lm.save_peft_adapter(directory)
+        >>> sorted(path.name for path in directory.iterdir())
+        ['README.md', 'adapter_config.json', 'adapter_model.safetensors']
         """
         stored = adapter_files.stored(self.adapter_set, name)
         peft.write_peft_adapter(directory, stored, self.backbone, metrics=metrics_of(self))
 
-    def load_peft_adapter(self, directory, name="default", allow_nonfinite=False):
+    def load_peft_adapter(
+        self, directory: PathLike, name: str = "default", allow_nonfinite: bool = False
+    ) -> None:
         """Adds an adapter that the peft library wrote, and makes it the active one.
 
         What it has on the vision tower is left out with a warning where it adds exactly nothing,
@@ -686,13 +863,27 @@ class T5Gemma2Task(TrainableTask):
             ValueError: it is no LoRA, rsLoRA or DoRA adapter of the text stacks, was trained on
                 the vision tower too, holds values that are not finite, or was made for a model of
                 other sizes; nothing has changed.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.enable_lora(rank=2)
+        >>> lm.save_peft_adapter(directory)
+        >>> lm.load_peft_adapter(directory, name="french")
+        >>> list(lm.adapters)
+        ['default', 'french']
         """
         stored = peft.read_peft_adapter(directory, self.backbone)
         adapter_files.take(self.adapter_set, name, stored, directory, allow_nonfinite)
 
     # Integers ---------------------------------------------------------------------------------
 
-    def quantize(self, mode=None, config=None, filters=None):
+    def quantize(
+        self,
+        mode: QuantizationMode | None = None,
+        config: keras.quantizers.QuantizationConfig | None = None,
+        filters: LayerFilters | None = None,
+    ) -> None:
         """Makes the matrices of both stacks, and the embedding table, ones of integers.
 
         See `T5Gemma2Backbone.quantize`. Adapters stay beside the matrices, and can be added and
@@ -709,8 +900,11 @@ class T5Gemma2Task(TrainableTask):
 
         Example:
 
-            lm.quantize("int4", filters="^(encoder|decoder)/")
-            lm.quantize("int8", filters="^embedder/")
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.quantize("int4", filters="^(encoder|decoder)/")
+        >>> lm.quantize("int8", filters="^embedder/")
+        >>> sorted(set(lm.backbone.quantized_layers.values()))
+        ['int4/32', 'int8']
         """
         before = self.backbone.quantized_layers
         try:
@@ -722,5 +916,5 @@ class T5Gemma2Task(TrainableTask):
                 self.adapter_set.forget_programs()
                 self.adapter_set.reset_optimizer()
 
-    def get_quantization_layer_structure(self, mode):
+    def get_quantization_layer_structure(self, mode: str) -> dict[str, Any] | None:
         return self.backbone.get_quantization_layer_structure(mode)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import keras
 import keras_hub
@@ -24,13 +26,14 @@ from keras_t5gemma2.tasks.agreement import check_agreement
 from keras_t5gemma2.training import rates
 from keras_t5gemma2.training.checkpoint import with_places
 from keras_t5gemma2.training.compile_config import compile_config, compile_from
-from keras_t5gemma2.training.distillation import sample_rows
+from keras_t5gemma2.training.distillation import Distillation, sample_rows
 from keras_t5gemma2.training.grouping import check_grouping
 from keras_t5gemma2.training.image_features import with_features
 from keras_t5gemma2.training.joining import as_marked
 from keras_t5gemma2.training.preparation import Preparation
 from keras_t5gemma2.training.reporting import reporting_steps, step_begins
 from keras_t5gemma2.training.sources import batches_of, reading, split_off
+from keras_t5gemma2.training.teacher_samples import TeacherSamples
 from keras_t5gemma2.training.token_loss import (
     TokenLoss,
     check_optimizer,
@@ -40,6 +43,7 @@ from keras_t5gemma2.training.token_loss import (
     metrics_of_logits,
     token_sums,
 )
+from keras_t5gemma2.typing import ColumnNames, Inputs, Tensor
 
 
 class TrainableTask(keras_hub.models.Seq2SeqLM):
@@ -50,13 +54,19 @@ class TrainableTask(keras_hub.models.Seq2SeqLM):
     has_default_optimizer = False  # whether the user has compiled with none of their own
     _is_checkpointing = None  # as the compiled training step has it
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.adapter_set = TaskAdapters(self)
         super().__init__(*args, **kwargs)
 
     def compile(
-        self, optimizer="auto", loss="auto", *, weighted_metrics="auto", sampler="top_k", **kwargs
-    ):
+        self,
+        optimizer: str | keras.optimizers.Optimizer = "auto",
+        loss: str | keras.losses.Loss | Callable[..., Tensor] = "auto",
+        *,
+        weighted_metrics: Sequence[Any] | Literal["auto"] | None = "auto",
+        sampler: str | keras_hub.samplers.Sampler = "top_k",
+        **kwargs: Any,
+    ) -> None:
         """Configures training and generation.
 
         By default the loss is the mean cross-entropy over the target tokens, each times its
@@ -81,6 +91,13 @@ class TrainableTask(keras_hub.models.Seq2SeqLM):
 
         Raises:
             ValueError: `loss_weights` without a loss of your own.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.compile(keras.optimizers.AdamW(1e-4), sampler="beam")
+        >>> lm.sampler.num_beams
+        5
         """
         if loss == "auto" and kwargs.get("loss_weights") is not None:
             raise ValueError(
@@ -116,11 +133,11 @@ class TrainableTask(keras_hub.models.Seq2SeqLM):
         if self.dtype_policy.name == "float16" and not isinstance(self.optimizer, scaled):
             self.optimizer = scaled(self.optimizer, name="loss_scale_optimizer")
 
-    def get_compile_config(self):
+    def get_compile_config(self) -> dict[str, Any]:
         """What a file of the model keeps of `compile`: optimizer, loss, metrics and sampler."""
         return compile_config(self, super().get_compile_config())
 
-    def compile_from_config(self, config):
+    def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles as `get_compile_config` says, with an optimizer built to take its state."""
         compile_from(self, config)
 
@@ -128,20 +145,20 @@ class TrainableTask(keras_hub.models.Seq2SeqLM):
 
     def fit(
         self,
-        x=None,
-        y=None,
-        batch_size=None,
-        sample_weight=None,
-        validation_data=None,
-        validation_split=None,
-        validation_batch_size=None,
-        class_weight=None,
-        shuffle=True,
-        group_by_length=None,
-        distillation=None,
-        columns=None,
-        **kwargs,
-    ):
+        x: Inputs | None = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        sample_weight: Tensor | None = None,
+        validation_data: Inputs | None = None,
+        validation_split: float | None = None,
+        validation_batch_size: int | None = None,
+        class_weight: Mapping[int, float] | None = None,
+        shuffle: bool = True,
+        group_by_length: bool | None = None,
+        distillation: Distillation | None = None,
+        columns: ColumnNames | None = None,
+        **kwargs: Any,
+    ) -> keras.callbacks.History:
         """Trains on raw text and images, or on what the preprocessor makes of them.
 
         Rows in memory are checked before the first step, all others when they are read. A batch
@@ -184,6 +201,14 @@ class TrainableTask(keras_hub.models.Seq2SeqLM):
 
         Raises:
             ValueError, TypeError: about a row or batch, which the message names.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> rows = {"encoder_text": ["Spell 7 in Dutch."], "decoder_text": ["zeven"]}
+        >>> history = lm.fit(rows, epochs=2, verbose=0).history
+        >>> history["loss"][1] < history["loss"][0]
+        True
         """
         batch_size, size = checked(
             batch_size=batch_size, validation_batch_size=validation_batch_size
@@ -226,14 +251,14 @@ class TrainableTask(keras_hub.models.Seq2SeqLM):
 
     def evaluate(
         self,
-        x=None,
-        y=None,
-        batch_size=None,
-        sample_weight=None,
-        group_by_length=None,
-        columns=None,
-        **kwargs,
-    ):
+        x: Inputs | None = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        sample_weight: Tensor | None = None,
+        group_by_length: bool | None = None,
+        columns: ColumnNames | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """The loss and metrics on data as `fit` takes it; of several targets, on each.
 
         Args:
@@ -242,6 +267,13 @@ class TrainableTask(keras_hub.models.Seq2SeqLM):
                 length, so that less is padding; by default they do where the loss and the metrics
                 are "auto", which no order changes, and all of the rows are read.
             **kwargs: as `keras.Model.evaluate` has them.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> rows = {"encoder_text": ["Spell 7 in Dutch."], "decoder_text": ["zeven"]}
+        >>> sorted(lm.evaluate(rows, return_dict=True, verbose=0))
+        ['accuracy', 'loss', 'perplexity']
         """
         steps = kwargs.get("steps")
         check_grouping(group_by_length, steps=steps)
@@ -254,7 +286,14 @@ class TrainableTask(keras_hub.models.Seq2SeqLM):
         with reading(data, steps=steps), reporting_steps(*reporting) as callbacks:
             return keras.Model.evaluate(self, data, callbacks=callbacks, **kwargs)
 
-    def predict(self, x=None, batch_size=None, group_by_length=None, columns=None, **kwargs):
+    def predict(
+        self,
+        x: Inputs | None = None,
+        batch_size: int | None = None,
+        group_by_length: bool | None = None,
+        columns: ColumnNames | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """The logits on data as `fit` takes it, (rows, decoder length, vocabulary).
 
         The decoder length is that of the longest batch. Logits are zeros where a batch had none.
@@ -266,6 +305,13 @@ class TrainableTask(keras_hub.models.Seq2SeqLM):
                 similar length, so that less is padding; by default they are where all of them
                 are read.
             **kwargs: as `keras.Model.predict` has them.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> rows = {"encoder_text": ["Spell 7 in Dutch."], "decoder_text": ["zeven"]}
+        >>> lm.predict(rows, verbose=0).shape
+        (1, 32, 2560)
         """
         steps = kwargs.get("steps")
         check_grouping(group_by_length, steps=steps)
@@ -277,7 +323,9 @@ class TrainableTask(keras_hub.models.Seq2SeqLM):
         with reading(data, steps=steps), reporting_steps(*reporting) as callbacks:
             return data.joined(keras.Model.predict(self, data, callbacks=callbacks, **kwargs))
 
-    def precompute(self, x, batch_size=8, verbose=1, columns=None):
+    def precompute(
+        self, x: Inputs, batch_size: int = 8, verbose: int = 1, columns: ColumnNames | None = None
+    ) -> Any:
         """`x` with what the frozen vision tower makes of its images in place of them.
 
         Training on it gives the same losses, and no step runs the tower. An image that comes
@@ -297,10 +345,20 @@ class TrainableTask(keras_hub.models.Seq2SeqLM):
         Raises:
             ValueError: the vision tower is trainable or not there; or about an image, which the
                 message names.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> image = np.zeros((32, 32, 3), "uint8")
+        >>> rows = [{"encoder_text": "<start_of_image>?", "images": image, "decoder_text": "3"}]
+        >>> lm.precompute(rows, verbose=0)[0]["images"]
+        [ImageFeatures(crops=0, tokens_per_image=4, hidden_dim=96)]
         """
         return with_features(self, x, batch_size, verbose, columns)
 
-    def sample_logits(self, x, num_samples=256, batch_size=8, seed=0):
+    def sample_logits(
+        self, x: Inputs, num_samples: int = 256, batch_size: int = 8, seed: int = 0
+    ) -> TeacherSamples:
         """What a student learns from this model about rows, to be stored and used again.
 
         For each token of the targets, tokens are drawn by their probabilities, without putting
@@ -314,13 +372,31 @@ class TrainableTask(keras_hub.models.Seq2SeqLM):
 
         Returns:
             `TeacherSamples`.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> rows = {"encoder_text": ["Spell 7 in Dutch."], "decoder_text": ["zeven"]}
+        >>> lm.sample_logits(rows, num_samples=4)
+        <TeacherSamples: 1 rows, 4 tokens, 4 each>
         """
         num_samples = checked(num_samples=num_samples)
         batches = batches_of(x, None, None, batch_size, False, self._preparation())
         return sample_rows(self, batches, num_samples, seed)
 
-    def preprocess_samples(self, x, y=None, sample_weight=None):
-        """What `train_on_batch` and the like make of a batch; see `fit` for what it may be."""
+    def preprocess_samples(
+        self, x: Inputs, y: Any = None, sample_weight: Tensor | None = None
+    ) -> Any:
+        """What `train_on_batch` and the like make of a batch; see `fit` for what it may be.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> rows = {"encoder_text": ["Spell 7 in Dutch."], "decoder_text": ["zeven"]}
+        >>> x, labels, weights = lm.preprocess_samples(rows)
+        >>> labels.shape == weights.shape
+        True
+        """
         if y is None and sample_weight is None:
             x, y, sample_weight = unpack(x)
         return self._preparation()(x, y, sample_weight)
@@ -353,7 +429,7 @@ class TrainableTask(keras_hub.models.Seq2SeqLM):
         if is_of_gemma(distillation.source) and not is_of_gemma(self.backbone.source):
             self.backbone.source = distillation.source
 
-    def score(self, inputs, columns=None):
+    def score(self, inputs: Inputs, columns: ColumnNames | None = None) -> Any:
         """How likely the model finds given targets.
 
         Args:
@@ -370,6 +446,14 @@ class TrainableTask(keras_hub.models.Seq2SeqLM):
             ValueError: a target has more tokens than the preprocessor's
                 `decoder_sequence_length`, or the model's logits for a row are not finite; the
                 message names the row.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> texts = ["Write 2026-12-17 in French."] * 2
+        >>> right, wrong = lm.score((texts, ["17 décembre 2026", "7 mai 2026"]))
+        >>> bool(right > wrong)
+        True
         """
         if self.preprocessor is None or (isinstance(inputs, tuple) and are_arrays(inputs[0])):
             x, labels, weights = self._arrays_to_score(inputs)
@@ -403,33 +487,48 @@ class TrainableTask(keras_hub.models.Seq2SeqLM):
 
     # A step -----------------------------------------------------------------------------------
 
-    def call(self, inputs, training=None, mask=None, **kwargs):
+    def call(
+        self,
+        inputs: Mapping[str, Tensor],
+        training: bool | None = None,
+        mask: Tensor = None,
+        **kwargs: Any,
+    ) -> Any:
         inputs = self.backbone.complete(inputs)
         if not gives_hidden(self):
             return super().call(inputs, training=training, mask=mask, **kwargs)
         return self.backbone(inputs, training=training)["decoder_sequence_output"]
 
-    def train_step(self, *args):
+    def train_step(self, *args: Any) -> Any:
         *state, batch = args  # of JAX, whose steps are given all that they change
         step_begins("a step of fit", batch)
         logs = rates.logs_of_step(self.optimizer, batch, *state)
         with self._without_logits():
             return rates.with_logs(super().train_step(*args), logs)
 
-    def test_step(self, *args):
+    def test_step(self, *args: Any) -> Any:
         step_begins("a step of evaluate", args[-1])
         with self._without_logits():
             return super().test_step(*args)
 
-    def predict_step(self, *args):
+    def predict_step(self, *args: Any) -> Any:
         step_begins("a step of predict", args[-1])
         return as_marked(super().predict_step(*args), args[-1])
 
-    def train_on_batch(self, *args, return_dict=False, **kwargs):
+    def train_on_batch(self, *args: Any, return_dict: bool = False, **kwargs: Any) -> Any:
+        """As `keras.Model.train_on_batch`, on what `preprocess_samples` gives.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> x, labels, weights = lm.preprocess_samples(["Spell 7 in Dutch."], ["zeven"])
+        >>> sorted(lm.train_on_batch(x, labels, weights, return_dict=True))
+        ['accuracy', 'loss', 'perplexity']
+        """
         found = super().train_on_batch(*args, return_dict=return_dict, **kwargs)
         return rates.without_logs(found, return_dict)
 
-    def make_train_function(self, force=False):
+    def make_train_function(self, force: bool = False) -> Any:
         self.adapter_set.check_trainable()
         check_optimizer(self)
         # What was compiled for the other setting would go on as before.
@@ -446,7 +545,14 @@ class TrainableTask(keras_hub.models.Seq2SeqLM):
     def _without_logits(self):
         return giving_hidden(None if self.needs_logits else self)
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Tensor = None,
+        sample_weight: Tensor | None = None,
+        training: bool = True,
+    ) -> Tensor:
         """The loss of logits `y_pred`, as `compile` says; in a step, of hidden states.
 
         `y` are labels, or what `Distillation.targets` makes of them.
@@ -458,7 +564,13 @@ class TrainableTask(keras_hub.models.Seq2SeqLM):
         extra = sum(compat.scaled_loss(self, loss) for loss in self.losses)
         return self.token_loss.update(sums, extra)
 
-    def token_sums(self, x, y, sample_weight=None, training=True):
+    def token_sums(
+        self,
+        x: Mapping[str, Tensor],
+        y: Any,
+        sample_weight: Tensor | None = None,
+        training: bool = True,
+    ) -> kernels.TokenSums:
         """The loss of a batch as sums over its tokens, for training loops of your own.
 
         The loss of `fit` is `loss / weight`. Where several processes have a part of a batch each,
@@ -472,6 +584,14 @@ class TrainableTask(keras_hub.models.Seq2SeqLM):
 
         Returns:
             `kernels.TokenSums`: `loss`, `correct` and `weight`, float32 scalars.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> x, labels, weights = lm.preprocess_samples(["Spell 7 in Dutch."], ["zeven"])
+        >>> sums = lm.token_sums(x, labels, weights, training=False)
+        >>> int(sums.weight), int(weights.sum())
+        (3, 3)
         """
         kernels.check_parameters(self)
         with self._without_logits():
@@ -479,10 +599,18 @@ class TrainableTask(keras_hub.models.Seq2SeqLM):
         return token_sums(self.backbone, y, y_pred, sample_weight, training, of_hidden)
 
     @property
-    def metrics(self):
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """List of the metrics of `compile`, those of the tokens included.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> [metric.name for metric in lm.metrics]
+        ['loss', 'token_loss', 'accuracy', 'perplexity']
+        """
         return super().metrics + ([] if self.token_loss is None else self.token_loss.metrics)
 
-    def get_metrics_result(self):
+    def get_metrics_result(self) -> dict[str, Any]:
         results = super().get_metrics_result()
         if self.token_loss is not None:
             # Keras weighs batches by their rows: those of few tokens would count too much.

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -23,6 +25,7 @@ from keras_t5gemma2.training.checkpoint_states import (
     remove_state,
     whole_states,
 )
+from keras_t5gemma2.typing import PathLike
 
 _MAX_BYTES_OF_A_FILE = 5 << 30
 
@@ -56,12 +59,22 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
     Example:
 
-        lm.fit(rows, epochs=3, callbacks=[keras_t5gemma2.TrainingCheckpoint("run", 500)])
+    >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+    >>> rows = {"encoder_text": ["Spell 7 in Dutch."], "decoder_text": ["zeven"]}
+    >>> keep = keras_t5gemma2.TrainingCheckpoint(directory, delete_checkpoint=False)
+    >>> history = lm.fit(rows, epochs=2, callbacks=[keep], verbose=0)
+    >>> [path.name for path in directory.iterdir()]
+    ['epoch_000002_step_000000000']
     """
 
-    batches = None  # the `Batches` of `fit`, which it gives to the callback
+    batches: Any = None  # the `Batches` of `fit`, which it gives to the callback
 
-    def __init__(self, directory, save_freq="epoch", delete_checkpoint=True):
+    def __init__(
+        self,
+        directory: PathLike,
+        save_freq: int | Literal["epoch"] = "epoch",
+        delete_checkpoint: bool = True,
+    ) -> None:
         super().__init__()
         is_number = isinstance(save_freq, int) and not isinstance(save_freq, bool)
         if save_freq != "epoch" and not (is_number and save_freq > 0):
@@ -72,10 +85,12 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self.directory = local_path(directory)
         self.save_freq, self.delete_checkpoint = save_freq, delete_checkpoint
         self._epoch = self._start = 0  # the epoch that runs, and the batch that it began with
-        self._counters = ()  # and values, as they were after the last batch
+        self._counters: Sequence[
+            tuple[Any, Any]
+        ] = ()  # and values, as they were after the last batch
         self._of_metrics = None  # values to be put back once Keras has reset the metrics
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         if self.batches is None:
             raise ValueError(
                 "`TrainingCheckpoint` must be among the callbacks of `T5Gemma2Seq2SeqLM.fit`, "
@@ -96,13 +111,13 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         if found is not None:
             self._restore(found)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self._epoch, self._start = epoch, self.batches.first_batch
         if self._of_metrics is not None:
             _assign(self.model.metrics_variables, self._of_metrics)
             self._of_metrics = None
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         step = self._start + batch + 1
         if self._start > 0 and keras.config.backend() == "tensorflow":
             self._counters = [(v, keras.ops.convert_to_numpy(v)) for v in self._counting()]
@@ -110,7 +125,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             return
         self._save(self._epoch, step)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         # An epoch that began late ends where a step finds no batch. TensorFlow has then run what
         # of this step needs none.
         for variable, value in self._counters:
@@ -124,7 +139,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         others = [v for v in self._variables()["model"] if id(v) not in weights]
         return [*others, self.model.optimizer.iterations]
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
         compat.set_first_epoch(self.model, None)  # of the next `fit`
         if self.delete_checkpoint and processes.index() == 0:
             for path in left_by_killed_processes(self.directory):

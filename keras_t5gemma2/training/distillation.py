@@ -6,6 +6,8 @@ probabilities, which are scaled to add up to 1 over them; the loss is the cross-
 
 import functools
 import itertools
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -16,6 +18,9 @@ from keras_t5gemma2.generation.compiled_steps import program
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.sharding.batch import of_rows
 from keras_t5gemma2.training.teacher_samples import TeacherSamples
+
+if TYPE_CHECKING:
+    from keras_t5gemma2.tasks.seq2seq_lm import T5Gemma2Seq2SeqLM
 
 # The teacher's logits of one chunk of tokens, in float32; noise and their sum are as large.
 _CHUNK_BYTES = 80 << 20
@@ -41,12 +46,20 @@ class Distillation:
 
     Example:
 
-    >>> lm.fit(rows, distillation=Distillation(teacher))  # doctest: +SKIP
-    >>> samples = teacher.sample_logits(rows)  # doctest: +SKIP
-    >>> lm.fit(rows, epochs=3, distillation=Distillation(samples))  # doctest: +SKIP
+    >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+    >>> student = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+    >>> rows = {"encoder_text": ["Spell 7 in Dutch."], "decoder_text": ["zeven"]}
+    >>> samples = lm.sample_logits(rows, num_samples=8)
+    >>> history = student.fit(rows, distillation=keras_t5gemma2.Distillation(samples), verbose=0)
     """
 
-    def __init__(self, teacher, num_samples=256, label_weight=0.0, seed=0):
+    def __init__(
+        self,
+        teacher: "T5Gemma2Seq2SeqLM | TeacherSamples",
+        num_samples: int = 256,
+        label_weight: float = 0.0,
+        seed: int = 0,
+    ) -> None:
         if not isinstance(teacher, TeacherSamples) and not hasattr(teacher, "backbone"):
             raise TypeError(
                 "`teacher` must be a T5Gemma2Seq2SeqLM or TeacherSamples. "
@@ -62,15 +75,29 @@ class Distillation:
         self._calls = itertools.count()
 
     @property
-    def source(self):
-        """What the teacher's weights derive from, as `T5Gemma2Backbone` has it."""
+    def source(self) -> str | None:
+        """What the teacher's weights derive from, as `T5Gemma2Backbone` has it.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> samples = lm.sample_logits({"encoder_text": ["one"], "decoder_text": ["1"]}, 4)
+        >>> print(keras_t5gemma2.Distillation(samples).source)
+        t5gemma2_tiny
+        """
         return getattr(self.teacher, "backbone", self.teacher).source
 
-    def check(self, student):
+    def check(self, student: "T5Gemma2Seq2SeqLM") -> None:
         """Raises a `ValueError` if a student cannot learn from this teacher.
 
         Args:
             student: `T5Gemma2Seq2SeqLM`.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> teacher = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> keras_t5gemma2.Distillation(teacher).check(lm)
         """
         size = student.backbone.config.vocabulary_size
         if getattr(self.teacher, "backbone", None) is student.backbone:
@@ -93,7 +120,9 @@ class Distillation:
                 "student"
             )
 
-    def targets(self, x, labels, indices=None):
+    def targets(
+        self, x: Mapping[str, np.ndarray], labels: np.ndarray, indices: Sequence[int] | None = None
+    ) -> dict[str, np.ndarray]:
         """What `fit` takes as labels.
 
         Args:
@@ -103,6 +132,14 @@ class Distillation:
 
         Returns:
             A dict of `labels`, `teacher_ids` and `teacher_probabilities` (rows, length, samples).
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> x, labels, _ = lm.preprocessor({"encoder_text": ["one"], "decoder_text": ["1"]})
+        >>> targets = keras_t5gemma2.Distillation(lm, num_samples=4).targets(x, labels)
+        >>> {name: array.shape for name, array in targets.items()}
+        {'labels': (1, 32), 'teacher_ids': (1, 32, 4), 'teacher_probabilities': (1, 32, 4)}
         """
         if isinstance(self.teacher, TeacherSamples):
             ids, shares = self._stored(x, labels, indices)

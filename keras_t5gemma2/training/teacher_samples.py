@@ -1,10 +1,14 @@
 """What a teacher says of rows, stored to be used again."""
 
+from collections.abc import Sequence
+from typing import Any, Self
+
 import numpy as np
 
 from keras_t5gemma2.files.atomic import atomic_file
 from keras_t5gemma2.files.disk import local_path
 from keras_t5gemma2.messages import cause
+from keras_t5gemma2.typing import PathLike
 
 
 class TeacherSamples:
@@ -22,9 +26,23 @@ class TeacherSamples:
 
     Raises:
         ValueError: the shapes do not fit together, or a probability is not finite.
+
+    Example:
+
+    >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+    >>> rows = {"encoder_text": ["Spell 7 in Dutch."], "decoder_text": ["zeven"]}
+    >>> lm.sample_logits(rows, num_samples=4)
+    <TeacherSamples: 1 rows, 4 tokens, 4 each>
     """
 
-    def __init__(self, token_ids, probabilities, lengths, allow_nonfinite=False, source=None):
+    def __init__(
+        self,
+        token_ids: np.ndarray,
+        probabilities: np.ndarray,
+        lengths: Sequence[int] | np.ndarray,
+        allow_nonfinite: bool = False,
+        source: str | None = None,
+    ) -> None:
         self.token_ids, self.probabilities = token_ids, probabilities
         self.lengths, self.source = np.asarray(lengths, int), source
         if len(token_ids) != self.lengths.sum() or token_ids.shape != probabilities.shape:
@@ -37,27 +55,48 @@ class TeacherSamples:
             _check_finite(self)
         self._starts = np.cumsum(self.lengths) - self.lengths
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.lengths)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         samples = self.token_ids.shape[1]
         return f"<TeacherSamples: {len(self)} rows, {len(self.token_ids)} tokens, {samples} each>"
 
-    def of_row(self, index):
-        """(length, samples) ids and probabilities of one row."""
+    def of_row(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """(length, samples) ids and probabilities of one row.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> rows = {"encoder_text": ["Spell 7 in Dutch."], "decoder_text": ["zeven"]}
+        >>> ids, probabilities = lm.sample_logits(rows, num_samples=4).of_row(0)
+        >>> ids.shape, round(float(probabilities[0].sum()), 3)
+        ((4, 4), 1.0)
+        """
         start = self._starts[index]
         tokens = slice(start, start + self.lengths[index])
         return self.token_ids[tokens], self.probabilities[tokens]
 
-    def save(self, path):
-        """Writes them to a file of numpy's, `.npz`, which is there once it is whole."""
-        arrays = {"token_ids": self.token_ids, "probabilities": self.probabilities}
+    def save(self, path: PathLike) -> None:
+        """Writes them to a file of numpy's, `.npz`, which is there once it is whole.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> rows = {"encoder_text": ["Spell 7 in Dutch."], "decoder_text": ["zeven"]}
+        >>> lm.sample_logits(rows, num_samples=4).save(directory / "samples.npz")
+        >>> keras_t5gemma2.TeacherSamples.load(directory / "samples.npz")
+        <TeacherSamples: 1 rows, 4 tokens, 4 each>
+        """
+        arrays: dict[str, Any] = {
+            "token_ids": self.token_ids,
+            "probabilities": self.probabilities,
+        }
         with atomic_file(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **arrays, lengths=self.lengths, source=self.source or "")
 
     @classmethod
-    def load(cls, path, allow_nonfinite=False):
+    def load(cls, path: PathLike, allow_nonfinite: bool = False) -> Self:
         """What `save` wrote.
 
         Args:
@@ -66,6 +105,14 @@ class TeacherSamples:
 
         Raises:
             ValueError: a probability is not finite; the message names the row.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> rows = {"encoder_text": ["Spell 7 in Dutch."], "decoder_text": ["zeven"]}
+        >>> lm.sample_logits(rows, num_samples=4).save(directory / "samples.npz")
+        >>> len(keras_t5gemma2.TeacherSamples.load(directory / "samples.npz"))
+        1
         """
         with np.load(local_path(path), allow_pickle=False) as file:
             arrays = file["token_ids"], file["probabilities"], file["lengths"]

@@ -3,13 +3,14 @@
 import itertools
 import re
 import weakref
+from typing import Any
 
 from keras_t5gemma2.messages import shown
 
 # As in the published example.
 FIRST_SENTINEL = "<unused6237>"
 # By vocabulary and first token: there are thousands to look up.
-_FOUND = weakref.WeakKeyDictionary()
+_FOUND: weakref.WeakKeyDictionary[Any, dict] = weakref.WeakKeyDictionary()
 
 
 def sentinels(tokenizer, first=FIRST_SENTINEL):

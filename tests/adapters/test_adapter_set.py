@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from tasks import ONE_LAYER, SMALL_ROWS, small_task
+from tasks import SMALL_ROWS, small_task
 from tiny_models import CONFIG as VISION_CONFIG
 from tiny_models import tiny_backbone
 from tolerances import TOLERANCE
@@ -71,54 +71,6 @@ def test_trained_switched_merged_and_unmerged():
 
 
 @pytest.mark.once
-def test_texts_of_merged_and_switched_adapters():
-    """As above, with a program of generation for each choice."""
-    lm = small_task()
-    lm.enable_lora(rank=3, alpha=6, target=["query", "value", "down"])
-    base_text = generated(lm)
-    randomize_adapters(lm)
-    tuned_text = generated(lm)
-    compiled = lm.generate_function
-    lm.merge_adapter()
-    assert generated(lm) == tuned_text != base_text
-    lm.unmerge_adapter()
-    assert lm.generate_function is compiled
-    lm.set_adapter(None)
-    assert generated(lm) == base_text
-    lm.set_adapter("default")
-    assert generated(lm) == tuned_text
-
-
-@pytest.mark.once
-def test_each_choice_of_adapters_has_the_programs_of_all_caches():
-    """Of calls with and without the adapter, and with two caches, none reads the other's."""
-    lm = small_task()
-    lm.enable_lora(rank=2, target=["query", "down"])
-    randomize_adapters(lm)
-    texts = {}
-    for adapter, *kinds in (
-        (None, "projected"),
-        ("default", "shared", "projected"),
-        (None, "projected", "shared"),
-        ("default", "projected", "shared"),
-    ):
-        lm.set_adapter(adapter)
-        for kind in kinds:
-            lm.cross_attention_cache = kind
-            texts.setdefault(adapter, []).extend([generated(lm), streamed(lm)])
-    for adapter, each in texts.items():
-        assert all(text == each[0] for text in each), adapter
-    assert texts["default"][0] != texts[None][0]
-
-
-def streamed(lm):
-    texts = [""] * len(SMALL_ROWS["encoder_text"])
-    for row, piece in lm.stream(SMALL_ROWS["encoder_text"], max_new_tokens=6):
-        texts[row] += piece
-    return texts
-
-
-@pytest.mark.once
 def test_several_adapters_and_their_sum():
     lm = small_task()
     lm.enable_lora(rank=2, target=["query"], name="one")
@@ -141,18 +93,6 @@ def test_several_adapters_and_their_sum():
 
 
 @pytest.mark.once
-def test_the_optimizer_holds_adapters_only():
-    """Of a task that is compiled after its adapter came; Adam has two variables a weight."""
-    lm = T5Gemma2Seq2SeqLM(tiny_backbone(ONE_LAYER), small_task().preprocessor, compile=False)
-    lm.enable_lora(rank=2, target=["gate"], dropout=0.3, use_dora=True)
-    lm.compile(optimizer=keras.optimizers.Adam(0.05))
-    first = lm.fit(SMALL_ROWS, epochs=3, verbose=0).history["loss"]
-    assert first[-1] < first[0]
-    assert len(lm.trainable_variables) == 6
-    assert len(lm.optimizer.variables) == 2 + 2 * len(lm.trainable_variables)
-
-
-@pytest.mark.once
 @pytest.mark.parametrize("use_dora", [False, True], ids=["lora", "dora"])
 def test_the_number_of_trainable_parameters_is_the_formulas(use_dora):
     lm = T5Gemma2Seq2SeqLM(tiny_backbone(VISION_CONFIG))
@@ -171,51 +111,6 @@ def test_the_number_of_trainable_parameters_is_the_formulas(use_dora):
     assert not any(path.startswith(("vision", "embedder")) for path in paths)
     frozen = {v.path for v in lm.weights} - {v.path for v in lm.trainable_variables}
     assert {"embedder/table/embeddings", "embedder/end_of_image"} < frozen
-
-
-@pytest.mark.once
-@pytest.mark.parametrize(
-    ("target", "expected"),
-    [
-        ("text", [f"{s}/layer_0/{n}" for s in ("encoder", "decoder") for n in (
-            *("attention/query", "attention/key", "attention/value", "attention/output"),
-            *("mlp/gate", "mlp/up", "mlp/down"),
-        )]),
-        (["up", "query"], [
-            *("encoder/layer_0/attention/query", "encoder/layer_0/mlp/up"),
-            *("decoder/layer_0/attention/query", "decoder/layer_0/mlp/up"),
-        ]),
-        ("decoder/.*/(key|gate)", ["decoder/layer_0/attention/key", "decoder/layer_0/mlp/gate"]),
-        (("encoder/layer_0/mlp/down",), ["encoder/layer_0/mlp/down"]),
-    ],
-    ids=["text", "names", "regex", "path"],
-)  # fmt: skip
-def test_targets(target, expected):
-    backbone = tiny_backbone(ONE_LAYER)
-    found = targets.resolve(target, backbone)
-    assert found == expected
-    assert targets.resolve(targets.describe(found, backbone), backbone) == found
-
-
-@pytest.mark.once
-@pytest.mark.parametrize(
-    ("target", "message"),
-    [
-        (["query", "q_proj"], "'q_proj'"),
-        (["table"], "among query, key, .*Received: 'table'"),
-        ([], "at least one layer"),
-        ("query", "target='query', which matches none"),
-        (".*query", "target='.*query', which matches vision/tower/layer_0/query"),
-        ("embedder/table", "which matches embedder/table"),
-        ("decoder/(", "must be a regular expression.*unterminated"),
-    ],
-)
-def test_targets_that_take_no_adapter(target, message):
-    lm = T5Gemma2Seq2SeqLM(tiny_backbone(VISION_CONFIG))
-    trainable = len(lm.trainable_variables)
-    with pytest.raises(ValueError, match=message):
-        lm.enable_lora(rank=2, target=target)
-    assert lm.adapters == {} and len(lm.trainable_variables) == trainable
 
 
 @pytest.mark.once
@@ -248,36 +143,6 @@ def test_what_is_refused():
     ):
         with pytest.raises(ValueError, match="unmerge_adapter"):
             refused()
-
-
-@pytest.mark.once
-def test_keras_hubs_calls_on_a_backbone_are_those_of_its_task(tmp_path):
-    lm = small_task()
-    lm.backbone.enable_lora(3)
-    assert lm.adapters["default"]["rank"] == 3 and lm.adapters["default"]["target"] == "text"
-    losses = lm.fit(SMALL_ROWS, epochs=2, verbose=0).history["loss"]
-    assert losses[1] < losses[0]
-    lm.backbone.save_lora_weights(tmp_path / "a.lora.h5")
-    other = small_task()
-    other.backbone.load_lora_weights(tmp_path / "a.lora.h5")
-    np.testing.assert_allclose(logits(other), logits(lm), **TOLERANCE["float32"])
-    assert other.active_adapter == "default"
-
-
-@pytest.mark.once
-def test_a_backbone_alone_has_no_adapters():
-    backbone = tiny_backbone(ONE_LAYER)
-    for method, argument in (
-        ("enable_lora", 4),
-        ("save_lora_weights", "a.lora.h5"),
-        ("load_lora_weights", "a.lora.h5"),
-    ):
-        with pytest.raises(ValueError, match=f"call of `{method}` of a backbone that is part of"):
-            getattr(backbone, method)(argument)
-    with pytest.raises(ValueError, match="of the layer encoder/layer_0/attention/query"):
-        backbone.encoder.blocks[0].attention.query.enable_lora(4)
-    with pytest.raises(ValueError, match="The names in `target`"):
-        T5Gemma2Seq2SeqLM(backbone).backbone.enable_lora(2, ["query_dense"])
 
 
 @pytest.mark.once

@@ -7,7 +7,6 @@ import huggingface_hub
 import keras
 import numpy as np
 import pytest
-from huggingface_hub import errors
 from keras import ops
 from reference_models import save_reference, tiny_reference
 from tasks import TOKENIZER, tiny_task
@@ -213,40 +212,6 @@ def test_a_registered_name_is_its_handle(checkpoint, monkeypatch):
     assert asked == [(repository, "config.json"), (repository, "*.json", "tokenizer.model")]
     T5Gemma2Backbone.from_preset("hf://somebody/tuned")
     assert asked[-1] == ("somebody/tuned", "*.json", "tokenizer.model", "*.safetensors")
-
-
-class _Response:
-    """As much of a response as the hub's errors read."""
-
-    headers = {}
-    status_code = 401
-    request = None
-    text = ""
-
-
-@pytest.mark.parametrize(
-    ("raised", "error", "message"),
-    [
-        (errors.GatedRepoError, PermissionError, "accept them, then run `hf auth login`"),
-        (errors.RepositoryNotFoundError, FileNotFoundError, "no repository hf://some/thing"),
-        (errors.RemoteEntryNotFoundError, FileNotFoundError, "has no config.json"),
-        (errors.LocalEntryNotFoundError, ConnectionError, "not in the local cache"),
-        (errors.OfflineModeIsEnabled, ConnectionError, "HF_HUB_OFFLINE"),
-    ],
-)
-@pytest.mark.parametrize("logged_in", [False, True])
-def test_what_the_hub_refuses_is_said(monkeypatch, raised, error, message, logged_in):
-    def fail(repository, name):
-        if issubclass(raised, errors.HfHubHTTPError):
-            raise raised("refused", response=_Response())
-        raise raised("refused")
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
-    monkeypatch.setattr(huggingface_hub, "get_token", lambda: "token" if logged_in else None)
-    with pytest.raises(error, match=message) as caught:
-        T5Gemma2Seq2SeqLM.from_preset("hf://some/thing")
-    if error in (PermissionError, FileNotFoundError) and "has no" not in message:
-        assert ("You are logged in" in str(caught.value)) == logged_in
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ from package_imports import FILES, module_of
 
 from keras_t5gemma2.compat import jax_trainer
 from keras_t5gemma2.compat import keras as compat
-from keras_t5gemma2.compat import keras_hub as compat_hub
 
 BACKEND = keras.config.backend()
 
@@ -376,64 +375,3 @@ def test_data_adapters():
     wanted = {"get_numpy_iterator", "get_jax_iterator", "get_tf_dataset", "get_torch_dataloader"}
     assert wanted <= set(dir(compat.DataAdapter))
     assert issubclass(compat.PyDatasetAdapter, compat.DataAdapter)
-
-
-# keras-hub -------------------------------------------------------------------------------------
-
-
-@pytest.mark.once
-def test_special_tokens():
-    tokenizer = Texts()
-    assert tokenizer.special_tokens == ["<pad>"]
-    tokenizer.eos, tokenizer.eos_id = "<eos>", 3
-    compat_hub.set_special_tokens(tokenizer, ["eos"])
-    assert (tokenizer.special_tokens, tokenizer.special_token_ids) == (["<eos>"], [3])
-
-
-@pytest.mark.once
-def test_accepts_labels():
-    preprocessor = keras_hub.models.Seq2SeqLMPreprocessor(Texts())
-    assert compat_hub.accepts_labels(preprocessor)
-    assert not compat_hub.accepts_labels(keras_hub.layers.StartEndPacker(3))
-
-
-@pytest.mark.once
-def test_filling_in():
-    class Base:
-        @classmethod
-        def _add_missing_kwargs(cls, loader, kwargs):
-            return {"tokenizer": loader, **kwargs}
-
-    @compat_hub.filling_in(lambda cls, loader, kwargs: kwargs.update(who=cls.__name__))
-    class Filled(Base):
-        pass
-
-    class Child(Filled):
-        pass
-
-    assert Child._add_missing_kwargs("loader", {}) == {"tokenizer": "loader", "who": "Child"}
-    inside = inspect.getsource(keras_hub.src.utils.preset_utils)
-    assert "cls._add_missing_kwargs(self, kwargs)" in inside
-
-
-# Torch -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.skipif(BACKEND != "torch", reason="imports torch")
-def test_flash_attention_of_torch():
-    import torch
-
-    from keras_t5gemma2.kernels.compat.torch import flash_attention, has_triton
-
-    assert has_triton() in (True, False)
-    forward, backward = flash_attention()
-    query = torch.randn(1, 2, 3, 4)
-    output, log_sums = forward(query, query, query, attn_mask=None, scale=0.5)
-    scores = 0.5 * query @ query.transpose(-1, -2)
-    torch.testing.assert_close(output, scores.softmax(-1) @ query)
-    torch.testing.assert_close(log_sums, scores.logsumexp(-1))
-    ones = torch.ones_like(query)
-    slopes = backward(
-        ones, query, query, query, output, log_sums, 0.0, False, attn_mask=None, scale=0.5
-    )
-    assert [slope.shape for slope in slopes] == [query.shape] * 3

@@ -1,41 +1,16 @@
 """Evaluation by generating: rows and references, the file of predictions, interruptions, `fit`."""
 
-import json
 import sys
 
 import keras
 import numpy as np
 import pytest
+from evaluated import DATA, EXACT, Upper, lines
 from preprocessors import random_image
 from tasks import tiny_task
 from tiny_models import SMALL_CONFIG
 
 from keras_t5gemma2 import EvaluateGeneration, evaluate_generation
-
-DATA = {
-    "encoder_text": ["aaaa", "b", "cc", "ddd", "e"],
-    "decoder_text": ["AAAA", ["x", "B"], "cc", ["DDD"], "E"],
-}
-EXACT = {"metrics": ["exact_match"], "verbose": 0}
-
-
-class Upper:
-    """Gives the text in upper case, and notes down the batches; may be interrupted."""
-
-    def __init__(self, batches=99):
-        self.batches, self.seen = batches, []
-
-    def generate(self, rows, strip_prompt, mark=""):
-        assert strip_prompt
-        if len(self.seen) == self.batches:
-            raise KeyboardInterrupt
-        self.seen.append([row.encoder_text for row in rows])
-        return [(row.decoder_text or "") + row.encoder_text.upper() + mark for row in rows]
-
-
-def lines(path):
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-
 
 # With a stand-in for the model
 
@@ -47,20 +22,6 @@ def test_metrics_of_all_rows_in_the_order_of_the_data():
     assert list(result) == ["exact_match", "chrf", "bleu", "rouge1", "rouge2", "rougeL", "anls"]
     assert (result["exact_match"], result["anls"], result.rows) == (80.0, 100.0, 5)
     assert result.base is None
-
-
-@pytest.mark.once
-def test_batches_are_of_similar_length_and_equal_size():
-    """Each number of rows would be a program to compile: the last row fills up its batch."""
-    lm = Upper()
-    evaluate_generation(lm, DATA, batch_size=3, **EXACT)
-    assert lm.seen == [["b", "e", "cc"], ["ddd", "aaaa", "aaaa"]]
-    lm = Upper()
-    evaluate_generation(lm, DATA, batch_size=4, **EXACT)
-    assert [len(batch) for batch in lm.seen] == [3, 3]
-    lm = Upper()
-    evaluate_generation(lm, DATA, batch_size=32, **EXACT)
-    assert [len(batch) for batch in lm.seen] == [5]
 
 
 @pytest.mark.once
@@ -78,12 +39,6 @@ def test_one_row():
     assert (result.rows, result["exact_match"], result["chrf"]) == (1, 100.0, 100.0)
     several = {"encoder_text": ["a"], "decoder_text": [["b", "A"]]}
     assert evaluate_generation(Upper(), several, **EXACT) == {"exact_match": 100.0}
-
-
-@pytest.mark.once
-def test_references_from_arrays_and_bytes():
-    data = {"encoder_text": np.array(["a", "b"]), "decoder_text": np.array([b"A", b"x"])}
-    assert evaluate_generation(Upper(), data, **EXACT) == {"exact_match": 50.0}
 
 
 @pytest.mark.once
@@ -119,34 +74,6 @@ def test_table_with_a_base_model(as_function):
             f"base      5         {want}",
         ]
     )
-
-
-@pytest.mark.once
-def test_file_of_predictions(tmp_path):
-    path = tmp_path / "predictions.jsonl"
-    path.write_text("of another time\n")
-    data = {**DATA, "encoder_text": ["aaaa", "ß", "cc", "ddd", "e"]}
-    evaluate_generation(Upper(), data, base=Upper(), predictions_path=path, **EXACT)
-    assert [line["index"] for line in lines(path)] == [1, 4, 2, 3, 0]
-    assert lines(path)[0] == {
-        "index": 1,
-        "input": "ß",
-        "images": 0,
-        "references": ["x", "B"],
-        "prediction": "SS",
-        "exact": False,
-        "base_prediction": "SS",
-        "base_exact": False,
-    }
-    assert "ß" in path.read_text("utf-8")
-
-
-@pytest.mark.once
-def test_progress_counts_rows(capsys):
-    evaluate_generation(Upper(), DATA, batch_size=2, metrics=["exact_match"], verbose=2)
-    assert "5/5" in capsys.readouterr().out
-    evaluate_generation(Upper(), DATA, batch_size=2, **EXACT)
-    assert capsys.readouterr().out == ""
 
 
 # Interruptions
@@ -195,28 +122,6 @@ def test_an_interruption_before_the_first_batch_raises():
 
 
 # Errors
-
-
-@pytest.mark.once
-@pytest.mark.parametrize(
-    ("change", "error", "message"),
-    [
-        ({"encoder_text": [], "decoder_text": []}, ValueError, "an empty batch"),
-        ({"decoder_text": ["a"] * 3}, ValueError, "5 of the inputs and 3 of `decoder_text`"),
-        ({"decoder_text": "a"}, ValueError, "5 of the inputs and one text of"),
-        ({"decoder_text": None}, TypeError, r"one with \['encoder_text', 'decoder_text'\]"),
-        ({"decoder_text": ["a", [], "c", "d", "e"]}, ValueError, "row 1: an empty list"),
-        ({"decoder_text": ["a", "b", ["c", 3], "d", "e"]}, TypeError, "row 2: 3 "),
-        ({"decoder_prompt": ["a"]}, ValueError, "'decoder_text': 1"),
-    ],
-    ids=[
-        *("no rows", "fewer references", "one text", "no references", "an empty list"),
-        *("a number", "fewer prompts"),
-    ],
-)
-def test_bad_data_is_named(change, error, message):
-    with pytest.raises(error, match=message):
-        evaluate_generation(Upper(), {**DATA, **change}, **EXACT)
 
 
 @pytest.mark.once
@@ -274,13 +179,6 @@ def test_images_and_prompts_with_a_model():
     data["images"] = [None, None, None]
     with pytest.raises(ValueError, match="row 1: 1 of them and 0 images"):
         evaluate_generation(lm, data, max_new_tokens=4, **EXACT)
-
-
-def test_a_model_needs_a_preprocessor():
-    bare = Upper()
-    bare.preprocessor = None
-    with pytest.raises(ValueError, match="a Upper with preprocessor=None"):
-        evaluate_generation(bare, DATA, **EXACT)
 
 
 # In `fit`

@@ -34,17 +34,6 @@ def numbers(x):
 # What it computes
 
 
-def test_the_largest_of_a_token_and_head_is_127(rng):
-    x = rng.normal(size=(2, 3, 5, 8)).astype("float32")
-    x[1, 2, 3] = 0.0
-    scaled = kernels.rounded(ops.convert_to_tensor(x))
-    assert keras.backend.standardize_dtype(scaled.numbers.dtype) == "int8"
-    largest = np.abs(numbers(scaled.numbers)).max(axis=-1)
-    assert largest[1, 2, 3] == 0 and (np.delete(largest.ravel(), 28) == 127).all()
-    error = np.abs(numbers(kernels.plain(scaled, "float32")) - x)
-    assert (error <= 0.501 * numbers(scaled.scales)).all()
-
-
 @pytest.mark.once
 @pytest.mark.parametrize(
     ("queries", "rows"),

@@ -1,17 +1,14 @@
 """Inputs encoded once, rows that share them, and what is kept of the encoder's output."""
 
-import dataclasses
-
 import keras
 import numpy as np
 import pytest
 from keras import ops, tree
 from tasks import small_task, tiny_task
 from tiny_models import SMALL_CONFIG, tiny_backbone, token_inputs
-from tolerances import TOLERANCE
 
 from keras_t5gemma2 import T5Gemma2Seq2SeqLM, kernels
-from keras_t5gemma2.generation import batching, calls, decoding
+from keras_t5gemma2.generation import calls
 from keras_t5gemma2.generation import encoded as encoded_inputs
 from keras_t5gemma2.generation.compiled_steps import program
 
@@ -116,40 +113,6 @@ def test_several_samples_of_a_text_are_a_list():
     assert texts[0].startswith("a") and texts[1].startswith("the cat")
 
 
-@pytest.mark.parametrize(
-    ("num_heads", "num_kv_heads", "adapter"),
-    [(4, 2, False), pytest.param(3, 1, True, marks=pytest.mark.once)],
-)
-def test_shared_memory_gives_the_projected_hidden_states(rng, num_heads, num_kv_heads, adapter):
-    (attention,) = SMALL_CONFIG.decoder.layers
-    attention = dataclasses.replace(attention, num_heads=num_heads, num_kv_heads=num_kv_heads)
-    decoder = dataclasses.replace(SMALL_CONFIG.decoder, layers=(attention,) * 2)
-    config = dataclasses.replace(SMALL_CONFIG, decoder=decoder)
-    lm = T5Gemma2Seq2SeqLM(tiny_backbone(config))
-    if adapter:
-        lm.enable_lora(rank=3, use_dora=True)
-        for variable in lm.trainable_variables:
-            variable.assign(variable + 0.3 * rng.standard_normal(variable.shape))
-    lm.compile(sampler="greedy")
-    arrays = batching.pad_rows(batching.rows_of_arrays(token_inputs(rng, (13, 7), (4, 2))), 5)
-    inputs = {name: ops.convert_to_tensor(value) for name, value in arrays.items()}
-
-    def hidden(inputs, kind):
-        memory = decoding.remember(lm.backbone, inputs, kind)
-        cache, _ = decoding.prefill(lm.backbone, inputs, memory)
-        prompt = ops.concatenate([inputs["decoder_token_ids"], inputs["new_token_ids"]], axis=1)
-        index = inputs["decoder_token_ids"].shape[1]
-        return decoding.step(lm.backbone, memory, prompt, cache, index)[0]
-
-    got, want = (
-        ops.convert_to_numpy(
-            kernels.compiled(lambda _, x, kind=kind: hidden(x, kind), lm)((), inputs)
-        )
-        for kind in ("shared", "projected")
-    )
-    np.testing.assert_allclose(got, want, **TOLERANCE["float32"])
-
-
 @pytest.mark.parametrize("kind", ["shared", "projected"])
 def test_what_is_kept_of_an_input_is_there_once(lm, rng, kind):
     """Also where a program gave it out, which makes an array of everything that it returns."""
@@ -164,17 +127,6 @@ def test_what_is_kept_of_an_input_is_there_once(lm, rng, kind):
     else:
         widths = [2 * layer.num_kv_heads * layer.head_dim for layer in config.layers]
         assert sum(sizes) == rows * (sum(widths) + 1)
-
-
-def test_auto_shares_where_keys_and_values_would_be_large(lm, rng, monkeypatch):
-    inputs = token_inputs(rng, (13, 7), (1, 1))
-    small = batching.pad_encoder(batching.rows_of_arrays(inputs))
-    small = {name: ops.convert_to_tensor(value) for name, value in small.items()}
-    remember = kernels.compiled(lambda _, x: decoding.remember(lm.backbone, x, "auto"), lm)
-    assert not remember((), small).shared
-    monkeypatch.setattr(decoding, "_MAX_PROJECTED_BYTES", 10)
-    remember = kernels.compiled(lambda _, x: decoding.remember(lm.backbone, x, "auto"), lm)
-    assert remember((), small).shared
 
 
 @pytest.mark.once

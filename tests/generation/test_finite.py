@@ -1,6 +1,5 @@
 """Logits that are not finite end in an error, never in a text; and temperatures."""
 
-import keras
 import keras_hub
 import numpy as np
 import pytest
@@ -134,54 +133,3 @@ def test_which_logits_are_broken(dtype):
 
 
 # Temperature
-
-
-@pytest.mark.once
-@pytest.mark.parametrize(
-    ("value", "error"),
-    [(-1, ValueError), (float("nan"), ValueError), (float("inf"), ValueError), ("1", TypeError)],
-)
-def test_bad_temperatures_are_refused(value, error):
-    lm = small_task()
-    sampler = keras_hub.samplers.RandomSampler(temperature=value)
-    with pytest.raises(error, match=f"`temperature` of a sampler must be .*temperature={value!r}"):
-        lm.compile(sampler=sampler)
-    with pytest.raises(error, match="temperature="):
-        BeamSearch(2, temperature=value)
-    lm.compile(sampler="greedy")
-    lm.sampler = sampler
-    for call in (lm.generate, lm.stream, lambda _: lm.warmup(8)):
-        with pytest.raises(error, match="temperature="):
-            call("the cat")
-
-
-@pytest.mark.once
-def test_temperature_zero_is_greedy():
-    lm = small_task()
-    want = lm.generate(INPUTS, max_new_tokens=6)
-    for sampler in (
-        keras_hub.samplers.TopPSampler(p=0.9, temperature=0),
-        keras_hub.samplers.RandomSampler(temperature=0.0),
-        BeamSearch(3, temperature=0),
-        Own(temperature=0),
-    ):
-        lm.compile(sampler=sampler)
-        got = lm.generate(INPUTS, max_new_tokens=6)
-        if not isinstance(sampler, Own):
-            assert got == want
-        else:
-            assert all(5 not in ids for ids in lm.preprocessor.tokenizer(got))
-    assert "".join(lm.stream("the cat", max_new_tokens=6)) == lm.generate(
-        "the cat", max_new_tokens=6, strip_prompt=True
-    )
-
-
-@pytest.mark.once
-def test_temperature_zero_goes_with_an_assistant_and_draws_nothing():
-    lm = small_task()
-    want = lm.generate(INPUTS, max_new_tokens=6)
-    lm.compile(sampler=keras_hub.samplers.TopKSampler(k=3, temperature=0))
-    assert lm.generate(INPUTS, max_new_tokens=6, assistant="prompt_lookup") == want
-    with pytest.raises(ValueError, match="needs a sampler that draws"):
-        lm.generate(INPUTS, num_return_sequences=2)
-    assert keras.config.backend()

@@ -22,6 +22,17 @@ def quantized_task(way, **kwargs):
     return lm
 
 
+def quantize_layer(layer, way):
+    """The layer alone, whose inputs are not rounded."""
+    config = WAYS[way]
+    if config == "int8":
+        config = keras.quantizers.Int8QuantizationConfig(activation_quantizer=None)
+    elif config == "int4":
+        config = keras.quantizers.Int4QuantizationConfig()
+    layer.quantize(config.mode, config=config)
+    return layer
+
+
 def in_floats(lm, **kwargs):
     """A task of floats whose weights are those that the integers of `lm` stand for."""
     other = small_task(**kwargs)

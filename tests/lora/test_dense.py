@@ -3,53 +3,12 @@
 import keras
 import numpy as np
 import pytest
+from adapted_layers import UNITS, VARIANTS, WIDTH, delta, dense_with, inputs, numbers
 from keras import ops
 from tolerances import TOLERANCE
 
 from keras_t5gemma2.lora import dense as dense_module
 from keras_t5gemma2.lora.config import LoRAConfig
-from keras_t5gemma2.lora.dense import Dense
-
-WIDTH, UNITS = 11, 7
-VARIANTS = {
-    "plain": LoRAConfig(rank=3, alpha=5),
-    "rslora": LoRAConfig(rank=4, alpha=3, use_rslora=True),
-    "dora": LoRAConfig(rank=2, alpha=6, use_dora=True),
-}
-
-
-def dense_with(configs, dtype="float32", random=True, seed=0):
-    """A layer with an adapter for each config, all of them active with weight 1."""
-    layer = Dense(UNITS, dtype=dtype, name="dense")
-    layer.build((None, WIDTH))
-    for name, config in configs.items():
-        layer.add_adapter(name, config)
-    rng = np.random.default_rng(seed)
-    for name in configs if random else ():
-        for part, variable in layer.adapters[name].variables.items():
-            usual = 1.0 if part == "magnitude" else 0.0
-            variable.assign(usual + 0.5 * rng.normal(size=variable.shape))
-    layer.active = dict.fromkeys(configs, 1.0)
-    return layer
-
-
-def numbers(variable):
-    return ops.convert_to_numpy(ops.cast(variable, "float32")).astype("float64")
-
-
-def delta(layer, name, config, kernel=None):
-    """What an adapter adds to the kernel, written out."""
-    adapter = layer.adapters[name]
-    kernel = numbers(layer._kernel) if kernel is None else kernel
-    product = config.scale * numbers(adapter.a) @ numbers(adapter.b)
-    if not config.use_dora:
-        return product
-    lengths = np.linalg.norm(kernel + product, axis=0)
-    return numbers(adapter.magnitude) * (kernel + product) / lengths - kernel
-
-
-def inputs(seed=1):
-    return np.random.default_rng(seed).normal(size=(2, 5, WIDTH)).astype("float32")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -109,44 +68,6 @@ def test_dropout_is_of_the_adapter_and_of_training_only():
     np.testing.assert_allclose(got, base, **TOLERANCE["float32"])
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_merged_and_unmerged(dtype):
-    """The output stays, the kernel comes back; nothing of the kernel's size is kept."""
-    layer = dense_with(VARIANTS, dtype)
-    layer.active = {"plain": 0.5, "dora": 1.0}
-    before, kernel = numbers(layer(inputs())), numbers(layer._kernel)
-    layer.merge()
-    active, layer.active = layer.active, {}
-    np.testing.assert_allclose(numbers(layer(inputs())), before, **TOLERANCE[dtype])
-    assert np.abs(numbers(layer._kernel) - kernel).max() > 0.1
-    kept = (layer.merged[0], *layer.merged[1].values())
-    assert all(np.size(ops.convert_to_numpy(values)) <= UNITS for values in kept)
-    layer.unmerge()
-    layer.active = active
-    np.testing.assert_allclose(numbers(layer._kernel), kernel, **TOLERANCE[dtype])
-    np.testing.assert_allclose(numbers(layer(inputs())), before, **TOLERANCE[dtype])
-
-
-def test_an_adapter_beside_a_quantized_kernel():
-    layer = dense_with({"plain": VARIANTS["plain"]})
-    added = inputs() @ delta(layer, "plain", VARIANTS["plain"])
-    layer.quantize("int8")
-    got = ops.convert_to_numpy(layer(inputs()))
-    layer.active = {}
-    base = ops.convert_to_numpy(layer(inputs()))
-    np.testing.assert_allclose(got - base, added, rtol=1e-4, atol=1e-4)
-    kernel = numbers(layer.float_matrix())
-    layer.active = {"plain": 1.0}
-    layer.merge()
-    wanted = kernel + delta(layer, "plain", VARIANTS["plain"], kernel)
-    step = np.abs(wanted).max(axis=0) / 127
-    assert np.all(np.abs(numbers(layer.float_matrix()) - wanted) <= 0.51 * step)
-    layer.unmerge()
-    np.testing.assert_array_equal(numbers(layer.float_matrix()), kernel)
-    with pytest.raises(ValueError, match="use_dora=True"):
-        layer.add_adapter("other", VARIANTS["dora"])
-
-
 def test_a_removed_adapter_leaves_nothing():
     layer = dense_with({"a": LoRAConfig(rank=2, dropout=0.1), "b": VARIANTS["dora"]})
     layer.remove_adapter("a")
@@ -163,18 +84,3 @@ def test_kerass_own_adapters_are_refused():
     with pytest.raises(ValueError, match="call of `enable_lora` of the layer dense"):
         layer.enable_lora(4)
     assert isinstance(layer, keras.layers.Dense)
-
-
-@pytest.mark.once
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"rank": 0}, "rank=0"),
-        ({"rank": 2.5}, "rank=2.5"),
-        ({"alpha": -1}, "alpha=-1"),
-        ({"dropout": 1.0}, "dropout=1.0"),
-    ],
-)
-def test_configurations_that_make_no_sense(changes, message):
-    with pytest.raises(ValueError, match=message):
-        LoRAConfig(**{"rank": 3, **changes})

@@ -316,25 +316,6 @@ def test_the_vision_tower_is_frozen(rng, tmp_path):
     assert not revived.vision.tower.trainable and revived.vision.projector.trainable
 
 
-def test_nothing_is_differentiated_through_the_frozen_tower(monkeypatch):
-    """Its output is a constant to the gradient as long as nothing of it is to be trained."""
-    backbone = tiny_backbone()
-    tower = backbone.vision.tower
-    weight = tower.position_embedding
-    monkeypatch.setattr(tower, "call", lambda images, training: ops.expand_dims(weight[:4], 0))
-    constants = []
-    monkeypatch.setattr(ops, "stop_gradient", lambda x: constants.append(x) or x)
-    images = ops.zeros((1, 1, 28, 28, 3))
-    frozen = backbone.vision.features(images, training=True)
-    assert len(constants) == 1
-    # On torch a graph of the backward pass would hang on it.
-    assert not getattr(frozen, "requires_grad", False)
-    tower.trainable = True
-    trained = backbone.vision.features(images, training=True)
-    assert len(constants) == 1
-    assert getattr(trained, "requires_grad", True)
-
-
 @pytest.mark.once
 def test_features_of_images_stand_for_them(model, rng, monkeypatch):
     """With what the tower makes of images as an input, it does not run."""

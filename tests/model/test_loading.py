@@ -21,7 +21,6 @@ from keras_t5gemma2.config import (
 from keras_t5gemma2.files import tensors
 from keras_t5gemma2.files.layout import LINEAR
 from keras_t5gemma2.files.tensors import StoredTensor
-from keras_t5gemma2.kernels.runtime.host_memory import host_array, take_over
 from keras_t5gemma2.model import loading
 from keras_t5gemma2.model.backbone import T5Gemma2Backbone
 from keras_t5gemma2.model.loading import build_with_weights, shapes_only
@@ -338,34 +337,6 @@ def test_the_memory_of_weights_is_shared_with_no_forked_process():
             assert permissions == "rw-p"
             return
     raise AssertionError("the address is in no area")
-
-
-def address_of(tensor):
-    if keras.config.backend() == "torch":
-        return tensor.data_ptr()
-    if keras.config.backend() == "jax":
-        return tensor.unsafe_buffer_pointer()
-    return host_array(tensor).ctypes.data
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8", "bool"])
-def test_tensors_take_the_memory_over(dtype):
-    values = loading._empty((3, 5), np.dtype(dtype))
-    values[:] = np.arange(15).reshape(3, 5)
-    expected = values.copy()
-    tensor = take_over(values)
-    assert keras.backend.standardize_dtype(tensor.dtype) == dtype
-    assert address_of(tensor) == values.ctypes.data
-    np.testing.assert_array_equal(host_array(tensor), expected)
-
-
-@pytest.mark.parametrize("offset", [1, 7])
-def test_arrays_that_begin_anywhere_are_taken_too(offset):
-    values = np.arange(16 + offset, dtype="float32")[offset:]
-    tensor = take_over(values.reshape(4, 4))
-    np.testing.assert_array_equal(keras.ops.matmul(tensor, np.eye(4, dtype="float32")), tensor)
-    assert float(take_over(np.array(3.0, "float32"))) == 3.0
-    assert take_over(np.zeros((0, 3), "float32")).shape == (0, 3)
 
 
 def test_what_was_taken_over_can_be_trained():

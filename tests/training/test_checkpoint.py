@@ -8,7 +8,6 @@ import keras
 import numpy as np
 import pytest
 from resumed_runs import MANY, Killed, Losses, new_task, run
-from tasks import SMALL_ROWS, small_task
 
 from keras_t5gemma2 import TrainingCheckpoint
 from keras_t5gemma2.training.checkpoint_states import newest
@@ -152,56 +151,8 @@ def test_what_the_callback_refuses(tmp_path):
 
 
 @pytest.mark.once
-def test_the_order_of_rows_hangs_on_the_seed_and_the_epoch():
-    """And on nothing that is drawn in between: for a validation, say."""
-
-    def losses(seed=0, **options):
-        keras.utils.set_random_seed(seed)
-        return run(small_task(), epochs=2, **options)
-
-    plain = losses()
-    np.testing.assert_array_equal(plain, losses(validation_data=SMALL_ROWS))
-    assert np.abs(np.subtract(plain, losses(seed=1))).max() > 1e-3
-
-
-@pytest.mark.once
 def test_the_state_is_said(tmp_path):
     run(new_task(False), [TrainingCheckpoint(tmp_path, 2)], kill_after=3)
     state = json.loads((newest(tmp_path) / "state.json").read_text())
     assert (state["epoch"], state["step"]) == (0, 2)
     assert isinstance(state["seed"], int)
-
-
-@pytest.mark.once
-def test_what_else_is_in_the_directory_is_the_users(tmp_path):
-    """Copies, notes and links are neither read nor removed."""
-    lm = new_task(is_lora=False)
-    run(lm, [TrainingCheckpoint(tmp_path, delete_checkpoint=False)], epochs=1)
-    (state,) = tmp_path.iterdir()
-    others = [
-        f"{state.name}_best",
-        "epoch_best",
-        ".epoch_notes",
-        "epoch_1_step_2",
-        "epoch_x_step_y",
-    ]
-    for name in others:
-        shutil.copytree(state, tmp_path / name)
-    killed = tmp_path / f".{state.name}.0123abcd"
-    shutil.copytree(state, killed)
-    run(new_task(is_lora=False), [TrainingCheckpoint(tmp_path, save_freq=2)], epochs=2)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
-
-
-@pytest.mark.once
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"epoch": "1", "step": 0}', "[" * 10_000])
-def test_a_damaged_state_is_an_error_with_its_path(tmp_path, text):
-    run(new_task(is_lora=False), [TrainingCheckpoint(tmp_path, delete_checkpoint=False)], epochs=1)
-    (state,) = tmp_path.iterdir()
-    (state / "state.json").write_text(text)
-    lm = new_task(is_lora=False)
-    before = keras.ops.convert_to_numpy(lm.weights[0])
-    with pytest.raises(ValueError, match=f"{state / 'state.json'}, which is damaged"):
-        run(lm, [TrainingCheckpoint(tmp_path)])
-    np.testing.assert_array_equal(keras.ops.convert_to_numpy(lm.weights[0]), before)
-    assert state.is_dir()

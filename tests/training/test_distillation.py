@@ -162,15 +162,6 @@ def test_samples_are_those_of_the_seed(teacher):
     assert (drawn(5) != drawn(6)).any()
 
 
-def test_samples_can_be_stored(teacher, tmp_path):
-    samples = teacher.sample_logits(SMALL_ROWS, num_samples=3)
-    samples.save(tmp_path / "samples.npz")
-    again = TeacherSamples.load(tmp_path / "samples.npz")
-    for row in range(2):
-        for one, other in zip(again.of_row(row), samples.of_row(row), strict=True):
-            np.testing.assert_array_equal(one, other)
-
-
 # Training -------------------------------------------------------------------------------------
 
 

@@ -22,7 +22,6 @@ from tiny_vocabulary import tiny_tokenizer_json
 import keras_t5gemma2
 from keras_t5gemma2 import T5Gemma2Backbone, T5Gemma2Seq2SeqLM
 from keras_t5gemma2.files import gguf as gguf_module
-from keras_t5gemma2.files.h5 import read_h5
 from keras_t5gemma2.model import loading
 from keras_t5gemma2.vocabulary.sentencepiece_model import read_sentencepiece_model
 
@@ -176,35 +175,6 @@ def test_arrays_of_other_types_and_shapes(own):
         file[name] = values[1:]
     with pytest.raises(ValueError, match=rf"{name}, .* \(\d+, 28\) .* Received: shape"):
         load(own)
-
-
-@pytest.mark.parametrize("name", ["../a.h5", "/etc/passwd", "x/a.h5", "a\0", "..", "", 3, ["../a"]])
-def test_an_h5_index_with_a_path(tmp_path, name):
-    index = {"weight_map": {"/layers/a/vars": name}}
-    (tmp_path / "model.weights.json").write_text(json.dumps(index))
-    with pytest.raises(ValueError, match="must name shards by the plain names"):
-        read_h5(tmp_path)
-
-
-def test_h5_shards_that_disagree(tmp_path):
-    names = ["a.weights.h5", "b.weights.h5"]
-    index = {"weight_map": {"/x/vars": names, "/y/vars": "c.weights.h5"}}
-    (tmp_path / "model.weights.json").write_text(json.dumps(index))
-    for name in names:
-        with h5py.File(tmp_path / name, "w") as file:
-            file["x/vars/0"] = np.ones(3)
-    with pytest.raises(ValueError, match="x/vars/0 is in two shards .* 'a.weights.h5' and 'b.wei"):
-        read_h5(tmp_path)
-    (tmp_path / names[1]).unlink()
-    with pytest.raises(ValueError, match="names a shard that is not there: 'b.weights.h5'"):
-        read_h5(tmp_path)
-    for text in ("", "[]", "{}", '{"weight_map": 3}', "[" * 100_000):
-        (tmp_path / "model.weights.json").write_text(text)
-        with pytest.raises(ValueError, match="must be JSON with a `weight_map`"):
-            read_h5(tmp_path)
-    (tmp_path / "model.weights.json").unlink()
-    with pytest.raises(FileNotFoundError, match="model.weights.h5, or in shards"):
-        read_h5(tmp_path)
 
 
 # Configs

@@ -12,8 +12,8 @@ from package_imports import BACKENDS, FILES, PACKAGE, circles, graph, imports_of
 
 # A file imports only from files above it, so that this is also the order to read them in.
 ORDER = [
-    *("messages", "compiling", "options", "config", "registry", "compat", "layer_config"),
-    *("files", "arguments", "vocabulary"),
+    *("messages", "compiling", "options", "typing", "config", "registry", "compat"),
+    *("layer_config", "files", "arguments", "vocabulary"),
     *("kernels.compat", "kernels.runtime.reference", "kernels.runtime.torch_processes"),
     *("kernels.runtime.jax", "kernels.runtime.tensorflow", "kernels.runtime.torch"),
     *("kernels.runtime", "kernels.ops.reference", "kernels.ops", "sharding", "kernels.loss"),

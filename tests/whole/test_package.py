@@ -1,6 +1,7 @@
 """The package as a whole: its names, its registration, its needs."""
 
 import ast
+import json
 import pathlib
 import subprocess
 import sys
@@ -155,3 +156,11 @@ def _run(code, backend, *arguments):
     )
     assert result.returncode == 0, result.stderr[-3000:]
     return result.stdout
+
+
+@pytest.mark.once
+def test_presets_are_the_same_plain_dict_everywhere():
+    for name in ("Seq2SeqLM", "Backbone", "Tokenizer", "ImageConverter", "Seq2SeqLMPreprocessor"):
+        cls = getattr(keras_t5gemma2, f"T5Gemma2{name}")
+        assert cls.presets is keras_t5gemma2.presets
+    assert json.loads(json.dumps(keras_t5gemma2.presets)) == keras_t5gemma2.presets

@@ -27,6 +27,7 @@ from keras_t5gemma2.checkpoints.transformers.names import rows
 from keras_t5gemma2.config import BackboneConfig
 from keras_t5gemma2.files.tensors import StoredTensor, list_names
 from keras_t5gemma2.messages import shown, shown_path
+from keras_t5gemma2.typing import PathLike
 from keras_t5gemma2.vocabulary.vocabulary import t5gemma2_vocabulary
 
 _TABLE, _HEAD = "embed_tokens.weight", "lm_head.weight"
@@ -67,7 +68,7 @@ class Gemma3Checkpoint(Checkpoint):
             unexpected or of a wrong shape; a file is cut off.
     """
 
-    decoder: str | pathlib.Path | None = None
+    decoder: PathLike | None = None
     image_token_id: int | None = None
 
     end_of_image_is_in_table = True

@@ -65,10 +65,10 @@ def whole(keys_values, mesh):
     """`KeyValues` of which every device has all tokens."""
     free = PartitionSpec.UNCONSTRAINED
     axes = (free, free, None, free), (free, free, None, free), (free, None)
-    spread = [
+    gathered = [
         None if x is None else spread(x, mesh, *of) for x, of in zip(keys_values, axes, strict=True)
     ]
-    return type(keys_values)(*spread)
+    return type(keys_values)(*gathered)
 
 
 def _on_each_device(attend, query, positions, segments, scale, mesh, axis, axis_of_keys):

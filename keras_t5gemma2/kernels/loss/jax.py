@@ -73,7 +73,7 @@ def _scan(hidden, table, labels, weights, targets, soft_cap, size, axis, wanted=
     if axis is not None:
         # A device has its tokens of each chunk and, of its rows of the table, all columns. What
         # its tokens give to the gradient of the table is added up once, after the last chunk.
-        mesh, name, shards = axis[0].backend_mesh, *axis[1:]
+        mesh, (name, shards) = axis[0].backend_mesh, axis[1:]
         chunks = [spread(x, mesh, None, name) for x in chunks]
         cast = spread(cast, mesh, PartitionSpec.UNCONSTRAINED, None)
 

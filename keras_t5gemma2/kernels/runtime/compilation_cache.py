@@ -8,9 +8,10 @@ import platform
 import keras
 
 from keras_t5gemma2.messages import shown
+from keras_t5gemma2.typing import PathLike
 
 
-def enable_compilation_cache(directory=None):
+def enable_compilation_cache(directory: PathLike | None = None) -> pathlib.Path:
     """The directory in which compiled programs are kept from now on, for later processes.
 
     A program is compiled when a model first meets a shape. Where one was compiled before, it is
@@ -32,8 +33,7 @@ def enable_compilation_cache(directory=None):
 
     Example:
 
-    >>> import tempfile
-    >>> enable_compilation_cache(tempfile.mkdtemp()).is_dir()
+    >>> keras_t5gemma2.enable_compilation_cache(directory) == directory
     True
     """
     backend = keras.config.backend()

@@ -1,6 +1,7 @@
 """Several processes of torch with a part of each batch each, joined by a process group."""
 
 import weakref
+from typing import Any
 
 import torch
 import torch.distributed as group
@@ -8,8 +9,8 @@ import torch.distributed as group
 from keras_t5gemma2.compat import keras as compat
 
 # The handles of what `prepare_training` has hooked in, by task.
-_handles = weakref.WeakKeyDictionary()
-_checked = weakref.WeakSet()
+_handles: weakref.WeakKeyDictionary[Any, list] = weakref.WeakKeyDictionary()
+_checked: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def _count():

@@ -2,9 +2,7 @@
 
 import json
 import re
-import sys
 
-import gguf
 import numpy as np
 import pytest
 import torch
@@ -15,30 +13,15 @@ from reference_gemma3 import (
     reference_logits,
     tiny_gemma3,
     tiny_gemma3_with_vision,
-    write_gguf,
 )
 from safetensors.torch import load_file, save_file
 from tiny_vocabulary import tiny_tokenizer_json
-
-from keras_t5gemma2.checkpoints.gemma3.gguf import read_gemma3_gguf
-from keras_t5gemma2.config import AttentionConfig
-from keras_t5gemma2.files.gguf import read_gguf
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 pytestmark = pytest.mark.once  # the layers are those of any checkpoint
 ROPE = {
     FULL: {"rope_type": "linear", "factor": 8.0, "rope_theta": 500_000.0},
     SLIDING: {"rope_type": "default", "rope_theta": 7_000.0},
-}
-PIECES = ["<pad>", "<eos>", "<bos>", "<unk>", "<unused99>", "▁", "h", "i", "hi"]
-TOKENIZER = {
-    "tokenizer.ggml.tokens": PIECES,
-    "tokenizer.ggml.scores": [-1000.0, -1000.0, -1000.0, -1000.0, -1000.0, -4.0, -3.0, -2.0, -1.0],
-    "tokenizer.ggml.token_type": [3, 3, 3, 3, 3, 1, 1, 1, 1],
-    "tokenizer.ggml.bos_token_id": 2,
-    "tokenizer.ggml.eos_token_id": 1,
-    "tokenizer.ggml.padding_token_id": 0,
-    "tokenizer.ggml.unknown_token_id": 3,
 }
 
 
@@ -213,191 +196,7 @@ def _copy(directory, tmp_path, tensors=None, config=None):
     return tmp_path
 
 
-# GGUF files -----------------------------------------------------------------------------------
-
-
-def test_gguf_file_gives_the_model_of_the_directory(model, directory, tmp_path):
-    path = write_gguf(tmp_path / "model.gguf", model)
-    wanted, backbone = load_gemma3(directory), load_gemma3(path)
-    assert backbone.config == wanted.config
-    wanted = weights(wanted)
-    for name, value in weights(backbone).items():
-        # The norms went through 1 + weight.
-        np.testing.assert_allclose(value, wanted[name], rtol=0, atol=1e-6, err_msg=name)
-
-
-@pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q5_0", "Q4_0"])
-def test_quantized_tensors_are_those_of_the_library(kind, model, tmp_path):
-    path = write_gguf(tmp_path / "model.gguf", model, kind)
-    found = read_gguf(path).tensors
-    wanted = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
-    assert set(found) == set(wanted)
-    for name, tensor in wanted.items():
-        values = gguf.dequantize(tensor.data, tensor.tensor_type)
-        np.testing.assert_array_equal(found[name].read(), values, err_msg=name)
-        assert found[name].shape == values.shape
-
-
-def test_large_tensors_are_read_in_pieces(model, tmp_path, monkeypatch):
-    path = write_gguf(tmp_path / "model.gguf", model, "Q8_0")
-    whole = read_gguf(path).tensors["token_embd.weight"].read()
-    monkeypatch.setattr("keras_t5gemma2.files.gguf._VALUES_AT_ONCE", 7 * 32)
-    np.testing.assert_array_equal(read_gguf(path).tensors["token_embd.weight"].read(), whole)
-
-
-def test_metadata_are_those_of_the_library(model, tmp_path):
-    more = {
-        "a.bool": True,
-        "a.float": 0.1,
-        "a.text": "Straße",
-        "a.numbers": [3, 5],
-        "a.list": PIECES,
-    }
-    path = write_gguf(tmp_path / "model.gguf", model, metadata=more)
-    wanted = {
-        key: field.contents()
-        for key, field in gguf.GGUFReader(path).fields.items()
-        if not key.startswith("GGUF.")
-    }
-    found = read_gguf(path).metadata
-    assert found.keys() == wanted.keys() >= more.keys()
-    for key, value in wanted.items():
-        single = np.float32 if isinstance(value, float) else lambda same: same
-        np.testing.assert_array_equal(single(found[key]), single(value), err_msg=key)
-    assert found["a.float"] == 0.1  # and not the 0.10000000149011612 that float32 makes of it
-    assert found["gemma3.attention.layer_norm_rms_epsilon"] == 1e-6
-
-
-def test_sizes_come_from_the_metadata(tmp_path):
-    model = tiny_gemma3(num_hidden_layers=7, layer_types=None)
-    more = {
-        "gemma3.attention.sliding_window_pattern": None,  # then every sixth layer is full
-        "gemma3.attention.sliding_window": 33,
-        "gemma3.attention.layer_norm_rms_epsilon": 1e-5,
-        "gemma3.rope.freq_base": 2e6,
-        "gemma3.rope.freq_base_swa": 3e4,
-        "gemma3.rope.scaling.type": "linear",
-        "gemma3.rope.scaling.factor": 8.0,
-        "gemma3.final_logit_softcapping": 30.0,
-    }
-    config = load_gemma3(write_gguf(tmp_path / "model.gguf", model, metadata=more)).config
-    assert config.final_logit_soft_cap == 30.0
-    assert config.encoder == config.decoder
-    sizes = {"num_heads": 4, "num_kv_heads": 2, "head_dim": 32, "query_pre_attn_scalar": 32}
-    local = AttentionConfig(**sizes, window=33, rope_theta=3e4, norm_epsilon=1e-5)
-    full = AttentionConfig(**sizes, rope_theta=2e6, rope_factor=8.0, norm_epsilon=1e-5)
-    assert config.decoder.layers == (local, local, local, local, local, full, local)
-
-
-def test_without_a_window_all_layers_are_full(model, tmp_path):
-    more = {"gemma3.attention.sliding_window": None}
-    config = load_gemma3(write_gguf(tmp_path / "model.gguf", model, metadata=more)).config
-    assert [layer.window for layer in config.decoder.layers] == [None, None, None]
-
-
-@pytest.mark.parametrize(("num_layers", "scalar"), [(61, 32), (62, 8)])
-def test_27b_scales_its_attention_in_another_way(num_layers, scalar, model, tmp_path):
-    more = {"gemma3.block_count": num_layers}
-    values, _ = read_gemma3_gguf(write_gguf(tmp_path / "model.gguf", model, metadata=more))
-    assert values["query_pre_attn_scalar"] == scalar
-
-
-@pytest.mark.parametrize(
-    ("metadata", "tensors", "message"),
-    [
-        ({"general.architecture": "llama"}, {}, "general.architecture='llama'"),
-        ({"gemma3.block_count": None}, {}, r"Missing in .*: gemma3\.block_count"),
-        ({"gemma3.attn_logit_softcapping": 50.0}, {}, r"attn_logit_softcapping=50\.0"),
-        ({"gemma3.rope.scaling.factor": 2.0, "gemma3.rope.scaling.type": "yarn"}, {}, "'yarn'"),
-        ({}, {"blk.1.ffn_up.weight": None}, r"Missing \(1\): layers\.1\.mlp\.up_proj\.weight"),
-        ({}, {"rope_freqs.weight": np.ones(3, "float32")}, r"Unexpected \(1\): rope_freqs\.weight"),
-        ({}, {"output_norm.weight": np.ones(31, "float32")}, r"output_norm\.weight.*\(31,\)"),
-        (
-            {},
-            {"output.weight": np.ones((101, 32), "float32")},
-            r"output\.weight, which differs from token_embd\.weight",
-        ),
-    ],
-)
-def test_other_gguf_files_are_an_error(metadata, tensors, message, model, tmp_path):
-    path = write_gguf(tmp_path / "model.gguf", model, metadata=metadata, tensors=tensors)
-    with pytest.raises(ValueError, match=message):
-        load_gemma3(path)
-
-
-def test_a_file_that_is_no_gguf_is_an_error(tmp_path):
-    path = tmp_path / "model.gguf"
-    for content in (b"PK\x03\x04 a zip file", b""):
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=re.escape(f"begins with {content[:4]}")):
-            load_gemma3(path)
-
-
-def test_an_unknown_version_is_an_error(model, tmp_path):
-    path = write_gguf(tmp_path / "model.gguf", model)
-    content = path.read_bytes()
-    # That of a big-endian file.
-    path.write_bytes(content[:4] + (3).to_bytes(4, "big") + content[8:])
-    with pytest.raises(ValueError, match=f"version {3 << 24}"):
-        load_gemma3(path)
-
-
-@pytest.mark.parametrize(
-    ("kept", "message"),
-    [
-        (5, "its header goes on to byte 8, and the file has 5"),
-        (100, "its header goes on to byte"),
-        (-1, r"the tensor output_norm\.weight goes on to byte"),
-    ],
-)
-def test_a_file_that_is_cut_off_is_an_error(kept, message, model, tmp_path):
-    path = write_gguf(tmp_path / "model.gguf", model)
-    content = path.read_bytes()
-    path.write_bytes(content[:kept])
-    with pytest.raises(ValueError, match=message):
-        load_gemma3(path)
-
-
-@pytest.mark.parametrize(
-    ("number", "message"),
-    [(99, r"of shape \(7, 256\) and type 99"), (15, r"token_embd\.weight of type Q8_K")],
-)
-def test_an_unknown_type_of_tensor_is_an_error(number, message, model, tmp_path):
-    sizes = {"hidden_size": 256, "vocab_size": 7}
-    path = write_gguf(tmp_path / "model.gguf", tiny_gemma3(**sizes))
-    entry = (
-        b"token_embd.weight" + np.array([2], "<u4").tobytes() + np.array([256, 7], "<u8").tobytes()
-    )
-    content = path.read_bytes()
-    assert content.count(entry + bytes(4)) == 1
-    path.write_bytes(content.replace(entry + bytes(4), entry + bytes([number, 0, 0, 0])))
-    with pytest.raises(ValueError, match=message):
-        load_gemma3(path)
-
-
-def test_without_the_gguf_package_the_error_says_what_to_install(model, tmp_path, monkeypatch):
-    path = write_gguf(tmp_path / "model.gguf", model, metadata=TOKENIZER)
-    monkeypatch.setitem(sys.modules, "gguf", None)
-    for load in (load_gemma3, load_gemma3_tokenizer):
-        with pytest.raises(ImportError, match=r'pip install "keras-t5gemma2\[gguf\]"'):
-            load(path)
-
-
 # Tokenizers -----------------------------------------------------------------------------------
-
-
-def test_tokenizer_in_a_gguf_file(model, tmp_path):
-    path = write_gguf(tmp_path / "model.gguf", model, metadata=TOKENIZER)
-    tokenizer = load_gemma3_tokenizer(path)
-    assert tokenizer("<bos>hi hi<image_soft_token>") == [2, 8, 5, 8, 4]
-    assert (tokenizer.image_token_id, tokenizer.pad_token_id) == (4, 0)
-    assert tokenizer.vocabulary_size() == len(PIECES)
-
-
-def test_gguf_file_without_a_tokenizer_is_an_error(model, tmp_path):
-    path = write_gguf(tmp_path / "model.gguf", model)
-    with pytest.raises(ValueError, match=r"Missing in .*: tokenizer\.ggml\.tokens"):
-        load_gemma3_tokenizer(path)
 
 
 def test_tokenizer_in_a_directory(tmp_path):

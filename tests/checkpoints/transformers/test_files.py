@@ -5,7 +5,6 @@ import json
 import pytest
 
 from keras_t5gemma2.checkpoints.transformers.files import read_processor, tokenizer_file
-from keras_t5gemma2.files.json_object import read_json
 
 PUBLISHED = {
     "image_processor": {
@@ -104,14 +103,3 @@ def test_tokenizer_file(tmp_path):
     assert tokenizer_file(tmp_path) == tmp_path / "tokenizer.model"
     (tmp_path / "tokenizer.json").touch()
     assert tokenizer_file(tmp_path) == tmp_path / "tokenizer.json"
-
-
-def test_json_errors(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"must hold config.json. Received: .*config.json"):
-        read_json(tmp_path, "config.json")
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"config.json must be JSON"):
-        read_json(tmp_path, "config.json")
-    (tmp_path / "config.json").write_text("[3]")
-    with pytest.raises(ValueError, match=r"config.json must hold an object. Received: \[3\]"):
-        read_json(tmp_path, "config.json")

@@ -1,6 +1,5 @@
 """The table of names: complete, one to one, and the same for every way of naming."""
 
-import numpy as np
 import pytest
 from reference_models import tiny_config, tiny_reference
 
@@ -12,7 +11,6 @@ from keras_t5gemma2.checkpoints.transformers.names import (
     published_name,
     rows,
 )
-from keras_t5gemma2.files.layout import AS_IS, CONVOLUTION, LINEAR
 from keras_t5gemma2.model.backbone import T5Gemma2Backbone
 from keras_t5gemma2.model.loading import shapes_only
 
@@ -40,21 +38,6 @@ def test_rows_are_the_tensors_of_the_reference():
     ours = {row.name: row.layout.from_variable_shape(shapes[row.path]) for row in rows(config)}
     tensors = tiny_reference().state_dict()
     assert ours == {canonical_name(name): tuple(tensor.shape) for name, tensor in tensors.items()}
-
-
-@pytest.mark.parametrize("layout", [AS_IS, LINEAR, CONVOLUTION])
-def test_layouts_are_invertible(layout):
-    shape = (5, 3, 7, 11) if layout is not LINEAR else (5, 3)
-    array = np.arange(np.prod(shape)).reshape(shape)
-    variable = layout.to_variable(array)
-    assert layout.from_variable_shape(variable.shape) == shape
-    assert np.shares_memory(variable, array)
-    np.testing.assert_array_equal(layout.from_variable(variable), array)
-
-
-def test_convolution_layout():
-    file = np.arange(2 * 3 * 5 * 7).reshape(2, 3, 5, 7)
-    assert CONVOLUTION.to_variable(file)[4, 6, 2, 1] == file[1, 2, 4, 6]
 
 
 @pytest.mark.parametrize(

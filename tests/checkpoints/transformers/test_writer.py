@@ -1,9 +1,11 @@
 """Models that are exported: the reference loads them whole, and computes the same."""
 
+import keras
 import numpy as np
 import peft
 import pytest
 import torch
+import transformers
 from keras import ops
 from preprocessors import random_image
 from reference_inputs import make_inputs, pad, reference_arguments
@@ -11,7 +13,12 @@ from reference_models import load_ours, our_logits, save_reference, tiny_referen
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
-from keras_t5gemma2 import T5Gemma2ImageConverter, T5Gemma2Seq2SeqLM
+from keras_t5gemma2 import (
+    T5Gemma2Backbone,
+    T5Gemma2ImageConverter,
+    T5Gemma2Seq2SeqLM,
+    T5Gemma2Tokenizer,
+)
 from keras_t5gemma2.files.safetensors import read_safetensors
 from keras_t5gemma2.kernels.runtime.host_memory import host_array
 
@@ -260,3 +267,20 @@ def test_a_text_only_model_has_a_tokenizer(tmp_path):
     assert again.preprocessor.image_converter is None
     with pytest.raises(ValueError, match="whose model takes text only"):
         T5Gemma2ImageConverter.from_preset(str(tmp_path))
+
+
+@pytest.mark.once
+def test_a_backbone_and_a_tokenizer_are_exported(tmp_path):
+    lm = T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+    lm.backbone.export_to_transformers(tmp_path, dtype="float32")
+    lm.preprocessor.tokenizer.export_to_transformers(tmp_path)
+    again = T5Gemma2Backbone.from_preset(tmp_path)
+    for one, other in zip(lm.backbone.weights, again.weights, strict=True):
+        np.testing.assert_array_equal(
+            keras.ops.convert_to_numpy(one), keras.ops.convert_to_numpy(other)
+        )
+    text = "Spell 4268 in German."
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    want = lm.preprocessor.tokenizer(text)
+    assert theirs(text, add_special_tokens=False)["input_ids"] == want
+    assert T5Gemma2Tokenizer.from_preset(tmp_path)(text) == want

@@ -1,4 +1,4 @@
-"""Every kernel of attention against the portable one that forms all scores, and what it costs."""
+"""Every kernel of attention against the portable one that forms all scores, and the choice."""
 
 import itertools
 
@@ -103,99 +103,6 @@ def test_half_precision(rng, name, dtype):
     )
 
 
-@pytest.mark.skipif(keras.config.backend() != "jax", reason="a kernel of JAX, here interpreted")
-@pytest.mark.parametrize(
-    ("window", "num_kv_heads"),
-    [
-        (Window.bidirectional(64), 1),
-        pytest.param(Window.bidirectional(9), 2, marks=pytest.mark.slow),
-        pytest.param(Window(), 1, marks=pytest.mark.slow),
-    ],
-    ids=str,
-)
-def test_splash_attention(rng, window, num_kv_heads):
-    length, width = 256, 128
-    shapes = [(4, length, width), *[(num_kv_heads, length, width)] * 2]
-    tensors = [ops.convert_to_tensor(rng.standard_normal((2, *s), "float32")) for s in shapes]
-    positions = np.tile(np.arange(length, dtype="int32"), (2, 1))
-    positions[0, -57:] = -1
-    positions[1, :9] = -1
-    slope = rng.standard_normal((2, *shapes[0]), "float32") * (positions >= 0)[:, None, :, None]
-    positions, slope = ops.convert_to_tensor(positions), ops.convert_to_tensor(slope)
-
-    def function(kernel):
-        return lambda *x: ops.sum(attend(kernel, x, positions, None, window) * slope)
-
-    want, wanted = value_and_gradients(function("reference"), tensors)
-    got, gradients = value_and_gradients(function("splash"), tensors)
-    assert got == pytest.approx(want, rel=1e-5, abs=1e-4)
-    for gradient, expected in zip(gradients, wanted, strict=True):
-        assert relative_error(gradient, expected) < 1e-5
-
-
-@pytest.mark.skipif(keras.config.backend() != "jax", reason="a kernel of JAX, here interpreted")
-@pytest.mark.parametrize("num_kv_heads", [1, 3])
-def test_splash_attention_on_a_mesh(rng, num_kv_heads):
-    """Each device runs the kernel on its rows and, where it can, on its heads."""
-    length, width = 128, 128
-    shapes = [(6, length, width), *[(num_kv_heads, length, width)] * 2]
-    tensors = [ops.convert_to_tensor(rng.standard_normal((2, *s), "float32")) for s in shapes]
-    positions = np.tile(np.arange(length, dtype="int32"), (2, 1))
-    positions[1, -9:] = -1
-    positions, window = ops.convert_to_tensor(positions), Window.bidirectional(64)
-    want = attend("reference", tensors, positions, None, window)
-    devices = keras.distribution.list_devices()[:6]
-    mesh = keras.distribution.DeviceMesh((2, 3), ("batch", "model"), devices)
-    layout_map = keras.distribution.LayoutMap(mesh)
-    with keras.distribution.ModelParallel(layout_map=layout_map).scope():
-        got = attend("splash", tensors, positions, None, window)
-    assert len(got.devices()) == 6
-    rows = ops.convert_to_numpy(positions)[:, None, :, None] >= 0
-    np.testing.assert_allclose(got * rows, want * rows, **TOLERANCE["float32"])
-
-
-@pytest.mark.skipif(keras.config.backend() != "jax", reason="a kernel of JAX")
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_cudnn_s_layout_of_a_vision_tower(rng, dtype):
-    """As it is called there, though here by JAX's own formulas."""
-    arrays = [rng.standard_normal((2, 4, 37, 72), "float32") for _ in range(3)]
-    query, keys, values = (ops.cast(x, dtype) for x in arrays)
-    parts = [(KeyValues(keys, values, None), Window())]
-    with kernels.use("cudnn"):
-        got = kernels.attend(query, None, parts, 0.3)
-    with kernels.use("reference"):
-        want = kernels.attend(query, None, parts, 0.3)
-    got, want = (ops.convert_to_numpy(ops.cast(x, "float32")) for x in (got, want))
-    np.testing.assert_allclose(got, want, **TOLERANCE[dtype])
-
-
-@pytest.mark.skipif(keras.config.backend() != "jax", reason="a kernel of JAX")
-def test_what_cudnn_is_for():
-    from keras_t5gemma2.kernels.attention import jax_cudnn
-
-    def can(width, positions=None, dtype="bfloat16", count=1):
-        x = ops.zeros((1, 4, 9, width), dtype)
-        return jax_cudnn.can(x, [(KeyValues(x, x, positions), Window())] * count)
-
-    assert can(72) and can(128)
-    assert not can(72, dtype="float32") and not can(256) and not can(36)
-    assert not can(72, positions=ops.zeros((1, 9), "int32")) and not can(72, count=2)
-
-
-@pytest.mark.skipif(keras.config.backend() != "torch", reason="a kernel of torch")
-def test_flex_visits_the_blocks_that_a_window_leaves(rng):
-    from keras_t5gemma2.kernels.attention import torch_flex
-
-    positions = ops.arange(1000, dtype="int32")[None]
-    padded = ops.where(positions < 700, positions, -1)
-    mask = torch_flex._block_mask(positions, padded, Window.bidirectional(256))
-    counts = mask.kv_num_blocks[0, 0].tolist()
-    # Blocks of 128 tokens: of 700, six hold any, and 127 to the left and 128 to the right are seen.
-    assert counts == [2, 3, 3, 3, 3, 2, 1, 0]
-    firsts = mask.kv_indices[0, 0, :, 0].tolist()
-    assert firsts[:7] == [0, 0, 1, 2, 3, 4, 5]
-
-
 @pytest.mark.once
 @pytest.mark.parametrize("name", OTHERS)
 @pytest.mark.parametrize("length", [1, 5])
@@ -234,21 +141,6 @@ def test_single_queries_and_keys(rng, name):
             for kernel in (name, "reference")
         )
         np.testing.assert_allclose(got, want, **TOLERANCE["float32"])
-
-
-def test_a_window_limits_the_blocks_that_are_visited():
-    positions = ops.arange(64, dtype="int32")[None]
-    first, end = blocked.ranges(positions, 8, positions, 4, Window.bidirectional(8))
-    # Queries 8 to 15 see keys 5 to 19: blocks 1 to 4 of four keys.
-    assert (int(first[1]), int(end[1])) == (1, 5)
-    assert int(ops.max(end - first)) == 4
-
-
-def test_padding_is_not_visited():
-    positions = ops.convert_to_tensor([[0, 1, 2, 3, 4, 5, -1, -1, -1, -1, -1, -1]], dtype="int32")
-    first, end = blocked.ranges(positions, 4, positions, 4, Window())
-    assert ops.convert_to_numpy(first).tolist() == [0, 0, 0]
-    assert ops.convert_to_numpy(end).tolist() == [2, 2, 0]
 
 
 @pytest.mark.parametrize(

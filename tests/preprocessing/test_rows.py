@@ -1,8 +1,6 @@
-"""What the preprocessor takes: every form of text and images, and every error."""
+"""What rows may be: every form of text and images, and every error."""
 
 import copy
-import json
-import re
 
 import keras
 import numpy as np
@@ -10,20 +8,15 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 from preprocessors import (
-    IMAGE,
     MARKER,
     ROWS,
     SIZE,
-    TOKENS_PER_IMAGE,
     assert_equal,
     plain,
     random_image,
     text_only_preprocessor,
     tiny_preprocessor,
 )
-from tiny_vocabulary import tiny_tokenizer_json
-
-from keras_t5gemma2.preprocessing.tokenizer import T5Gemma2Tokenizer
 
 
 @pytest.fixture
@@ -190,45 +183,3 @@ def test_training_needs_targets_in_decoder_text(preprocessor):
             preprocessor(x)
     with pytest.raises(ValueError, match=r"`y` must be `None`.* y of type <class 'list'>"):
         preprocessor(ROWS, ["a", "b"])
-
-
-def test_image_block_is_never_cut(preprocessor):
-    x = {"encoder_text": ["the cat", f"a cat {MARKER} dog"], "images": [None, random_image()]}
-    whole = preprocessor.generate_preprocess(x)["encoder_token_ids"][1]
-    needed = whole.tolist().index(IMAGE) + TOKENS_PER_IMAGE + 1
-    cut = preprocessor.generate_preprocess(x, encoder_sequence_length=needed)["encoder_token_ids"]
-    assert cut[1].tolist() == whole[:needed].tolist()
-    message = (
-        f"encoder_sequence_length={needed - 1}, and in row 1 images that end at token {needed}"
-    )
-    with pytest.raises(ValueError, match=message):
-        preprocessor.generate_preprocess(x, encoder_sequence_length=needed - 1)
-
-
-def test_text_only_refuses_images_and_markers(text_only):
-    with pytest.raises(ValueError, match="image_converter=None, and in row 1 2 images"):
-        text_only.generate_preprocess(
-            {"encoder_text": ["a", "b"], "images": [None, [random_image()] * 2]}
-        )
-    with pytest.raises(ValueError, match=f"{MARKER}.* in row 0: 1 of them and 0 images"):
-        text_only.generate_preprocess(MARKER)
-
-
-def test_images_need_image_tokens(tmp_path):
-    data = json.loads(json.dumps(tokenizer_without_image_tokens(tmp_path)))
-    path = tmp_path / "text.json"
-    path.write_text(json.dumps(data))
-    preprocessor = tiny_preprocessor(T5Gemma2Tokenizer(path))
-    assert preprocessor.generate_preprocess(f"a {MARKER}")["images"].shape == (0, *SIZE, 3)
-    with pytest.raises(ValueError, match="one without, and in row 0 1 images"):
-        preprocessor.generate_preprocess({"encoder_text": "a", "images": random_image()})
-
-
-def tokenizer_without_image_tokens(folder):
-    data = json.loads(tiny_tokenizer_json(folder / "tokenizer.json").read_text("utf-8"))
-    names = {MARKER, "<end_of_image>", "<image_soft_token>"}
-    data["added_tokens"] = [t for t in data["added_tokens"] if t["content"] not in names]
-    vocabulary = data["model"]["vocab"]
-    data["model"]["vocab"] = {re.sub("image", "none", token): i for token, i in vocabulary.items()}
-    data["model"]["merges"] = []
-    return data

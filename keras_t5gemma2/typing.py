@@ -1,0 +1,49 @@
+"""Names for annotations: what several public functions take.
+
+Keras has no types of its own: to a type checker its classes, and tensors, are `Any`. So is the
+result of a function whose kind depends on values of its arguments, as that of `generate` does; the
+docstring says what comes.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import IO, TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+
+import keras
+import numpy as np
+import PIL.Image
+
+PathLike: TypeAlias = str | os.PathLike[str]
+# An array of numpy, or a tensor of the backend, maybe symbolic.
+Tensor: TypeAlias = Any
+DType: TypeAlias = str | keras.DTypePolicy
+# What the weights of a file are written as; `None` leaves each as it is.
+FileDType: TypeAlias = Literal["float32", "bfloat16", "float16"] | None
+# Which embedding table is taken from a file that has two.
+EmbeddingTable: TypeAlias = Literal["encoder", "decoder", "mean"]
+QuantizationMode: TypeAlias = Literal["int8", "int4"] | keras.quantizers.QuantizationConfig
+# Which layers: expressions of their paths, or a function of a layer.
+LayerFilters: TypeAlias = str | Sequence[str] | Callable[[keras.layers.Layer], bool]
+
+# One text, columns by name, or an iterable of texts, rows or batches.
+Inputs: TypeAlias = str | Mapping[str, Any] | Iterable[Any]
+ColumnNames: TypeAlias = Mapping[str, str]  # from names in the data to those that are read
+Image: TypeAlias = PathLike | bytes | IO[bytes] | PIL.Image.Image | np.ndarray | Mapping[str, Any]
+
+StopTokenIds: TypeAlias = Sequence[int] | Literal["auto"] | None
+CrossAttentionCache: TypeAlias = Literal["auto", "projected", "shared"]
+CacheDType: TypeAlias = Literal["auto", "int8"]
+Verbose: TypeAlias = int | Literal["auto"]
+
+# The base of a class that goes before one of Keras: its `super()` has methods of Keras's.
+if TYPE_CHECKING:
+    Mixin: TypeAlias = Any
+else:
+    Mixin = object
+
+
+class Generates(Protocol):
+    """Whatever has a `generate`, such as a task."""
+
+    @property
+    def generate(self) -> Callable[..., Any]: ...

@@ -1,0 +1,53 @@
+"""Torch's products with matrices that lie column by column, and where matrices lie."""
+
+import types
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from tolerances import TOLERANCE
+
+from keras_t5gemma2 import kernels
+
+pytestmark = pytest.mark.skipif(keras.config.backend() != "torch", reason="operations of torch")
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_what_is_trained_lies_row_by_row_on_every_device(device):
+    import torch
+
+    variable = types.SimpleNamespace(value=torch.empty((5, 3), device=device).t())
+    kernels.lay_out(variable, for_steps=False)
+    assert variable.value.is_contiguous()
+    kernels.lay_out(variable, for_steps=True)
+    assert variable.value.is_contiguous() == (device != "cpu")
+
+
+def test_a_matrix_laid_out_for_steps_has_the_same_numbers(rng):
+    matrix = rng.standard_normal((6, 4), "float32")
+    variable = keras.Variable(matrix)
+    for for_steps in (True, True, False):
+        kernels.lay_out(variable, for_steps)
+        assert variable.value.t().is_contiguous() == for_steps
+        np.testing.assert_array_equal(ops.convert_to_numpy(variable), matrix)
+
+
+@pytest.mark.parametrize("rows", [(), (1,), (3, 1), (2, 4), (33,)], ids=str)
+def test_a_product_is_row_by_row_wherever_its_matrix_lies(rng, rows):
+    """So that what is done next with it takes no longer."""
+    kernel = keras.Variable(rng.standard_normal((6, 4), "float32"))
+    x = ops.convert_to_tensor(rng.standard_normal((*rows, 6), "float32"))
+    want = ops.convert_to_numpy(x) @ ops.convert_to_numpy(kernel)
+    kernels.lay_out(kernel, for_steps=True)
+    got = kernels.product(x, kernel)
+    assert got.is_contiguous() and tuple(got.shape) == (*rows, 4)
+    np.testing.assert_allclose(ops.convert_to_numpy(got), want, **TOLERANCE["float32"])
+
+
+def test_pieces_are_of_the_size_and_the_last_is_shorter(rng):
+    sizes = []
+    x = ops.convert_to_tensor(rng.standard_normal((2, 10, 3), "float32"))
+    got = kernels.by_pieces(lambda piece: sizes.append(piece.shape[1]) or piece + 1, x, 4)
+    assert sizes == [4, 4, 2]
+    np.testing.assert_array_equal(got, x + 1)
