@@ -57,7 +57,9 @@ class Dense(PlainCall, QuantizedDense):
 
     def lay_out(self, is_training):
         """Has the kernel in memory as products with few rows read it, unless it is trained."""
-        if self.quantization_mode is None:
+        if self.quantization_mode == "int8":
+            kernels.lay_out(self.matrix_variable, for_steps=True)
+        elif self.quantization_mode is None:
             is_trained = is_training and self.matrix_variable.trainable
             kernels.lay_out(self.matrix_variable, for_steps=not is_trained)
 

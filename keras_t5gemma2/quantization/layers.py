@@ -173,6 +173,10 @@ class Quantizable:
                 x, stored, lambda stored: self._oriented(self._dequantized(stored))
             )
         codes, scale = stored  # the sums are scaled, of which there are fewer
+        if kernels.reads_codes(x, is_table=self.axis != 0):
+            rows = codes if self.axis else ops.transpose(codes)
+            sums = kernels.times_codes(x, rows)
+            return sums / ops.cast(scale, sums.dtype)
 
         def dequantized(stored):
             return self._oriented(ops.cast(stored[0], x.dtype))
@@ -282,6 +286,8 @@ class QuantizedEmbedding(Quantizable, layers.ReversibleEmbedding):
         if not reverse:
             inputs = ops.cast(inputs, "int32")
             return self._dequantized([ops.take(x, inputs, axis=0) for x in stored])
+        if self.quantization_mode == "int8" and kernels.reads_codes(inputs, is_table=True):
+            return self._capped(self._product(inputs, stored))
         size = max(1, _BYTES_AT_A_TIME // (self.output_dim * np.dtype(self.compute_dtype).itemsize))
         pieces = [
             self._product(inputs, [x[start : start + size] for x in stored])

@@ -15,3 +15,11 @@ def flash_attention():
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu,
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward,
     )
+
+
+def int8_product(x, codes, scales):
+    """Rows (M, in) times int8 (out, in) transposed, times a scale for each column (torch 2.13).
+
+    It is for CPUs, has no gradient, and takes float32 and bfloat16, of which `scales` are too.
+    """
+    return torch._weight_int8pack_mm(x, codes, scales)

@@ -12,6 +12,7 @@ from keras_t5gemma2.kernels.ops.reference import (  # noqa: F401  chosen from he
     lay_out,
     merge_heads,
     product,
+    reads_codes,
     rotate,
     split_heads,
 )
@@ -35,7 +36,18 @@ def logits(x, table):
     if table.dtype == "float32":
         return reference.logits(x, table)
     x = x.astype(table.dtype)
+    if table.dtype == "bfloat16" and reads_codes(x, is_table=True):
+        return times_codes(x, table)
     return jnp.matmul(x, table.T, preferred_element_type="float32")
+
+
+def times_codes(x, codes):
+    """See `ops.reference`; `codes` may be bfloat16 too."""
+    codes, x = jax.lax.optimization_barrier((codes, x.astype("float32")))
+    matrix, rows = codes.astype("float32"), x.reshape(-1, x.shape[-1])
+    # Of one row the compiler reads codes inside the product; of several, inside the sum.
+    sums = rows @ matrix.T if len(rows) == 1 else jnp.sum(matrix * rows[:, None], axis=-1)
+    return sums.reshape(*x.shape[:-1], -1)
 
 
 def rms_norm(x, scale, epsilon, dtype):

@@ -42,6 +42,33 @@ def logits(x, table):
     return ops.reshape(ops.transpose(columns), (*x.shape[:-1], -1))
 
 
+def times_codes(x, codes):
+    """(..., V), in float32 or as `x`, of the few rows (..., D) times int8 (V, D), transposed.
+
+    Compilers make floats of all codes in front of a loop, and each step then reads these: four
+    times the bytes. So the codes are made to depend on `x`.
+    """
+    x = ops.cast(x, "float32")
+    rows = ops.reshape(x, (-1, x.shape[-1]))
+    # 1 of NaN, whose product is NaN whatever the codes are; else 0, which changes no code.
+    nothing = ops.cast(ops.not_equal(rows[0, 0], rows[0, 0]), "int8")
+    matrix = ops.cast(ops.bitwise_xor(codes, nothing), "float32")
+    sums = ops.stack([ops.matmul(matrix, row) for row in ops.unstack(rows, axis=0)])
+    return ops.reshape(sums, (*x.shape[:-1], -1))
+
+
+def reads_codes(x, is_table):
+    """Whether `times_codes` is for `x`: few rows, such as those of a step, on a CPU.
+
+    Args:
+        x: (..., D) tensor.
+        is_table: bool. Whether the codes lie in memory as (V, D); a kernel lies as (D, V).
+    """
+    if not is_table or None in x.shape or not 0 < math.prod(x.shape[:-1]) <= FEW_QUERIES:
+        return False
+    return keras.distribution.distribution() is None and is_on_cpu()
+
+
 def _are_few_rows(x):
     """Whether a CPU would spend the product of `x` and a matrix waiting for memory.
 

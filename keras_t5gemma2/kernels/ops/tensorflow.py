@@ -9,7 +9,9 @@ from keras_t5gemma2.kernels.ops.reference import (  # noqa: F401  chosen from he
     logits,
     merge_heads,
     product,
+    reads_codes,
     rms_norm,
     rotate,
     split_heads,
+    times_codes,
 )

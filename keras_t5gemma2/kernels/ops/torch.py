@@ -3,6 +3,8 @@
 import torch
 from torch.nn import functional
 
+from keras_t5gemma2.kernels.compat.torch import int8_product
+
 _FEW_ROWS = 32  # of a product, such as those of a step of decoding
 
 
@@ -27,6 +29,19 @@ def logits(x, table):
     """See `ops.reference`."""
     table = getattr(table, "value", table)
     return _times(x.to(table.dtype), table).float()
+
+
+def reads_codes(x, is_table):
+    """See `ops.reference`; kernels are laid out for it, too. The operation has no gradient."""
+    is_plain = not (torch.is_grad_enabled() and x.requires_grad)
+    return is_plain and x.device.type == "cpu" and x.shape[:-1].numel() <= _FEW_ROWS
+
+
+def times_codes(x, codes):
+    """See `ops.reference`."""
+    ones = torch.ones(len(codes), dtype=x.dtype)
+    sums = int8_product(x.reshape(-1, x.shape[-1]), codes.contiguous(), ones)
+    return sums.unflatten(0, x.shape[:-1])
 
 
 def _times(x, rows):
