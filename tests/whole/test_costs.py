@@ -9,7 +9,7 @@ import pytest
 from keras import ops
 from tiny_models import SMALL_CONFIG, tiny_backbone
 
-from keras_t5gemma2 import AttentionConfig, StackConfig, T5Gemma2Seq2SeqLM
+from keras_t5gemma2 import AttentionConfig, StackConfig, T5Gemma2Seq2SeqLM, kernels
 from keras_t5gemma2.generation import batching
 from keras_t5gemma2.kernels import KeyValues, Window, attend
 from keras_t5gemma2.model.stacks import Encoder
@@ -244,3 +244,24 @@ def _kept_for_gradients(encoder, x):
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         encoder(torch.tensor(x, requires_grad=True), torch.tensor(mask), training=True)
     return sum(size for size, _ in sizes.values())
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="it compiles no loop")
+@pytest.mark.parametrize("rows", [1, 4])
+@pytest.mark.parametrize("dtype", ["int8", "bfloat16"][: 1 + (BACKEND == "jax")])
+def test_a_loop_carries_no_floats_of_codes(rng, dtype, rows):
+    """Made in front of it, as compilers like to, they would be read in each step."""
+    table = ops.cast(rng.integers(-128, 128, (1024, 64)), dtype)
+
+    def loop(x, table):
+        def step(i, x):
+            logits = kernels.times_codes(x, table)
+            highest = ops.cast(ops.argmax(logits, axis=-1), "float32")
+            return i + 1, x + ops.expand_dims(highest, -1)
+
+        return ops.while_loop(lambda i, x: i < 9, step, (0, x))[1]
+
+    text = program(loop, ops.ones((rows, 64)), table)
+    carried = re.findall(r"= \((.*?)\) while\(", text)
+    assert carried
+    assert not [shapes for shapes in carried if "f32[1024,64]" in shapes]
