@@ -60,7 +60,7 @@ def build_with_weights(build, tensors_by_path, allow_nonfinite=False):
     ...     return keras.Model(inputs, keras.layers.Dense(3, use_bias=False, name="d")(inputs))
     >>> kernel = StoredTensor("weight", (2, 3), lambda: np.ones((2, 3), "float32"))
     >>> model = build_with_weights(build, {"d/kernel": kernel})
-    >>> float(model(np.ones((1, 2)))[0, 0])
+    >>> keras.ops.convert_to_numpy(model(np.ones((1, 2))))[0, 0].item()
     2.0
     """
     model, created = compat.build_without_values(build)

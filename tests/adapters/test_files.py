@@ -97,6 +97,7 @@ def test_a_failed_save_leaves_the_old_file(lm, file, monkeypatch):
 # The whole task
 
 
+@pytest.mark.once
 def test_a_preset_with_its_adapters(lm, logits, tmp_path):
     lm.save_to_preset(tmp_path)
     assert [path.name for path in (tmp_path / "adapters").iterdir()] == ["default.safetensors"]

@@ -1,6 +1,5 @@
 """Beam search against the rule written out in Python, and against transformers."""
 
-import doctest
 import functools
 
 import keras
@@ -539,8 +538,3 @@ def test_wants_a_token_that_does_not_stop():
     stops = tuple(range(VOCABULARY))
     with pytest.raises(ValueError, match=r"\.\.\.\), vocabulary size 11"):
         searcher(BeamSearch(2), stops, "eager")(random_table(0), random_prompts(0))
-
-
-def test_the_example_runs():
-    results = doctest.testmod(beam_search)
-    assert results.attempted > 0 and results.failed == 0

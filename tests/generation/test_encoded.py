@@ -41,6 +41,7 @@ def test_an_encoded_input_gives_what_the_input_gives(lm, rng, kind):
         np.testing.assert_array_equal(got, generate(lm, inputs))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("kind", [pytest.param("projected", marks=pytest.mark.once), "shared"])
 def test_several_prompts_share_an_encoded_row(lm, rng, kind):
     inputs = token_inputs(rng, (13, 7), (4, 4))

@@ -24,6 +24,7 @@ def lm():
     return lm
 
 
+@pytest.mark.once
 def test_another_generator_of_a_task_has_settings_and_programs_of_its_own(lm, rng):
     inputs = token_inputs(rng, (5, 9), (1, 3))
     want = lm.generate(inputs, **OPTIONS)["decoder_token_ids"]

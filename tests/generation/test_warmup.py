@@ -51,6 +51,7 @@ def test_generate_of_warm_sizes_compiles_nothing(traces, rng):
     assert len(traces) == 2 * TRACES + 1
 
 
+@pytest.mark.once
 def test_warm_for_text_and_for_images(traces):
     lm = tiny_task(config=dataclasses.replace(SMALL_CONFIG, vision=VISION))
     lm.warmup(11, prompt_length=3)

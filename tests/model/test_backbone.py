@@ -114,6 +114,7 @@ def test_stepwise_is_the_whole_sequence(model, rng):
         np.testing.assert_allclose(got, whole[:, :length], **TOLERANCE["float32"])
 
 
+@pytest.mark.once
 def test_no_images_is_the_text_only_model(rng, monkeypatch):
     """Neither without the key nor with an empty axis does the vision tower run."""
     model = tiny_backbone()
@@ -303,6 +304,7 @@ def one_step(backbone, rng):
     return before, {weight.path: numpy32(weight) for weight in backbone.weights}
 
 
+@pytest.mark.once
 def test_the_vision_tower_is_frozen(rng, tmp_path):
     """As published: its projector is trained, it is not; and again after reloading."""
     backbone = tiny_backbone(dataclasses.replace(SMALL_CONFIG, vision=VISION))

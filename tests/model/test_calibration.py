@@ -57,7 +57,11 @@ def calibrated(mode, **kwargs):
     return lm, seen
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
+# One kind by default: each takes seconds.
+KINDS = ["gptq", pytest.param("awq", marks=pytest.mark.slow)]
+
+
+@pytest.fixture(scope="module", params=KINDS)
 def pair(request):
     return calibrated(request.param)
 
@@ -133,7 +137,7 @@ def test_calibration_beside_an_adapter_with_dropout():
         lm.quantize(CONFIGS["gptq"](TEXTS, TOKENIZER, num_samples=2, sequence_length=8))
 
 
-@pytest.mark.parametrize("mode", CONFIGS)
+@pytest.mark.parametrize("mode", KINDS)
 def test_an_interrupt_leaves_all_as_it_was(monkeypatch, mode):
     """Also the layers that were calibrated already: here those of the encoder."""
     lm = small_task()

@@ -311,8 +311,12 @@ def published(hidden_dim, mlp_dim, num_layers, num_heads, num_kv_heads, window, 
     "sizes, with_vision, text_only",
     [
         ((640, 2048, 18, 4, 1, 512), 786_029_296, 368_424_832),
-        ((1152, 6912, 26, 4, 1, 512), 2_115_977_456, 1_697_783_168),
-        ((2560, 10240, 34, 8, 4, 1024), 7_508_928_880, 7_089_112_576),
+        pytest.param(
+            *((1152, 6912, 26, 4, 1, 512), 2_115_977_456, 1_697_783_168), marks=pytest.mark.slow
+        ),
+        pytest.param(
+            *((2560, 10240, 34, 8, 4, 1024), 7_508_928_880, 7_089_112_576), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_published_parameter_counts(sizes, with_vision, text_only):

@@ -22,7 +22,13 @@ def num_bytes(variables):
     )
 
 
-@pytest.mark.parametrize("name", published_models())
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if "270m" in name or "tiny" in name else pytest.mark.slow)
+        for name in published_models()
+    ],
+)
 def test_weights_of_the_published_models(name):
     assert plan(name, Work()).weights == 2 * presets[name]["metadata"]["params"]
     assert plan(name, Work(dtype="mixed_bfloat16")).weights == 2 * plan(name, Work()).weights

@@ -156,6 +156,7 @@ def endless():
     return lm
 
 
+@pytest.mark.once
 def test_at_most_256_new_tokens_where_nobody_says_how_many(endless, warned):
     lm = endless
     stop = {"stop_token_ids": None}

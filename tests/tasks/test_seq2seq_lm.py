@@ -243,6 +243,7 @@ def test_contrastive_search_of_alpha_zero_is_greedy(text_lm, rng):
 # Limits and prompts
 
 
+@pytest.mark.once
 def test_max_length_counts_the_prompt_and_max_new_tokens_does_not(text_lm, rng):
     inputs = token_inputs(rng, (13, 7), (2, 6))
     by_length = text_lm.generate(inputs, stop_token_ids=None, max_length=10)

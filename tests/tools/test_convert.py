@@ -183,10 +183,8 @@ runpy.run_path(tool, run_name="__main__")
 """
 
 
-@pytest.mark.once
-@pytest.mark.parametrize(
-    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_leaves_nothing(number, tmp_path):
     command = [sys.executable, "-c", _SLOW, TOOL, "t5gemma2_tiny", tmp_path / "new"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

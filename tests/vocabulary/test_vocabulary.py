@@ -107,6 +107,7 @@ def small_files(tmp_path_factory):
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_merges_are_the_published_ones(gemma3_parsed):
     pairs = merges(gemma3_parsed)
     digest = hashlib.sha256(json.dumps(pairs, ensure_ascii=False).encode()).hexdigest()
@@ -119,6 +120,7 @@ def test_ids_equal_the_reference_on_texts_of_all_kinds(gemma3, reference):
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_ids_equal_the_reference_on_every_piece(gemma3, reference):
     texts = [token.replace("▁", " ") for token in gemma3.tokens]
     _check_equal_and_inverted(gemma3, reference, texts)

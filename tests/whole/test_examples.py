@@ -54,7 +54,22 @@ def examples():
     return {test.name.removeprefix(f"{PACKAGE.name}."): test for test in found}
 
 
+def public_docstrings():
+    return set(public_docstrings_by_name().values())
+
+
+def public_docstrings_by_name():
+    docs = {owner.__qualname__: owner.__doc__ for owner in owners()}
+    docs |= {name: member.value.__doc__ for name, member in members().items()}
+    return {name: doc for name, doc in docs.items() if doc}
+
+
 EXAMPLES = examples()
+# Those of internal functions stay right for who reads them, which users do not.
+NAMES = [
+    pytest.param(name, marks=[] if test.docstring in public_docstrings() else pytest.mark.slow)
+    for name, test in EXAMPLES.items()
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -80,7 +95,7 @@ def _settings_stay_as_they_were():
         jax.config.update("jax_compilation_cache_dir", before.get("JAX_COMPILATION_CACHE_DIR"))
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("name", NAMES)
 def test_example(name, tmp_path):
     backend = OF_ONE_BACKEND.get(name, keras.config.backend())
     if backend != keras.config.backend():
@@ -147,13 +162,3 @@ def has_example(member):
         return True
     of_class = (owner.__doc__ or "").partition(">>>")[2]
     return isinstance(value, property) and f".{name}" in of_class
-
-
-def public_docstrings():
-    return set(public_docstrings_by_name().values())
-
-
-def public_docstrings_by_name():
-    docs = {owner.__qualname__: owner.__doc__ for owner in owners()}
-    docs |= {name: member.value.__doc__ for name, member in members().items()}
-    return {name: doc for name, doc in docs.items() if doc}

@@ -180,6 +180,7 @@ def test_every_argument_counts_for_every_source(lm, monkeypatch):
         lm.compile(sampler="greedy", optimizer=lm.optimizer)
 
 
+@pytest.mark.once
 def test_tf_data_goes_the_way_of_a_list(lm, want):
     for source in (tf_data(TEXTS), tf_data({"encoder_text": TEXTS}).batch(2)):
         assert lm.generate(source, max_new_tokens=3) == want["answered"]

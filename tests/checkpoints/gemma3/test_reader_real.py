@@ -42,6 +42,7 @@ def test_logits_are_the_reference_s_in_ten_languages(backbone):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-4, err_msg=PROMPTS[i])
 
 
+@pytest.mark.slow
 def test_vocabulary_has_the_image_token_of_t5gemma2():
     tokenizer = gemma3_tokenizer()
     assert tokenizer.vocabulary_size() == 262_144

@@ -36,7 +36,7 @@ assert type(lm) is keras_t5gemma2.T5Gemma2Seq2SeqLM
 """
 
 
-@pytest.mark.once
+@pytest.mark.slow
 def test_keras_hub_says_what_to_import(tmp_path):
     small_task().save_to_preset(tmp_path)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
