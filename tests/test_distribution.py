@@ -102,7 +102,7 @@ def expected_training(use_lora):
         return trained(use_lora)[:2]
 
 
-@meshes(use_lora={False: None, True: "both"})
+@meshes(use_lora={False: None, True: None})
 def test_fit(mesh, use_lora):
     """Also of a last batch that the devices cannot divide."""
     history, weights, lm = trained(use_lora)
@@ -157,7 +157,7 @@ def generated(sampler):
     return [lm.generate(rows, **options) for rows in (three, one)]
 
 
-@meshes(sampler={"greedy": "both", "beam": "fsdp"})
+@meshes(sampler={"greedy": None, "beam": "fsdp"})
 def test_generate(mesh, sampler):
     """Of three rows, and of one alone."""
     assert generated(sampler) == expected_texts(sampler)

@@ -65,7 +65,8 @@ def assert_tokens_equal(got, want):
         assert not wanted[length:].any()
 
 
-@pytest.mark.parametrize("prompt_length", [pytest.param(1, marks=pytest.mark.once), 9])
+@pytest.mark.once
+@pytest.mark.parametrize("prompt_length", [pytest.param(1, marks=pytest.mark.slow), 9])
 def test_greedy(pair, prompt_length):
     reference, lm = pair
     inputs = make_inputs(prompt_length)

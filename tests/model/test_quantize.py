@@ -8,10 +8,10 @@ from tasks import SMALL_ROWS, small_task, tiny_task
 from tolerances import TOLERANCE
 
 # All ways on one backend, on the others those that differ in what is computed.
-_ONCE = [pytest.param(way, marks=pytest.mark.once) for way in ("int4", "int4 columns")]
+_ONCE = [pytest.param(way, marks=pytest.mark.once) for way in WAYS if way != "int8"]
 
 
-@pytest.fixture(scope="module", params=["int8", "blocks of 8", *_ONCE])
+@pytest.fixture(scope="module", params=["int8", *_ONCE])
 def pair(request):
     lm = quantized_task(request.param)
     return lm, in_floats(lm)

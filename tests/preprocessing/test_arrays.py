@@ -151,6 +151,7 @@ def _scores(lm, arrays):
     return (keras.ops.convert_to_numpy(found)[..., 0] * weights).sum(axis=1)
 
 
+@pytest.mark.once
 def test_a_step_changes_weights_as_one_padded_to_the_caps(lm, to_the_caps):
     before = lm.get_weights()
     options = {"batch_size": 6, "shuffle": False, "verbose": 0}

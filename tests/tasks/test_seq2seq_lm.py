@@ -305,6 +305,7 @@ def lm_end(preprocessor):
     return preprocessor.tokenizer.end_token_id
 
 
+@pytest.mark.once
 def test_rows_with_different_images_are_the_rows_alone(lm):
     small, large = random_image(9, 8), random_image(40, 70, seed=1)
     inputs = {

@@ -166,7 +166,10 @@ def test_rows_of_one_input_are_encoded_once(rng):
 
 # What TensorFlow keeps does not show in its programs: `tools/benchmark/loss.py` measures it, and
 # the next test shows why.
-@pytest.mark.parametrize("is_checkpointing", [] if BACKEND == "tensorflow" else [False, True])
+@pytest.mark.parametrize(
+    "is_checkpointing",
+    [] if BACKEND == "tensorflow" else [pytest.param(False, marks=pytest.mark.slow), True],
+)
 def test_checkpointing_keeps_one_hidden_state_of_a_block(is_checkpointing):
     length, width = 96, 32
 

@@ -432,7 +432,14 @@ SECONDS = 4  # for each format
 EVIL = (None, True, -1, 0, 2**63, 10**400, 1e308, "", "../../x", "\0", [], {}, [[]], "x" * 10_000)
 
 
-@pytest.mark.parametrize("name", [*FORMATS, "embedded"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "reference",
+        "own",
+        *(pytest.param(x, marks=pytest.mark.slow) for x in ("keras_hub", "embedded")),
+    ],
+)
 def test_random_damage(originals, tmp_path, name):
     """A load succeeds, or an error is raised by a line of the package; the disk stays as it is."""
     embedded = keras_t5gemma2.presets["t5gemma2_tiny"]["directory"]

@@ -23,6 +23,7 @@ def backbone():
     return load_gemma3(gemma3_gguf_path(), dtype="float32")
 
 
+@pytest.mark.slow
 def test_parameters_are_those_of_the_published_text_model(backbone):
     assert backbone.count_params() == 368_424_832
 
