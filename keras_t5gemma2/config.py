@@ -1,4 +1,4 @@
-"""Sizes of a T5Gemma 2 model, as frozen objects that turn into plain JSON and back."""
+"""Sizes of a model, as frozen objects that turn into JSON and back. Long by its docstrings."""
 
 import collections
 import dataclasses

@@ -102,7 +102,7 @@ def expected_training(use_lora):
         return trained(use_lora)[:2]
 
 
-@meshes(use_lora={False: None, True: None})
+@meshes(use_lora={False: None, True: "both"})
 def test_fit(mesh, use_lora):
     """Also of a last batch that the devices cannot divide."""
     history, weights, lm = trained(use_lora)

@@ -1,4 +1,4 @@
-"""Text by a model: inputs to batches, batches to new tokens, new tokens to text."""
+"""Inputs to batches, these to new tokens, and these to text. Long by its docstrings."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The model without a head: token ids and images in, hidden states out."""
+"""The model without a head: ids and images in, hidden states out. Long by its docstrings."""
 
 from collections.abc import Mapping
 from typing import Any, Self

@@ -1,4 +1,4 @@
-"""The tokenizer: text to token ids and back."""
+"""The tokenizer: text to token ids and back. Long by its docstrings."""
 
 import os
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""The layers whose matrix may be of integers: what Keras makes of them, computed in less memory.
+"""Layers whose matrix may be of integers, computed in less memory. Long: two layers, one base.
 
 Their variables are Keras's own. Keras itself unpacks and scales a whole matrix by several arrays
 of its size, and a whole table for each token that is looked up. Here nothing is larger than one

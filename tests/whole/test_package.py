@@ -164,3 +164,11 @@ def test_presets_are_the_same_plain_dict_everywhere():
         cls = getattr(keras_t5gemma2, f"T5Gemma2{name}")
         assert cls.presets is keras_t5gemma2.presets
     assert json.loads(json.dumps(keras_t5gemma2.presets)) == keras_t5gemma2.presets
+
+
+@pytest.mark.once
+def test_files_of_more_than_300_lines_say_why():
+    texts = {str(path): path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")}
+    long = [path for path, text in texts.items() if text.count("\n") > 300]
+    assert long
+    assert [path for path in long if "Long" not in texts[path].partition("\n")[0]] == []
