@@ -82,7 +82,7 @@ class T5Gemma2Seq2SeqLM(T5Gemma2Task):
         }
 
     def outputs_of(self, of_backbone: Mapping[str, Tensor]) -> Tensor:
-        """What the task gives, of what its backbone gives.
+        """The outputs of the task, made of those of its backbone.
 
         Example:
 
@@ -170,7 +170,7 @@ class T5Gemma2Seq2SeqLM(T5Gemma2Task):
 
     @property
     def generate_function(self) -> Callable[..., Tensor] | None:
-        """What `make_generate_function` gave. Set to `None` to compile all anew.
+        """The function that `make_generate_function` gave. Set to `None` to compile all anew.
 
         Example:
 

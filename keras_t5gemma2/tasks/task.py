@@ -95,7 +95,7 @@ class T5Gemma2Task(TrainableTask):
 
     @property
     def preprocessor(self) -> T5Gemma2Seq2SeqLMPreprocessor | Any:  # `None` is seldom
-        """What makes arrays of text and images; settable, to one that fits the backbone.
+        """The layer that makes arrays of text and images; may be set to one that fits the backbone.
 
         Example:
 

@@ -387,7 +387,7 @@ class TrainableTask(keras_hub.models.Seq2SeqLM):
     def preprocess_samples(
         self, x: Inputs, y: Any = None, sample_weight: Tensor | None = None
     ) -> Any:
-        """What `train_on_batch` and the like make of a batch; see `fit` for what it may be.
+        """The arrays that `train_on_batch` and the like make of a batch, as `fit` takes it.
 
         Example:
 

@@ -76,7 +76,7 @@ class Distillation:
 
     @property
     def source(self) -> str | None:
-        """What the teacher's weights derive from, as `T5Gemma2Backbone` has it.
+        """The model that the teacher's weights derive from, as `T5Gemma2Backbone` has it.
 
         Example:
 

@@ -45,7 +45,7 @@ def times_codes(x, codes):
     """See `ops.reference`; `codes` may be bfloat16 too."""
     codes, x = jax.lax.optimization_barrier((codes, x.astype("float32")))
     matrix, rows = codes.astype("float32"), x.reshape(-1, x.shape[-1])
-    # Of one row the compiler reads codes inside the product; of several, inside the sum.
+    # The compiler reads codes inside the product of one row, and inside the sum of several.
     sums = rows @ matrix.T if len(rows) == 1 else jnp.sum(matrix * rows[:, None], axis=-1)
     return sums.reshape(*x.shape[:-1], -1)
 

@@ -32,7 +32,7 @@ def logits(x, table):
 
 
 def reads_codes(x, is_table):
-    """See `ops.reference`; kernels are laid out for it, too. The operation has no gradient."""
+    """See `ops.reference`. Kernels do too, since `lay_out` turns them; trained inputs do not."""
     is_plain = not (torch.is_grad_enabled() and x.requires_grad)
     return is_plain and x.device.type == "cpu" and x.shape[:-1].numel() <= _FEW_ROWS
 
