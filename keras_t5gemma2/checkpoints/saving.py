@@ -4,6 +4,7 @@ import contextlib
 import contextvars
 import functools
 import math
+import weakref
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -14,7 +15,7 @@ from keras_t5gemma2.compat import keras as compat
 from keras_t5gemma2.files.atomic import atomic_directory, atomic_file
 from keras_t5gemma2.files.config_objects import check_are_found
 from keras_t5gemma2.files.disk import check_room, local_path, reserve, writing_h5
-from keras_t5gemma2.files.finite import check_finite_variables
+from keras_t5gemma2.files.finite import check_finite_group, check_finite_variables
 from keras_t5gemma2.kernels.runtime import processes
 from keras_t5gemma2.kernels.runtime.host_memory import host_array
 from keras_t5gemma2.typing import Mixin, PathLike
@@ -26,6 +27,10 @@ _Result = TypeVar("_Result")
 IMPORT = "import "
 
 _is_writing = contextvars.ContextVar("is_writing", default=False)
+# Whether whoever loads Keras's own files looks at their values.
+_is_checked = contextvars.ContextVar("is_checked", default=False)
+# What was said of models that were loaded in part.
+_refusals: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 # Whether whoever builds a model from a preset's configuration adds the adapters from their files.
 _reads_files = contextvars.ContextVar("reads_files", default=False)
 
@@ -140,6 +145,7 @@ def load_weights(model, load, filepath, *args, allow_nonfinite=False, **kwargs):
     path = filepath if _is_remote(filepath) else local_path(filepath)
     variables = [*model.variables, *getattr(getattr(model, "optimizer", None), "variables", ())]
     values = [_copy(variable.value) for variable in variables]
+    token = _is_checked.set(True)
     try:
         load(path, *args, **kwargs)
         if not allow_nonfinite:
@@ -147,6 +153,29 @@ def load_weights(model, load, filepath, *args, allow_nonfinite=False, **kwargs):
     except BaseException:
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
+        raise
+    finally:
+        _is_checked.reset(token)
+
+
+def check_stored(model, store):
+    """Raises where a model's part of a file that `keras.saving.load_model` reads is not finite."""
+    if _is_checked.get():
+        return
+    group = compat.stored_group(store)
+    if group is None:
+        # Keras forgets an error if it meets the model again where the file has nothing of it.
+        if model in _refusals:
+            raise ValueError(_refusals[model])
+        return
+    remedy = (
+        "Make the model, and give its `load_weights` the path and `allow_nonfinite=True` to load "
+        "it all the same"
+    )
+    try:
+        check_finite_group(group, f"the weights of {model.name}", remedy)
+    except ValueError as error:
+        _refusals[model] = str(error)
         raise
 
 
@@ -239,6 +268,10 @@ class SavesModels(Mixin):
     def save_own_variables(self, store: Any) -> None:
         reserve()  # Keras has just opened the file
         super().save_own_variables(store)
+
+    def load_own_variables(self, store: Any) -> None:
+        check_stored(self, store)
+        super().load_own_variables(store)
 
     def load_weights(
         self, filepath: PathLike, *args: Any, allow_nonfinite: bool = False, **kwargs: Any

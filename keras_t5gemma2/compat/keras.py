@@ -220,3 +220,18 @@ def trained_variables(optimizer):
 def moving_averages(optimizer):
     """Returns the averages of the weights that `use_ema=True` keeps (Keras 3.15.1)."""
     return optimizer._model_variables_moving_average
+
+
+# Files -----------------------------------------------------------------------------------------
+
+
+def stored_group(store):
+    """Returns the HDF5 group that `load_own_variables` reads for a layer and those inside it.
+
+    It is `None` where the file is of another kind, or has nothing of the layer (Keras 3.15.1).
+    """
+    file = getattr(store, "h5_file", None)
+    path = getattr(store, "_h5_entry_path", "")
+    if file is None or not path:
+        return file
+    return file.get(path)

@@ -7,6 +7,8 @@ from keras import ops
 # The smallest bits of a number of 16 bits that is not finite, without its sign.
 _NOT_FINITE = {np.dtype("float16"): 0x7C00, np.dtype(ml_dtypes.bfloat16): 0x7F80}
 _SIGN = 0x8000
+# Of an array in a file, read at a time.
+_ROWS = 8192
 
 
 def is_finite(values):
@@ -71,6 +73,32 @@ def check_finite_arrays(arrays, origin):
     for name, array in arrays.items():
         if not is_finite(array):
             raise ValueError(nonfinite_message(f"{name} of {origin}", array, array))
+
+
+def check_finite_group(group, origin, remedy):
+    """As `check_finite_arrays`, of all arrays of a group of an HDF5 file, a few rows at a time.
+
+    Args:
+        group: `h5py.Group`.
+        origin: what the error calls it.
+        remedy: string. What to do to load it all the same.
+    """
+
+    def check(name, found):
+        if not hasattr(found, "dtype"):
+            return
+        is_bfloat16 = found.attrs.get("dtype") == "bfloat16"  # HDF5 has no name for it
+        pieces = (
+            found[start : start + _ROWS].view(ml_dtypes.bfloat16 if is_bfloat16 else found.dtype)
+            for start in range(0, len(found) if found.shape else 0, _ROWS)
+        )
+        if not all(is_finite(piece) for piece in pieces):
+            raise ValueError(
+                "Values that are loaded must be finite. Received: values that are NaN or infinite "
+                f"in {name} of {origin}. {remedy}"
+            )
+
+    group.visititems(check)
 
 
 def check_finite_variables(variables, origin):

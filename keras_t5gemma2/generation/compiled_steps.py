@@ -12,6 +12,8 @@ from keras_t5gemma2.generation.samplers import taking_turns
 from keras_t5gemma2.model.residual import sum_dtype
 
 # Programs kept for each choice of adapters. Sizes are rounded up, so that most uses need fewer.
+# On TensorFlow, XLA keeps its part of those that go: 3.7 MB of a function of 80 operations
+# (TensorFlow 2.21; a function that XLA does not compile gives all back). No public name frees it.
 MOST_PROGRAMS = 64
 
 

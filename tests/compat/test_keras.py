@@ -375,3 +375,20 @@ def test_data_adapters():
     wanted = {"get_numpy_iterator", "get_jax_iterator", "get_tf_dataset", "get_torch_dataloader"}
     assert wanted <= set(dir(compat.DataAdapter))
     assert issubclass(compat.PyDatasetAdapter, compat.DataAdapter)
+
+
+def test_stored_group(tmp_path):
+    seen = []
+
+    @keras.saving.register_keras_serializable("test_stored_group")
+    class Inner(keras.layers.Dense):
+        def load_own_variables(self, store):
+            seen.append(compat.stored_group(store))
+            assert list(seen[0]["vars"]) == ["0", "1"]
+            super().load_own_variables(store)
+
+    inputs = keras.Input((2,))
+    keras.Model(inputs, Inner(3, name="inner")(inputs)).save(tmp_path / "m.keras")
+    keras.saving.load_model(tmp_path / "m.keras")
+    assert len(seen) == 1
+    assert compat.stored_group({}) is None

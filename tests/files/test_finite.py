@@ -164,6 +164,25 @@ def test_load_weights(tmp_path):
     other.load_weights(tmp_path / "x.weights.h5", allow_nonfinite=True)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_whole_model_of_keras(tmp_path, dtype):
+    lm = small_task(dtype=dtype)
+    kernel = lm.backbone.decoder.blocks[0].mlp.up.kernel
+    kernel.assign(np.full(kernel.shape, np.inf, "float32"))
+    lm.save(tmp_path / "x.keras")
+    lm.backbone.save(tmp_path / "y.keras")
+    for name in ("x", "y"):
+        with pytest.raises(ValueError, match=r"NaN or infinite in .* of the weights of t5.*_back"):
+            keras.saving.load_model(tmp_path / f"{name}.keras")
+    other = small_task(dtype=dtype)
+    other.load_weights(tmp_path / "x.keras", allow_nonfinite=True)
+    kernel = other.backbone.decoder.blocks[0].mlp.up.kernel
+    assert not is_finite(keras.ops.convert_to_numpy(kernel))
+    kernel.assign(np.zeros(kernel.shape, "float32"))
+    other.save(tmp_path / "z.keras")
+    keras.saving.load_model(tmp_path / "z.keras")
+
+
 @pytest.mark.once
 def test_an_adapter_of_ours_and_of_peft(tmp_path):
     lm = small_task()
