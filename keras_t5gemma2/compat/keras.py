@@ -226,9 +226,10 @@ def moving_averages(optimizer):
 
 
 def stored_group(store):
-    """Returns the HDF5 group that `load_own_variables` reads for a layer and those inside it.
+    """Returns the HDF5 group of a layer and those inside it, or `None` (Keras 3.15.1).
 
-    It is `None` where the file is of another kind, or has nothing of the layer (Keras 3.15.1).
+    Args:
+        store: what `load_own_variables` gets.
     """
     file = getattr(store, "h5_file", None)
     path = getattr(store, "_h5_entry_path", "")

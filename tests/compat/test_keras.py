@@ -5,7 +5,9 @@ A test that fails here names what a release of the library has dropped or change
 
 import importlib
 import inspect
+import pathlib
 import re
+import tempfile
 
 import keras
 import keras_hub
@@ -77,6 +79,22 @@ def _embedding():
     return layer
 
 
+def _store():
+    """What a layer reads its variables of."""
+    stores = []
+
+    class Layer(keras.layers.Dense):
+        def load_own_variables(self, store):
+            stores.append(store)
+            super().load_own_variables(store)
+
+    model = keras.Sequential([keras.Input((2,)), Layer(1)])
+    with tempfile.TemporaryDirectory() as directory:
+        model.save_weights(pathlib.Path(directory) / "x.weights.h5")
+        model.load_weights(pathlib.Path(directory) / "x.weights.h5")
+    return stores[0]
+
+
 # What has a name: functions that make it.
 NAMES = {
     "compat.keras": {
@@ -84,6 +102,7 @@ NAMES = {
         "_compile_loss": [_model],
         "_compile_metrics": [_model],
         "_deferred_initialize": [_variable],
+        "_h5_entry_path": [_store],
         "_flatten_layers": [_layer, _model],
         "_initial_epoch": [_model],
         "_initialize": [_variable],
