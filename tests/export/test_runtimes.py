@@ -11,6 +11,7 @@ import pytest
 from tiny_models import CONFIG, SMALL_CONFIG, tiny_backbone, token_inputs
 
 from keras_t5gemma2 import T5Gemma2Seq2SeqLM
+from keras_t5gemma2.generation import decoding
 
 BACKEND = keras.config.backend()
 FORMAT = "torch" if BACKEND == "torch" else "tf_saved_model"
@@ -183,6 +184,29 @@ def test_an_export_is_written_whole_or_not_at_all(small, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         small.export(tmp_path / "model", FORMAT, **SIZES)
     assert [file.name for file in (tmp_path / "model").iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("format", {"tensorflow": [FORMAT, "litert"]}.get(BACKEND, [FORMAT]))
+@pytest.mark.once
+def test_an_interrupt_leaves_nothing_and_a_model_that_goes_on(small, tmp_path, monkeypatch, format):
+    """In the middle of tracing, on every format."""
+    inputs = token_inputs(np.random.default_rng(0), (5,), (1,))
+    before = generated(small, inputs, 4)
+    weights = [keras.ops.convert_to_numpy(v) for v in small.variables]
+
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(decoding, "read", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            small.export(tmp_path / "model.tflite", format, **SIZES, prompt_length=4)
+    assert not list(tmp_path.iterdir())
+    assert generated(small, inputs, 4) == before
+    small.generate_function = None
+    assert generated(small, inputs, 4) == before
+    for variable, value in zip(small.variables, weights, strict=True):
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(variable), value)
 
 
 def test_it_says_that_it_is_done(small, tmp_path, monkeypatch, capsys):
