@@ -4,6 +4,8 @@ import torch
 from torch.nn import functional
 
 from keras_t5gemma2.kernels.compat.torch import int8_product
+from keras_t5gemma2.kernels.ops.reference import take_rows  # noqa: F401  for `dispatch`
+from keras_t5gemma2.kernels.ops.screened import HALF, LARGEST_PART
 
 _FEW_ROWS = 32  # of a product, such as those of a step of decoding
 
@@ -31,8 +33,13 @@ def logits(x, table):
     return _times(x.to(table.dtype), table).float()
 
 
-def reads_codes(x, is_table):
-    """See `ops.reference`. Kernels do too, since `lay_out` turns them; trained inputs do not."""
+def product_of_codes(x, codes):
+    """See `ops.reference`."""
+    return times_codes(x, codes.t())
+
+
+def reads_codes(x):
+    """See `ops.reference`; trained inputs do not."""
     is_plain = not (torch.is_grad_enabled() and x.requires_grad)
     return is_plain and x.device.type == "cpu" and x.shape[:-1].numel() <= _FEW_ROWS
 
@@ -42,6 +49,32 @@ def times_codes(x, codes):
     ones = torch.ones(len(codes), dtype=x.dtype)
     sums = int8_product(x.reshape(-1, x.shape[-1]), codes.contiguous(), ones)
     return sums.unflatten(0, x.shape[:-1])
+
+
+def screened_logits(x, table, screen, count):
+    """See `ops.screened`. Rows are found one by one; the copy is read in bfloat16 on CPUs."""
+    table = getattr(table, "value", table)
+    x = x.to(table.dtype)
+    lower, upper = _bounds(x.float(), screen, is_half=table.dtype != torch.float32)
+    least = lower.topk(count).values[:, -1:]
+    wanted = (upper >= least).any(dim=0).nonzero()[:, 0]
+    if len(wanted) > LARGEST_PART * len(table):
+        return logits(x, table)
+    rest = torch.where(least.isnan(), least, -torch.inf)
+    found = rest.repeat(1, len(table))
+    found[:, wanted] = logits(x, table[wanted])
+    return found
+
+
+def _bounds(x, screen, is_half):
+    """See `screened.bounds`; rounding `x` takes away at most a norm as well."""
+    half = x.bfloat16()
+    ones = torch.ones(len(screen.codes), dtype=half.dtype)
+    logits = int8_product(half, screen.codes, ones).float().mul_(screen.scales)
+    norms = torch.linalg.vector_norm(torch.stack([x, x - half.float()]), dim=-1, keepdim=True)
+    slack = torch.addcmul(norms[0] * screen.errors, norms[1], screen.norms)
+    slack = slack.add_(logits.abs(), alpha=(3 if is_half else 1) * HALF)
+    return logits - slack, logits + slack
 
 
 def _times(x, rows):
