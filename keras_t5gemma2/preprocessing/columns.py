@@ -5,6 +5,8 @@ import difflib
 from keras_t5gemma2.messages import shown, warn
 
 KEYS = ("encoder_text", "images", "decoder_text")
+LABEL = "label"
+KEYS_OF_CLASSIFIERS = ("encoder_text", "images", LABEL)
 
 
 class Columns:

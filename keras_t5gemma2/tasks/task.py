@@ -66,7 +66,7 @@ class T5Gemma2Task(TrainableTask):
     Args:
         backbone: `T5Gemma2Backbone`.
         preprocessor: `T5Gemma2Seq2SeqLMPreprocessor`, or `None` to work on arrays only.
-        **kwargs: as `keras_hub.models.Seq2SeqLM` has them.
+        **kwargs: as `keras_hub.models.Task` has them.
     """
 
     backbone_cls = T5Gemma2Backbone
@@ -87,11 +87,19 @@ class T5Gemma2Task(TrainableTask):
         backbone.belongs_to(self)
         self.backbone = backbone
         self.preprocessor = preprocessor
-        inputs = backbone.input
-        super().__init__(inputs=inputs, outputs=self.outputs_of(backbone(inputs)), **kwargs)
+        inputs, outputs = self._graph()
+        super().__init__(inputs=inputs, outputs=outputs, **kwargs)
         # On torch, Keras has looked for parameters before there was a module to register them:
         # without this the task would have none, and `DistributedDataParallel` nothing to do.
         compat.register_parameters(self)
+
+    def _graph(self):
+        """The symbolic inputs of the task and its outputs."""
+        inputs = self.backbone.input
+        return inputs, self.outputs_of(self.backbone(inputs))
+
+    def _load_head(self, checkpoint, given, allow_nonfinite):
+        """Reads the weights that are none of the backbone's, of a task that has some."""
 
     @property
     def preprocessor(self) -> T5Gemma2Seq2SeqLMPreprocessor | Any:  # `None` is seldom
@@ -244,6 +252,8 @@ class T5Gemma2Task(TrainableTask):
             how = load_weights, quantize, allow_nonfinite, kwargs.pop("dtype", None)
             backbone = load_backbone(T5Gemma2Backbone, checkpoint, *how)
             lm = task(backbone, **{**settings, **kwargs})
+            if load_weights:
+                lm._load_head(checkpoint, kwargs, allow_nonfinite)
             place, takes = checkpoint.path, {"allow_nonfinite": allow_nonfinite}
         if load_weights:
             adapter_files.load_of_preset(lm.adapter_set, place, **takes)
