@@ -112,8 +112,8 @@ class TaskAdapters(AdapterSet):
 
     def _functions(self):
         parts = [(self.model, _EVALUATING), (self.backbone, _EVALUATING)]
-        generator = getattr(self.model, "generator", None)
-        return parts if generator is None else [*parts, (generator, ("programs",))]
+        owners = (getattr(self.model, name, None) for name in ("generator", "reader"))
+        return [*parts, *((owner, ("programs",)) for owner in owners if owner is not None)]
 
     def _set(self, kept):
         """Sets the compiled functions, to `None` where none are kept; a training step is not."""
