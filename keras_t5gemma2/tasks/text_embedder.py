@@ -9,6 +9,11 @@ import keras_hub
 import numpy as np
 
 from keras_t5gemma2.arguments import check_flags
+from keras_t5gemma2.checkpoints.own.files import metrics_of
+from keras_t5gemma2.checkpoints.saving import by_one_process
+from keras_t5gemma2.checkpoints.transformers.sentence_transformers import (
+    write_sentence_transformers,
+)
 from keras_t5gemma2.compat import keras as compat
 from keras_t5gemma2.files.finite import check_finite_variables
 from keras_t5gemma2.generation.row_reader import RowReader, joined
@@ -23,7 +28,14 @@ from keras_t5gemma2.tasks.agreement import check_agreement
 from keras_t5gemma2.tasks.task import T5Gemma2Task
 from keras_t5gemma2.training.embedding_loss import EmbeddingLoss
 from keras_t5gemma2.training.embedding_preparation import EmbeddingPreparation
-from keras_t5gemma2.typing import EmbeddingTable, Inputs, PathLike, QuantizationMode, Tensor
+from keras_t5gemma2.typing import (
+    EmbeddingTable,
+    FileDType,
+    Inputs,
+    PathLike,
+    QuantizationMode,
+    Tensor,
+)
 
 _WEIGHTS = "task.weights.h5"
 
@@ -410,6 +422,37 @@ class T5Gemma2TextEmbedder(T5Gemma2Task, keras_hub.models.TextEmbedder):
         self.has_default_optimizer = bool(state.get("is_default_optimizer"))
         if self.built and self.optimizer is not None:
             self.optimizer.build(self.trainable_variables)  # Its variables are read from the file.
+
+    # Files ------------------------------------------------------------------------------------
+
+    @by_one_process
+    def export_to_sentence_transformers(
+        self, path: PathLike, dtype: FileDType = None, max_shard_size: int | str = "5GB"
+    ) -> None:
+        """Writes a directory that `sentence_transformers.SentenceTransformer(path)` loads.
+
+        It is the encoder as `export_to_transformers` of an encoder alone writes it, with active
+        adapters in its weights, and pooling, cutting, normalization and `prompts`. The library
+        gives the same vectors of texts. `from_preset(path)` reads it back.
+
+        Args:
+            path: path of the directory, made if it is not there.
+            dtype: as of `export_to_transformers`.
+            max_shard_size: as of `export_to_transformers`.
+
+        Raises:
+            ValueError: `pooling` is "attention", which that library has not; there is no
+                preprocessor; or as `export_to_transformers`.
+
+        Example:
+
+        >>> embedder = keras_t5gemma2.T5Gemma2TextEmbedder.from_preset("t5gemma2_tiny")
+        >>> embedder.export_to_sentence_transformers(directory)
+        >>> (directory / "1_Pooling" / "config.json").exists()
+        True
+        """
+        metrics = metrics_of(self)
+        write_sentence_transformers(path, self, dtype, max_shard_size, metrics)
 
     # Loading ----------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """A checkpoint in the reference's format."""
 
 import functools
+import inspect
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from keras_t5gemma2.checkpoints.transformers.names import (
     is_vision_name,
     rows,
 )
+from keras_t5gemma2.checkpoints.transformers.sentence_transformers import read_settings
 from keras_t5gemma2.files.json_object import read_json
 from keras_t5gemma2.files.safetensors import read_safetensors
 from keras_t5gemma2.files.tensors import StoredTensor, list_names
@@ -70,6 +72,11 @@ class TransformersCheckpoint(Checkpoint):
                 f"{self.path}, whose model takes text only."
             )
         return SavedLayer(image_options(self.path, self.config.vision)[0])
+
+    def task(self, cls):
+        """Without what other tasks than an embedder have in files of the reference."""
+        is_embedder = "prompts" in inspect.signature(cls.__init__).parameters
+        return cls, read_settings(self.path) if is_embedder else {}
 
     def preprocessor(self):
         """Its lengths are what the stacks are made for."""
