@@ -29,7 +29,7 @@ from keras_t5gemma2.files.config_objects import check_are_found, check_parts
 from keras_t5gemma2.files.disk import local_path
 from keras_t5gemma2.lora.apart import adapters_apart, are_apart
 from keras_t5gemma2.lora.config import LoRAConfig, check_described
-from keras_t5gemma2.messages import short_errors, shown
+from keras_t5gemma2.messages import short_errors, shown, warn
 from keras_t5gemma2.model.backbone import T5Gemma2Backbone
 from keras_t5gemma2.model.from_checkpoint import load_backbone
 from keras_t5gemma2.model.quantize import with_quantize_of_class
@@ -98,8 +98,21 @@ class T5Gemma2Task(TrainableTask):
         inputs = self.backbone.input
         return inputs, self.outputs_of(self.backbone(inputs))
 
+    @classmethod
+    def _check_given(cls, given, checkpoint):
+        """Raises where neither the user nor the files say what the constructor needs."""
+
     def _load_head(self, checkpoint, given, allow_nonfinite):
         """Reads the weights that are none of the backbone's, of a task that has some."""
+        if checkpoint.head_tensors():
+            warn(
+                f"The head of {checkpoint.path} is left out: a {type(self).__name__} has none of "
+                "this kind"
+            )
+
+    def _reference_head(self):
+        """The `ReferenceHead` of a task that has one, and its variables by path; else `None`."""
+        return None
 
     @property
     def preprocessor(self) -> T5Gemma2Seq2SeqLMPreprocessor | Any:  # `None` is seldom
@@ -250,6 +263,7 @@ class T5Gemma2Task(TrainableTask):
                 made = make_task_preprocessor(cls.preprocessor_cls, checkpoint, **lengths)
                 kwargs["preprocessor"] = made
             how = load_weights, quantize, allow_nonfinite, kwargs.pop("dtype", None)
+            task._check_given({**settings, **kwargs}, checkpoint)
             backbone = load_backbone(T5Gemma2Backbone, checkpoint, *how)
             lm = task(backbone, **{**settings, **kwargs})
             if load_weights:
@@ -503,6 +517,7 @@ class T5Gemma2Task(TrainableTask):
             max_shard_size,
             configs,
             metrics_of(self),
+            self._reference_head(),
         )
 
     @by_one_process

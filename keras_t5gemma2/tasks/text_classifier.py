@@ -63,6 +63,7 @@ class T5Gemma2TextClassifier(HeadTask, keras_hub.models.TextClassifier):
     """
 
     has_token_outputs = False
+    reference_class = "T5Gemma2ForSequenceClassification"
 
     def __init__(
         self,

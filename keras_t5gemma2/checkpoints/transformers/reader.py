@@ -5,7 +5,12 @@ import functools
 import numpy as np
 
 from keras_t5gemma2.checkpoints.checkpoint import Checkpoint, SavedLayer
-from keras_t5gemma2.checkpoints.transformers.config import config_from_transformers, context_lengths
+from keras_t5gemma2.checkpoints.heads import REFERENCE_ROWS, stored
+from keras_t5gemma2.checkpoints.transformers.config import (
+    config_from_transformers,
+    context_lengths,
+    reference_head,
+)
 from keras_t5gemma2.checkpoints.transformers.files import image_options, tokenizer_file
 from keras_t5gemma2.checkpoints.transformers.names import (
     canonical_name,
@@ -47,6 +52,21 @@ class TransformersCheckpoint(Checkpoint):
 
     def tensors(self):
         return stored_tensors(self.path, self.config)
+
+    def task(self, cls):
+        """With the sizes of a head where the files have the one of this task."""
+        head = reference_head(read_json(self.path, "config.json"))
+        if head is None or head.architecture != getattr(cls, "reference_class", None):
+            return cls, {}
+        settings = ("num_classes", "dropout", "start_token_id")
+        return cls, {name: getattr(head, name) for name in settings}
+
+    def head_tensors(self):
+        found = read_safetensors(self.path)
+        names = {name: (path, layout) for path, (name, layout) in REFERENCE_ROWS.items()}
+        return {
+            names[name][0]: stored(found[name], names[name][1]) for name in names if name in found
+        }
 
     @property
     def has_tokenizer(self):
@@ -90,7 +110,9 @@ def stored_tensors(directory, config):
         ValueError: a tensor is missing, unexpected, or quantized; copies of a tied tensor differ;
             a file is cut off.
     """
-    found = _by_canonical_name(read_safetensors(directory))
+    of_head = [name for name, _ in REFERENCE_ROWS.values()]
+    found = read_safetensors(directory)
+    found = _by_canonical_name({name: t for name, t in found.items() if name not in of_head})
     if config.vision is None:
         found = {name: same for name, same in found.items() if not is_vision_name(name)}
     wanted = rows(config)
