@@ -26,6 +26,18 @@ from keras_t5gemma2.typing import Tensor
 _START_TOKEN_ID = 2
 
 
+def _missing(name):
+    """In the place of a method that this task does not have."""
+
+    def get(self):
+        raise AttributeError(
+            f"A {type(self).__name__} has no `{name}`, which is for models that write text. Load "
+            "a T5Gemma2Seq2SeqLM"
+        )
+
+    return property(get)
+
+
 class HeadTask(T5Gemma2Task):
     """A backbone with a new head on its hidden states; goes before a class of keras-hub.
 
@@ -95,6 +107,12 @@ class HeadTask(T5Gemma2Task):
         names = self.backbone.input
         inputs = {name: x for name, x in names.items() if not name.startswith("decoder_")}
         return inputs, self.outputs_of_inputs(inputs)
+
+    # Of models that write text.
+    score = _missing("score")
+    sample_logits = _missing("sample_logits")
+    token_sums = _missing("token_sums")
+    save_to_keras_hub_preset = _missing("save_to_keras_hub_preset")
 
     # Files ------------------------------------------------------------------------------------
 
