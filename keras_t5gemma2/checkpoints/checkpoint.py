@@ -85,6 +85,10 @@ class Checkpoint:
         """Whether the preprocessor has an image converter."""
         return self.config.vision is not None
 
+    def head_tensors(self):
+        """Dict of `StoredTensor` by path, of a classifier's head; empty where there is none."""
+        return {}
+
     def task(self, cls):
         """The class of the task, `cls` or one derived from it, and arguments it was saved with."""
         return cls, {}

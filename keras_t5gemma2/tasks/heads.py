@@ -1,13 +1,15 @@
 """A task that classifies: what text and token classifiers share. Long by its docstrings alone."""
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import keras
-from keras import layers
 
+from keras_t5gemma2.checkpoints.heads import ReferenceHead
+from keras_t5gemma2.checkpoints.heads import assign as assign_head
 from keras_t5gemma2.compat import keras as compat
-from keras_t5gemma2.messages import shown
+from keras_t5gemma2.messages import short_errors, shown, shown_path
 from keras_t5gemma2.model.backbone import T5Gemma2Backbone
 from keras_t5gemma2.model.head import ClassifierHead, ShiftRight
 from keras_t5gemma2.options import integer, number
@@ -22,6 +24,18 @@ from keras_t5gemma2.typing import Tensor
 
 # The start token of published models, where there is no preprocessor that says another.
 _START_TOKEN_ID = 2
+
+
+def _missing(name):
+    """In the place of a method that this task does not have."""
+
+    def get(self):
+        raise AttributeError(
+            f"A {type(self).__name__} has no `{name}`, which is for models that write text. Load "
+            "a T5Gemma2Seq2SeqLM"
+        )
+
+    return property(get)
 
 
 class HeadTask(T5Gemma2Task):
@@ -39,6 +53,7 @@ class HeadTask(T5Gemma2Task):
     """
 
     columns_read = KEYS_OF_CLASSIFIERS
+    reference_class: str  # the reference's
     preparation_cls = LabelPreparation
 
     def __init__(
@@ -55,7 +70,13 @@ class HeadTask(T5Gemma2Task):
         self.num_classes = _count("num_classes", num_classes)
         self.hidden_dim = None if hidden_dim is None else _count("hidden_dim", hidden_dim)
         self.dropout = _rate(dropout)
-        self.activation = keras.activations.get(activation)
+        if not (activation is None or isinstance(activation, str) or callable(activation)):
+            raise TypeError(
+                "`activation` must be a name, a function or `None`. Received: activation="
+                f"{shown(activation)}"
+            )
+        with short_errors():
+            self.activation = keras.activations.get(activation)
         if start_token_id is None:
             tokenizer = getattr(preprocessor, "tokenizer", None)
             start_token_id = getattr(tokenizer, "start_token_id", None)
@@ -87,6 +108,59 @@ class HeadTask(T5Gemma2Task):
         inputs = {name: x for name, x in names.items() if not name.startswith("decoder_")}
         return inputs, self.outputs_of_inputs(inputs)
 
+    # Of models that write text.
+    score = _missing("score")
+    sample_logits = _missing("sample_logits")
+    token_sums = _missing("token_sums")
+    save_to_keras_hub_preset = _missing("save_to_keras_hub_preset")
+
+    # Files ------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        activation = config.get("activation")
+        if isinstance(activation, dict):  # a function of the user's own, which is registered
+            config = {**config, "activation": keras.activations.deserialize(activation)}
+        return super().from_config(config)
+
+    @classmethod
+    def _check_given(cls, given, checkpoint):
+        if "num_classes" not in given:
+            raise ValueError(
+                "`num_classes` must be given for a preset without the head of a "
+                f"{cls.__name__}. Received: {shown_path(checkpoint.path)}, and none"
+            )
+
+    def head_variables(self):
+        """List of the weights of the task that are none of the backbone's."""
+        of_backbone = {id(variable) for variable in self.backbone.variables}
+        return [v for v in self.weights if id(v) not in of_backbone]
+
+    def _load_head(self, checkpoint, given, allow_nonfinite):
+        if "num_classes" not in given:  # else the head is a new one, as in keras-hub
+            tensors = checkpoint.head_tensors()
+            assign_head(self.head_variables(), tensors, checkpoint.path, allow_nonfinite)
+
+    def _reference_head(self):
+        self._check_is_of_reference()
+        kind = "regression" if self.num_classes == 1 else None  # else it goes by the labels
+        head = ReferenceHead(
+            *(self.reference_class, self.num_classes, self.dropout, self.start_token_id, kind)
+        )
+        return head, {variable.path: variable for variable in self.head_variables()}
+
+    def _check_is_of_reference(self):
+        """Raises a `ValueError` where the reference has no such head."""
+        given = {"activation": keras.activations.serialize(self.activation)}
+        given |= {"hidden_dim": self.hidden_dim, "pooling": getattr(self, "pooling", "decoder")}
+        wanted = {"activation": "linear", "hidden_dim": None, "pooling": "decoder"}
+        differing = [f"{k}={shown(v)}" for k, v in given.items() if v != wanted[k]]
+        if differing:
+            raise ValueError(
+                "The reference's head is one matrix on the decoder's states, and gives logits. "
+                f"Received: {', '.join(differing)}. Save a preset instead"
+            )
+
     # Calls ------------------------------------------------------------------------------------
 
     def _of_encoder(self, inputs):
@@ -110,8 +184,10 @@ class HeadTask(T5Gemma2Task):
         mask: Tensor = None,
         **kwargs: Any,
     ) -> Any:
-        inputs = self.backbone.complete(self._of_encoder(inputs))
-        return keras.Model.call(self, inputs, training=training, mask=mask, **kwargs)
+        return super().call(self._of_encoder(inputs), training, mask, **kwargs)
+
+    def _without_logits(self):
+        return contextlib.nullcontext()  # a head's are few
 
     # Training ---------------------------------------------------------------------------------
 
@@ -173,6 +249,16 @@ class HeadTask(T5Gemma2Task):
         keras.Model.compile(self, optimizer, loss, metrics=metrics, **kwargs)
         if kwargs.get("auto_scale_loss", True):
             self._scale_loss()
+
+    def get_compile_config(self) -> dict[str, Any]:
+        """What a file of the model keeps of `compile`: optimizer, loss and metrics."""
+        config = super().get_compile_config()
+        if config and self.has_default_loss:
+            config["loss"] = "auto"
+        if config and self.has_default_metrics:
+            own = config.pop("weighted_metrics", None) or []
+            config = {**config, "metrics": "auto", "weighted_metrics": own[:-1] or None}
+        return config
 
     def _preparation(
         self, class_weight=None, distillation=None, cuts=None, columns=None, targets="one"

@@ -13,6 +13,7 @@ from keras_t5gemma2.arguments import check_constructor, check_loading
 from keras_t5gemma2.checkpoints import adapter as stored_adapters
 from keras_t5gemma2.checkpoints import cards, formats, hub_upload, saving
 from keras_t5gemma2.checkpoints.gemma3.reader import Gemma3Checkpoint
+from keras_t5gemma2.checkpoints.heads import TASK_WEIGHTS
 from keras_t5gemma2.checkpoints.keras_hub import writer as keras_hub_export
 from keras_t5gemma2.checkpoints.own import files as preset_files
 from keras_t5gemma2.checkpoints.own.files import metrics_of
@@ -29,7 +30,7 @@ from keras_t5gemma2.files.config_objects import check_are_found, check_parts
 from keras_t5gemma2.files.disk import local_path
 from keras_t5gemma2.lora.apart import adapters_apart, are_apart
 from keras_t5gemma2.lora.config import LoRAConfig, check_described
-from keras_t5gemma2.messages import short_errors, shown
+from keras_t5gemma2.messages import short_errors, shown, warn
 from keras_t5gemma2.model.backbone import T5Gemma2Backbone
 from keras_t5gemma2.model.from_checkpoint import load_backbone
 from keras_t5gemma2.model.quantize import with_quantize_of_class
@@ -55,7 +56,7 @@ from keras_t5gemma2.typing import (
 
 # Files of an earlier save that go even if the new one has none of the same name.
 _REPLACED_FILES = (
-    *("model*.weights.h5", "model.weights.json", "task.weights.h5"),
+    *("model*.weights.h5", "model.weights.json", TASK_WEIGHTS),
     "adapters/*.safetensors",
 )
 
@@ -108,8 +109,21 @@ class T5Gemma2Task(TrainableTask):
         inputs = self.backbone.input
         return inputs, self.outputs_of(self.backbone(inputs))
 
+    @classmethod
+    def _check_given(cls, given, checkpoint):
+        """Raises where neither the user nor the files say what the constructor needs."""
+
     def _load_head(self, checkpoint, given, allow_nonfinite):
         """Reads the weights that are none of the backbone's, of a task that has some."""
+        if checkpoint.head_tensors():
+            warn(
+                f"The head of {checkpoint.path} is left out: a {type(self).__name__} has none of "
+                "this kind"
+            )
+
+    def _reference_head(self):
+        """The `ReferenceHead` of a task that has one, and its variables by path; else `None`."""
+        return None
 
     @property
     def preprocessor(self) -> T5Gemma2Seq2SeqLMPreprocessor | Any:  # `None` is seldom
@@ -265,6 +279,7 @@ class T5Gemma2Task(TrainableTask):
                 made = make_task_preprocessor(cls.preprocessor_cls, checkpoint, **lengths)
                 kwargs["preprocessor"] = made
             how = load_weights, quantize, allow_nonfinite, kwargs.pop("dtype", None)
+            task._check_given({**settings, **kwargs}, checkpoint)
             backbone = load_backbone(T5Gemma2Backbone, checkpoint, *how)
             lm = task(backbone, **{**settings, **kwargs})
             if load_weights:
@@ -391,6 +406,8 @@ class T5Gemma2Task(TrainableTask):
         def write(directory):
             with adapters_apart():
                 save(directory, *args, **kwargs)
+            if self.has_task_weights():  # which the backbone has taken for an older save's
+                self.save_task_weights(os.path.join(directory, TASK_WEIGHTS))
             if in_files:
                 adapter_files.write_all(adapters, directory)
 
@@ -518,6 +535,7 @@ class T5Gemma2Task(TrainableTask):
             max_shard_size,
             configs,
             metrics_of(self),
+            self._reference_head(),
         )
 
     @by_one_process

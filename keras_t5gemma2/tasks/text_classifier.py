@@ -1,12 +1,13 @@
 """The task: text and images in, a class, several classes or a number out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import keras
 import keras_hub
 
 from keras_t5gemma2.compat import keras as compat
+from keras_t5gemma2.lora.targets import dense_layers
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.model.backbone import T5Gemma2Backbone
 from keras_t5gemma2.model.pooling import Pooling
@@ -63,6 +64,7 @@ class T5Gemma2TextClassifier(HeadTask, keras_hub.models.TextClassifier):
     """
 
     has_token_outputs = False
+    reference_class = "T5Gemma2ForSequenceClassification"
 
     def __init__(
         self,
@@ -83,7 +85,8 @@ class T5Gemma2TextClassifier(HeadTask, keras_hub.models.TextClassifier):
             )
         self.pooling = pooling
         self.pooler = Pooling("last" if pooling == "decoder" else pooling, name="pooler")
-        if pooling != "decoder":
+        self.needs_decoder = pooling == "decoder"
+        if pooling != "decoder" and backbone.decoder is not None:
             backbone.decoder.trainable = False
         super().__init__(
             backbone,
@@ -98,6 +101,39 @@ class T5Gemma2TextClassifier(HeadTask, keras_hub.models.TextClassifier):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "pooling": self.pooling}
+
+    def enable_lora(
+        self,
+        rank: int,
+        alpha: float | None = None,
+        dropout: float = 0.0,
+        target: str | Sequence[str] = "text",
+        use_rslora: bool = False,
+        use_dora: bool = False,
+        name: str = "default",
+    ) -> None:
+        """As `T5Gemma2Seq2SeqLM.enable_lora`; the head is trained beside the adapter.
+
+        Where the decoder does not run, "text" stands for the projections of the encoder. The
+        file of an adapter does not hold the head, which `save_to_preset` saves.
+
+        Args:
+            rank, alpha, dropout, target, use_rslora, use_dora, name: as there.
+
+        Raises:
+            ValueError: as there.
+
+        Example:
+
+        >>> cls = keras_t5gemma2.T5Gemma2TextClassifier
+        >>> classifier = cls.from_preset("t5gemma2_tiny", num_classes=2)
+        >>> classifier.enable_lora(rank=2, target=["query"])
+        >>> classifier.trainable_variables[-1].path
+        'head/output/bias'
+        """
+        if target == "text" and self.pooling != "decoder":
+            target = [path for path in dense_layers(self.backbone) if path.startswith("encoder/")]
+        super().enable_lora(rank, alpha, dropout, target, use_rslora, use_dora, name)
 
     def outputs_of_inputs(self, inputs):
         """The symbolic outputs of symbolic inputs."""

@@ -9,6 +9,7 @@ import keras_hub
 import numpy as np
 
 from keras_t5gemma2.arguments import check_flags
+from keras_t5gemma2.checkpoints.heads import TASK_WEIGHTS
 from keras_t5gemma2.checkpoints.own.files import metrics_of
 from keras_t5gemma2.checkpoints.saving import by_one_process
 from keras_t5gemma2.checkpoints.transformers.sentence_transformers import (
@@ -36,8 +37,6 @@ from keras_t5gemma2.typing import (
     QuantizationMode,
     Tensor,
 )
-
-_WEIGHTS = "task.weights.h5"
 
 
 @keras.saving.register_keras_serializable(package="keras_t5gemma2")
@@ -509,9 +508,9 @@ class T5Gemma2TextEmbedder(T5Gemma2Task, keras_hub.models.TextEmbedder):
         settings = checkpoint.task(type(self))[1]
         if not self.head.weights or settings.get("pooling") != self.pooling:
             return
-        self.load_task_weights(checkpoint.path / _WEIGHTS)
+        self.load_task_weights(checkpoint.path / TASK_WEIGHTS)
         if not allow_nonfinite:
-            check_finite_variables(self.head.weights, checkpoint.path / _WEIGHTS)
+            check_finite_variables(self.head.weights, checkpoint.path / TASK_WEIGHTS)
 
 
 def _count(rows):

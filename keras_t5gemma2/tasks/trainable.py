@@ -325,7 +325,8 @@ class TrainableTask(Mixin):
         data.is_joined, data.has_token_outputs = True, self.has_token_outputs
         reporting = self, kwargs.pop("callbacks", None), kwargs.get("verbose", "auto")
         with reading(data, steps=steps), reporting_steps(*reporting) as callbacks:
-            return data.joined(keras.Model.predict(self, data, callbacks=callbacks, **kwargs))
+            found = data.joined(keras.Model.predict(self, data, callbacks=callbacks, **kwargs))
+        return found if self.has_token_outputs else found[:, 0]
 
     def precompute(
         self, x: Inputs, batch_size: int = 8, verbose: int = 1, columns: ColumnNames | None = None

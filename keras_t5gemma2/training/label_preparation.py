@@ -6,8 +6,8 @@ import keras
 import numpy as np
 
 from keras_t5gemma2.messages import short_errors, shown
-from keras_t5gemma2.model.array_checks import IGNORED, check_inputs, check_weights
-from keras_t5gemma2.preprocessing.columns import LABEL, Columns
+from keras_t5gemma2.model.array_checks import check_inputs, check_weights
+from keras_t5gemma2.preprocessing.columns import LABEL
 from keras_t5gemma2.preprocessing.containers import is_missing, is_sequence, is_table, items_of
 from keras_t5gemma2.preprocessing.cuts import one_warning
 from keras_t5gemma2.preprocessing.read_image import to_numpy
@@ -81,8 +81,12 @@ class LabelPreparation(Preparation):
             x: as of `parse_rows`; a table may have a column `label`.
             y: labels, or `None`.
         """
-        if isinstance(x, list) and x and isinstance(x[0], Row):
+        if are_parsed(x):
             return x, y
+        return self.with_labels(*self.table_of(x, y))
+
+    def table_of(self, x, y):
+        """A dict of known keys without `label`, and the labels."""
         x = items_of(x) if is_sequence(x) and not is_table(x) else x
         if isinstance(x, list) and x and all(isinstance(row, tuple) for row in x) and y is None:
             x, y = map(list, zip(*x, strict=True))
@@ -92,8 +96,11 @@ class LabelPreparation(Preparation):
             raise ValueError(
                 f"Labels must be given once. Received: a column `{LABEL}` in x, and y={shown(y)}"
             )
-        y = labels if y is None else y
-        rows, is_single = self.rows_of(table)
+        return table, labels if y is None else y
+
+    def with_labels(self, table, y):
+        """A list of `Row`, and a list of their labels or `None`."""
+        rows, is_single = parse_rows(table)
         if y is None:
             return rows, None
         y = [y] if is_single else list_of(y)
@@ -103,10 +110,6 @@ class LabelPreparation(Preparation):
                 "rows"
             )
         return rows, y
-
-    def rows_of(self, table):
-        """The rows of a table without its labels, and whether it is a single one."""
-        return parse_rows(table)
 
     def labels(self, y, rows, x):
         """The array of the labels of rows.
@@ -129,7 +132,10 @@ class LabelPreparation(Preparation):
             return y
         rows, classes = len(x["encoder_token_ids"]), self.num_classes
         if classes == 1:
-            rule, is_right = "a number for each row, since num_classes=1", y.shape in ((rows,), (rows, 1))
+            rule, is_right = (
+                "a number for each row, since num_classes=1",
+                y.shape in ((rows,), (rows, 1)),
+            )
             is_right = is_right and y.dtype.kind in "biuf" and np.isfinite(y).all()
             kind = "float32"
         elif y.shape == (rows, classes):
@@ -166,6 +172,11 @@ class LabelPreparation(Preparation):
         if np.shape(weights) == of_rows:
             weights = weights.reshape(-1, *[1] * (of_classes.ndim - 1))
         return of_classes * weights
+
+
+def are_parsed(x):
+    """Whether `x` is a list of `Row`."""
+    return isinstance(x, list) and len(x) > 0 and isinstance(x[0], Row)
 
 
 def is_class(labels, classes, ignored=()):

@@ -13,6 +13,7 @@ import types
 import keras
 
 from keras_t5gemma2.checkpoints.checkpoint import Checkpoint, SavedLayer, registered_class
+from keras_t5gemma2.checkpoints.heads import own_head_tensors
 from keras_t5gemma2.checkpoints.own.quantized_layers import quantized_layers, rows_in_file
 from keras_t5gemma2.config import AttentionConfig, BackboneConfig, StackConfig, VisionConfig
 from keras_t5gemma2.files.h5 import read_h5, stored_tensors
@@ -123,6 +124,9 @@ class OwnCheckpoint(Checkpoint):
         path = self.path / "preprocessor.json"
         has_one = path.is_file() and read_json(self.path, path.name)
         return self._layer(path.name) if has_one else SavedLayer({})
+
+    def head_tensors(self):
+        return own_head_tensors(self.path)
 
     def task(self, cls):
         """Without the backbone and the preprocessor.

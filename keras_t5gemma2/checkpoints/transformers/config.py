@@ -3,8 +3,9 @@
 A `config.json` may leave out what its class sets by default, so the defaults stand here as well.
 """
 
+from keras_t5gemma2.checkpoints.heads import ReferenceHead
 from keras_t5gemma2.config import AttentionConfig, BackboneConfig, StackConfig, VisionConfig
-from keras_t5gemma2.files.limits import MOST_LAYERS
+from keras_t5gemma2.files.limits import MOST_LAYERS, is_number
 from keras_t5gemma2.files.section import Section
 from keras_t5gemma2.messages import shown
 
@@ -60,6 +61,14 @@ _DEFAULTS = {
     "is_encoder_decoder": True,
     "tie_word_embeddings": True,
 }
+_HEAD_DEFAULTS = {
+    "architectures": None,
+    "id2label": None,
+    "num_labels": 2,
+    "classifier_dropout_rate": 0.0,
+}
+# The reference's classes with a head.
+HEADS = ("T5Gemma2ForSequenceClassification", "T5Gemma2ForTokenClassification")
 _OTHER_MODELS = {
     "t5gemma": "It is a T5Gemma of the first generation, another architecture.",
     "gemma3": "A Gemma 3 model becomes one by `T5Gemma2Seq2SeqLM.from_gemma3`.",
@@ -147,6 +156,33 @@ def context_lengths(values):
 
 def _is_encoder(model):
     return model["model_type"] == "t5gemma2_encoder"
+
+
+def reference_head(values):
+    """The `ReferenceHead` of a model that classifies, or `None`.
+
+    Args:
+        values: dict, the parsed `config.json`.
+
+    Raises:
+        ValueError: its sizes are none.
+    """
+    model = Section("", values, {**_DEFAULTS, **_HEAD_DEFAULTS})
+    named = model["architectures"]
+    named = named if isinstance(named, list) else []
+    architecture = next((name for name in named if name in HEADS), None)
+    if architecture is None:
+        return None
+    labels = model.optional_object("id2label")
+    num_classes = len(labels) or model.size("num_labels")
+    dropout = model["classifier_dropout_rate"]
+    if not is_number(dropout) or not 0 <= dropout < 1:
+        raise ValueError(
+            "`classifier_dropout_rate` of config.json must be a number from 0 to below 1. "
+            f"Received: {shown(dropout)}"
+        )
+    start = model.section("decoder", {"bos_token_id": 2}).token_id("bos_token_id")
+    return ReferenceHead(architecture, num_classes, float(dropout), start)
 
 
 def _check_model_type(model):

@@ -6,7 +6,12 @@ import inspect
 import numpy as np
 
 from keras_t5gemma2.checkpoints.checkpoint import Checkpoint, SavedLayer
-from keras_t5gemma2.checkpoints.transformers.config import config_from_transformers, context_lengths
+from keras_t5gemma2.checkpoints.heads import REFERENCE_ROWS, stored
+from keras_t5gemma2.checkpoints.transformers.config import (
+    config_from_transformers,
+    context_lengths,
+    reference_head,
+)
 from keras_t5gemma2.checkpoints.transformers.files import image_options, tokenizer_file
 from keras_t5gemma2.checkpoints.transformers.names import (
     canonical_name,
@@ -52,6 +57,26 @@ class TransformersCheckpoint(Checkpoint):
     def tensors(self):
         return stored_tensors(self.path, self.config)
 
+    def task(self, cls):
+        """With the sizes of a head where the files have the one of this task.
+
+        Of an embedder, with what the files of the sentence-transformers library say.
+        """
+        if "prompts" in inspect.signature(cls.__init__).parameters:
+            return cls, read_settings(self.path)
+        head = reference_head(read_json(self.path, "config.json"))
+        if head is None or head.architecture != getattr(cls, "reference_class", None):
+            return cls, {}
+        settings = ("num_classes", "dropout", "start_token_id")
+        return cls, {name: getattr(head, name) for name in settings}
+
+    def head_tensors(self):
+        found = read_safetensors(self.path)
+        names = {name: (path, layout) for path, (name, layout) in REFERENCE_ROWS.items()}
+        return {
+            names[name][0]: stored(found[name], names[name][1]) for name in names if name in found
+        }
+
     @property
     def has_tokenizer(self):
         return tokenizer_file(self.path) is not None
@@ -72,11 +97,6 @@ class TransformersCheckpoint(Checkpoint):
                 f"{self.path}, whose model takes text only."
             )
         return SavedLayer(image_options(self.path, self.config.vision)[0])
-
-    def task(self, cls):
-        """Without what other tasks than an embedder have in files of the reference."""
-        is_embedder = "prompts" in inspect.signature(cls.__init__).parameters
-        return cls, read_settings(self.path) if is_embedder else {}
 
     def preprocessor(self):
         """Its lengths are what the stacks are made for."""
@@ -100,7 +120,9 @@ def stored_tensors(directory, config):
         ValueError: a tensor is missing, unexpected, or quantized; copies of a tied tensor differ;
             a file is cut off.
     """
-    found = _by_canonical_name(read_safetensors(directory))
+    of_head = [name for name, _ in REFERENCE_ROWS.values()]
+    found = read_safetensors(directory)
+    found = _by_canonical_name({name: t for name, t in found.items() if name not in of_head})
     if config.vision is None:
         found = {name: same for name, same in found.items() if not is_vision_name(name)}
     if config.decoder is None:

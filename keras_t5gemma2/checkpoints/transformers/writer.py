@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_t5gemma2.checkpoints.adapter import adapter_of
 from keras_t5gemma2.checkpoints.cards import Card, write_card
+from keras_t5gemma2.checkpoints.heads import REFERENCE_ROWS
 from keras_t5gemma2.checkpoints.sources import KEY
 from keras_t5gemma2.checkpoints.transformers import peft
 from keras_t5gemma2.checkpoints.transformers.config_writer import (
@@ -43,6 +44,19 @@ _END_OF_IMAGE = 256_000
 
 _TABLE = "embedder/table/embeddings"
 _CONFIG_FILE, _GENERATION_FILE = "config.json", "generation_config.json"
+# Of the reference's classes with a head, and of the one that generates: its automatic class, what
+# Hugging Face calls the task, the class here, and what comes out.
+_KINDS = {
+    None: ("AutoModelForImageTextToText", None, "T5Gemma2Seq2SeqLM", "text"),
+    "T5Gemma2ForSequenceClassification": (
+        *("AutoModelForSequenceClassification", "text-classification"),
+        *("T5Gemma2TextClassifier", "classes"),
+    ),
+    "T5Gemma2ForTokenClassification": (
+        *("AutoModelForTokenClassification", "token-classification"),
+        *("T5Gemma2TokenClassifier", "a class of each token"),
+    ),
+}
 # Every file of the format: an old one that is not written again would be read with the new.
 _FILES = (
     *(_CONFIG_FILE, _GENERATION_FILE, SINGLE_FILE, INDEX_FILE, "model-*-of-*.safetensors"),
@@ -60,6 +74,7 @@ def write_transformers(
     max_shard_size,
     adapters=None,
     metrics=None,
+    head=None,
     encoder_only=False,
 ):
     """Writes a directory that the reference loads.
@@ -73,23 +88,27 @@ def write_transformers(
         adapters: dict of `LoRAConfig` by name, of the adapters that are written in peft's format
             beside the base weights; or `None` to write the weights with the active ones in them.
         metrics: dict of numbers by name, of training, for the README.
+        head: pair of a `ReferenceHead` and the dict of its variables by path, or `None`.
         encoder_only: bool. Whether the encoder alone is written, of a model that has a decoder.
 
     Raises:
         ValueError: as for `T5Gemma2Seq2SeqLM.export_to_transformers`.
     """
     path, max_bytes = local_path(path).resolve(), parse_size(max_shard_size)
-    tensors = new_tensors(backbone, dtype, adapters is None, encoder_only)
     config = config_of(backbone, encoder_only)
+    described, variables = head or (None, {})
+    tensors = new_tensors(backbone, dtype, adapters is None, encoder_only)
+    tensors += _head_tensors(variables, dtype)
     ids = _token_ids(preprocessor)
     stored = dtype or keras.backend.standardize_dtype(backbone.token_embedding.embeddings.dtype)
     files = {
         _CONFIG_FILE: {
             **config_to_transformers(config, stored, ids, _context_lengths(preprocessor)),
+            **({} if described is None else described.config),
             KEY: backbone.source,
         },
     }
-    if config.decoder is not None:
+    if described is None and config.decoder is not None:
         files[_GENERATION_FILE] = generation_config(ids)
     with atomic_directory(path, replaces=_FILES, written_last=_CONFIG_FILE) as directory:
         write_safetensors(directory, tensors, max_bytes)
@@ -104,8 +123,12 @@ def write_transformers(
         for name, values in files.items():
             text = json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
             (directory / name).write_text(text, encoding="utf-8")
-        card = _card if config.decoder is not None else _card_of_encoder
-        write_card(directory, card(path.name, backbone, metrics or {}), path)
+        said = path.name, backbone, metrics or {}
+        if config.decoder is None:
+            card = _card_of_encoder(*said)
+        else:
+            card = _card(*said, None if described is None else described.architecture)
+        write_card(directory, card, path)
 
 
 def write_tokenizer(path, tokenizer):
@@ -122,27 +145,39 @@ def write_tokenizer(path, tokenizer):
         (directory / TOKENIZER_CONFIG_FILE).write_text(f"{values}\n", encoding="utf-8")
 
 
-def _card(name, backbone, metrics):
-    classes = "AutoModelForImageTextToText, AutoProcessor"
-    if not backbone.vision:
-        classes = "AutoModelForImageTextToText, AutoTokenizer"
-    model, processor = classes.split(", ")
+def _head_tensors(variables, dtype):
+    tensors = []
+    for path, variable in variables.items():
+        name, layout = REFERENCE_ROWS[path]
+        shape = layout.from_variable_shape(tuple(variable.shape))
+        read = functools.partial(_read, variable, layout)
+        tensors.append(NewTensor(name, shape, np.dtype(dtype or variable.dtype), read))
+    return tensors
+
+
+def _card(name, backbone, metrics, architecture=None):
+    model, pipeline, ours, out = _KINDS[architecture]
+    processor = "AutoProcessor" if backbone.vision else "AutoTokenizer"
+    classes = f"{model}, {processor}"
+    variable = "lm" if architecture is None else "classifier"
+    if pipeline is None:
+        pipeline = "image-text-to-text" if backbone.vision else "text-generation"
     return Card(
         title=name,
         what=(
             "A T5Gemma 2 model (an encoder-decoder: "
-            f"{'text and images' if backbone.vision else 'text'} in, text out) in the format of "
+            f"{'text and images' if backbone.vision else 'text'} in, {out} out) in the format of "
             "the transformers library, written by keras_t5gemma2."
         ),
         usage=(
             f"from transformers import {classes}\n"
             f'model = {model}.from_pretrained("{name}")\n'
             f'processor = {processor}.from_pretrained("{name}")\n'
-            f'# In Keras: lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("{name}")'
+            f'# In Keras: {variable} = keras_t5gemma2.{ours}.from_preset("{name}")'
         ),
         library="transformers",
         source=backbone.source,
-        pipeline="image-text-to-text" if backbone.vision else "text-generation",
+        pipeline=pipeline,
         metrics=metrics,
     )
 
