@@ -20,7 +20,7 @@ from keras_t5gemma2.tasks.agreement import check_agreement
 from keras_t5gemma2.tasks.task import T5Gemma2Task
 from keras_t5gemma2.training.label_loss import LabelAccuracy, LabelLoss
 from keras_t5gemma2.training.label_preparation import LabelPreparation
-from keras_t5gemma2.typing import Tensor
+from keras_t5gemma2.typing import PathLike, Tensor
 
 # The start token of published models, where there is no preprocessor that says another.
 _START_TOKEN_ID = 2
@@ -130,6 +130,21 @@ class HeadTask(T5Gemma2Task):
                 "`num_classes` must be given for a preset without the head of a "
                 f"{cls.__name__}. Received: {shown_path(checkpoint.path)}, and none"
             )
+
+    def save_task_weights(self, filepath: PathLike) -> None:
+        """Writes the weights of the head alone, as keras-hub does without the optimizer's state.
+
+        Args:
+            filepath: path of the file, which ends with `.weights.h5`.
+
+        Example:
+
+        >>> cls = keras_t5gemma2.T5Gemma2TextClassifier
+        >>> classifier = cls.from_preset("t5gemma2_tiny", num_classes=2)
+        >>> classifier.save_task_weights(directory / "task.weights.h5")
+        """
+        skipped = [*compat.all_layers(self.backbone), self.optimizer]
+        keras.saving.save_weights(self, filepath, objects_to_skip=skipped)
 
     def head_variables(self):
         """List of the weights of the task that are none of the backbone's."""

@@ -13,6 +13,7 @@ from keras_t5gemma2.arguments import check_constructor, check_loading
 from keras_t5gemma2.checkpoints import adapter as stored_adapters
 from keras_t5gemma2.checkpoints import cards, formats, hub_upload, saving
 from keras_t5gemma2.checkpoints.gemma3.reader import Gemma3Checkpoint
+from keras_t5gemma2.checkpoints.heads import TASK_WEIGHTS
 from keras_t5gemma2.checkpoints.keras_hub import writer as keras_hub_export
 from keras_t5gemma2.checkpoints.own import files as preset_files
 from keras_t5gemma2.checkpoints.own.files import metrics_of
@@ -55,7 +56,7 @@ from keras_t5gemma2.typing import (
 
 # Files of an earlier save that go even if the new one has none of the same name.
 _REPLACED_FILES = (
-    *("model*.weights.h5", "model.weights.json", "task.weights.h5"),
+    *("model*.weights.h5", "model.weights.json", TASK_WEIGHTS),
     "adapters/*.safetensors",
 )
 
@@ -390,6 +391,8 @@ class T5Gemma2Task(TrainableTask):
         def write(directory):
             with adapters_apart():
                 save(directory, *args, **kwargs)
+            if self.has_task_weights():  # which the backbone has taken for an older save's
+                self.save_task_weights(os.path.join(directory, TASK_WEIGHTS))
             if in_files:
                 adapter_files.write_all(adapters, directory)
 

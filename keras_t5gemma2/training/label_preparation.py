@@ -1,4 +1,4 @@
-"""What a classifier's data set is made of: texts and images with labels, and how they are arrays."""
+"""What a classifier's data set is made of: rows with labels, and how they become arrays."""
 
 import dataclasses
 
@@ -132,12 +132,9 @@ class LabelPreparation(Preparation):
             return y
         rows, classes = len(x["encoder_token_ids"]), self.num_classes
         if classes == 1:
-            rule, is_right = (
-                "a number for each row, since num_classes=1",
-                y.shape in ((rows,), (rows, 1)),
-            )
-            is_right = is_right and y.dtype.kind in "biuf" and np.isfinite(y).all()
-            kind = "float32"
+            rule, kind = "a finite number for each row, since num_classes=1", "float32"
+            is_right = y.shape in ((rows,), (rows, 1)) and y.dtype.kind in "biuf"
+            is_right = is_right and np.isfinite(y).all()
         elif y.shape == (rows, classes):
             rule, kind = "from 0 to 1 where a row may have several classes", "float32"
             is_right = y.dtype.kind in "biuf" and ((y >= 0) & (y <= 1)).all()
