@@ -43,11 +43,13 @@ class Checkpoint:
         path: path of the directory or file.
         text_only: bool. Leave out the vision tower, with the tensors and layers that belong to it.
         preset: what the user called the checkpoint, which may say what its weights derive from.
+        encoder_only: bool. Leave out the decoder, with the tensors that belong to it.
     """
 
     path: PathLike
     text_only: bool = False
     preset: str | None = None
+    encoder_only: bool = False
 
     # Patterns of the files to download: always, and with the weights.
     small_files: ClassVar[tuple[str, ...]] = ("*.json", "assets/tokenizer/*")
@@ -62,6 +64,11 @@ class Checkpoint:
     ] = {}  # further arguments of the backbone's constructor, by name
     # Whether the end-of-image token has no vector but the scaled one of the embedding table.
     end_of_image_is_in_table = False
+
+    def parts_of(self, config):
+        """A `BackboneConfig` without the parts that are left out."""
+        config = dataclasses.replace(config, vision=None) if self.text_only else config
+        return dataclasses.replace(config, decoder=None) if self.encoder_only else config
 
     @property
     def origin(self):

@@ -70,6 +70,7 @@ class T5Gemma2Task(TrainableTask):
         **kwargs: as `keras_hub.models.Task` has them.
     """
 
+    needs_decoder = True
     backbone_cls = T5Gemma2Backbone
     preprocessor_cls = T5Gemma2Seq2SeqLMPreprocessor
     presets = presets  # those that `from_preset` knows by name
@@ -84,6 +85,7 @@ class T5Gemma2Task(TrainableTask):
         **kwargs: Any,
     ) -> None:
         check_constructor(self, kwargs, "compile")
+        self._check_has_decoder(backbone)
         self.made_in_process = os.getpid()
         backbone.belongs_to(self)
         self.backbone = backbone
@@ -93,6 +95,14 @@ class T5Gemma2Task(TrainableTask):
         # On torch, Keras has looked for parameters before there was a module to register them:
         # without this the task would have none, and `DistributedDataParallel` nothing to do.
         compat.register_parameters(self)
+
+    def _check_has_decoder(self, backbone):
+        if self.needs_decoder and backbone.decoder is None:
+            raise ValueError(
+                f"A {type(self).__name__} needs a backbone with a decoder. Received: an encoder "
+                "alone, with config.decoder=None. Load a whole model without `encoder_only=True`, "
+                "or make a `T5Gemma2TextEmbedder`"
+            )
 
     def _graph(self):
         """The symbolic inputs of the task and its outputs."""
@@ -210,6 +220,7 @@ class T5Gemma2Task(TrainableTask):
         allow_nonfinite: bool = False,
         encoder_sequence_length: int | None = None,
         decoder_sequence_length: int | None = None,
+        encoder_only: bool = False,
         **kwargs: Any,
     ) -> Self:
         """The model of a preset or of a published checkpoint, with its preprocessor.
@@ -231,6 +242,8 @@ class T5Gemma2Task(TrainableTask):
                 read, instead of what the model is made for: `max_position_embeddings` of a
                 directory in the reference's format, or what a preset says.
             decoder_sequence_length: int, tokens; the same of the decoder.
+            encoder_only: bool. If true, the decoder is neither built nor read, for tasks that do
+                without.
             **kwargs: `dtype` of every part, by default Keras's global policy; `preprocessor`
                 and further arguments of the constructor.
 
@@ -249,10 +262,12 @@ class T5Gemma2Task(TrainableTask):
         """
         check_loading(cls, "from_preset", kwargs, by_preset=("backbone",), more=("compile",))
         lengths = given_lengths(kwargs, encoder_sequence_length, decoder_sequence_length)
-        checkpoint, preset = formats.open_checkpoint(preset, load_weights, text_only, embeddings)
+        parts = text_only, embeddings, encoder_only
+        checkpoint, preset = formats.open_checkpoint(preset, load_weights, *parts)
         if checkpoint is None:
             options = {"quantize": quantize, "allow_nonfinite": allow_nonfinite}
-            formats.check_only_keras(preset, embeddings, text_only=text_only, **options)
+            options |= {"text_only": text_only, "encoder_only": encoder_only}
+            formats.check_only_keras(preset, embeddings, **options)
             with reading_adapter_files(preset):
                 lm = super().from_preset(preset, load_weights, **kwargs)
             if lengths:
@@ -520,7 +535,7 @@ class T5Gemma2Task(TrainableTask):
             max_shard_size,
             configs,
             metrics_of(self),
-            self._reference_head(),
+            head=self._reference_head(),
         )
 
     @by_one_process

@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_t5gemma2.messages import short_errors, shown
 from keras_t5gemma2.model.array_checks import check_inputs, check_weights
+from keras_t5gemma2.model.inputs import of_encoder
 from keras_t5gemma2.preprocessing.columns import LABEL
 from keras_t5gemma2.preprocessing.containers import is_missing, is_sequence, is_table, items_of
 from keras_t5gemma2.preprocessing.cuts import one_warning
@@ -51,7 +52,7 @@ class LabelPreparation(Preparation):
             with one_warning(self.cuts):
                 x = self.preprocessor.generate_preprocess(rows)
             y = None if y is None else self.labels(y, rows, x)
-        x = {name: value for name, value in x.items() if not name.startswith("decoder_")}
+        x = of_encoder(x)
         if self.config.vision is not None:
             x = {**x, **self._images(x)}
         if y is None and self.targets != "one":

@@ -70,7 +70,7 @@ class OwnCheckpoint(Checkpoint):
     @functools.cached_property
     def config(self):
         config = backbone_config(self.origin, self._values.get("config"))
-        return dataclasses.replace(config, vision=None) if self.text_only else config
+        return self.parts_of(config)
 
     @functools.cached_property
     def settings(self):
@@ -85,8 +85,9 @@ class OwnCheckpoint(Checkpoint):
 
     def tensors(self):
         found = read_h5(self.path)
-        if self.text_only:
-            found = {n: t for n, t in found.items() if not n.startswith("layers/vision/")}
+        left_out = {"layers/vision/": self.text_only, "layers/decoder/": self.encoder_only}
+        left_out = tuple(prefix for prefix, is_left_out in left_out.items() if is_left_out)
+        found = {n: t for n, t in found.items() if not n.startswith(left_out)}
         rows, integers = rows_in_file(self.config, self.settings["quantized_layers"])
         return stored_tensors(self.path, rows, found, integers)
 

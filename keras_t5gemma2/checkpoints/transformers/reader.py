@@ -15,6 +15,7 @@ from keras_t5gemma2.checkpoints.transformers.files import image_options, tokeniz
 from keras_t5gemma2.checkpoints.transformers.names import (
     canonical_name,
     is_copy,
+    is_decoder_name,
     is_vision_name,
     rows,
 )
@@ -48,7 +49,8 @@ class TransformersCheckpoint(Checkpoint):
 
     @functools.cached_property
     def config(self):
-        return config_from_transformers(read_json(self.path, "config.json"), self.text_only)
+        values = read_json(self.path, "config.json")
+        return self.parts_of(config_from_transformers(values, self.text_only))
 
     def tensors(self):
         return stored_tensors(self.path, self.config)
@@ -103,7 +105,8 @@ def stored_tensors(directory, config):
 
     Args:
         directory: path of the directory.
-        config: `BackboneConfig`. Without a vision part, the tensors of one are passed over.
+        config: `BackboneConfig`. The tensors of a vision part or decoder that it has not are
+            passed over.
 
     Raises:
         FileNotFoundError: the safetensors are not there.
@@ -115,6 +118,8 @@ def stored_tensors(directory, config):
     found = _by_canonical_name({name: t for name, t in found.items() if name not in of_head})
     if config.vision is None:
         found = {name: same for name, same in found.items() if not is_vision_name(name)}
+    if config.decoder is None:
+        found = {name: same[:1] for name, same in found.items() if not is_decoder_name(name)}
     wanted = rows(config)
     _check_names(directory, {row.name for row in wanted}, found)
     for same in found.values():
