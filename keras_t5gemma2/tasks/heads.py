@@ -12,6 +12,7 @@ from keras_t5gemma2.compat import keras as compat
 from keras_t5gemma2.messages import short_errors, shown, shown_path
 from keras_t5gemma2.model.backbone import T5Gemma2Backbone
 from keras_t5gemma2.model.head import ClassifierHead, ShiftRight
+from keras_t5gemma2.model.inputs import of_encoder
 from keras_t5gemma2.options import integer, number
 from keras_t5gemma2.preprocessing.columns import KEYS_OF_CLASSIFIERS, Columns
 from keras_t5gemma2.preprocessing.cuts import Cuts
@@ -20,7 +21,7 @@ from keras_t5gemma2.tasks.agreement import check_agreement
 from keras_t5gemma2.tasks.task import T5Gemma2Task
 from keras_t5gemma2.training.label_loss import LabelAccuracy, LabelLoss
 from keras_t5gemma2.training.label_preparation import LabelPreparation
-from keras_t5gemma2.typing import Tensor
+from keras_t5gemma2.typing import PathLike, Tensor
 
 # The start token of published models, where there is no preprocessor that says another.
 _START_TOKEN_ID = 2
@@ -104,8 +105,7 @@ class HeadTask(T5Gemma2Task):
         return self.backbone({**inputs, **decoder})["decoder_sequence_output"]
 
     def _graph(self):
-        names = self.backbone.input
-        inputs = {name: x for name, x in names.items() if not name.startswith("decoder_")}
+        inputs = of_encoder(self.backbone.input)
         return inputs, self.outputs_of_inputs(inputs)
 
     # Of models that write text.
@@ -130,6 +130,21 @@ class HeadTask(T5Gemma2Task):
                 "`num_classes` must be given for a preset without the head of a "
                 f"{cls.__name__}. Received: {shown_path(checkpoint.path)}, and none"
             )
+
+    def save_task_weights(self, filepath: PathLike) -> None:
+        """Writes the weights of the head alone, as keras-hub does without the optimizer's state.
+
+        Args:
+            filepath: path of the file, which ends with `.weights.h5`.
+
+        Example:
+
+        >>> cls = keras_t5gemma2.T5Gemma2TextClassifier
+        >>> classifier = cls.from_preset("t5gemma2_tiny", num_classes=2)
+        >>> classifier.save_task_weights(directory / "task.weights.h5")
+        """
+        skipped = [*compat.all_layers(self.backbone), self.optimizer]
+        keras.saving.save_weights(self, filepath, objects_to_skip=skipped)
 
     def head_variables(self):
         """List of the weights of the task that are none of the backbone's."""
@@ -163,19 +178,13 @@ class HeadTask(T5Gemma2Task):
 
     # Calls ------------------------------------------------------------------------------------
 
-    def _of_encoder(self, inputs):
-        """`inputs` without those of the decoder, whose tokens are the encoder's."""
-        if not isinstance(inputs, Mapping):
-            return inputs
-        return {name: x for name, x in inputs.items() if not name.startswith("decoder_")}
-
     def __call__(self, inputs: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
-        return super().__call__(self._of_encoder(inputs), *args, **kwargs)
+        return super().__call__(of_encoder(inputs), *args, **kwargs)
 
     def compute_output_spec(
         self, inputs: Mapping[str, Tensor], training: bool | None = None, mask: Tensor = None
     ) -> Any:
-        return super().compute_output_spec(self._of_encoder(inputs), training, mask)
+        return super().compute_output_spec(of_encoder(inputs), training, mask)
 
     def call(
         self,
@@ -184,7 +193,7 @@ class HeadTask(T5Gemma2Task):
         mask: Tensor = None,
         **kwargs: Any,
     ) -> Any:
-        return super().call(self._of_encoder(inputs), training, mask, **kwargs)
+        return super().call(of_encoder(inputs), training, mask, **kwargs)
 
     def _without_logits(self):
         return contextlib.nullcontext()  # a head's are few

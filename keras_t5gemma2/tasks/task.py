@@ -535,7 +535,7 @@ class T5Gemma2Task(TrainableTask):
             max_shard_size,
             configs,
             metrics_of(self),
-            self._reference_head(),
+            head=self._reference_head(),
         )
 
     @by_one_process

@@ -30,7 +30,7 @@ class T5Gemma2TextClassifier(HeadTask, keras_hub.models.TextClassifier):
       `T5Gemma2ForSequenceClassification`;
     - with "mean" the mean of the encoder's states, and with "attention" a weighted mean with
       weights that are learned. The decoder does not run then, which is half of the work; it is
-      frozen.
+      frozen, and `from_preset(encoder_only=True)` leaves it out.
 
     A row gets the same outputs in any batch and with padding on either side. The reference gives
     them for a row alone: in a padded batch it shifts whole rows, and changes its answers.
@@ -86,7 +86,7 @@ class T5Gemma2TextClassifier(HeadTask, keras_hub.models.TextClassifier):
         self.pooling = pooling
         self.pooler = Pooling("last" if pooling == "decoder" else pooling, name="pooler")
         self.needs_decoder = pooling == "decoder"
-        if pooling != "decoder" and backbone.decoder is not None:
+        if not self.needs_decoder and backbone.decoder is not None:
             backbone.decoder.trainable = False
         super().__init__(
             backbone,

@@ -122,14 +122,12 @@ class LabelAccuracy(keras.metrics.Mean):
         y_true, y_pred = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
         if kind_of_labels(y_true.shape, y_pred.shape) == "classes":
             is_said = y_pred > (0.0 if self.activation == "linear" else 0.5)
-            right = ops.mean(
-                ops.cast(is_said == (ops.cast(y_true, "float32") > 0.5), "float32"), -1
-            )
+            is_so = ops.cast(y_true, "float32") > 0.5
+            right = ops.mean(ops.cast(ops.equal(is_said, is_so), "float32"), axis=-1)
             return super().update_state(right, sample_weight)
         y_true = ops.reshape(ops.cast(y_true, "int32"), ops.shape(y_pred)[:-1])
-        right = ops.cast(
-            ops.equal(ops.cast(ops.argmax(y_pred, axis=-1), "int32"), y_true), "float32"
-        )
+        found = ops.cast(ops.argmax(y_pred, axis=-1), "int32")
+        right = ops.cast(ops.equal(found, y_true), "float32")
         weight = ops.cast(y_true != IGNORED, "float32")
         if sample_weight is not None:
             given = ops.cast(sample_weight, "float32")

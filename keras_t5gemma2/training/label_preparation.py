@@ -1,4 +1,4 @@
-"""What a classifier's data set is made of: texts and images with labels, and how they are arrays."""
+"""What a classifier's data set is made of: rows with labels, and how they become arrays."""
 
 import dataclasses
 
@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_t5gemma2.messages import short_errors, shown
 from keras_t5gemma2.model.array_checks import check_inputs, check_weights
+from keras_t5gemma2.model.inputs import of_encoder
 from keras_t5gemma2.preprocessing.columns import LABEL
 from keras_t5gemma2.preprocessing.containers import is_missing, is_sequence, is_table, items_of
 from keras_t5gemma2.preprocessing.cuts import one_warning
@@ -51,7 +52,7 @@ class LabelPreparation(Preparation):
             with one_warning(self.cuts):
                 x = self.preprocessor.generate_preprocess(rows)
             y = None if y is None else self.labels(y, rows, x)
-        x = {name: value for name, value in x.items() if not name.startswith("decoder_")}
+        x = of_encoder(x)
         if self.config.vision is not None:
             x = {**x, **self._images(x)}
         if y is None and self.targets != "one":
@@ -132,12 +133,9 @@ class LabelPreparation(Preparation):
             return y
         rows, classes = len(x["encoder_token_ids"]), self.num_classes
         if classes == 1:
-            rule, is_right = (
-                "a number for each row, since num_classes=1",
-                y.shape in ((rows,), (rows, 1)),
-            )
-            is_right = is_right and y.dtype.kind in "biuf" and np.isfinite(y).all()
-            kind = "float32"
+            rule, kind = "a finite number for each row, since num_classes=1", "float32"
+            is_right = y.shape in ((rows,), (rows, 1)) and y.dtype.kind in "biuf"
+            is_right = is_right and np.isfinite(y).all()
         elif y.shape == (rows, classes):
             rule, kind = "from 0 to 1 where a row may have several classes", "float32"
             is_right = y.dtype.kind in "biuf" and ((y >= 0) & (y <= 1)).all()

@@ -101,13 +101,12 @@ def test_outputs_losses_and_gradients_are_the_references(references, tmp_path_fa
         for path, gradient in gradients.items():
             name, layout = REFERENCE_ROWS.get(path) or (tables[path].name, tables[path].layout)
             if theirs[name] is None:
-                assert np.abs(gradient).max() == 0, path
-            elif path.endswith("key/bias"):
+                continue  # of the vision part, where there are no images
+            if path.endswith("key/bias"):
                 assert np.abs(gradient).max() < 1e-6
             else:
                 other = layout.to_variable(theirs[name].numpy())
-                # Of a row without images, those of the vision part are zeros on either side.
-                assert relative_error(gradient, other) < 1e-4 or np.abs(other).max() < 1e-9, path
+                assert relative_error(gradient, other) < 1e-4, path
 
 
 @pytest.mark.parametrize("side", ["right", "left"])

@@ -41,6 +41,7 @@ def _tasks(backbone_class):
         is_task = isinstance(cls, type) and issubclass(cls, keras_hub.models.Task)
         if is_task and cls.backbone_cls is backbone_class:
             names.add(next(base for base in cls.__mro__[1:] if _is_of_keras_hub(base)).__name__)
+    names.discard("Task")  # of a kind that keras-hub does not know
     return sorted(names)
 
 

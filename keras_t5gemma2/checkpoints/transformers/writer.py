@@ -74,8 +74,8 @@ def write_transformers(
     max_shard_size,
     adapters=None,
     metrics=None,
-    head=None,
     encoder_only=False,
+    head=None,
 ):
     """Writes a directory that the reference loads.
 
@@ -88,17 +88,17 @@ def write_transformers(
         adapters: dict of `LoRAConfig` by name, of the adapters that are written in peft's format
             beside the base weights; or `None` to write the weights with the active ones in them.
         metrics: dict of numbers by name, of training, for the README.
-        head: pair of a `ReferenceHead` and the dict of its variables by path, or `None`.
         encoder_only: bool. Whether the encoder alone is written, of a model that has a decoder.
+        head: pair of a `ReferenceHead` and the dict of its variables by path, or `None`.
 
     Raises:
         ValueError: as for `T5Gemma2Seq2SeqLM.export_to_transformers`.
     """
     path, max_bytes = local_path(path).resolve(), parse_size(max_shard_size)
-    config = config_of(backbone, encoder_only)
     described, variables = head or (None, {})
     tensors = new_tensors(backbone, dtype, adapters is None, encoder_only)
     tensors += _head_tensors(variables, dtype)
+    config = config_of(backbone, encoder_only)
     ids = _token_ids(preprocessor)
     stored = dtype or keras.backend.standardize_dtype(backbone.token_embedding.embeddings.dtype)
     files = {
@@ -108,7 +108,7 @@ def write_transformers(
             KEY: backbone.source,
         },
     }
-    if described is None and config.decoder is not None:
+    if config.decoder is not None and described is None:
         files[_GENERATION_FILE] = generation_config(ids)
     with atomic_directory(path, replaces=_FILES, written_last=_CONFIG_FILE) as directory:
         write_safetensors(directory, tensors, max_bytes)
@@ -123,12 +123,9 @@ def write_transformers(
         for name, values in files.items():
             text = json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
             (directory / name).write_text(text, encoding="utf-8")
-        said = path.name, backbone, metrics or {}
-        if config.decoder is None:
-            card = _card_of_encoder(*said)
-        else:
-            card = _card(*said, None if described is None else described.architecture)
-        write_card(directory, card, path)
+        card = _card if config.decoder is not None else _card_of_encoder
+        architecture = {} if described is None else {"architecture": described.architecture}
+        write_card(directory, card(path.name, backbone, metrics or {}, **architecture), path)
 
 
 def write_tokenizer(path, tokenizer):
