@@ -411,7 +411,10 @@ class T5Gemma2TextEmbedder(T5Gemma2Task, keras_hub.models.TextEmbedder):
             **config,
             "optimizer": serialized(self.optimizer),
             "loss": serialized(self.embedding_loss),
-            "state": {"is_default_optimizer": self.has_default_optimizer},
+            "state": {
+                "is_default_optimizer": self.has_default_optimizer,
+                "is_optimizer_built": bool(getattr(self.optimizer, "built", False)),
+            },
         }
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
@@ -419,7 +422,7 @@ class T5Gemma2TextEmbedder(T5Gemma2Task, keras_hub.models.TextEmbedder):
         described = {name: config[name] for name in given if config.get(name) is not None}
         self.compile(**keras.saving.deserialize_keras_object(described))
         self.has_default_optimizer = bool(state.get("is_default_optimizer"))
-        if self.built and self.optimizer is not None:
+        if state.get("is_optimizer_built") and self.optimizer is not None:
             self.optimizer.build(self.trainable_variables)  # Its variables are read from the file.
 
     # Files ------------------------------------------------------------------------------------

@@ -187,7 +187,7 @@ def spread_out(vectors):
 
 
 def distillation(parts, teacher):
-    """Squared distances of (rows, k, D) vectors to a teacher's: means over rows, added up over k."""
+    """Squared distances of (rows, k, D) vectors to a teacher's: means over rows, summed over k."""
     if parts.shape[-1] != teacher.shape[-1]:
         raise ValueError(
             "The teacher's vectors must have as many numbers as the model's. Received: "

@@ -1,5 +1,7 @@
 """The loss of vectors: each part equal to a few lines of numpy, and what its settings change."""
 
+import itertools
+
 import numpy as np
 import pytest
 from keras import ops
@@ -76,10 +78,8 @@ def test_its_parts(parts, rng):
     found = spread_out(ops.convert_to_tensor(q))
     np.testing.assert_allclose(float(found), spread_by_numpy(q), **NEAR)
     x, teacher = (ops.convert_to_tensor(np.stack(parts[i : i + 2], 1)) for i in (0, 1))
-    want = sum(
-        np.mean(np.sum((unit(a) - unit(b)) ** 2, -1))
-        for a, b in zip(parts, parts[1:], strict=False)
-    )
+    squares = (np.sum((unit(a) - unit(b)) ** 2, -1) for a, b in itertools.pairwise(parts))
+    want = sum(map(np.mean, squares))
     np.testing.assert_allclose(float(distillation(x, teacher)), want, **NEAR)
 
 
