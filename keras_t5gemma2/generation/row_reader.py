@@ -15,6 +15,8 @@ from keras_t5gemma2.preprocessing.sources import are_arrays, read_rows
 from keras_t5gemma2.sharding.batch import row_parts, to_devices
 
 _ROWS_AT_A_TIME = 32
+# Tokens that short rows are padded to: queries and names are of few.
+_SHORTEST = 16
 
 
 class RowReader:
@@ -94,7 +96,9 @@ class RowReader:
         for numbers in batching.sorted_batches(lengths, batch_size, row_parts()):
             some = [rows[i] for i in numbers]
             found, _ = preprocessor.encode_rows(some, encoder_sequence_length=length)
-            arrays = batching.pad_encoder(batching.rows_of_encoded(found), length)
+            longest = max(len(ids) for ids in found.encoder_ids)
+            width = batching.size_of(longest, _SHORTEST) if length is None else length
+            arrays = batching.pad_encoder(batching.rows_of_encoded(found), width)
             seen = {k: v for k, v in arrays.items() if k not in batching.SEEN or v.shape[1]}
             yield numbers, seen
 

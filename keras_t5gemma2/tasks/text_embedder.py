@@ -507,6 +507,19 @@ class T5Gemma2TextEmbedder(T5Gemma2Task, keras_hub.models.TextEmbedder):
             **kwargs,
         )
 
+    def head_variables(self) -> list[keras.Variable]:
+        """The weights that are none of the backbone's: the query of `pooling="attention"`.
+
+        They are trained beside adapters, too.
+
+        Example:
+
+        >>> embedder = keras_t5gemma2.T5Gemma2TextEmbedder.from_preset("t5gemma2_tiny")
+        >>> embedder.head_variables()
+        []
+        """
+        return list(self.head.weights)
+
     def _load_head(self, checkpoint, given, allow_nonfinite):
         settings = checkpoint.task(type(self))[1]
         if not self.head.weights or settings.get("pooling") != self.pooling:

@@ -109,8 +109,9 @@ class EmbeddingPreparation(Preparation):
         has_names = isinstance(x, dict) or is_table(x) or _are_dicts(x)
         if has_names or y is None:
             table = as_table(x, columns=self.columns)
-            if "encoder_text" in table and not has_names:  # a list without names
-                table["query"] = table.pop("encoder_text")
+            if not has_names:  # a list of texts, or of pairs of them
+                ours = {"encoder_text": "query", "decoder_text": "document"}
+                table = {ours[name]: texts for name, texts in table.items()}
         else:
             table = {"query": x}
         if y is not None and table.get("document") is not None:

@@ -174,7 +174,9 @@ def test_hidden_states_of_a_fixed_length(embedder):
     states, mask = embedder.hidden_states(TEXTS[:2], layer=-2, length=16)
     assert states.shape == (2, 16, 128) and mask.sum(axis=1).tolist() == [7, 2]
     assert not states[~mask].any()
-    with pytest.warns(UserWarning, match="`encoder_text` of row 2 has .*encoder_sequence_length=4"):
+    with pytest.warns(
+        UserWarning, match="`encoder_text` of row 0 has .*encoder_sequence_length=4.*1 more row"
+    ):
         states, mask = embedder.hidden_states(TEXTS, length=4)
     assert states.shape == (3, 4, 128)
     with pytest.raises(ValueError, match="`layer` must be an integer from -4 to 3.*layer=4"):
