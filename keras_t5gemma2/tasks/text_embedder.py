@@ -358,7 +358,7 @@ class T5Gemma2TextEmbedder(T5Gemma2Task, keras_hub.models.TextEmbedder):
         training: bool = True,
     ) -> Tensor:
         loss, right = self.embedding_loss(y, y_pred)
-        self.accuracy.update_state(right, sample_weight=len(y["texts"]))
+        self.accuracy.update_state(right, sample_weight=keras.ops.shape(y_pred)[0])
         return loss + sum(compat.scaled_loss(self, one) for one in self.losses)
 
     @property

@@ -99,9 +99,10 @@ class EmbeddingLoss:
         """The loss of a batch, and the part of queries that are nearest to their documents.
 
         Args:
-            y: dict of `texts`, (rows * k, k) integers: of each row the numbers of its query, its
-                document and, if k is 3, its negative, which are equal where the texts are; and
-                perhaps `teacher`, (rows * k, width) floats.
+            y: dict of `texts`, (rows * k, k) or (rows * k, 1, k) integers: of each row, k times,
+                the numbers of its query, its document and, if k is 3, its negative, which are
+                equal where the texts are; and perhaps `teacher`, (rows * k, width) or (rows * k,
+                1, width) floats.
             vectors: (rows * k, width) floats, those of each row one after another.
 
         Returns:
@@ -116,7 +117,7 @@ class EmbeddingLoss:
         [0.3133, 1.0]
         """
         texts = ops.cast(y["texts"], "int32")
-        k, width = texts.shape[1], vectors.shape[-1]
+        k, width = texts.shape[-1], vectors.shape[-1]
         texts = ops.reshape(texts, (-1, k, k))[:, 0]
         parts = ops.reshape(ops.cast(vectors, "float32"), (-1, k, width))
         others = is_other(texts)

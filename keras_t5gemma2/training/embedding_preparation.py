@@ -57,7 +57,7 @@ class EmbeddingPreparation(Preparation):
             x |= self._images(x)
         y = {"texts": _numbers([row.encoder_text for row in texts], len(texts) // len(rows))}
         if teacher is not None:
-            y["teacher"] = np.concatenate(teacher).astype("float32")
+            y["teacher"] = np.concatenate(teacher).astype("float32")[:, None]
         return x, y
 
     def texts(self, rows):
@@ -164,7 +164,10 @@ def _teacher(table, keys, count):
 
 
 def _numbers(texts, k):
-    """(texts, k) int32: of each text the numbers of those of its row, equal for equal texts."""
+    """(texts, 1, k) int32: of each text the numbers of those of its row, equal for equal texts.
+
+    Batches of TensorFlow have first axes of any size, and k is to be known in a step.
+    """
     known = {text: number for number, text in enumerate(dict.fromkeys(texts))}
-    numbers = np.array([known[text] for text in texts], "int32").reshape(-1, k)
+    numbers = np.array([known[text] for text in texts], "int32").reshape(-1, 1, k)
     return np.repeat(numbers, k, axis=0)

@@ -41,7 +41,7 @@ def test_forms_of_rows(given):
     assert texts_of(x) == ["the cat", "a red bee", "a dog", "the cat"]
     assert sorted(x) == ["encoder_padding_mask", "encoder_token_ids"]
     # The query of the first row and the document of the second are the same text.
-    assert y["texts"].tolist() == [[0, 1], [0, 1], [2, 0], [2, 0]]
+    assert y["texts"][:, 0].tolist() == [[0, 1], [0, 1], [2, 0], [2, 0]]
 
 
 def test_negatives_prompts_and_a_teacher(rng):
@@ -52,8 +52,8 @@ def test_negatives_prompts_and_a_teacher(rng):
     x, y = preparation(("is ", "in "))(table)
     want = ["is the cat", "in a red bee", "in a bee", "is a dog", "in the cat", "in the dog"]
     assert texts_of(x) == want
-    assert y["texts"].shape == (6, 3)
-    np.testing.assert_array_equal(y["teacher"], vectors.transpose(1, 0, 2).reshape(6, 4))
+    assert y["texts"].shape == (6, 1, 3)
+    np.testing.assert_array_equal(y["teacher"][:, 0], vectors.transpose(1, 0, 2).reshape(6, 4))
 
 
 ONES = np.ones((2, 4))
