@@ -25,11 +25,13 @@ from keras_t5gemma2.model.inputs import of_encoder
 from keras_t5gemma2.preprocessing.columns import KEYS_OF_EMBEDDERS, Columns
 from keras_t5gemma2.preprocessing.cuts import Cuts
 from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
+from keras_t5gemma2.preprocessing.sources import read_rows
 from keras_t5gemma2.tasks.agreement import check_agreement
 from keras_t5gemma2.tasks.task import T5Gemma2Task
 from keras_t5gemma2.training.embedding_loss import EmbeddingLoss
 from keras_t5gemma2.training.embedding_preparation import EmbeddingPreparation
 from keras_t5gemma2.typing import (
+    ColumnNames,
     EmbeddingTable,
     FileDType,
     Inputs,
@@ -169,7 +171,7 @@ class T5Gemma2TextEmbedder(T5Gemma2Task, keras_hub.models.TextEmbedder):
 
     def encode_text(
         self,
-        texts: Inputs,
+        texts: Inputs | None,
         images: Any = None,
         prompt: str | None = None,
         batch_size: int | None = None,
@@ -293,7 +295,7 @@ class T5Gemma2TextEmbedder(T5Gemma2Task, keras_hub.models.TextEmbedder):
     def compile(
         self,
         optimizer: str | keras.optimizers.Optimizer = "auto",
-        loss: Literal["auto"] | Callable[..., Any] = "auto",
+        loss: str | Callable[..., Any] = "auto",
         **kwargs: Any,
     ) -> None:
         """Configures training.
@@ -373,8 +375,15 @@ class T5Gemma2TextEmbedder(T5Gemma2Task, keras_hub.models.TextEmbedder):
         """
         return [*super().metrics, *([self.accuracy] if self.embedding_loss is not None else [])]
 
-    def predict(self, x: Inputs, batch_size: int | None = None, **kwargs: Any) -> np.ndarray:
-        """As `encode_text` of texts; `verbose` and the like are not read.
+    def predict(
+        self,
+        x: Inputs | None = None,
+        batch_size: int | None = None,
+        group_by_length: bool | None = None,
+        columns: ColumnNames | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As `encode_text` of rows as `generate` takes them; `verbose` and the like are not read.
 
         Example:
 
@@ -382,7 +391,8 @@ class T5Gemma2TextEmbedder(T5Gemma2Task, keras_hub.models.TextEmbedder):
         >>> embedder.predict(["Spell 7 in Dutch."], verbose=0).shape
         (1, 128)
         """
-        return self.encode_text(x, batch_size=batch_size)
+        rows = x if columns is None else read_rows(x, Columns(columns))[0]
+        return self.encode_text(rows, batch_size=batch_size)
 
     def _preparation(
         self, class_weight=None, distillation=None, cuts=None, columns=None, targets="one"

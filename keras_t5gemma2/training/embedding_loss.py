@@ -60,7 +60,14 @@ class EmbeddingLoss:
     ) -> None:
         self.temperature = _number("temperature", temperature, is_positive=True)
         self.hardness = _number("hardness", hardness)
-        self.dimensions = dimensions if dimensions in ("auto", None) else tuple(dimensions)
+        if isinstance(dimensions, str) and dimensions != "auto":
+            raise ValueError(
+                '`dimensions` must be "auto", `None` or a sequence of integers. Received: '
+                f"dimensions={shown(dimensions)}"
+            )
+        self.dimensions: Any = dimensions
+        if dimensions is not None and not isinstance(dimensions, str):
+            self.dimensions = tuple(dimensions)
         self.spread_out = _number("spread_out", spread_out)
         self.distillation = _number("distillation", distillation)
 
