@@ -5,13 +5,18 @@ import dataclasses
 import numpy as np
 
 from keras_t5gemma2.messages import shown
+from keras_t5gemma2.model.inputs import of_encoder
 from keras_t5gemma2.preprocessing.columns import TEACHER_KEYS, TEXT_KEYS
 from keras_t5gemma2.preprocessing.containers import is_missing, is_table, texts_of
 from keras_t5gemma2.preprocessing.cuts import one_warning
+from keras_t5gemma2.preprocessing.packing import bucket
 from keras_t5gemma2.preprocessing.read_image import to_numpy
 from keras_t5gemma2.preprocessing.rows import Row, as_table
 from keras_t5gemma2.preprocessing.sources import are_arrays
 from keras_t5gemma2.training.preparation import Preparation
+
+# Tokens that short rows are padded to: queries and names are of few.
+_SHORTEST = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +57,9 @@ class EmbeddingPreparation(Preparation):
         texts = self.texts(rows)
         with one_warning(self.cuts):
             x = self.preprocessor.generate_preprocess(texts)
-        x = {name: value for name, value in x.items() if not name.startswith("decoder_")}
+        x = of_encoder(x)
+        width = bucket(_longest(x), _SHORTEST)
+        x |= {name: x[name][:, :width] for name in ("encoder_token_ids", "encoder_padding_mask")}
         if self.config.vision is not None:
             x |= self._images(x)
         y = {"texts": _numbers([row.encoder_text for row in texts], len(texts) // len(rows))}
@@ -161,6 +168,10 @@ def _teacher(table, keys, count):
             f"A teacher's vectors must be of shape ({count}, width). Received: {shown(shapes)}"
         )
     return list(np.stack(vectors, axis=1))
+
+
+def _longest(x):
+    return int(x["encoder_padding_mask"].sum(axis=1).max())
 
 
 def _numbers(texts, k):
