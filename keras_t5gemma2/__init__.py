@@ -18,8 +18,12 @@ from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreproces
 from keras_t5gemma2.preprocessing.tokenizer import T5Gemma2Tokenizer
 from keras_t5gemma2.registry import presets
 from keras_t5gemma2.tasks.seq2seq_lm import T5Gemma2Seq2SeqLM
+from keras_t5gemma2.tasks.text_classifier import T5Gemma2TextClassifier
+from keras_t5gemma2.tasks.text_embedder import T5Gemma2TextEmbedder
+from keras_t5gemma2.tasks.token_classifier import T5Gemma2TokenClassifier
 from keras_t5gemma2.training.checkpoint import TrainingCheckpoint
 from keras_t5gemma2.training.distillation import Distillation
+from keras_t5gemma2.training.embedding_loss import EmbeddingLoss
 from keras_t5gemma2.training.teacher_samples import TeacherSamples
 
 __version__ = "0.1.0"
@@ -29,6 +33,7 @@ __all__ = [
     "BackboneConfig",
     "BeamSearch",
     "Distillation",
+    "EmbeddingLoss",
     "EvaluateGeneration",
     "ImageFeatures",
     "StackConfig",
@@ -37,6 +42,9 @@ __all__ = [
     "T5Gemma2ImageConverter",
     "T5Gemma2Seq2SeqLM",
     "T5Gemma2Seq2SeqLMPreprocessor",
+    "T5Gemma2TextClassifier",
+    "T5Gemma2TextEmbedder",
+    "T5Gemma2TokenClassifier",
     "T5Gemma2Tokenizer",
     "TeacherSamples",
     "TrainingCheckpoint",

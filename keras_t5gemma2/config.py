@@ -223,7 +223,7 @@ class BackboneConfig:
         vocabulary_size: int. Rows of the one embedding table.
         encoder: `StackConfig`.
         decoder: `StackConfig`, of the same `hidden_dim`: its layers project the encoder's
-            output with their own key and value weights.
+            output with their own key and value weights. `None` for an encoder alone.
         vision: `VisionConfig`, or `None` for a text-only model.
         end_of_image_token_id: int. The id whose embedding is a vector of its own.
         image_token_id: int. The id whose positions the features of images fill.
@@ -243,7 +243,7 @@ class BackboneConfig:
 
     vocabulary_size: int
     encoder: StackConfig
-    decoder: StackConfig
+    decoder: StackConfig | None
     vision: VisionConfig | None = None
     end_of_image_token_id: int = 256_000
     image_token_id: int = 256_001
@@ -255,7 +255,7 @@ class BackboneConfig:
     def __post_init__(self) -> None:
         _take_numbers(self)
         _check_positive(self, "vocabulary_size")
-        if self.encoder.hidden_dim != self.decoder.hidden_dim:
+        if self.decoder is not None and self.encoder.hidden_dim != self.decoder.hidden_dim:
             raise ValueError(
                 "Encoder and decoder must have the same `hidden_dim`. Received: "
                 f"encoder.hidden_dim={shown(self.encoder.hidden_dim)}, "
@@ -266,6 +266,19 @@ class BackboneConfig:
     def hidden_dim(self) -> int:
         """Width of the hidden states of both stacks."""
         return self.encoder.hidden_dim
+
+    @property
+    def stacks(self) -> dict[str, StackConfig]:
+        """The stacks that there are, by name: "encoder" and, as a rule, "decoder".
+
+        Example:
+
+        >>> config = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny").config
+        >>> list(config.stacks)
+        ['encoder', 'decoder']
+        """
+        stacks = {"encoder": self.encoder, "decoder": self.decoder}
+        return {name: stack for name, stack in stacks.items() if stack is not None}
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as nested dicts, lists and numbers: plain JSON.
@@ -288,12 +301,12 @@ class BackboneConfig:
         >>> keras_t5gemma2.BackboneConfig.from_dict(config.to_dict()) == config
         True
         """
-        vision = fields.get("vision")
+        vision, decoder = fields.get("vision"), fields["decoder"]
         return cls(
             **{
                 **fields,
                 "encoder": StackConfig.from_dict(fields["encoder"]),
-                "decoder": StackConfig.from_dict(fields["decoder"]),
+                "decoder": None if decoder is None else StackConfig.from_dict(decoder),
                 "vision": None if vision is None else VisionConfig.from_dict(vision),
             }
         )

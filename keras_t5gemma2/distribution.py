@@ -121,7 +121,7 @@ def _set(distribution):
 def _model_parallel(model, memory, count):
     if model is None or memory is None:
         return 1
-    heads = [a.num_heads for s in (model.config.encoder, model.config.decoder) for a in s.layers]
+    heads = [a.num_heads for s in model.config.stacks.values() for a in s.layers]
     divisors = [n for n in range(1, count + 1) if count % n == 0]
     divisors = [n for n in divisors if all(number % n == 0 for number in heads)]
     return next((n for n in divisors if _fits(_bytes(model) / n, memory)), divisors[-1])

@@ -13,6 +13,7 @@ _COUNTS = {
     "validation_batch_size": ("rows at a time", True),
     "num_return_sequences": ("sequences of each row", False),
     "num_samples": ("tokens to draw", False),
+    "length": ("tokens", True),
     "encoder_sequence_length": ("tokens", False),
     "decoder_sequence_length": ("tokens", False),
 }

@@ -207,9 +207,15 @@ class AdapterSet:
     # Frozen and trained -----------------------------------------------------------------------
 
     def _freeze(self):
-        self._unfrozen = sorted(variable.path for variable in self.model.trainable_variables)
-        for variable in self.model.trainable_variables:
-            variable.trainable = False
+        trained = {v.path: v for v in self.model.trainable_variables}
+        kept = {variable.path for variable in self.kept_trained()}
+        self._unfrozen = sorted(set(trained) - kept)
+        for path in self._unfrozen:
+            trained[path].trainable = False
+
+    def kept_trained(self):
+        """The variables that are trained beside an adapter."""
+        return ()
 
     def _unfreeze(self):
         unfrozen = set(self._unfrozen)

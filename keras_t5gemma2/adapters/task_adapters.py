@@ -54,6 +54,10 @@ class TaskAdapters(AdapterSet):
         self._optimized = None
         super()._keep_merged()
 
+    def kept_trained(self):
+        head = getattr(self.model, "head", None)  # of a classifier, which is new
+        return () if head is None else self.model.head_variables()
+
     # The optimizer ----------------------------------------------------------------------------
 
     def trained_changed(self):
@@ -78,7 +82,7 @@ class TaskAdapters(AdapterSet):
     def default_optimizer(self):
         """The optimizer where the user has named none; that of adapters is said."""
         of_adapters = self.trained is not None
-        optimizer = default_optimizer(self.backbone.config.decoder.hidden_dim, of_adapters)
+        optimizer = default_optimizer(self.backbone.config.hidden_dim, of_adapters)
         if of_adapters:
             say(
                 f"The adapter {self.trained!r} trains with AdamW and a learning rate of "
@@ -112,8 +116,8 @@ class TaskAdapters(AdapterSet):
 
     def _functions(self):
         parts = [(self.model, _EVALUATING), (self.backbone, _EVALUATING)]
-        generator = getattr(self.model, "generator", None)
-        return parts if generator is None else [*parts, (generator, ("programs",))]
+        owners = (getattr(self.model, name, None) for name in ("generator", "reader"))
+        return [*parts, *((owner, ("programs",)) for owner in owners if owner is not None)]
 
     def _set(self, kept):
         """Sets the compiled functions, to `None` where none are kept; a training step is not."""

@@ -43,11 +43,13 @@ class Checkpoint:
         path: path of the directory or file.
         text_only: bool. Leave out the vision tower, with the tensors and layers that belong to it.
         preset: what the user called the checkpoint, which may say what its weights derive from.
+        encoder_only: bool. Leave out the decoder, with the tensors that belong to it.
     """
 
     path: PathLike
     text_only: bool = False
     preset: str | None = None
+    encoder_only: bool = False
 
     # Patterns of the files to download: always, and with the weights.
     small_files: ClassVar[tuple[str, ...]] = ("*.json", "assets/tokenizer/*")
@@ -63,6 +65,11 @@ class Checkpoint:
     # Whether the end-of-image token has no vector but the scaled one of the embedding table.
     end_of_image_is_in_table = False
 
+    def parts_of(self, config):
+        """A `BackboneConfig` without the parts that are left out."""
+        config = dataclasses.replace(config, vision=None) if self.text_only else config
+        return dataclasses.replace(config, decoder=None) if self.encoder_only else config
+
     @property
     def origin(self):
         """What errors call the source of `config`."""
@@ -77,6 +84,10 @@ class Checkpoint:
     def has_image_converter(self):
         """Whether the preprocessor has an image converter."""
         return self.config.vision is not None
+
+    def head_tensors(self):
+        """Dict of `StoredTensor` by path, of a classifier's head; empty where there is none."""
+        return {}
 
     def task(self, cls):
         """The class of the task, `cls` or one derived from it, and arguments it was saved with."""

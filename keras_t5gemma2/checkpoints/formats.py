@@ -26,7 +26,9 @@ _HUB, _KAGGLE = "hf://", "kaggle://"
 _HUB_PAGES = ("https://huggingface.co/", "https://hf.co/", "huggingface.co/", "hf.co/", "hf:")
 
 
-def open_checkpoint(preset, load_weights=True, text_only=False, embeddings=None):
+def open_checkpoint(
+    preset, load_weights=True, text_only=False, embeddings=None, encoder_only=False
+):
     """What is behind the name of a preset.
 
     Args:
@@ -36,6 +38,7 @@ def open_checkpoint(preset, load_weights=True, text_only=False, embeddings=None)
         load_weights: bool. Whether the weights are needed too.
         text_only: bool. Leave out the vision tower.
         embeddings: "encoder", "decoder", "mean" or `None`, for presets of keras-hub alone.
+        encoder_only: bool. Leave out the decoder.
 
     Returns:
         A `Checkpoint`, downloaded if need be, and `None`; or `None` and what keras-hub is to load.
@@ -52,9 +55,9 @@ def open_checkpoint(preset, load_weights=True, text_only=False, embeddings=None)
     check_choice(embeddings)
     kind = _kind_of(directory)
     if kind is KerasHubCheckpoint:
-        return kind(directory, text_only, preset, embeddings), None
+        return kind(directory, text_only, preset, encoder_only, embeddings), None
     check_no_choice(embeddings, directory)
-    return kind(directory, text_only, preset), None
+    return kind(directory, text_only, preset, encoder_only), None
 
 
 def locate(preset, load_weights=True):

@@ -37,7 +37,7 @@ def check_size(config, origin):
 def num_parameters(config):
     """About how many parameters a model has: all matrices, without norms and biases."""
     count = config.vocabulary_size * config.hidden_dim
-    for stack in (config.encoder, config.decoder):
+    for stack in config.stacks.values():
         for layer in stack.layers:
             heads = 2 * layer.num_heads + 2 * layer.num_kv_heads
             count += stack.hidden_dim * (heads * layer.head_dim + 3 * stack.mlp_dim)

@@ -105,9 +105,10 @@ def pad_rows(rows, new_tokens):
     return {**pad_encoder(rows), **pad_prompts(rows, new_tokens)}
 
 
-def pad_encoder(rows):
-    """The part of `pad_rows` that is the encoder's."""
-    length = size_of(max(len(ids) for ids in rows.encoder_ids), smallest=64)
+def pad_encoder(rows, length=None):
+    """The part of `pad_rows` that is the encoder's, padded to `length` where it is given."""
+    if length is None:
+        length = size_of(max(len(ids) for ids in rows.encoder_ids), smallest=64)
     return {
         "encoder_token_ids": _stack(rows.encoder_ids, length),
         "encoder_padding_mask": _stack(rows.encoder_masks, length),

@@ -6,9 +6,9 @@ from keras_t5gemma2.messages import cause, shown, shown_names
 
 
 def dense_layers(backbone):
-    """Dict of the `Dense` layers of encoder and decoder by their paths, in their order."""
+    """Dict of the `Dense` layers of the stacks by their paths, in their order."""
     found = {}
-    for block in (*backbone.encoder.blocks, *backbone.decoder.blocks):
+    for block in (block for stack in backbone.stacks for block in stack.blocks):
         attention, mlp = block.attention, block.mlp
         own = (attention.query, attention.key, attention.value, attention.output_dense)
         found |= {layer.path: layer for layer in (*own, mlp.gate, mlp.up, mlp.down)}

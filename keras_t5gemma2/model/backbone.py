@@ -24,7 +24,7 @@ from keras_t5gemma2.config import BackboneConfig
 from keras_t5gemma2.files.config_objects import check_parts
 from keras_t5gemma2.model.embedder import Embedder
 from keras_t5gemma2.model.from_checkpoint import load_backbone
-from keras_t5gemma2.model.inputs import completed, completed_spec, symbolic_inputs
+from keras_t5gemma2.model.inputs import completed, completed_spec, of_encoder, symbolic_inputs
 from keras_t5gemma2.model.quantize import Quantizes
 from keras_t5gemma2.model.saved_config import checked_fields
 from keras_t5gemma2.model.stacks import Decoder, Encoder
@@ -56,7 +56,7 @@ class T5Gemma2Backbone(
     Quantizes,
     keras_hub.models.Backbone,
 ):
-    """The hidden states of a T5Gemma 2 encoder-decoder.
+    """The hidden states of a T5Gemma 2 encoder-decoder, or of its encoder alone.
 
     Inputs, a dict:
 
@@ -72,6 +72,9 @@ class T5Gemma2Backbone(
     Outputs, a dict: `encoder_sequence_output` (batch, encoder length, hidden_dim) and
     `decoder_sequence_output` (batch, decoder length, hidden_dim). What stands at padding in an
     output has no meaning.
+
+    Where `config.decoder` is `None`, as `from_preset(encoder_only=True)` makes it, there is no
+    decoder and `decoder` is `None`; neither its inputs nor its output are there.
 
     The vision tower (`vision.tower`) is frozen, as published, and nothing is differentiated
     through it. Set `backbone.vision.tower.trainable = True` before `compile` to train it too.
@@ -134,13 +137,15 @@ class T5Gemma2Backbone(
         self.embedder = Embedder(config, dtype=dtype, name="embedder")
         self.vision = config.vision and Vision(config, dtype=dtype, name="vision")
         self.encoder = Encoder(config.encoder, dtype=dtype, name="encoder")
-        self.decoder = Decoder(config.decoder, dtype=dtype, name="decoder")
+        self.decoder = config.decoder and Decoder(config.decoder, dtype=dtype, name="decoder")
         self.token_embedding = self.embedder.table
 
         inputs = symbolic_inputs(config)
         seen = inputs["encoder_padding_mask"]
         images = inputs.get("images"), inputs.get("image_features")
         encoded = self.encode(inputs["encoder_token_ids"], seen, *images)
+        if self.decoder is None:
+            return {"inputs": inputs, "outputs": {"encoder_sequence_output": encoded}}
         x = self.embedder(inputs["decoder_token_ids"])
         decoded = self.decoder(x, inputs["decoder_padding_mask"], encoded, seen)
         outputs = {"encoder_sequence_output": encoded, "decoder_sequence_output": decoded}
@@ -157,12 +162,25 @@ class T5Gemma2Backbone(
         >>> backbone.gradient_checkpointing
         True
         """
-        return self.decoder.gradient_checkpointing
+        return self.encoder.gradient_checkpointing
 
     @gradient_checkpointing.setter
     def gradient_checkpointing(self, value: bool) -> None:
-        for stack in (self.encoder, self.decoder, *([self.vision.tower] if self.vision else ())):
+        for stack in (*self.stacks, *([self.vision.tower] if self.vision else ())):
             stack.gradient_checkpointing = bool(value)
+
+    @property
+    def stacks(self) -> list[keras.layers.Layer]:
+        """The encoder and, unless the model is an encoder alone, the decoder.
+
+        Example:
+
+        >>> cls = keras_t5gemma2.T5Gemma2Backbone
+        >>> backbone = cls.from_preset("t5gemma2_tiny", encoder_only=True)
+        >>> [stack.name for stack in backbone.stacks]
+        ['encoder']
+        """
+        return [self.encoder] if self.decoder is None else [self.encoder, self.decoder]
 
     def encode(
         self,
@@ -170,8 +188,22 @@ class T5Gemma2Backbone(
         padding_mask: Tensor,
         images: Tensor | None = None,
         image_features: Tensor | None = None,
+        layer: int | None = None,
     ) -> Tensor:
-        """The encoder's output, (batch, encoder length, hidden_dim).
+        """The encoder's output, (batch, encoder length, hidden_dim), or the output of a layer.
+
+        Args:
+            token_ids: (batch, encoder length) integers.
+            padding_mask: the same shape, 0 where the token is padding.
+            images: as the input of that name, or `None`.
+            image_features: as the input of that name, or `None`.
+            layer: int. Which hidden states, as the reference numbers its `hidden_states`: 0 for
+                the embedded tokens, i for the output of the i-th layer, and for the last one, or
+                -1, that of the norm behind it, as without `layer`. -2 is the output of the last
+                layer but one. Layers behind it do not run.
+
+        Raises:
+            ValueError: there is no such layer.
 
         Example:
 
@@ -179,11 +211,15 @@ class T5Gemma2Backbone(
         >>> ids = np.ones((1, 3), "int32")
         >>> tuple(backbone.encode(ids, padding_mask=ids).shape)
         (1, 3, 128)
+        >>> tuple(backbone.encode(ids, padding_mask=ids, layer=-2).shape)
+        (1, 3, 128)
         """
         x = self.embedder(token_ids)
         if images is not None or image_features is not None:
             x = self.vision(x, token_ids, images, image_features)
-        return self.encoder(x, padding_mask)
+        if layer is None:
+            return self.encoder(x, padding_mask)
+        return self.encoder(x, padding_mask, num_layers=self.encoder.checked_layer(layer))
 
     def __call__(self, inputs: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
         return super().__call__(self.complete(inputs), *args, **kwargs)
@@ -220,7 +256,7 @@ class T5Gemma2Backbone(
         >>> tuple(backbone.complete(dict.fromkeys(names, ids))["images"].shape)
         (1, 0, 32, 32, 3)
         """
-        return completed(inputs, self.config.vision)
+        return completed(self._read(inputs), self.config.vision)
 
     def complete_spec(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Symbolic `inputs`; an empty batch of images in place of none.
@@ -234,7 +270,10 @@ class T5Gemma2Backbone(
         >>> backbone.complete_spec(dict.fromkeys(names, spec))["images"].shape
         (None, 0, 32, 32, 3)
         """
-        return completed_spec(inputs, self.config.vision)
+        return completed_spec(self._read(inputs), self.config.vision)
+
+    def _read(self, inputs):
+        return of_encoder(inputs) if self.decoder is None else inputs
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -270,6 +309,7 @@ class T5Gemma2Backbone(
         embeddings: EmbeddingTable | None = None,
         quantize: QuantizationMode | Mapping[str, Any] | None = None,
         allow_nonfinite: bool = False,
+        encoder_only: bool = False,
         **kwargs: Any,
     ) -> "T5Gemma2Backbone":
         """The backbone of a preset or of a published checkpoint.
@@ -288,6 +328,9 @@ class T5Gemma2Backbone(
                 integers is enough.
             allow_nonfinite: bool. Whether weights may be NaN or infinite; otherwise they are
                 refused, with the name of their tensor.
+            encoder_only: bool. If true, the decoder is neither built nor read. A directory of an
+                encoder alone, such as one whose `model_type` is t5gemma2_encoder, gives one
+                anyway.
             **kwargs: `dtype`, `name`, `trainable`.
 
         Raises:
@@ -304,12 +347,14 @@ class T5Gemma2Backbone(
         (None, 'bfloat16')
         """
         check_loading(cls, "from_preset", kwargs, _IN_A_PRESET)
-        checkpoint, preset = formats.open_checkpoint(preset, load_weights, text_only, embeddings)
+        parts = text_only, embeddings, encoder_only
+        checkpoint, preset = formats.open_checkpoint(preset, load_weights, *parts)
         if checkpoint is not None:
             how = load_weights, quantize, allow_nonfinite
             return load_backbone(T5Gemma2Backbone, checkpoint, *how, **kwargs)
         options = {"quantize": quantize, "allow_nonfinite": allow_nonfinite}
-        formats.check_only_keras(preset, embeddings, text_only=text_only, **options)
+        options |= {"text_only": text_only, "encoder_only": encoder_only}
+        formats.check_only_keras(preset, embeddings, **options)
         return super().from_preset(preset, load_weights, **kwargs)
 
     get_layout_map = staticmethod(get_layout_map)

@@ -24,7 +24,8 @@ def layer_structure(backbone):
         backbone: `T5Gemma2Backbone`.
     """
     rows = [(_encode, block) for block in backbone.encoder.blocks]
-    rows += [(_decode, block) for block in backbone.decoder.blocks]
+    if backbone.decoder is not None:
+        rows += [(_decode, block) for block in backbone.decoder.blocks]
     chain = [_Link(block, functools.partial(run, backbone, block)) for run, block in rows]
     return {"pre_block_layers": [backbone.embedder], "sequential_blocks": chain}
 

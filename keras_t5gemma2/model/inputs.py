@@ -5,17 +5,13 @@ from keras import ops
 
 from keras_t5gemma2.model.array_checks import check_image_features, image_shapes
 
-_TEXT = (
-    "encoder_token_ids",
-    "encoder_padding_mask",
-    "decoder_token_ids",
-    "decoder_padding_mask",
-)
+_TEXT = ("token_ids", "padding_mask")
 
 
 def symbolic_inputs(config):
     """Dict of `keras.Input`, of images where the `BackboneConfig` has a vision tower."""
-    inputs = {name: keras.Input((None,), dtype="int32", name=name) for name in _TEXT}
+    names = [f"{stack}_{what}" for stack in config.stacks for what in _TEXT]
+    inputs = {name: keras.Input((None,), dtype="int32", name=name) for name in names}
     for name, shape in image_shapes(config.vision).items():
         if name == "image_features":
             shape = (None, None)  # the preprocessor's empty ones do not know how wide the tower is
@@ -41,6 +37,13 @@ def completed(inputs, vision):
     if "image_features" in given:
         check_image_features(vision, given["image_features"])
     return given
+
+
+def of_encoder(inputs):
+    """`inputs` without what the decoder reads, if they are a dict."""
+    if not isinstance(inputs, dict):
+        return inputs
+    return {name: x for name, x in inputs.items() if not name.startswith("decoder_")}
 
 
 def completed_spec(inputs, vision):

@@ -7,6 +7,7 @@ from keras_t5gemma2.compat.plain_call import PlainCall
 from keras_t5gemma2.config import StackConfig
 from keras_t5gemma2.kernels import Window
 from keras_t5gemma2.layer_config import Configured, registered
+from keras_t5gemma2.messages import shown
 from keras_t5gemma2.model.attention import Memory
 from keras_t5gemma2.model.blocks import Block
 from keras_t5gemma2.model.gradient_checkpointing import recomputed
@@ -14,6 +15,7 @@ from keras_t5gemma2.model.linear import CountsParameters, linears
 from keras_t5gemma2.model.norm import RMSNorm
 from keras_t5gemma2.model.residual import dropout_of, dropped, sum_dtype
 from keras_t5gemma2.model.rotary import Positions
+from keras_t5gemma2.options import integer
 from keras_t5gemma2.sharding.tokens import token_shards
 
 
@@ -48,13 +50,18 @@ class Stack(CountsParameters, PlainCall, Configured, layers.Layer):
     def compute_output_spec(self, x, *args, **kwargs):
         return keras.KerasTensor(x.shape, dtype=self.compute_dtype)
 
-    def _through_blocks(self, x, run, training):
-        """Output of the stack, and per block what `run(i, block, x)` gives beside its output."""
+    def _through_blocks(self, x, run, training, num_layers=None):
+        """Output of the stack, and per block what `run(i, block, x)` gives beside its output.
+
+        With `num_layers`, so many blocks run, and not the norm behind the last one.
+        """
         x = dropped(self.dropout, ops.cast(x, sum_dtype(self.compute_dtype)), training)
         others = []
-        for i, block in enumerate(self.blocks):
+        for i, block in enumerate(self.blocks[:num_layers]):
             x, other = run(i, block, x)
             others.append(other)
+        if num_layers is not None:
+            return x, tuple(others)
         return dropped(self.dropout, self.norm(x), training), tuple(others)
 
     def _trained(self, block, function, *tensors, training):
@@ -70,10 +77,26 @@ class Encoder(Stack):
 
     window_rule = staticmethod(Window.bidirectional)
 
-    def call(self, x, padding_mask, training=False):
+    def checked_layer(self, layer):
+        """What `call` takes as `num_layers`, of a number of hidden states as `encode` has it.
+
+        Raises:
+            ValueError: there are no such hidden states.
+        """
+        count, number = len(self.blocks), integer(layer)
+        if number is None or not -count - 1 <= number <= count:
+            raise ValueError(
+                f"`layer` must be an integer from {-count - 1} to {count}, since the encoder has "
+                f"{count} layers. Received: layer={shown(layer)}"
+            )
+        number %= count + 1
+        return None if number == count else number
+
+    def call(self, x, padding_mask, training=False, num_layers=None):
         """The encoder's output, (B, S, D), of embedded tokens of that shape.
 
-        `padding_mask` is (B, S); what stands where it is 0 changes no other row or token.
+        `padding_mask` is (B, S); what stands where it is 0 changes no other row or token. With
+        `num_layers`, what comes out of so many layers, before any norm.
         """
         positions = encoder_positions(padding_mask)
         if (shards := token_shards(x.shape)) is not None:
@@ -86,7 +109,7 @@ class Encoder(Stack):
 
             return self._trained(block, forward, x, training=training), None
 
-        encoded = self._through_blocks(x, run, training)[0]
+        encoded = self._through_blocks(x, run, training, num_layers)[0]
         return encoded if shards is None else shards.join(encoded)
 
 

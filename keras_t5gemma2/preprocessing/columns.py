@@ -5,6 +5,11 @@ import difflib
 from keras_t5gemma2.messages import shown, warn
 
 KEYS = ("encoder_text", "images", "decoder_text")
+LABEL = "label"
+TEXT_KEYS = ("query", "document", "negative")  # of an embedder
+TEACHER_KEYS = tuple(f"{key}_embedding" for key in TEXT_KEYS)
+KEYS_OF_EMBEDDERS = TEXT_KEYS + TEACHER_KEYS
+KEYS_OF_CLASSIFIERS = ("encoder_text", "images", LABEL)
 
 
 class Columns:

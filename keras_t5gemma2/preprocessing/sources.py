@@ -53,7 +53,7 @@ def elements_of(stream):
 
 def are_arrays(x):
     """Whether `x` is what the preprocessor makes of rows, not rows."""
-    return isinstance(x, dict) and "decoder_token_ids" in x
+    return isinstance(x, dict) and ("decoder_token_ids" in x or "encoder_token_ids" in x)
 
 
 def is_pair(x):
@@ -69,7 +69,8 @@ def is_row(x, columns=None):
         columns: `Columns`, which may rename those of a dict, or `None`.
     """
     if are_arrays(x):
-        return np.ndim(x["decoder_token_ids"]) == 1
+        ids = x["decoder_token_ids"] if "decoder_token_ids" in x else x["encoder_token_ids"]
+        return np.ndim(ids) == 1
     if not isinstance(x, dict):
         return _is_one_text(x)
     renames = {} if columns is None else columns.renames

@@ -161,6 +161,36 @@ class T5Gemma2Tokenizer(
             return vocabulary.encode(texts_of_inputs(inputs))
         return vocabulary.encode([text_of(inputs, "`inputs`")])[0]
 
+    def tokenize_with_offsets(
+        self, inputs: str | bytes | Iterable[str | bytes] | Tensor
+    ) -> tuple[Any, Any]:
+        """Token ids of one or several strings, and which characters each token stands for.
+
+        Args:
+            inputs: a string, or a list, tuple or array of strings.
+
+        Returns:
+            The ids as `tokenize` gives them, and for each id a tuple (start, end): the token
+            stands for `text[start:end]`. A space belongs to the token that begins with it; of a
+            character that is spelled in several tokens, each stands for all of it.
+
+        Raises:
+            ValueError, TypeError: as the tokenizer called.
+
+        Example:
+
+        >>> tokenizer = keras_t5gemma2.T5Gemma2Tokenizer.from_preset("t5gemma2_tiny")
+        >>> tokenizer.tokenize_with_offsets("sept décembre")
+        ([699, 1760], [(0, 4), (4, 13)])
+        """
+        vocabulary = self.loaded_vocabulary()
+        if not isinstance(inputs, (str, bytes, list, tuple)):
+            inputs = strings_of_array(inputs)
+        if isinstance(inputs, (list, tuple)):
+            return vocabulary.encode_with_offsets(texts_of_inputs(inputs))
+        ids, offsets = vocabulary.encode_with_offsets([text_of(inputs, "`inputs`")])
+        return ids[0], offsets[0]
+
     def detokenize(self, inputs: Sequence[int] | Sequence[Sequence[int]] | Tensor) -> Any:
         """The text of token ids, control and padding tokens included.
 

@@ -41,7 +41,7 @@ def _refuse_to_be_cloned(lm):
 @keras.saving.register_keras_serializable(package="keras_t5gemma2")
 # Torch's compiler goes through a step of Keras's trainer piece by piece, for minutes.
 @compat.never_torch_compiled
-class T5Gemma2Seq2SeqLM(T5Gemma2Task):
+class T5Gemma2Seq2SeqLM(T5Gemma2Task, keras_hub.models.Seq2SeqLM):
     """A T5Gemma 2 model that reads text and images and writes text.
 
     Called on the arrays that its preprocessor makes (see `T5Gemma2Backbone` for the keys), it

@@ -13,6 +13,7 @@ from keras_t5gemma2.arguments import check_constructor, check_loading
 from keras_t5gemma2.checkpoints import adapter as stored_adapters
 from keras_t5gemma2.checkpoints import cards, formats, hub_upload, saving
 from keras_t5gemma2.checkpoints.gemma3.reader import Gemma3Checkpoint
+from keras_t5gemma2.checkpoints.heads import TASK_WEIGHTS
 from keras_t5gemma2.checkpoints.keras_hub import writer as keras_hub_export
 from keras_t5gemma2.checkpoints.own import files as preset_files
 from keras_t5gemma2.checkpoints.own.files import metrics_of
@@ -29,7 +30,7 @@ from keras_t5gemma2.files.config_objects import check_are_found, check_parts
 from keras_t5gemma2.files.disk import local_path
 from keras_t5gemma2.lora.apart import adapters_apart, are_apart
 from keras_t5gemma2.lora.config import LoRAConfig, check_described
-from keras_t5gemma2.messages import short_errors, shown
+from keras_t5gemma2.messages import short_errors, shown, warn
 from keras_t5gemma2.model.backbone import T5Gemma2Backbone
 from keras_t5gemma2.model.from_checkpoint import load_backbone
 from keras_t5gemma2.model.quantize import with_quantize_of_class
@@ -55,7 +56,7 @@ from keras_t5gemma2.typing import (
 
 # Files of an earlier save that go even if the new one has none of the same name.
 _REPLACED_FILES = (
-    *("model*.weights.h5", "model.weights.json", "task.weights.h5"),
+    *("model*.weights.h5", "model.weights.json", TASK_WEIGHTS),
     "adapters/*.safetensors",
 )
 
@@ -66,9 +67,10 @@ class T5Gemma2Task(TrainableTask):
     Args:
         backbone: `T5Gemma2Backbone`.
         preprocessor: `T5Gemma2Seq2SeqLMPreprocessor`, or `None` to work on arrays only.
-        **kwargs: as `keras_hub.models.Seq2SeqLM` has them.
+        **kwargs: as `keras_hub.models.Task` has them.
     """
 
+    needs_decoder = True
     backbone_cls = T5Gemma2Backbone
     preprocessor_cls = T5Gemma2Seq2SeqLMPreprocessor
     presets = presets  # those that `from_preset` knows by name
@@ -83,15 +85,45 @@ class T5Gemma2Task(TrainableTask):
         **kwargs: Any,
     ) -> None:
         check_constructor(self, kwargs, "compile")
+        self._check_has_decoder(backbone)
         self.made_in_process = os.getpid()
         backbone.belongs_to(self)
         self.backbone = backbone
         self.preprocessor = preprocessor
-        inputs = backbone.input
-        super().__init__(inputs=inputs, outputs=self.outputs_of(backbone(inputs)), **kwargs)
+        inputs, outputs = self._graph()
+        super().__init__(inputs=inputs, outputs=outputs, **kwargs)
         # On torch, Keras has looked for parameters before there was a module to register them:
         # without this the task would have none, and `DistributedDataParallel` nothing to do.
         compat.register_parameters(self)
+
+    def _check_has_decoder(self, backbone):
+        if self.needs_decoder and backbone.decoder is None:
+            raise ValueError(
+                f"A {type(self).__name__} needs a backbone with a decoder. Received: an encoder "
+                "alone, with config.decoder=None. Load a whole model without `encoder_only=True`, "
+                "or make a `T5Gemma2TextEmbedder`"
+            )
+
+    def _graph(self):
+        """The symbolic inputs of the task and its outputs."""
+        inputs = self.backbone.input
+        return inputs, self.outputs_of(self.backbone(inputs))
+
+    @classmethod
+    def _check_given(cls, given, checkpoint):
+        """Raises where neither the user nor the files say what the constructor needs."""
+
+    def _load_head(self, checkpoint, given, allow_nonfinite):
+        """Reads the weights that are none of the backbone's, of a task that has some."""
+        if checkpoint.head_tensors():
+            warn(
+                f"The head of {checkpoint.path} is left out: a {type(self).__name__} has none of "
+                "this kind"
+            )
+
+    def _reference_head(self):
+        """The `ReferenceHead` of a task that has one, and its variables by path; else `None`."""
+        return None
 
     @property
     def preprocessor(self) -> T5Gemma2Seq2SeqLMPreprocessor | Any:  # `None` is seldom
@@ -188,6 +220,7 @@ class T5Gemma2Task(TrainableTask):
         allow_nonfinite: bool = False,
         encoder_sequence_length: int | None = None,
         decoder_sequence_length: int | None = None,
+        encoder_only: bool = False,
         **kwargs: Any,
     ) -> Self:
         """The model of a preset or of a published checkpoint, with its preprocessor.
@@ -209,6 +242,8 @@ class T5Gemma2Task(TrainableTask):
                 read, instead of what the model is made for: `max_position_embeddings` of a
                 directory in the reference's format, or what a preset says.
             decoder_sequence_length: int, tokens; the same of the decoder.
+            encoder_only: bool. If true, the decoder is neither built nor read, for tasks that do
+                without.
             **kwargs: `dtype` of every part, by default Keras's global policy; `preprocessor`
                 and further arguments of the constructor.
 
@@ -227,10 +262,12 @@ class T5Gemma2Task(TrainableTask):
         """
         check_loading(cls, "from_preset", kwargs, by_preset=("backbone",), more=("compile",))
         lengths = given_lengths(kwargs, encoder_sequence_length, decoder_sequence_length)
-        checkpoint, preset = formats.open_checkpoint(preset, load_weights, text_only, embeddings)
+        parts = text_only, embeddings, encoder_only
+        checkpoint, preset = formats.open_checkpoint(preset, load_weights, *parts)
         if checkpoint is None:
             options = {"quantize": quantize, "allow_nonfinite": allow_nonfinite}
-            formats.check_only_keras(preset, embeddings, text_only=text_only, **options)
+            options |= {"text_only": text_only, "encoder_only": encoder_only}
+            formats.check_only_keras(preset, embeddings, **options)
             with reading_adapter_files(preset):
                 lm = super().from_preset(preset, load_weights, **kwargs)
             if lengths:
@@ -242,8 +279,11 @@ class T5Gemma2Task(TrainableTask):
                 made = make_task_preprocessor(cls.preprocessor_cls, checkpoint, **lengths)
                 kwargs["preprocessor"] = made
             how = load_weights, quantize, allow_nonfinite, kwargs.pop("dtype", None)
+            task._check_given({**settings, **kwargs}, checkpoint)
             backbone = load_backbone(T5Gemma2Backbone, checkpoint, *how)
             lm = task(backbone, **{**settings, **kwargs})
+            if load_weights:
+                lm._load_head(checkpoint, kwargs, allow_nonfinite)
             place, takes = checkpoint.path, {"allow_nonfinite": allow_nonfinite}
         if load_weights:
             adapter_files.load_of_preset(lm.adapter_set, place, **takes)
@@ -366,6 +406,8 @@ class T5Gemma2Task(TrainableTask):
         def write(directory):
             with adapters_apart():
                 save(directory, *args, **kwargs)
+            if self.has_task_weights():  # which the backbone has taken for an older save's
+                self.save_task_weights(os.path.join(directory, TASK_WEIGHTS))
             if in_files:
                 adapter_files.write_all(adapters, directory)
 
@@ -493,6 +535,7 @@ class T5Gemma2Task(TrainableTask):
             max_shard_size,
             configs,
             metrics_of(self),
+            head=self._reference_head(),
         )
 
     @by_one_process

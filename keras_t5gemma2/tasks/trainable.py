@@ -18,7 +18,7 @@ from keras_t5gemma2.generation import finite
 from keras_t5gemma2.generation.samplers import check_temperature
 from keras_t5gemma2.messages import short_errors, shown
 from keras_t5gemma2.options import checked
-from keras_t5gemma2.preprocessing.columns import Columns
+from keras_t5gemma2.preprocessing.columns import KEYS, Columns
 from keras_t5gemma2.preprocessing.cuts import Cuts, one_warning
 from keras_t5gemma2.preprocessing.sources import are_arrays, read_rows, unpack
 from keras_t5gemma2.sharding.batch import of_rows
@@ -43,12 +43,14 @@ from keras_t5gemma2.training.token_loss import (
     metrics_of_logits,
     token_sums,
 )
-from keras_t5gemma2.typing import ColumnNames, Inputs, Tensor
+from keras_t5gemma2.typing import ColumnNames, Inputs, Mixin, Tensor
 
 
-class TrainableTask(keras_hub.models.Seq2SeqLM):
+class TrainableTask(Mixin):
     """A task whose steps take the loss from hidden states; calls and `predict` give logits."""
 
+    columns_read = KEYS  # of the data
+    has_token_outputs = True  # whether outputs are (rows, tokens, ...), not (rows, ...)
     needs_logits = False  # for what the user compiled with
     token_loss = None  # `TokenLoss`, unless the user compiled with a loss of their own
     has_default_optimizer = False  # whether the user has compiled with none of their own
@@ -217,7 +219,7 @@ class TrainableTask(keras_hub.models.Seq2SeqLM):
             self._check_distillation(distillation)
         check_grouping(group_by_length, shuffle=shuffle)
         is_grouped = shuffle if group_by_length is None else group_by_length
-        shared = {"cuts": Cuts(), "columns": Columns(columns)}
+        shared = {"cuts": Cuts(), "columns": Columns(columns, self.columns_read)}
         preparation = self._preparation(class_weight, distillation, targets="draw", **shared)
         evaluation = self._preparation(targets="each", **shared)
         training = batches_of(x, y, sample_weight, batch_size, shuffle, preparation, is_grouped)
@@ -279,7 +281,8 @@ class TrainableTask(keras_hub.models.Seq2SeqLM):
         check_grouping(group_by_length, steps=steps)
         if group_by_length is None:
             group_by_length = steps is None and not self.needs_logits
-        preparation = self._preparation(columns=Columns(columns), targets="each")
+        known = Columns(columns, self.columns_read)
+        preparation = self._preparation(columns=known, targets="each")
         data = batches_of(x, y, sample_weight, batch_size, False, preparation, group_by_length)
         data.can_add_rows = not self.needs_logits
         reporting = self, kwargs.pop("callbacks", None), kwargs.get("verbose", "auto")
@@ -316,12 +319,14 @@ class TrainableTask(keras_hub.models.Seq2SeqLM):
         steps = kwargs.get("steps")
         check_grouping(group_by_length, steps=steps)
         is_grouped = steps is None if group_by_length is None else group_by_length
-        preparation = self._preparation(columns=Columns(columns))
+        known = Columns(columns, self.columns_read)
+        preparation = self._preparation(columns=known)
         data = batches_of(x, None, None, batch_size, False, preparation, is_grouped)
-        data.is_joined = True
+        data.is_joined, data.has_token_outputs = True, self.has_token_outputs
         reporting = self, kwargs.pop("callbacks", None), kwargs.get("verbose", "auto")
         with reading(data, steps=steps), reporting_steps(*reporting) as callbacks:
-            return data.joined(keras.Model.predict(self, data, callbacks=callbacks, **kwargs))
+            found = data.joined(keras.Model.predict(self, data, callbacks=callbacks, **kwargs))
+        return found if self.has_token_outputs else found[:, 0]
 
     def precompute(
         self, x: Inputs, batch_size: int = 8, verbose: int = 1, columns: ColumnNames | None = None

@@ -32,6 +32,7 @@ class Batches(DataAdapter):
     lengths_differ = True
     can_add_rows = True  # which the loss and the metrics must not see
     is_joined = False  # whether the outputs are logits for `joined`
+    has_token_outputs = True  # whether these are of tokens, or of rows
     sizes = ()  # of these batches: their rows, how many were added, and their length
 
     def first(self):
@@ -80,8 +81,9 @@ class Batches(DataAdapter):
         """Pairs of a batch and its place in `sizes`."""
         for batch in self.get_numpy_iterator():
             x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
-            ids = x["decoder_token_ids"]
-            yield batch, (len(ids), 0, ids.shape[-1])
+            ids = x["encoder_token_ids"]
+            length = x.get("decoder_token_ids", ids).shape[-1] if self.has_token_outputs else 1
+            yield batch, (len(ids), 0, length)
 
     def _handed_over(self, batches):
         """The batches as Keras gets them; where they are joined, their sizes are written down.

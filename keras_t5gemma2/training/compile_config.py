@@ -23,13 +23,15 @@ def compile_config(task, of_keras):
             config["weighted_metrics"] = "auto"
     # The present one: `enable_lora` makes another than that of `compile`.
     config["optimizer"] = keras.saving.serialize_keras_object(task.optimizer)
-    config["sampler"] = keras.saving.serialize_keras_object(task.sampler)
+    sampler = getattr(task, "sampler", None)  # of a task that generates
+    if sampler is not None:
+        config["sampler"] = keras.saving.serialize_keras_object(sampler)
     config["state"] = {
         "is_default_optimizer": task.has_default_optimizer,
         "is_optimizer_built": bool(getattr(task.optimizer, "built", False)),
         "sampler": [
             ops.convert_to_numpy(variable).tolist()
-            for variable in getattr(task.sampler, "variables", ())
+            for variable in getattr(sampler, "variables", ())
         ],
     }
     return config
@@ -48,9 +50,8 @@ def compile_from(task, config):
     config = keras.saving.deserialize_keras_object(described)
     task.compile(**config)
     task.has_default_optimizer = state.get("is_default_optimizer", False)
-    for variable, value in zip(
-        getattr(task.sampler, "variables", ()), state.get("sampler", ()), strict=False
-    ):
+    of_sampler = getattr(getattr(task, "sampler", None), "variables", ())
+    for variable, value in zip(of_sampler, state.get("sampler", ()), strict=False):
         variable.assign(np.array(value, keras.backend.standardize_dtype(variable.dtype)))
     if state.get("is_optimizer_built") and task.built and task.optimizer is not None:
         task.optimizer.build(task.trainable_variables)  # Its variables are read from the file.

@@ -7,7 +7,7 @@ import numpy as np
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.model.array_checks import check_weights
 from keras_t5gemma2.preprocessing.containers import is_sequence, is_table, names_of
-from keras_t5gemma2.preprocessing.rows import length_of_row, parse_rows
+from keras_t5gemma2.preprocessing.rows import length_of_row
 from keras_t5gemma2.preprocessing.sources import (
     is_stream,
 )
@@ -87,7 +87,7 @@ class InMemoryBatches(Batches):
 
 def rows_in_memory(x, y, sample_weight, preparation):
     """What `InMemoryBatches` takes, of rows that have passed every check that reads no file."""
-    rows, _ = parse_rows(x, y, preparation.columns, several_targets=True)
+    rows, labels = preparation.parsed(x, y)
     preparation.check(rows)
     weights = _weights_of_rows(sample_weight, rows)
     if preparation.targets == "each":  # here, so that batches are of one size
@@ -95,7 +95,8 @@ def rows_in_memory(x, y, sample_weight, preparation):
         weights = None if weights is None else weights[numbers]
 
     def take(indices):
-        return [rows[i] for i in indices], None, None if weights is None else weights[indices]
+        of_rows = None if labels is None else [labels[i] for i in indices]
+        return [rows[i] for i in indices], of_rows, None if weights is None else weights[indices]
 
     return take, np.arange(len(rows)), [length_of_row(row) for row in rows]
 
@@ -106,22 +107,22 @@ class NumberedRows:
     Args:
         source: anything with a length whose items are dicts of single rows, or (x, y).
         sample_weight: per row or per label, or `None`.
-        columns: `Columns`.
+        preparation: `Preparation`.
     """
 
-    def __init__(self, source, sample_weight, columns):
-        self.source, self.columns = source, columns
+    def __init__(self, source, sample_weight, preparation):
+        self.source, self.preparation = source, preparation
         self.weights = _weights_of_rows(sample_weight, source)
         if len(source) == 0:
             raise ValueError("A batch must have at least one row. Received: an empty data set")
         if is_table(source):
-            columns.places(names_of(source))  # what is wrong with them shows at once
+            preparation.columns.places(names_of(source))  # what is wrong with them shows at once
 
     def __call__(self, indices):
         items = [self.source[int(index)] for index in indices]
-        rows, _ = parse_rows(items, None, self.columns, several_targets=True)
+        rows, labels = self.preparation.parsed(items)
         rows = [row._replace(number=int(i)) for row, i in zip(rows, indices, strict=True)]
-        return rows, None, None if self.weights is None else self.weights[indices]
+        return rows, labels, None if self.weights is None else self.weights[indices]
 
 
 def has_numbered_rows(x, columns):

@@ -66,7 +66,7 @@ class Preparation:
             self._check_preprocessor(x)
             if sample_weight is not None:
                 check_weights(to_numpy(sample_weight))
-            rows, _ = parse_rows(x, y, self.columns, several_targets=True)
+            rows, _ = self.parsed(x, y)
             rows, sample_weight = self.with_one_target(rows, sample_weight, place)
             # Not through `__call__`: it refuses texts and tensors together, and buries errors.
             with one_warning(self.cuts):
@@ -92,6 +92,16 @@ class Preparation:
         if sample_weight is not None:
             check_weights(sample_weight := to_numpy(sample_weight))
         return x, y, sample_weight
+
+    def parsed(self, x, y=None):
+        """A list of `Row`, and their labels where these are no texts.
+
+        Args:
+            x: as of `parse_rows`.
+            y: as of `parse_rows`.
+        """
+        rows, _ = parse_rows(x, y, self.columns, several_targets=True)
+        return rows, None
 
     def check(self, rows):
         """Raises what is wrong with raw rows, as far as it shows without reading a file."""

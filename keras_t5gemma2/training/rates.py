@@ -123,7 +123,8 @@ def with_rates(callbacks, task):
 
 def _tokens(x, y, weights):
     """How many tokens of a batch are no padding, on both sides, over all replicas."""
-    masks = [ops.cast(x[f"{side}_padding_mask"], "float32") for side in ("encoder", "decoder")]
+    names = [name for name in ("encoder_padding_mask", "decoder_padding_mask") if name in x]
+    masks = [ops.cast(x[name], "float32") for name in names]
     of_rows = sum(ops.sum(mask, axis=1) for mask in masks)
     if weights is not None:  # rows that fill a batch up weigh nothing
         weights = ops.reshape(weights, (ops.shape(of_rows)[0], -1))

@@ -55,7 +55,7 @@ def batches_of(x, y, sample_weight, batch_size, shuffle, preparation, group_by_l
         rows = rows_of_arrays(x, y, sample_weight)
         return InMemoryBatches(*rows, batch_size, shuffle, preparation)
     if y is None and has_numbered_rows(x, preparation.columns):
-        take = NumberedRows(x, sample_weight, preparation.columns)
+        take = NumberedRows(x, sample_weight, preparation)
         batches = InMemoryBatches(take, np.arange(len(x)), batch_size, shuffle, preparation)
         batches.lengths_differ = True
         return batches

@@ -96,6 +96,11 @@ class Vocabulary:
         encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
+    def encode_with_offsets(self, texts):
+        """A list of ids for each text of a list, and a list of the (start, end) of each token."""
+        encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+        return [e.ids for e in encodings], [list(e.offsets) for e in encodings]
+
     def decode(self, ids):
         """The text of a list of ids in range, control tokens included."""
         return self._tokenizer.decode(ids, skip_special_tokens=False)

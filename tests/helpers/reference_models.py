@@ -51,8 +51,16 @@ _VISION = {
 }
 
 
-def tiny_reference(seed=0, text=None, encoder=None, decoder=None, vision=None, **overrides):
-    """A random `T5Gemma2ForConditionalGeneration` in float32 and evaluation mode.
+def tiny_reference(
+    seed=0,
+    text=None,
+    encoder=None,
+    decoder=None,
+    vision=None,
+    model_class=T5Gemma2ForConditionalGeneration,
+    **overrides,
+):
+    """A random model of the reference, by default one that generates, in float32 and evaluation mode.
 
     Every weight is random, the norms and the end-of-image vector too: nothing is zero, or one,
     by accident. By default encoder and decoder differ in depth, heads and MLP width; images are
@@ -65,6 +73,7 @@ def tiny_reference(seed=0, text=None, encoder=None, decoder=None, vision=None, *
         encoder: dict of config values of the encoder's stack, which win over those of `text`.
         decoder: dict, the same for the decoder. `num_hidden_layers` needs `layer_types` with it.
         vision: dict of config values of the vision tower.
+        model_class: the class of the reference.
         **overrides: config values of the whole model, such as `dropout_rate=0.1`.
 
     Returns:
@@ -73,7 +82,7 @@ def tiny_reference(seed=0, text=None, encoder=None, decoder=None, vision=None, *
     config = T5Gemma2Config(**tiny_config(text, encoder, decoder, vision, **overrides))
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
-        model = T5Gemma2ForConditionalGeneration(config)
+        model = model_class(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(_random_weight(name, parameter, generator))

@@ -127,3 +127,20 @@ def test_training_options(tmp_path):
 @pytest.mark.slow
 def test_gemma3_weights(tmp_path):
     assert "Mars, Jupiter, Saturn" in run("06_gemma3_weights.py", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.once
+def test_a_few_steps_of_embeddings(tmp_path):
+    shorter = {"epochs, batch_size = 12": "epochs, batch_size = 1"}
+    output = run("08_embeddings.py", tmp_path, **shorter)
+    assert "epoch 1: loss" in output
+    assert (tmp_path / "embeddings_map.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_embeddings(tmp_path):
+    """Held-out names lie nearest to a name of the same thing."""
+    output = run("08_embeddings.py", tmp_path)
+    after, before = re.search(r"after: ([\d.]+)% \(before: ([\d.]+)%\)", output).groups()
+    assert float(before) < 50 and float(after) >= 90

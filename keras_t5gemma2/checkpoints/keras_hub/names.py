@@ -119,9 +119,9 @@ def rows(config):
             name += f"{_numbered('gemma3_vision_encoder_layer', i)}/"
             found += _under(name, f"vision/tower/layer_{i}/", _TOWER_LAYER)
         found += _under(f"{_VISION}gemma3_vision_output/", "vision/projector/", _PROJECTOR)
-    for stack, layers in (("encoder", config.encoder.layers), ("decoder", config.decoder.layers)):
+    for stack, sizes in config.stacks.items():
         layer_class, attention, last_norm = _STACKS[stack]
-        for i, layer in enumerate(layers):
+        for i, layer in enumerate(sizes.layers):
             name, path = f"layers/{_numbered(layer_class, i)}/", f"{stack}/layer_{i}/"
             table = [*_LAYER, *_attention_rows(layer)]
             named = [row._replace(name=row.name.format(attention=attention)) for row in table]
@@ -133,6 +133,12 @@ def rows(config):
 def copies(name):
     """All paths in the file of what the model has once, the path of a row first."""
     return next((pair for pair in (TABLES, ENDS_OF_IMAGE) if name in pair), (name,))
+
+
+def is_decoder_name(name):
+    """Whether a path in the file is one of the decoder's layers or of its last norm."""
+    layer_class, _, last_norm = _STACKS["decoder"]
+    return name.startswith(f"layers/{layer_class}") or name == last_norm
 
 
 def is_vision_name(name):

@@ -39,12 +39,14 @@ class KerasHubCheckpoint(Checkpoint):
     def config(self):
         values = read_json(self.path, "config.json")
         config = config_from_keras_hub(values, text_only=self.text_only)
-        if config.vision is None:
-            return config
-        return config_from_keras_hub(values, _image_token_id(self.path, config))
+        if config.vision is not None:
+            config = config_from_keras_hub(values, _image_token_id(self.path, config))
+        return self.parts_of(config)
 
     def tensors(self):
-        return _tensors_by_path(self.path, self.config, self.embeddings)
+        # An encoder alone is asked for no choice: it takes its own table.
+        embeddings = self.embeddings or ("encoder" if self.encoder_only else None)
+        return _tensors_by_path(self.path, self.config, embeddings)
 
     @property
     def has_tokenizer(self):
@@ -99,6 +101,8 @@ def _tensors_by_path(directory, config, embeddings):
     found = {name: checked_float(tensor) for name, tensor in read_h5(directory).items()}
     if config.vision is None:
         found = {name: tensor for name, tensor in found.items() if not names.is_vision_name(name)}
+    if config.decoder is None:
+        found = {name: tensor for name, tensor in found.items() if not names.is_decoder_name(name)}
     rows = names.rows(config)
     wanted = {copy for row in rows for copy in names.copies(row.name)}
     has_vector = config.vision is not None or names.ENDS_OF_IMAGE[0] in found

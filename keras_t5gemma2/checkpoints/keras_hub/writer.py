@@ -45,8 +45,8 @@ def save(path, backbone, task=None, max_shard_size=10):
         task: the task around it, or `None` for a preset of the backbone alone.
         max_shard_size: int or float. The largest size of a file of weights, in GiB.
     """
-    dtype = backbone.dtype_policy.name
     _check_plain(backbone)
+    dtype = backbone.dtype_policy.name
     configs = {"config.json": config_to_keras_hub(backbone.config, dtype)}
     proto = None
     if task is not None:
@@ -90,6 +90,12 @@ def _card(name, backbone, task):
 
 def _check_plain(backbone):
     """Nothing but the weights of the architecture can be written."""
+    if backbone.decoder is None:
+        raise ValueError(
+            "A model must have a decoder to be saved for keras-hub, whose T5Gemma 2 has one. "
+            "Received: an encoder alone, with config.decoder=None. Save it by `save_to_preset` or "
+            "`export_to_transformers`"
+        )
     for path, layer in targets.dense_layers(backbone).items():
         if layer.adapters and layer.merged is None:
             raise ValueError(

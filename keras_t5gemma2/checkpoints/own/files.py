@@ -41,6 +41,7 @@ def _tasks(backbone_class):
         is_task = isinstance(cls, type) and issubclass(cls, keras_hub.models.Task)
         if is_task and cls.backbone_cls is backbone_class:
             names.add(next(base for base in cls.__mro__[1:] if _is_of_keras_hub(base)).__name__)
+    names.discard("Task")  # of a kind that keras-hub does not know
     return sorted(names)
 
 
@@ -72,18 +73,29 @@ def preset_card(name, model, metrics=None):
     usage = f'{start}\n{variable} = {owner}{cls.__name__}.from_preset("{name}")'
     return Card(
         title=name.rpartition("/")[2],
-        what=(
-            f"{'A' if is_task else 'The backbone of a'} T5Gemma 2 model (an encoder-decoder: "
-            f"{'text and images' if backbone.vision else 'text'} in, text out), saved by "
-            "keras_t5gemma2 for Keras 3 on JAX, TensorFlow and PyTorch."
-        ),
+        what=f"{_what(backbone, is_task)}, saved by keras_t5gemma2 for Keras 3 on JAX, TensorFlow "
+        "and PyTorch.",
         usage=usage,
         library="keras_t5gemma2",
         source=backbone.source,
         tags=("jax", "tensorflow", "pytorch"),
-        pipeline="image-text-to-text" if backbone.vision else "text-generation",
+        pipeline=_pipeline(backbone),
         metrics=metrics or {},
     )
+
+
+def _what(backbone, is_task):
+    read = "text and images" if backbone.vision else "text"
+    if backbone.decoder is None:
+        return f"The encoder of a T5Gemma 2 model ({read} in, states or vectors out)"
+    what = "A" if is_task else "The backbone of a"
+    return f"{what} T5Gemma 2 model (an encoder-decoder: {read} in, text out)"
+
+
+def _pipeline(backbone):
+    if backbone.decoder is None:
+        return "feature-extraction"
+    return "image-text-to-text" if backbone.vision else "text-generation"
 
 
 def metrics_of(task):

@@ -19,7 +19,7 @@ def quantized_layers(path, config, modes):
 
     Args:
         path: what errors call the file.
-        config: `BackboneConfig`. Without a vision part, the layers of one are left out.
+        config: `BackboneConfig`. The layers of a part that it has not are left out.
         modes: what the file has; nothing where the preset is one of floats.
 
     Raises:
@@ -32,8 +32,9 @@ def quantized_layers(path, config, modes):
             f"`config.quantized_layers` of {path} must be an object of modes by the paths of "
             f"layers. Received: {shown(modes)}"
         )
-    if config.vision is None:
-        modes = {k: mode for k, mode in modes.items() if not k.startswith("vision/")}
+    parts = {"vision/": config.vision, "decoder/": config.decoder}
+    left_out = tuple(prefix for prefix, part in parts.items() if part is None)
+    modes = {k: mode for k, mode in modes.items() if not k.startswith(left_out)}
     known = _layers_with_a_matrix(config)
     for layer, mode in modes.items():
         is_fit = layer in known and is_mode(mode)

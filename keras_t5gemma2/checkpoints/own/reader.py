@@ -13,6 +13,7 @@ import types
 import keras
 
 from keras_t5gemma2.checkpoints.checkpoint import Checkpoint, SavedLayer, registered_class
+from keras_t5gemma2.checkpoints.heads import own_head_tensors
 from keras_t5gemma2.checkpoints.own.quantized_layers import quantized_layers, rows_in_file
 from keras_t5gemma2.config import AttentionConfig, BackboneConfig, StackConfig, VisionConfig
 from keras_t5gemma2.files.h5 import read_h5, stored_tensors
@@ -69,7 +70,7 @@ class OwnCheckpoint(Checkpoint):
     @functools.cached_property
     def config(self):
         config = backbone_config(self.origin, self._values.get("config"))
-        return dataclasses.replace(config, vision=None) if self.text_only else config
+        return self.parts_of(config)
 
     @functools.cached_property
     def settings(self):
@@ -84,8 +85,9 @@ class OwnCheckpoint(Checkpoint):
 
     def tensors(self):
         found = read_h5(self.path)
-        if self.text_only:
-            found = {n: t for n, t in found.items() if not n.startswith("layers/vision/")}
+        left_out = {"layers/vision/": self.text_only, "layers/decoder/": self.encoder_only}
+        left_out = tuple(prefix for prefix, is_left_out in left_out.items() if is_left_out)
+        found = {n: t for n, t in found.items() if not n.startswith(left_out)}
         rows, integers = rows_in_file(self.config, self.settings["quantized_layers"])
         return stored_tensors(self.path, rows, found, integers)
 
@@ -122,6 +124,9 @@ class OwnCheckpoint(Checkpoint):
         path = self.path / "preprocessor.json"
         has_one = path.is_file() and read_json(self.path, path.name)
         return self._layer(path.name) if has_one else SavedLayer({})
+
+    def head_tensors(self):
+        return own_head_tensors(self.path)
 
     def task(self, cls):
         """Without the backbone and the preprocessor.

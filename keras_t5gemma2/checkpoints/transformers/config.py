@@ -3,8 +3,9 @@
 A `config.json` may leave out what its class sets by default, so the defaults stand here as well.
 """
 
+from keras_t5gemma2.checkpoints.heads import ReferenceHead
 from keras_t5gemma2.config import AttentionConfig, BackboneConfig, StackConfig, VisionConfig
-from keras_t5gemma2.files.limits import MOST_LAYERS
+from keras_t5gemma2.files.limits import MOST_LAYERS, is_number
 from keras_t5gemma2.files.section import Section
 from keras_t5gemma2.messages import shown
 
@@ -60,8 +61,15 @@ _DEFAULTS = {
     "is_encoder_decoder": True,
     "tie_word_embeddings": True,
 }
+_HEAD_DEFAULTS = {
+    "architectures": None,
+    "id2label": None,
+    "num_labels": 2,
+    "classifier_dropout_rate": 0.0,
+}
+# The reference's classes with a head.
+HEADS = ("T5Gemma2ForSequenceClassification", "T5Gemma2ForTokenClassification")
 _OTHER_MODELS = {
-    "t5gemma2_encoder": "It is an encoder alone: the decoder's weights are missing.",
     "t5gemma": "It is a T5Gemma of the first generation, another architecture.",
     "gemma3": "A Gemma 3 model becomes one by `T5Gemma2Seq2SeqLM.from_gemma3`.",
     "gemma3_text": "A Gemma 3 model becomes one by `T5Gemma2Seq2SeqLM.from_gemma3`.",
@@ -92,6 +100,8 @@ def config_from_transformers(values, text_only=False):
     """
     model = Section("", values, _DEFAULTS)
     _check_model_type(model)
+    if _is_encoder(model):
+        return _encoder_alone(values, text_only)
     model.must_be("is_encoder_decoder", True)
     model.must_be("tie_word_embeddings", True)
     encoder = model.section("encoder", _ENCODER_DEFAULTS)
@@ -110,6 +120,22 @@ def config_from_transformers(values, text_only=False):
     )
 
 
+def _encoder_alone(values, text_only):
+    """The sizes of a directory of the reference's encoder, whose dropout its parts say."""
+    encoder = Section("", values, {**_ENCODER_DEFAULTS, "image_token_index": 262_144})
+    rates = {"dropout_rate": 0.0, "attention_dropout": 0.0}
+    text = encoder.section("text_config", {**_TEXT_DEFAULTS, **rates})
+    tower = encoder.section("vision_config", rates)
+    return BackboneConfig(
+        vocabulary_size=text.size("vocab_size"),
+        encoder=_stack(text, text),
+        decoder=None,
+        vision=None if text_only else _vision(encoder, tower),
+        end_of_image_token_id=encoder.token_id("eoi_token_index"),
+        image_token_id=encoder.token_id("image_token_index"),
+    )
+
+
 def context_lengths(values):
     """The tokens that encoder and decoder are made for, a pair of ints.
 
@@ -121,17 +147,50 @@ def context_lengths(values):
     """
     model = Section("", values, _DEFAULTS)
     encoder = model.section("encoder", _ENCODER_DEFAULTS)
+    if _is_encoder(model):
+        encoder = Section("", values, _ENCODER_DEFAULTS)
     text = encoder.section("text_config", _TEXT_DEFAULTS)
     decoder = model.section("decoder", _TEXT_DEFAULTS)
     return tuple(stack.size("max_position_embeddings") for stack in (text, decoder))
 
 
+def _is_encoder(model):
+    return model["model_type"] == "t5gemma2_encoder"
+
+
+def reference_head(values):
+    """The `ReferenceHead` of a model that classifies, or `None`.
+
+    Args:
+        values: dict, the parsed `config.json`.
+
+    Raises:
+        ValueError: its sizes are none.
+    """
+    model = Section("", values, {**_DEFAULTS, **_HEAD_DEFAULTS})
+    named = model["architectures"]
+    named = named if isinstance(named, list) else []
+    architecture = next((name for name in named if name in HEADS), None)
+    if architecture is None:
+        return None
+    labels = model.optional_object("id2label")
+    num_classes = len(labels) or model.size("num_labels")
+    dropout = model["classifier_dropout_rate"]
+    if not is_number(dropout) or not 0 <= dropout < 1:
+        raise ValueError(
+            "`classifier_dropout_rate` of config.json must be a number from 0 to below 1. "
+            f"Received: {shown(dropout)}"
+        )
+    start = model.section("decoder", {"bos_token_id": 2}).token_id("bos_token_id")
+    return ReferenceHead(architecture, num_classes, float(dropout), start)
+
+
 def _check_model_type(model):
     kind = model["model_type"]
-    if kind != "t5gemma2":
+    if kind != "t5gemma2" and not _is_encoder(model):
         hint = _OTHER_MODELS.get(str(kind), "")
         raise ValueError(
-            "The `model_type` of config.json must be 't5gemma2'. "
+            "The `model_type` of config.json must be 't5gemma2' or 't5gemma2_encoder'. "
             f"Received: model_type={shown(kind)}. {hint}".strip()
         )
 

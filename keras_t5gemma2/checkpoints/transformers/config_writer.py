@@ -78,30 +78,27 @@ def generation_config(ids=PUBLISHED_IDS):
 
 
 def _model(config, dtype, ids, context_lengths):
-    vision = with_tower(config).vision
-    stacks = config.encoder, config.decoder
-    encoder, decoder = map(_stack, stacks, context_lengths)
-    image_ids = {
-        "eoi_token_index": config.end_of_image_token_id,
-        "image_token_index": config.image_token_id,
-    }
+    encoder = _encoder(config, ids, context_lengths[0])
+    image_ids = {key: encoder[key] for key in ("eoi_token_index", "image_token_index")}
     text = {"vocab_size": config.vocabulary_size, **_token_ids(ids)}
+    if config.decoder is None:
+        return {
+            "architectures": ["T5Gemma2Encoder"],
+            "dtype": dtype,
+            **encoder,
+            **_token_ids(ids),
+            "initializer_range": 0.02,
+            "tie_word_embeddings": True,
+        }
     return {
         "architectures": ["T5Gemma2ForConditionalGeneration"],
         "model_type": "t5gemma2",
         "dtype": dtype,
-        "encoder": {
-            "model_type": "t5gemma2_encoder",
-            "text_config": {"model_type": "t5gemma2_text", **text, **encoder},
-            "vision_config": _vision(vision),
-            "mm_tokens_per_image": vision.tokens_per_image,
-            "boi_token_index": ids["start_of_image"],
-            **image_ids,
-        },
+        "encoder": encoder,
         "decoder": {
             "model_type": "t5gemma2_decoder",
             **text,
-            **decoder,
+            **_stack(config.decoder, context_lengths[1]),
             "final_logit_softcapping": config.final_logit_soft_cap,
         },
         **image_ids,
@@ -112,6 +109,21 @@ def _model(config, dtype, ids, context_lengths):
         "initializer_range": 0.02,
         "is_encoder_decoder": True,
         "tie_word_embeddings": True,
+    }
+
+
+def _encoder(config, ids, context_length):
+    vision = with_tower(config).vision
+    text = {"vocab_size": config.vocabulary_size, **_token_ids(ids)}
+    stack = _stack(config.encoder, context_length)
+    return {
+        "model_type": "t5gemma2_encoder",
+        "text_config": {"model_type": "t5gemma2_text", **text, **stack},
+        "vision_config": _vision(vision),
+        "mm_tokens_per_image": vision.tokens_per_image,
+        "boi_token_index": ids["start_of_image"],
+        "eoi_token_index": config.end_of_image_token_id,
+        "image_token_index": config.image_token_id,
     }
 
 
@@ -195,7 +207,7 @@ def _check_reads_back(config, values):
 
 
 def _check_is_accepted(config):
-    for name, stack in (("encoder", config.encoder), ("decoder", config.decoder)):
+    for name, stack in config.stacks.items():
         layer = stack.layers[0]
         if stack.hidden_dim % layer.num_heads:
             raise ValueError(

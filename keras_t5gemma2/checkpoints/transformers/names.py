@@ -107,8 +107,8 @@ def rows(config):
             name = f"model.encoder.vision_tower.encoder.layers.{i}."
             found += _under(name, f"vision/tower/layer_{i}/", _TOWER_LAYER)
         found += _under("model.encoder.multi_modal_projector.", "vision/projector/", _PROJECTOR)
-    for stack, layers in (("encoder", config.encoder.layers), ("decoder", config.decoder.layers)):
-        for i in range(len(layers)):
+    for stack, sizes in config.stacks.items():
+        for i in range(len(sizes.layers)):
             found += _under(f"model.{stack}.layers.{i}.", f"{stack}/layer_{i}/", _LAYER)
         found += _under(f"model.{stack}.", f"{stack}/", _LAST_NORM)
     return found
@@ -147,6 +147,11 @@ def _untied_name(name):
     return name
 
 
+def is_decoder_name(name):
+    """Whether a canonical name is one of the decoder's."""
+    return name.startswith("model.decoder.")
+
+
 def is_vision_name(name):
     """Whether a canonical name is one of the vision tower's or of the projector's."""
     return name.startswith(_VISION_PREFIXES)
@@ -162,6 +167,20 @@ def published_name(name):
     """
     published, table = _PUBLISHED_TOWER
     return published + name.removeprefix(table) if name.startswith(table) else name
+
+
+def encoder_name(name):
+    """What the reference's encoder alone calls a tensor of the table.
+
+    >>> encoder_name("model.encoder.layers.3.mlp.up_proj.weight")
+    'text_model.layers.3.mlp.up_proj.weight'
+    >>> encoder_name("model.encoder.vision_tower.post_layernorm.bias")
+    'vision_tower.post_layernorm.bias'
+    """
+    module, file = _TEXT_MODEL
+    if not is_vision_name(name):
+        name = module + name.removeprefix(file)
+    return name.removeprefix("model.encoder.")
 
 
 def module_name(name):

@@ -1,18 +1,26 @@
 """A checkpoint in the reference's format."""
 
 import functools
+import inspect
 
 import numpy as np
 
 from keras_t5gemma2.checkpoints.checkpoint import Checkpoint, SavedLayer
-from keras_t5gemma2.checkpoints.transformers.config import config_from_transformers, context_lengths
+from keras_t5gemma2.checkpoints.heads import REFERENCE_ROWS, stored
+from keras_t5gemma2.checkpoints.transformers.config import (
+    config_from_transformers,
+    context_lengths,
+    reference_head,
+)
 from keras_t5gemma2.checkpoints.transformers.files import image_options, tokenizer_file
 from keras_t5gemma2.checkpoints.transformers.names import (
     canonical_name,
     is_copy,
+    is_decoder_name,
     is_vision_name,
     rows,
 )
+from keras_t5gemma2.checkpoints.transformers.sentence_transformers import read_settings
 from keras_t5gemma2.files.json_object import read_json
 from keras_t5gemma2.files.safetensors import read_safetensors
 from keras_t5gemma2.files.tensors import StoredTensor, list_names
@@ -43,10 +51,31 @@ class TransformersCheckpoint(Checkpoint):
 
     @functools.cached_property
     def config(self):
-        return config_from_transformers(read_json(self.path, "config.json"), self.text_only)
+        values = read_json(self.path, "config.json")
+        return self.parts_of(config_from_transformers(values, self.text_only))
 
     def tensors(self):
         return stored_tensors(self.path, self.config)
+
+    def task(self, cls):
+        """With the sizes of a head where the files have the one of this task.
+
+        Of an embedder, with what the files of the sentence-transformers library say.
+        """
+        if "prompts" in inspect.signature(cls.__init__).parameters:
+            return cls, read_settings(self.path)
+        head = reference_head(read_json(self.path, "config.json"))
+        if head is None or head.architecture != getattr(cls, "reference_class", None):
+            return cls, {}
+        settings = ("num_classes", "dropout", "start_token_id")
+        return cls, {name: getattr(head, name) for name in settings}
+
+    def head_tensors(self):
+        found = read_safetensors(self.path)
+        names = {name: (path, layout) for path, (name, layout) in REFERENCE_ROWS.items()}
+        return {
+            names[name][0]: stored(found[name], names[name][1]) for name in names if name in found
+        }
 
     @property
     def has_tokenizer(self):
@@ -83,16 +112,21 @@ def stored_tensors(directory, config):
 
     Args:
         directory: path of the directory.
-        config: `BackboneConfig`. Without a vision part, the tensors of one are passed over.
+        config: `BackboneConfig`. The tensors of a vision part or decoder that it has not are
+            passed over.
 
     Raises:
         FileNotFoundError: the safetensors are not there.
         ValueError: a tensor is missing, unexpected, or quantized; copies of a tied tensor differ;
             a file is cut off.
     """
-    found = _by_canonical_name(read_safetensors(directory))
+    of_head = [name for name, _ in REFERENCE_ROWS.values()]
+    found = read_safetensors(directory)
+    found = _by_canonical_name({name: t for name, t in found.items() if name not in of_head})
     if config.vision is None:
         found = {name: same for name, same in found.items() if not is_vision_name(name)}
+    if config.decoder is None:
+        found = {name: same[:1] for name, same in found.items() if not is_decoder_name(name)}
     wanted = rows(config)
     _check_names(directory, {row.name for row in wanted}, found)
     for same in found.values():

@@ -1,5 +1,6 @@
 """A task as a directory in the reference's format, laid out as the published ones."""
 
+import dataclasses
 import functools
 import json
 
@@ -10,6 +11,7 @@ from keras import ops
 
 from keras_t5gemma2.checkpoints.adapter import adapter_of
 from keras_t5gemma2.checkpoints.cards import Card, write_card
+from keras_t5gemma2.checkpoints.heads import REFERENCE_ROWS
 from keras_t5gemma2.checkpoints.sources import KEY
 from keras_t5gemma2.checkpoints.transformers import peft
 from keras_t5gemma2.checkpoints.transformers.config_writer import (
@@ -26,7 +28,7 @@ from keras_t5gemma2.checkpoints.transformers.files import (
     processor_config,
     tokenizer_config,
 )
-from keras_t5gemma2.checkpoints.transformers.names import published_name, rows
+from keras_t5gemma2.checkpoints.transformers.names import encoder_name, published_name, rows
 from keras_t5gemma2.compat import keras as compat
 from keras_t5gemma2.files.atomic import atomic_directory
 from keras_t5gemma2.files.disk import local_path
@@ -37,9 +39,24 @@ from keras_t5gemma2.lora import targets
 from keras_t5gemma2.messages import shown
 
 DTYPES = ("float32", "bfloat16", "float16")
+# What the reference's encoder alone takes for the end of an image, whatever its config says.
+_END_OF_IMAGE = 256_000
 
 _TABLE = "embedder/table/embeddings"
 _CONFIG_FILE, _GENERATION_FILE = "config.json", "generation_config.json"
+# Of the reference's classes with a head, and of the one that generates: its automatic class, what
+# Hugging Face calls the task, the class here, and what comes out.
+_KINDS = {
+    None: ("AutoModelForImageTextToText", None, "T5Gemma2Seq2SeqLM", "text"),
+    "T5Gemma2ForSequenceClassification": (
+        *("AutoModelForSequenceClassification", "text-classification"),
+        *("T5Gemma2TextClassifier", "classes"),
+    ),
+    "T5Gemma2ForTokenClassification": (
+        *("AutoModelForTokenClassification", "token-classification"),
+        *("T5Gemma2TokenClassifier", "a class of each token"),
+    ),
+}
 # Every file of the format: an old one that is not written again would be read with the new.
 _FILES = (
     *(_CONFIG_FILE, _GENERATION_FILE, SINGLE_FILE, INDEX_FILE, "model-*-of-*.safetensors"),
@@ -50,7 +67,15 @@ _FILES = (
 
 
 def write_transformers(
-    path, backbone, preprocessor, dtype, max_shard_size, adapters=None, metrics=None
+    path,
+    backbone,
+    preprocessor,
+    dtype,
+    max_shard_size,
+    adapters=None,
+    metrics=None,
+    encoder_only=False,
+    head=None,
 ):
     """Writes a directory that the reference loads.
 
@@ -63,21 +88,28 @@ def write_transformers(
         adapters: dict of `LoRAConfig` by name, of the adapters that are written in peft's format
             beside the base weights; or `None` to write the weights with the active ones in them.
         metrics: dict of numbers by name, of training, for the README.
+        encoder_only: bool. Whether the encoder alone is written, of a model that has a decoder.
+        head: pair of a `ReferenceHead` and the dict of its variables by path, or `None`.
 
     Raises:
         ValueError: as for `T5Gemma2Seq2SeqLM.export_to_transformers`.
     """
     path, max_bytes = local_path(path).resolve(), parse_size(max_shard_size)
-    tensors = new_tensors(backbone, dtype, is_merged=adapters is None)
+    described, variables = head or (None, {})
+    tensors = new_tensors(backbone, dtype, adapters is None, encoder_only)
+    tensors += _head_tensors(variables, dtype)
+    config = config_of(backbone, encoder_only)
     ids = _token_ids(preprocessor)
     stored = dtype or keras.backend.standardize_dtype(backbone.token_embedding.embeddings.dtype)
     files = {
         _CONFIG_FILE: {
-            **config_to_transformers(backbone.config, stored, ids, _context_lengths(preprocessor)),
+            **config_to_transformers(config, stored, ids, _context_lengths(preprocessor)),
+            **({} if described is None else described.config),
             KEY: backbone.source,
         },
-        _GENERATION_FILE: generation_config(ids),
     }
+    if config.decoder is not None and described is None:
+        files[_GENERATION_FILE] = generation_config(ids)
     with atomic_directory(path, replaces=_FILES, written_last=_CONFIG_FILE) as directory:
         write_safetensors(directory, tensors, max_bytes)
         for name, config in (adapters or {}).items():
@@ -91,7 +123,9 @@ def write_transformers(
         for name, values in files.items():
             text = json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
             (directory / name).write_text(text, encoding="utf-8")
-        write_card(directory, _card(path.name, backbone, metrics or {}), path)
+        card = _card if config.decoder is not None else _card_of_encoder
+        architecture = {} if described is None else {"architecture": described.architecture}
+        write_card(directory, card(path.name, backbone, metrics or {}, **architecture), path)
 
 
 def write_tokenizer(path, tokenizer):
@@ -108,38 +142,79 @@ def write_tokenizer(path, tokenizer):
         (directory / TOKENIZER_CONFIG_FILE).write_text(f"{values}\n", encoding="utf-8")
 
 
-def _card(name, backbone, metrics):
-    classes = "AutoModelForImageTextToText, AutoProcessor"
-    if not backbone.vision:
-        classes = "AutoModelForImageTextToText, AutoTokenizer"
-    model, processor = classes.split(", ")
+def _head_tensors(variables, dtype):
+    tensors = []
+    for path, variable in variables.items():
+        name, layout = REFERENCE_ROWS[path]
+        shape = layout.from_variable_shape(tuple(variable.shape))
+        read = functools.partial(_read, variable, layout)
+        tensors.append(NewTensor(name, shape, np.dtype(dtype or variable.dtype), read))
+    return tensors
+
+
+def _card(name, backbone, metrics, architecture=None):
+    model, pipeline, ours, out = _KINDS[architecture]
+    processor = "AutoProcessor" if backbone.vision else "AutoTokenizer"
+    classes = f"{model}, {processor}"
+    variable = "lm" if architecture is None else "classifier"
+    if pipeline is None:
+        pipeline = "image-text-to-text" if backbone.vision else "text-generation"
     return Card(
         title=name,
         what=(
             "A T5Gemma 2 model (an encoder-decoder: "
-            f"{'text and images' if backbone.vision else 'text'} in, text out) in the format of "
+            f"{'text and images' if backbone.vision else 'text'} in, {out} out) in the format of "
             "the transformers library, written by keras_t5gemma2."
         ),
         usage=(
             f"from transformers import {classes}\n"
             f'model = {model}.from_pretrained("{name}")\n'
             f'processor = {processor}.from_pretrained("{name}")\n'
-            f'# In Keras: lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("{name}")'
+            f'# In Keras: {variable} = keras_t5gemma2.{ours}.from_preset("{name}")'
         ),
         library="transformers",
         source=backbone.source,
-        pipeline="image-text-to-text" if backbone.vision else "text-generation",
+        pipeline=pipeline,
         metrics=metrics,
     )
 
 
-def new_tensors(backbone, dtype=None, is_merged=True):
+def _card_of_encoder(name, backbone, metrics):
+    processor = "AutoProcessor" if backbone.vision else "AutoTokenizer"
+    return Card(
+        title=name,
+        what=(
+            "The encoder of a T5Gemma 2 model "
+            f"({'text and images' if backbone.vision else 'text'} in, a hidden state for each "
+            "token out) in the format of the transformers library, written by keras_t5gemma2."
+        ),
+        usage=(
+            f"from transformers import AutoModel, {processor}\n"
+            f'model = AutoModel.from_pretrained("{name}")\n'
+            f'processor = {processor}.from_pretrained("{name}")\n'
+            f'# In Keras: encoder = keras_t5gemma2.T5Gemma2Backbone.from_preset("{name}")'
+        ),
+        library="transformers",
+        source=backbone.source,
+        pipeline="feature-extraction",
+        metrics=metrics,
+    )
+
+
+def config_of(backbone, encoder_only=False):
+    """The `BackboneConfig` of what is written of a model."""
+    config = backbone.config
+    return dataclasses.replace(config, decoder=None) if encoder_only else config
+
+
+def new_tensors(backbone, dtype=None, is_merged=True, encoder_only=False):
     """What is written of a model's weights: a list of `NewTensor`, by published names.
 
     Args:
         backbone: `T5Gemma2Backbone`. Its variables need no values as long as none is read.
         dtype: as for `write_transformers`.
         is_merged: bool. Whether active adapters are in the weights.
+        encoder_only: bool. Whether the encoder alone is written.
 
     Raises:
         ValueError: `dtype` is none of those, or the model is quantized.
@@ -154,19 +229,40 @@ def new_tensors(backbone, dtype=None, is_merged=True):
     layers = targets.dense_layers(backbone) if is_merged else {}
     table = variables[_TABLE]
     tensors = []
-    for row in rows(with_tower(backbone.config)):
+    config = config_of(backbone, encoder_only)
+    name_of = published_name if config.decoder is not None else encoder_name
+    for row in rows(with_tower(config)):
         if row.path in variables:
             variable = variables[row.path]
             layer = layers.get(row.path.removesuffix("/kernel"))
             values = variable if layer is None else layer.merged_kernel
+            if row.path == _TABLE and config.decoder is None:
+                values = functools.partial(_table_of_encoder, backbone)
             shape, kind = tuple(variable.shape), variable.dtype
         else:
             shape, kind = _shape_without_tower(row.path, backbone.config), table.dtype
             values = functools.partial(np.zeros, shape, "float32")
         shape = row.layout.from_variable_shape(shape)
         read = functools.partial(_read, values, row.layout)
-        tensors.append(NewTensor(published_name(row.name), shape, np.dtype(dtype or kind), read))
+        tensors.append(NewTensor(name_of(row.name), shape, np.dtype(dtype or kind), read))
     return tensors
+
+
+def _table_of_encoder(backbone):
+    """The table of an encoder alone, which the reference reads the end of an image from, too.
+
+    There its vector is one of its own for the id of the published models alone. For another id the
+    scaled vector of the table is it.
+    """
+    table = host_array(ops.convert_to_tensor(backbone.token_embedding.embeddings))
+    config = backbone.config
+    place = config.end_of_image_token_id
+    if place == _END_OF_IMAGE or place >= config.vocabulary_size:
+        return table
+    table = np.array(table)
+    vector = host_array(ops.convert_to_tensor(backbone.embedder.end_of_image))
+    table[place] = vector.astype("float32") / np.float32(config.hidden_dim**0.5)
+    return table
 
 
 def _read(values, layout):

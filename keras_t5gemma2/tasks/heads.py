@@ -1,0 +1,310 @@
+"""A task that classifies: what text and token classifiers share. Long by its docstrings alone."""
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Self
+
+import keras
+
+from keras_t5gemma2.checkpoints.heads import ReferenceHead
+from keras_t5gemma2.checkpoints.heads import assign as assign_head
+from keras_t5gemma2.compat import keras as compat
+from keras_t5gemma2.messages import short_errors, shown, shown_path
+from keras_t5gemma2.model.backbone import T5Gemma2Backbone
+from keras_t5gemma2.model.head import ClassifierHead, ShiftRight
+from keras_t5gemma2.model.inputs import of_encoder
+from keras_t5gemma2.options import integer, number
+from keras_t5gemma2.preprocessing.columns import KEYS_OF_CLASSIFIERS, Columns
+from keras_t5gemma2.preprocessing.cuts import Cuts
+from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
+from keras_t5gemma2.tasks.agreement import check_agreement
+from keras_t5gemma2.tasks.task import T5Gemma2Task
+from keras_t5gemma2.training.label_loss import LabelAccuracy, LabelLoss
+from keras_t5gemma2.training.label_preparation import LabelPreparation
+from keras_t5gemma2.typing import PathLike, Tensor
+
+# The start token of published models, where there is no preprocessor that says another.
+_START_TOKEN_ID = 2
+
+
+def _missing(name):
+    """In the place of a method that this task does not have."""
+
+    def get(self):
+        raise AttributeError(
+            f"A {type(self).__name__} has no `{name}`, which is for models that write text. Load "
+            "a T5Gemma2Seq2SeqLM"
+        )
+
+    return property(get)
+
+
+class HeadTask(T5Gemma2Task):
+    """A backbone with a new head on its hidden states; goes before a class of keras-hub.
+
+    Args:
+        backbone: `T5Gemma2Backbone`.
+        num_classes: int.
+        preprocessor: `T5Gemma2Seq2SeqLMPreprocessor`, or `None` to work on arrays only.
+        activation: name of an activation, function or `None`.
+        hidden_dim: int or `None`.
+        dropout: float.
+        start_token_id: int or `None`.
+        **kwargs: as `keras_hub.models.Task` has them.
+    """
+
+    columns_read = KEYS_OF_CLASSIFIERS
+    reference_class: str  # the reference's
+    preparation_cls = LabelPreparation
+
+    def __init__(
+        self,
+        backbone: T5Gemma2Backbone,
+        num_classes: int,
+        preprocessor: T5Gemma2Seq2SeqLMPreprocessor | None = None,
+        activation: str | Callable[[Tensor], Tensor] | None = None,
+        hidden_dim: int | None = None,
+        dropout: float = 0.0,
+        start_token_id: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.num_classes = _count("num_classes", num_classes)
+        self.hidden_dim = None if hidden_dim is None else _count("hidden_dim", hidden_dim)
+        self.dropout = _rate(dropout)
+        if not (activation is None or isinstance(activation, str) or callable(activation)):
+            raise TypeError(
+                "`activation` must be a name, a function or `None`. Received: activation="
+                f"{shown(activation)}"
+            )
+        with short_errors():
+            self.activation = keras.activations.get(activation)
+        if start_token_id is None:
+            tokenizer = getattr(preprocessor, "tokenizer", None)
+            start_token_id = getattr(tokenizer, "start_token_id", None)
+        self.start_token_id = _START_TOKEN_ID if start_token_id is None else int(start_token_id)
+        self.head = ClassifierHead(
+            self.num_classes, self.hidden_dim, self.dropout, self.activation, name="head"
+        )
+        super().__init__(backbone, preprocessor, **kwargs)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "num_classes": self.num_classes,
+            "activation": keras.activations.serialize(self.activation),
+            "hidden_dim": self.hidden_dim,
+            "dropout": self.dropout,
+            "start_token_id": self.start_token_id,
+        }
+
+    def decoded(self, inputs):
+        """The decoder's states where it reads the encoder's tokens, one place to the right."""
+        ids, seen = inputs["encoder_token_ids"], inputs["encoder_padding_mask"]
+        shifted = ShiftRight(self.start_token_id, name="shift_right")(ids, seen)
+        decoder = {"decoder_token_ids": shifted, "decoder_padding_mask": seen}
+        return self.backbone({**inputs, **decoder})["decoder_sequence_output"]
+
+    def _graph(self):
+        inputs = of_encoder(self.backbone.input)
+        return inputs, self.outputs_of_inputs(inputs)
+
+    # Of models that write text.
+    score = _missing("score")
+    sample_logits = _missing("sample_logits")
+    token_sums = _missing("token_sums")
+    save_to_keras_hub_preset = _missing("save_to_keras_hub_preset")
+
+    # Files ------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        activation = config.get("activation")
+        if isinstance(activation, dict):  # a function of the user's own, which is registered
+            config = {**config, "activation": keras.activations.deserialize(activation)}
+        return super().from_config(config)
+
+    @classmethod
+    def _check_given(cls, given, checkpoint):
+        if "num_classes" not in given:
+            raise ValueError(
+                "`num_classes` must be given for a preset without the head of a "
+                f"{cls.__name__}. Received: {shown_path(checkpoint.path)}, and none"
+            )
+
+    def save_task_weights(self, filepath: PathLike) -> None:
+        """Writes the weights of the head alone, as keras-hub does without the optimizer's state.
+
+        Args:
+            filepath: path of the file, which ends with `.weights.h5`.
+
+        Example:
+
+        >>> cls = keras_t5gemma2.T5Gemma2TextClassifier
+        >>> classifier = cls.from_preset("t5gemma2_tiny", num_classes=2)
+        >>> classifier.save_task_weights(directory / "task.weights.h5")
+        """
+        skipped = [*compat.all_layers(self.backbone), self.optimizer]
+        keras.saving.save_weights(self, filepath, objects_to_skip=skipped)
+
+    def head_variables(self):
+        """List of the weights of the task that are none of the backbone's."""
+        of_backbone = {id(variable) for variable in self.backbone.variables}
+        return [v for v in self.weights if id(v) not in of_backbone]
+
+    def _load_head(self, checkpoint, given, allow_nonfinite):
+        if "num_classes" not in given:  # else the head is a new one, as in keras-hub
+            tensors = checkpoint.head_tensors()
+            assign_head(self.head_variables(), tensors, checkpoint.path, allow_nonfinite)
+
+    def _reference_head(self):
+        self._check_is_of_reference()
+        kind = "regression" if self.num_classes == 1 else None  # else it goes by the labels
+        head = ReferenceHead(
+            *(self.reference_class, self.num_classes, self.dropout, self.start_token_id, kind)
+        )
+        return head, {variable.path: variable for variable in self.head_variables()}
+
+    def _check_is_of_reference(self):
+        """Raises a `ValueError` where the reference has no such head."""
+        given = {"activation": keras.activations.serialize(self.activation)}
+        given |= {"hidden_dim": self.hidden_dim, "pooling": getattr(self, "pooling", "decoder")}
+        wanted = {"activation": "linear", "hidden_dim": None, "pooling": "decoder"}
+        differing = [f"{k}={shown(v)}" for k, v in given.items() if v != wanted[k]]
+        if differing:
+            raise ValueError(
+                "The reference's head is one matrix on the decoder's states, and gives logits. "
+                f"Received: {', '.join(differing)}. Save a preset instead"
+            )
+
+    # Calls ------------------------------------------------------------------------------------
+
+    def __call__(self, inputs: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
+        return super().__call__(of_encoder(inputs), *args, **kwargs)
+
+    def compute_output_spec(
+        self, inputs: Mapping[str, Tensor], training: bool | None = None, mask: Tensor = None
+    ) -> Any:
+        return super().compute_output_spec(of_encoder(inputs), training, mask)
+
+    def call(
+        self,
+        inputs: Mapping[str, Tensor],
+        training: bool | None = None,
+        mask: Tensor = None,
+        **kwargs: Any,
+    ) -> Any:
+        return super().call(of_encoder(inputs), training, mask, **kwargs)
+
+    def _without_logits(self):
+        return contextlib.nullcontext()  # a head's are few
+
+    # Training ---------------------------------------------------------------------------------
+
+    def compile(
+        self,
+        optimizer: str | keras.optimizers.Optimizer = "auto",
+        loss: str | keras.losses.Loss | Callable[..., Tensor] = "auto",
+        *,
+        metrics: Sequence[Any] | Literal["auto"] | None = "auto",
+        **kwargs: Any,
+    ) -> None:
+        """Configures training.
+
+        By default the loss goes by the labels, as in the reference: mean squares where
+        `num_classes` is 1, cross-entropy for one class each, 0, 1, 2 and so on, binary
+        cross-entropy for rows of `num_classes` zeros and ones.
+
+        Args:
+            optimizer: as `keras.Model.compile` has it; "auto" for AdamW, its gradients clipped to
+                a norm of 1.0, with a rate for the width of the model and for what is trained. It
+                is made anew when adapters come or go, and any other is kept.
+            loss: a loss on outputs, or "auto".
+            metrics: list of metrics on outputs; "auto" for `accuracy` where there are classes,
+                and the mean absolute error, `mae`, where there is one number.
+            **kwargs: as `keras.Model.compile` has them.
+
+        Raises:
+            ValueError: the default loss has no place for the `activation`; in the first step.
+
+        Example:
+
+        >>> cls = keras_t5gemma2.T5Gemma2TextClassifier
+        >>> classifier = cls.from_preset("t5gemma2_tiny", num_classes=2)
+        >>> classifier.compile(keras.optimizers.AdamW(1e-4))
+        """
+        self.token_loss = None
+        self.has_default_loss = isinstance(loss, str) and loss == "auto"
+        has_default_metrics = isinstance(metrics, str) and metrics == "auto"
+        self.has_default_metrics = has_default_metrics
+        # Rows that fill a batch up have no weight, which only these losses and metrics look at.
+        own_metrics = kwargs.get("weighted_metrics") or (not has_default_metrics and metrics)
+        self.needs_logits = bool(not self.has_default_loss or own_metrics)
+        compat.forget_loss(self)  # of an earlier call
+        self.has_default_optimizer = isinstance(optimizer, str) and optimizer == "auto"
+        if self.has_default_optimizer:
+            optimizer = self.adapter_set.default_optimizer()
+        self.adapter_set.forget_kept_programs()
+        activation = keras.activations.serialize(self.activation)
+        if self.has_default_loss:
+            loss = LabelLoss(activation)
+        if has_default_metrics:
+            kwargs["weighted_metrics"] = [
+                *(kwargs.get("weighted_metrics") or ()),
+                keras.metrics.MeanAbsoluteError(name="mae")
+                if self.num_classes == 1
+                else LabelAccuracy(activation),
+            ]
+            metrics = None
+        keras.Model.compile(self, optimizer, loss, metrics=metrics, **kwargs)
+        if kwargs.get("auto_scale_loss", True):
+            self._scale_loss()
+
+    def get_compile_config(self) -> dict[str, Any]:
+        """What a file of the model keeps of `compile`: optimizer, loss and metrics."""
+        config = super().get_compile_config()
+        if config and self.has_default_loss:
+            config["loss"] = "auto"
+        if config and self.has_default_metrics:
+            own = config.pop("weighted_metrics", None) or []
+            config = {**config, "metrics": "auto", "weighted_metrics": own[:-1] or None}
+        return config
+
+    def _preparation(
+        self, class_weight=None, distillation=None, cuts=None, columns=None, targets="one"
+    ):
+        check_agreement(self.backbone, self.preprocessor)
+        return self.preparation_cls(
+            self.preprocessor,
+            self.backbone.config,
+            class_weight,
+            cuts=Cuts() if cuts is None else cuts,
+            columns=Columns(None, self.columns_read) if columns is None else columns,
+            targets=targets,
+            num_classes=self.num_classes,
+            has_own_loss=not getattr(self, "has_default_loss", True),
+        )
+
+    def _check_distillation(self, distillation):
+        raise ValueError(
+            "`distillation` is of texts that a model writes. Received: it for a "
+            f"{type(self).__name__}. Give `fit` the teacher's outputs as labels, and `compile` a "
+            "loss on them"
+        )
+
+
+def _count(name, value):
+    count = integer(value)
+    if count is None or count < 1:
+        raise ValueError(
+            f"`{name}` must be an integer of at least 1. Received: {name}={shown(value)}"
+        )
+    return count
+
+
+def _rate(value):
+    rate = number(value)
+    if rate is None or not 0 <= rate < 1:
+        raise ValueError(
+            f"`dropout` must be a number from 0 to below 1. Received: dropout={shown(value)}"
+        )
+    return float(rate)
