@@ -57,6 +57,7 @@ class HeadTask(T5Gemma2Task):
     """
 
     columns_read = KEYS_OF_CLASSIFIERS
+    hub_task: tuple[str, str]  # what Hugging Face calls the task, and what comes out
     exported_functions = runtimes.HeadFunctions
     reference_class: str  # that has such a head
     preparation_cls = LabelPreparation

@@ -64,6 +64,7 @@ class T5Gemma2TextClassifier(HeadTask, keras_hub.models.TextClassifier):
     """
 
     has_token_outputs = False
+    hub_task = ("text-classification", "classes")
     reference_class = "T5Gemma2ForSequenceClassification"
 
     def __init__(

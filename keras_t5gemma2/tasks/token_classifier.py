@@ -78,6 +78,7 @@ class T5Gemma2TokenClassifier(HeadTask, keras_hub.models.Task):
     """
 
     preparation_cls = WordPreparation
+    hub_task = ("token-classification", "a class of each token")
     reference_class = "T5Gemma2ForTokenClassification"
 
     def __init__(

@@ -70,19 +70,21 @@ def preset_card(name, model, metrics=None):
     owner = f"{module}." if module == "keras_t5gemma2" else ""
     start = f"import {module}" if owner else f"from {cls.__module__} import {cls.__name__}"
     variable = "lm" if is_task else "backbone"
+    pipeline = "image-text-to-text" if backbone.vision else "text-generation"
+    pipeline, out = getattr(model, "hub_task", (pipeline, "text"))
     usage = f'{start}\n{variable} = {owner}{cls.__name__}.from_preset("{name}")'
     return Card(
         title=name.rpartition("/")[2],
         what=(
             f"{'A' if is_task else 'The backbone of a'} T5Gemma 2 model (an encoder-decoder: "
-            f"{'text and images' if backbone.vision else 'text'} in, text out), saved by "
+            f"{'text and images' if backbone.vision else 'text'} in, {out} out), saved by "
             "keras_t5gemma2 for Keras 3 on JAX, TensorFlow and PyTorch."
         ),
         usage=usage,
         library="keras_t5gemma2",
         source=backbone.source,
         tags=("jax", "tensorflow", "pytorch"),
-        pipeline="image-text-to-text" if backbone.vision else "text-generation",
+        pipeline=pipeline,
         metrics=metrics or {},
     )
 
