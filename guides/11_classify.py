@@ -83,6 +83,7 @@ print(f"correlation of feelings with those of people: {correlation:.2f}")
 
 # %%
 TOPICS = ["country", "language", "currency", "month"]
+LANGUAGES = ["en", "de", "fr", "es", "it", "nl", "pt", "sv", "da", "pl"]
 
 
 def names(language):
@@ -96,7 +97,7 @@ def names(language):
     return [(name, topic) for topic, of_topic in enumerate(found) for name in of_topic]
 
 
-pairs = [pair for code in "en de fr es it nl pt sv da pl".split() for pair in names(code)]
+pairs = [pair for code in LANGUAGES for pair in names(code)]
 pairs = sorted(set(pairs))
 random.Random(0).shuffle(pairs)
 training, held_out = pairs[:3_000], pairs[3_000:3_500]
