@@ -45,10 +45,11 @@ def export(task, path, format, sizes, options):
         options: dict, what the format takes beside.
     """
     _check_format(task, path, format, options)
-    functions = Functions(task, _checked(task, format, sizes)).signatures
+    makes = getattr(task, "exported_functions", Functions)  # a classifier has one of its own
+    functions = makes(task, _checked(task, format, sizes)).signatures
     if format == "torch":
         programs = torch_programs.programs(task, functions)
-        with atomic_directory(path, written_last="step.pt2") as directory:
+        with atomic_directory(path, written_last=f"{list(programs)[-1]}.pt2") as directory:
             for name, program in programs.items():
                 torch_programs.save(program, directory / f"{name}.pt2")
         return
@@ -88,7 +89,7 @@ class Functions:
         memory = tree.flatten(self._memory)
         kept = [*memory, *tree.flatten(self._cache), _spec("cache_index", ())]
         specs = {
-            "encode": [*encoder, *self._image_specs()],
+            "encode": [*encoder, *image_specs(self._task, self._sizes)],
             "prefill": [*decoder, *memory],
             "step": [_spec("token_ids", (batch,)), *kept],
         }
@@ -153,12 +154,37 @@ class Functions:
             )
         return tuple(_spec(part, shape, self._decoder.compute_dtype) for part in names)
 
-    def _image_specs(self):
-        vision, count = self._task.backbone.config.vision, self._sizes.images
-        if vision is None or count == 0:
-            return []
-        shape = (self._sizes.batch_size, count, vision.image_size, vision.image_size, 3)
-        return [_spec("images", shape, "float32")]
+
+class HeadFunctions:
+    """`classify` of a classifier, from a dict of tensors to one of `outputs`.
+
+    Args:
+        task: `T5Gemma2TextClassifier` or `T5Gemma2TokenClassifier`.
+        sizes: `Sizes`, of which those of the decoder are not read.
+    """
+
+    def __init__(self, task, sizes):
+        self._task, self._sizes = task, sizes
+
+    @property
+    def signatures(self):
+        """As of `Functions`."""
+        shape = self._sizes.batch_size, self._sizes.encoder_length
+        specs = [_spec(f"encoder_{name}", shape) for name in ("token_ids", "padding_mask")]
+        specs += image_specs(self._task, self._sizes)
+        return {"classify": (self.classify, {spec.name: spec for spec in specs})}
+
+    def classify(self, inputs):
+        return {"outputs": self._task(inputs, training=False)}
+
+
+def image_specs(task, sizes):
+    """List of a `keras.InputSpec` of images; an empty one where there are none."""
+    vision, count = task.backbone.config.vision, sizes.images
+    if vision is None or count == 0:
+        return []
+    shape = (sizes.batch_size, count, vision.image_size, vision.image_size, 3)
+    return [_spec("images", shape, "float32")]
 
 
 def _spec(name, shape, dtype="int32"):
@@ -204,7 +230,7 @@ def _check_format(task, path, format, options):
         raise ValueError(
             f'`filepath` must end with ".tflite". Received: filepath={shown_path(path)}'
         )
-    if (dtype := task.backbone.decoder.compute_dtype) != "float32":
+    if (dtype := task.backbone.encoder.compute_dtype) != "float32":
         raise ValueError(
             "LiteRT computes in float32: a model must do so to be exported with "
             f'format="litert". Received: a model of {dtype}. Load it with `dtype="float32"`'

@@ -9,6 +9,8 @@ import keras
 from keras_t5gemma2.checkpoints.heads import ReferenceHead
 from keras_t5gemma2.checkpoints.heads import assign as assign_head
 from keras_t5gemma2.compat import keras as compat
+from keras_t5gemma2.export import runtimes
+from keras_t5gemma2.files.disk import local_path
 from keras_t5gemma2.messages import short_errors, shown, shown_path
 from keras_t5gemma2.model.backbone import T5Gemma2Backbone
 from keras_t5gemma2.model.head import ClassifierHead, ShiftRight
@@ -27,16 +29,17 @@ from keras_t5gemma2.typing import PathLike, Tensor
 _START_TOKEN_ID = 2
 
 
-def _missing(name):
-    """In the place of a method that this task does not have."""
+class _Missing:
+    """In the place of a method that models have which write text."""
 
-    def get(self):
+    def __set_name__(self, owner, name):
+        self.name = name
+
+    def __get__(self, task, owner=None):
         raise AttributeError(
-            f"A {type(self).__name__} has no `{name}`, which is for models that write text. Load "
+            f"A {owner.__name__} has no `{self.name}`, which is for models that write text. Load "
             "a T5Gemma2Seq2SeqLM"
         )
-
-    return property(get)
 
 
 class HeadTask(T5Gemma2Task):
@@ -54,7 +57,9 @@ class HeadTask(T5Gemma2Task):
     """
 
     columns_read = KEYS_OF_CLASSIFIERS
-    reference_class: str  # the reference's
+    hub_task: tuple[str, str]  # what Hugging Face calls the task, and what comes out
+    exported_functions = runtimes.HeadFunctions
+    reference_class: str  # that has such a head
     preparation_cls = LabelPreparation
 
     def __init__(
@@ -97,7 +102,7 @@ class HeadTask(T5Gemma2Task):
             "start_token_id": self.start_token_id,
         }
 
-    def decoded(self, inputs):
+    def _decoded(self, inputs):
         """The decoder's states where it reads the encoder's tokens, one place to the right."""
         ids, seen = inputs["encoder_token_ids"], inputs["encoder_padding_mask"]
         shifted = ShiftRight(self.start_token_id, name="shift_right")(ids, seen)
@@ -106,13 +111,69 @@ class HeadTask(T5Gemma2Task):
 
     def _graph(self):
         inputs = of_encoder(self.backbone.input)
-        return inputs, self.outputs_of_inputs(inputs)
+        return inputs, self._head_outputs(inputs)
 
     # Of models that write text.
-    score = _missing("score")
-    sample_logits = _missing("sample_logits")
-    token_sums = _missing("token_sums")
-    save_to_keras_hub_preset = _missing("save_to_keras_hub_preset")
+    score = _Missing()
+    sample_logits = _Missing()
+    token_sums = _Missing()
+    save_to_keras_hub_preset = _Missing()
+
+    def export(
+        self,
+        filepath: PathLike,
+        format: str = "tf_saved_model",
+        verbose: bool | None = None,
+        input_signature: Any = None,
+        *,
+        batch_size: int | None = None,
+        encoder_length: int | None = None,
+        images: int | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Writes the model for a runtime that classifies without Keras and this package.
+
+        It is one function, `classify`, from a dict of tensors to a dict of `outputs`. It takes
+        `encoder_token_ids` and `encoder_padding_mask`, (batch_size, encoder_length) int32, and of
+        a model that sees `images` (batch_size, images, height, width, 3) float32 in [-1, 1].
+        Formats and sizes are those of `T5Gemma2Seq2SeqLM.export`; of "torch" the file is
+        `classify.pt2`.
+
+        Args:
+            filepath: path of the file or directory. What is there stays until all is written.
+            format: "tf_saved_model", "litert" or "torch".
+            verbose: bool or `None`. Whether to say that it is done; by default it is said.
+            input_signature: as `keras.Model.export` has it, which is called if it is given.
+            batch_size: int. Rows; `None` for any.
+            encoder_length: int. Tokens of a row; `None` for any.
+            images: int. Images and crops of each row; 0 for none, `None` for any.
+            **kwargs: for "litert", attributes of TensorFlow's converter.
+
+        Raises:
+            ValueError: the backend cannot write the format, or a size is missing or not possible.
+            ImportError: TensorFlow is needed and not installed.
+
+        Example:
+
+        >>> cls = keras_t5gemma2.T5Gemma2TextClassifier
+        >>> classifier = cls.from_preset("t5gemma2_tiny", num_classes=2)
+        >>> format = "torch" if keras.config.backend() == "torch" else "tf_saved_model"
+        >>> sizes = {"batch_size": 1, "encoder_length": 32, "images": 0}
+        >>> classifier.export(directory / "exported", format, verbose=False, **sizes)
+        >>> (directory / "exported").is_dir()
+        True
+        """
+        filepath = local_path(filepath)
+        if input_signature is not None:
+            with short_errors():
+                return keras.Model.export(
+                    self, filepath, format, verbose, input_signature, **kwargs
+                )
+        # The decoder's length is the encoder's.
+        sizes = runtimes.Sizes(batch_size, encoder_length, 1, 2, images)
+        runtimes.export(self, filepath, format, sizes, kwargs)
+        if verbose is None or verbose:
+            print(f"Saved artifact at '{filepath}'.")
 
     # Files ------------------------------------------------------------------------------------
 
@@ -146,8 +207,16 @@ class HeadTask(T5Gemma2Task):
         skipped = [*compat.all_layers(self.backbone), self.optimizer]
         keras.saving.save_weights(self, filepath, objects_to_skip=skipped)
 
-    def head_variables(self):
-        """List of the weights of the task that are none of the backbone's."""
+    def head_variables(self) -> list[keras.Variable]:
+        """List of the weights of the task that are none of the backbone's.
+
+        Example:
+
+        >>> cls = keras_t5gemma2.T5Gemma2TextClassifier
+        >>> classifier = cls.from_preset("t5gemma2_tiny", num_classes=2)
+        >>> [variable.path for variable in classifier.head_variables()]
+        ['head/output/kernel', 'head/output/bias']
+        """
         of_backbone = {id(variable) for variable in self.backbone.variables}
         return [v for v in self.weights if id(v) not in of_backbone]
 

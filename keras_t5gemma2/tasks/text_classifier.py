@@ -64,6 +64,7 @@ class T5Gemma2TextClassifier(HeadTask, keras_hub.models.TextClassifier):
     """
 
     has_token_outputs = False
+    hub_task = ("text-classification", "classes")
     reference_class = "T5Gemma2ForSequenceClassification"
 
     def __init__(
@@ -135,11 +136,11 @@ class T5Gemma2TextClassifier(HeadTask, keras_hub.models.TextClassifier):
             target = [path for path in dense_layers(self.backbone) if path.startswith("encoder/")]
         super().enable_lora(rank, alpha, dropout, target, use_rslora, use_dora, name)
 
-    def outputs_of_inputs(self, inputs):
+    def _head_outputs(self, inputs):
         """The symbolic outputs of symbolic inputs."""
         ids, seen = inputs["encoder_token_ids"], inputs["encoder_padding_mask"]
         if self.pooling == "decoder":
-            states = self.decoded(inputs)
+            states = self._decoded(inputs)
         else:
             images = inputs.get("images"), inputs.get("image_features")
             states = self.backbone.encode(ids, seen, *images)

@@ -78,6 +78,7 @@ class T5Gemma2TokenClassifier(HeadTask, keras_hub.models.Task):
     """
 
     preparation_cls = WordPreparation
+    hub_task = ("token-classification", "a class of each token")
     reference_class = "T5Gemma2ForTokenClassification"
 
     def __init__(
@@ -107,9 +108,9 @@ class T5Gemma2TokenClassifier(HeadTask, keras_hub.models.Task):
             **kwargs,
         )
 
-    def outputs_of_inputs(self, inputs):
+    def _head_outputs(self, inputs):
         """The symbolic outputs of symbolic inputs."""
-        return self.head(self.decoded(inputs))
+        return self.head(self._decoded(inputs))
 
     def label_words(
         self, x: Inputs, batch_size: int | None = None, columns: ColumnNames | None = None

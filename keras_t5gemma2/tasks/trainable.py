@@ -49,7 +49,7 @@ from keras_t5gemma2.typing import ColumnNames, Inputs, Mixin, Tensor
 class TrainableTask(Mixin):
     """A task whose steps take the loss from hidden states; calls and `predict` give logits."""
 
-    columns_read = KEYS  # of the data
+    columns_read: tuple[str, ...] = KEYS  # of the data
     has_token_outputs = True  # whether outputs are (rows, tokens, ...), not (rows, ...)
     needs_logits = False  # for what the user compiled with
     token_loss = None  # `TokenLoss`, unless the user compiled with a loss of their own

@@ -17,6 +17,7 @@ def kind_of_labels(labels_shape, outputs_shape):
 
     Args:
         labels_shape: tuple, (...) or (..., 1), or (..., num_classes) of several labels at once.
+            Sizes that a traced step does not know are `None`.
         outputs_shape: tuple, (..., num_classes).
 
     >>> kind_of_labels((8,), (8, 3)), kind_of_labels((8, 3), (8, 3)), kind_of_labels((8,), (8, 1))
@@ -25,7 +26,7 @@ def kind_of_labels(labels_shape, outputs_shape):
     if outputs_shape[-1] == 1:
         return "number"
     has_axis = len(labels_shape) == len(outputs_shape)
-    return "classes" if has_axis and labels_shape[-1] == outputs_shape[-1] else "class"
+    return "classes" if has_axis and labels_shape[-1] != 1 else "class"
 
 
 @registered

@@ -148,7 +148,8 @@ class LabelPreparation(Preparation):
             kind = "int32"
         if not is_right:
             raise ValueError(f"Labels must be {rule}. Received: {shown(y)}")
-        return y.astype(kind)
+        y = y.astype(kind)
+        return y[:, 0] if y.shape == (rows, 1) else y
 
     def _weights(self, labels, sample_weight):
         """(rows,) or (rows, tokens) weights, or `None` where all labels count alike."""

@@ -60,7 +60,7 @@ def tiny_reference(
     model_class=T5Gemma2ForConditionalGeneration,
     **overrides,
 ):
-    """A random model of the reference, by default one that generates, in float32 and evaluation mode.
+    """A random model of the reference in float32 and evaluation mode, by default to generate.
 
     Every weight is random, the norms and the end-of-image vector too: nothing is zero, or one,
     by accident. By default encoder and decoder differ in depth, heads and MLP width; images are

@@ -51,6 +51,24 @@ def tokenizer(protos, kind):
     return T5Gemma2Tokenizer(protos[kind])
 
 
+@pytest.mark.once
+def test_offsets_say_which_characters_a_token_stands_for(tokenizer):
+    ids, offsets = tokenizer.tokenize_with_offsets(TEXTS)
+    assert ids == tokenizer.tokenize(TEXTS)
+    for text, of_row, spans in zip(TEXTS, ids, offsets, strict=True):
+        assert [end - start > 0 for start, end in spans] == [True] * len(of_row)
+        assert spans == sorted(spans)
+        covered = {at for start, end in spans for at in range(start, end)}
+        assert covered == set(range(len(text)))
+        # Tokens that are no single byte spell what they stand for.
+        for number, (start, end) in zip(of_row, spans, strict=True):
+            token = tokenizer.id_to_token(number)
+            if not token.startswith("<0x"):
+                assert tokenizer.detokenize([number]) == text[start:end]
+    one = tokenizer.tokenize_with_offsets("the cat")
+    assert one == (ids[0], offsets[0])
+
+
 def test_named_tokens_and_their_ids(tokenizer):
     found = {
         getattr(tokenizer, name): getattr(tokenizer, f"{name}_id")

@@ -5,7 +5,7 @@ import pytest
 import torch
 import transformers
 from gradients import Gradients, relative_error, step_gradients
-from reference_models import IMAGE, save_reference, tiny_reference
+from reference_models import END_OF_IMAGE, IMAGE, save_reference, tiny_reference
 
 from keras_t5gemma2 import T5Gemma2TextClassifier, T5Gemma2TokenClassifier
 from keras_t5gemma2.checkpoints.heads import REFERENCE_ROWS
@@ -51,6 +51,7 @@ def batch(side="right", images=True):
     for row, length in enumerate(LENGTHS):
         where = slice(0, length) if side == "right" else slice(longest - length, longest)
         ids[row, where], mask[row, where] = rng.integers(10, 101, size=length), 1
+        ids[row, where][3] = END_OF_IMAGE
     ids[1, 4:8] = IMAGE
     pixels = rng.uniform(-1, 1, size=(2, 1, 28, 28, 3)).astype("float32")
     inputs = {"encoder_token_ids": ids, "encoder_padding_mask": mask}

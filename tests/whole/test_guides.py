@@ -73,6 +73,15 @@ def test_a_few_steps_of_images(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.once
+def test_a_few_steps_of_classify(tmp_path):
+    shorter = {"epochs, batch_size = 6, 32": "epochs, batch_size = 1, 32", "2_400": "64"}
+    shorter |= {"2_800": "128", "3_000": "64", "3_500": "128", "sentences(640": "sentences(64"}
+    output = run("11_classify.py", tmp_path, **{**shorter, "epochs=3": "epochs=1"})
+    assert "words with countries never seen" in output
+
+
+@pytest.mark.slow
 def test_images(tmp_path):
     output = run("03_images.py", tmp_path)
     assert row_of(output, "base")["exact_match"] < 20

@@ -70,26 +70,27 @@ def preset_card(name, model, metrics=None):
     owner = f"{module}." if module == "keras_t5gemma2" else ""
     start = f"import {module}" if owner else f"from {cls.__module__} import {cls.__name__}"
     variable = "lm" if is_task else "backbone"
+    pipeline, out = getattr(model, "hub_task", (_pipeline(backbone), None))
     usage = f'{start}\n{variable} = {owner}{cls.__name__}.from_preset("{name}")'
     return Card(
         title=name.rpartition("/")[2],
-        what=f"{_what(backbone, is_task)}, saved by keras_t5gemma2 for Keras 3 on JAX, TensorFlow "
-        "and PyTorch.",
+        what=f"{_what(backbone, is_task, out)}, saved by keras_t5gemma2 for Keras 3 on JAX, "
+        "TensorFlow and PyTorch.",
         usage=usage,
         library="keras_t5gemma2",
         source=backbone.source,
         tags=("jax", "tensorflow", "pytorch"),
-        pipeline=_pipeline(backbone),
+        pipeline=pipeline,
         metrics=metrics or {},
     )
 
 
-def _what(backbone, is_task):
+def _what(backbone, is_task, out):
     read = "text and images" if backbone.vision else "text"
     if backbone.decoder is None:
-        return f"The encoder of a T5Gemma 2 model ({read} in, states or vectors out)"
+        return f"The encoder of a T5Gemma 2 model ({read} in, {out or 'states or vectors'} out)"
     what = "A" if is_task else "The backbone of a"
-    return f"{what} T5Gemma 2 model (an encoder-decoder: {read} in, text out)"
+    return f"{what} T5Gemma 2 model (an encoder-decoder: {read} in, {out or 'text'} out)"
 
 
 def _pipeline(backbone):
