@@ -43,6 +43,7 @@ from keras_t5gemma2.quantization import counting
 from keras_t5gemma2.registry import presets
 from keras_t5gemma2.tasks import vocabulary
 from keras_t5gemma2.tasks.agreement import check_agreement
+from keras_t5gemma2.tasks.pruning import Pruning
 from keras_t5gemma2.tasks.trainable import TrainableTask
 from keras_t5gemma2.typing import (
     ColumnNames,
@@ -75,8 +76,8 @@ class T5Gemma2Task(TrainableTask):
     backbone_cls = T5Gemma2Backbone
     preprocessor_cls = T5Gemma2Seq2SeqLMPreprocessor
     presets = presets  # those that `from_preset` knows by name
-    # `tasks.vocabulary.Pruning` of what `prune_vocabulary` gave; it goes into no file.
-    pruning: vocabulary.Pruning | None = None
+    # `tasks.pruning.Pruning` of what `prune_vocabulary` gave; it goes into no file.
+    pruning: Pruning | None = None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         return with_quantize_of_class(super().__new__(cls, *args, **kwargs))

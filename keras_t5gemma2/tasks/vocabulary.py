@@ -2,7 +2,6 @@
 
 import itertools
 import string
-from typing import NamedTuple
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from keras_t5gemma2.model.resizing import rows_of_table, with_rows
 from keras_t5gemma2.options import integer
 from keras_t5gemma2.preprocessing.image_prompts import place_images
 from keras_t5gemma2.preprocessing.token_counts import language_counts, texts_in, token_counts
+from keras_t5gemma2.tasks.pruning import Pruning, losses_of
 from keras_t5gemma2.vocabulary.derivations import chosen
 from keras_t5gemma2.vocabulary.resized import (
     ids_of_post_processor,
@@ -35,73 +35,6 @@ _CHARACTERS = string.printable + "¡¿«»‹›„“”‚‘’–—…•°
 _TURNS = "user\nmodel\n"
 # Products of few rows and a table are quickest where its rows divide into so many parts.
 _MULTIPLE, _LARGE = 8, 4096
-_MOST_LOST = 20
-
-
-class Lost(NamedTuple):
-    """A token that texts had and a smaller vocabulary has not."""
-
-    token: str
-    count: int
-    now: tuple[str, ...]  # the tokens in its place, where it stands alone
-
-
-class Losses(NamedTuple):
-    """What a smaller vocabulary does to texts.
-
-    Example:
-
-    >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
-    >>> small = lm.prune_vocabulary("Spell 7 in Dutch.", held_out=["Spell 7 in Dutch.", "Noël"])
-    >>> losses = small.pruning.losses
-    >>> losses.texts, losses.texts_unchanged
-    (2, 1)
-    """
-
-    texts: int
-    texts_unchanged: int  # that have the same tokens as before
-    tokens_before: int
-    tokens_after: int
-    tokens_lost: int  # of those before: how many were of tokens that are gone
-    unknown: int  # tokens that stand for what can no longer be written at all
-    most_lost: tuple[Lost, ...]  # the most frequent ones first, 20 at most
-
-    def __str__(self) -> str:
-        lines = [
-            f"{self.texts_unchanged} of {self.texts} texts have the same tokens; "
-            f"{self.tokens_before} tokens become {self.tokens_after} "
-            f"({_percent(self.tokens_after, self.tokens_before)}); {self.tokens_lost} of them "
-            f"were of tokens that are gone, {self.unknown} now are unknown"
-        ]
-        lines += [f"{lost.count} x {lost.token!r} -> {list(lost.now)}" for lost in self.most_lost]
-        return "\n".join(lines)
-
-
-class Pruning(NamedTuple):
-    """How a model came by a smaller vocabulary.
-
-    Example:
-
-    >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
-    >>> pruning = lm.prune_vocabulary("Spell 7 in Dutch.").pruning
-    >>> pruning.tokens_before, pruning.tokens_after == len(pruning.kept_ids)
-    (2560, True)
-    """
-
-    kept_ids: np.ndarray  # (tokens_after,) int32: for each id, that of the same token before
-    tokens_before: int  # rows of the embedding table, as those after
-    tokens_after: int
-    parameters_before: int
-    parameters_after: int
-    losses: Losses | None  # on the texts that were held out
-
-    def __str__(self) -> str:
-        share = _percent(self.parameters_after, self.parameters_before)
-        line = (
-            f"{self.tokens_before:,} tokens become {self.tokens_after:,}, and "
-            f"{self.parameters_before:,} parameters {self.parameters_after:,} ({share})"
-        )
-        return line if self.losses is None else f"{line}\n{self.losses}"
 
 
 def prune(lm, texts, languages, keep, size, held_out, columns):
@@ -129,7 +62,7 @@ def prune(lm, texts, languages, keep, size, held_out, columns):
     losses = None
     if held_out is not None:
         of_small = small.preprocessor.tokenizer.loaded_vocabulary()
-        losses = _losses(vocabulary, of_small, kept, texts_in(held_out, columns))
+        losses = losses_of(vocabulary, of_small, kept, texts_in(held_out, columns))
     small.pruning = Pruning(
         np.array(kept, "int32"),
         lm.backbone.config.vocabulary_size,
@@ -176,13 +109,8 @@ def _with_vocabulary(lm, data, kept, new_rows=None):
     tokenizer = lm.preprocessor.tokenizer
     tokenizer = type(tokenizer).from_config(tokenizer.get_config())
     tokenizer.set_proto(data)
-    ids = {
-        f"{name}_token_id": getattr(tokenizer, f"{name}_token_id")
-        for name in ("end_of_image", "image")
-        if getattr(lm.preprocessor.tokenizer, f"{name}_token_id") is not None
-    }
     size = len(kept) + (0 if new_rows is None else len(new_rows))
-    ids = _in_table(lm.backbone.config, kept, size, ids)
+    ids = _image_ids(lm.backbone.config, kept, size)
     backbone = with_rows(lm.backbone, kept, new_rows, **ids)
     preprocessor = type(lm.preprocessor).from_config(
         {
@@ -198,16 +126,15 @@ def _with_vocabulary(lm, data, kept, new_rows=None):
     return made
 
 
-def _in_table(config, kept, size, ids):
-    """Where image tokens are now: as the tokenizer says, or beyond a table of `size` as before."""
+def _image_ids(config, kept, size):
+    """The ids of image tokens in a table of `size` rows; those that are not in it stay beyond."""
+    found = {}
     for name in ("end_of_image_token_id", "image_token_id"):
-        if name in ids:
-            continue
         old = getattr(config, name)
         new = np.flatnonzero(kept == old)
         # An id that no token has must not become that of another one.
-        ids[name] = int(new[0]) if new.size else max(old, size)
-    return ids
+        found[name] = int(new[0]) if new.size else max(old, size)
+    return found
 
 
 def _take_adapters(made, lm):
@@ -237,34 +164,6 @@ def _compile_as(made, lm):
         )
 
 
-def _losses(before, after, kept, texts):
-    old, new = before.encode(texts), after.encode(texts)
-    is_kept = set(kept)
-    unchanged = sum(
-        ids == [kept[id] for id in others] for ids, others in zip(old, new, strict=True)
-    )
-    counts = token_counts(before, texts)
-    gone = [(id, count) for id, count in counts.most_common() if id not in is_kept]
-    most = tuple(
-        Lost(before.tokens[id], count, tuple(after.tokens[i] for i in _again(after, before, id)))
-        for id, count in gone[:_MOST_LOST]
-    )
-    unknown = None if after.unk_token is None else after.token_to_id(after.unk_token)
-    return Losses(
-        texts=len(texts),
-        texts_unchanged=unchanged,
-        tokens_before=sum(map(len, old)),
-        tokens_after=sum(map(len, new)),
-        tokens_lost=sum(count for _, count in gone),
-        unknown=sum(ids.count(unknown) for ids in new),
-        most_lost=most,
-    )
-
-
-def _again(after, before, id):
-    return after.encode([before.decode([id])])[0]
-
-
 def _mean_of_pieces(backbone, ids):
     return rows_of_table(backbone, ids).mean(axis=0)
 
@@ -292,6 +191,7 @@ def _checked_ids(keep, vocabulary):
         return []
     if isinstance(keep, (str, bytes, dict)):
         raise TypeError(f"`keep` must be a list of token ids. Received: keep={shown(keep)}")
+    keep = list(keep)
     found = [integer(id) for id in keep]
     wrong = [
         given
@@ -317,7 +217,3 @@ def _checked_rows(init, shape):
     if not np.isfinite(rows).all():
         raise ValueError("`init` must be finite. Received: an array with NaN or infinity")
     return rows.astype("float32")
-
-
-def _percent(part, whole):
-    return f"{100 * part / max(1, whole):.1f} %"

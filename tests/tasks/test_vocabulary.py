@@ -35,10 +35,6 @@ def logits(lm, x):
     return ops.convert_to_numpy(lm(x))
 
 
-def _tokens(lm, rows, texts):
-    return lm.prune_vocabulary(rows).preprocessor.tokenizer(texts)
-
-
 def images(count):
     return np.random.default_rng(0).integers(0, 256, (count, 28, 28, 3), "uint8")
 
@@ -267,26 +263,6 @@ def test_rows_of_the_table_that_no_token_has_go():
     assert longer.extend_vocabulary(["Katze"]).backbone.config.vocabulary_size == size + 1
     small = longer.prune_vocabulary(SMALL_ROWS)
     assert small.backbone.config.vocabulary_size == len(small.pruning.kept_ids) < size
-
-
-@pytest.mark.once
-def test_what_is_lost_is_reported(embedded):
-    texts = ["Spell 42 in German.", "Noël", "Spell 42 in German. Noël ë"]
-    pruning = embedded.prune_vocabulary(ROWS, held_out=texts).pruning
-    losses = pruning.losses
-    assert losses.texts == 3 and losses.texts_unchanged == 1
-    before = embedded.preprocessor.tokenizer(texts)
-    assert losses.tokens_before == sum(map(len, before))
-    assert losses.tokens_after == sum(map(len, _tokens(embedded, ROWS, texts)))
-    assert losses.most_lost[0].token == "ë" and losses.most_lost[0].count == 3
-    assert losses.most_lost[0].now == ("<0xC3>", "<0xAB>")
-    assert losses.most_lost[1] == ("▁N", 1, ("▁", "N"))
-    assert losses.tokens_lost == 4 and losses.unknown == 0
-    assert "1 of 3 texts have the same tokens" in str(pruning)
-    assert f"2,560 tokens become {pruning.tokens_after:,}" in str(pruning)
-    assert pruning.parameters_before - pruning.parameters_after == (
-        128 * (2560 - pruning.tokens_after)
-    )
 
 
 @pytest.mark.once

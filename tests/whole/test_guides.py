@@ -127,3 +127,12 @@ def test_training_options(tmp_path):
 @pytest.mark.slow
 def test_gemma3_weights(tmp_path):
     assert "Mars, Jupiter, Saturn" in run("06_gemma3_weights.py", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.once
+def test_vocabulary(tmp_path):
+    """Fewer tokens give the same answers, and new ones are learned and exported."""
+    output = run("11_vocabulary.py", tmp_path)
+    assert "but now" not in output
+    assert output.count("['Zahnärztin', 'Krankenversicherung']") == 2
