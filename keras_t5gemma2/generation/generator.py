@@ -337,7 +337,8 @@ class Generator:
         >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
         >>> lm.generator.prepare()
         """
-        is_training = getattr(self.model.optimizer, "built", False)
+        optimizer = getattr(self.model, "optimizer", None)  # none where it is not compiled
+        is_training = getattr(optimizer, "built", False)
         self.model.backbone.decoder.lay_out(is_training=is_training)
 
     def _encode_step(self, inputs, call):

@@ -50,7 +50,7 @@ def prune(lm, texts, languages, keep, size, held_out, columns):
     needed = _needed(lm.preprocessor, vocabulary) | set(_checked_ids(keep, vocabulary))
     counts = token_counts(vocabulary, [] if texts is None else texts_in(texts, columns))
     if languages is not None:
-        # As much as the texts, of which each token is there once at least.
+        # Shares, all forms of a language together 4: what the texts use counts more.
         counts += language_counts(vocabulary, languages)
     if texts is not None or languages is not None:
         ids = map(vocabulary.token_to_id, _CHARACTERS.replace(" ", "▁"))

@@ -272,7 +272,7 @@ def test_what_is_no_list_of_tokens_is_refused():
 def test_logits_that_are_not_finite_name_their_row():
     lm = small_task()
     table = ops.convert_to_numpy(lm.backbone.token_embedding.embeddings).copy()
-    table[TOKENIZER("garden")[-1]] = np.nan
+    table[TOKENIZER("in the garden")[-1]] = np.nan
     lm.backbone.token_embedding.embeddings.assign(table)
     rows = {"encoder_text": ["the cat", "in the garden"], "decoder_text": ["a", "a"]}
     with pytest.raises(ValueError, match="The logits of row 1 are not finite"):
