@@ -277,8 +277,7 @@ def test_the_size_and_the_languages_say_how_many_tokens_are_kept(embedded):
     kept = [set(lm.pruning.kept_ids.tolist()) for lm in (german, both)]
     assert tokenizer.token_to_id("ü") in kept[0] and tokenizer.token_to_id("ж") in kept[1] - kept[0]
     assert kept[0] < kept[1]
-    german.compile(sampler="greedy")
-    assert german.generate("Spell 42 in German.", max_new_tokens=32) == "zweiundvierzig"
+    assert set(tokenizer("und die Zeit")) <= kept[0]
     with pytest.raises(ValueError, match="`size` must be at least .*size=3"):
         embedded.prune_vocabulary(ROWS, size=3)
 
