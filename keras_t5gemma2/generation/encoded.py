@@ -145,6 +145,15 @@ def check_encoded(encoded, generator, call, cross_attention_cache):
             )
 
 
+def check_count(encoded, count):
+    """Raises where so many rows cannot share what was encoded, each the same number of them."""
+    if count % len(encoded):
+        raise ValueError(
+            "There must be as many rows as were encoded, or R times as many. Received: "
+            f"{count} rows and `encoded` of {len(encoded)} rows"
+        )
+
+
 def _digest(generator, call):
     """A short string that changes with the weights."""
     if processes.is_joint():  # None of them has all of the weights.

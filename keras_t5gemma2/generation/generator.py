@@ -13,7 +13,7 @@ from keras_t5gemma2.generation import cache as caches
 from keras_t5gemma2.generation import inputs as inputs_of
 from keras_t5gemma2.generation.beam_search import BeamSearch
 from keras_t5gemma2.generation.compiled_steps import program, programs_of, step_of
-from keras_t5gemma2.generation.encoded import Encoded, check_encoded, source_of
+from keras_t5gemma2.generation.encoded import Encoded, check_count, check_encoded, source_of
 from keras_t5gemma2.generation.loop import Loop, first_state
 from keras_t5gemma2.generation.samplers import check_temperature, is_greedy, take_seed
 from keras_t5gemma2.generation.strategies import strategy_of
@@ -276,7 +276,7 @@ class Generator:
         if encoded is None:
             inputs = to_devices({**batching.pad_encoder(rows), **arrays})
         else:
-            _check_count(encoded, rows)
+            check_count(encoded, len(rows.prompts))
             inputs = {**to_devices(arrays), "memory": encoded.memory}
         step = self.make_generate_function(call)
         token_ids = ops.convert_to_numpy(step(inputs, stop_token_ids=stop_token_ids))
@@ -337,7 +337,8 @@ class Generator:
         >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
         >>> lm.generator.prepare()
         """
-        is_training = getattr(self.model.optimizer, "built", False)
+        optimizer = getattr(self.model, "optimizer", None)  # none where it is not compiled
+        is_training = getattr(optimizer, "built", False)
         self.model.backbone.decoder.lay_out(is_training=is_training)
 
     def _encode_step(self, inputs, call):
@@ -351,12 +352,4 @@ def _check_draws(sampler, count):
             "`num_return_sequences` above 1 needs a sampler that draws, or the sequences of a "
             f"row are all the same. Received: num_return_sequences={shown(count)} and a "
             f'{type(sampler).__name__}. Compile with `sampler="top_p"`, say'
-        )
-
-
-def _check_count(encoded, rows):
-    if len(rows.prompts) % len(encoded):
-        raise ValueError(
-            "There must be as many rows as were encoded, or R times as many. Received: "
-            f"{len(rows.prompts)} rows and `encoded` of {len(encoded)} rows"
         )

@@ -296,6 +296,15 @@ class QuantizedEmbedding(Quantizable, layers.ReversibleEmbedding):
         ]
         return self._capped(ops.concatenate(pieces, axis=-1))
 
+    def logits_of(self, inputs, ids):
+        """(..., k) float32 logits of the k tokens `ids` alone, those that `reverse=True` gives."""
+        if self.quantization_mode == "int8" and self.inputs_quantizer:
+            return ops.take(self(inputs, reverse=True), ids, axis=-1)
+        stored = self._stored() if self.has_integers else [self.matrix_variable]
+        stored = [ops.take(x, ids, axis=0) for x in stored]
+        rows = self._dequantized(stored) if self.has_integers else stored[0]
+        return self._capped(kernels.logits(inputs, rows))
+
     def _capped(self, logits):
         cap, logits = self.logit_soft_cap, ops.cast(logits, "float32")
         return logits if cap is None else ops.tanh(logits / cap) * cap

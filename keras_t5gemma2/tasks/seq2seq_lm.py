@@ -15,6 +15,8 @@ from keras_t5gemma2.generation.streaming import stream
 from keras_t5gemma2.generation.warmup import warmup
 from keras_t5gemma2.model.backbone import T5Gemma2Backbone
 from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
+from keras_t5gemma2.tasks import scoring
+from keras_t5gemma2.tasks.scoring import TokenScores
 from keras_t5gemma2.tasks.task import T5Gemma2Task
 from keras_t5gemma2.typing import (
     CacheDType,
@@ -389,6 +391,55 @@ class T5Gemma2Seq2SeqLM(T5Gemma2Task, keras_hub.models.Seq2SeqLM):
         ['décembre']
         """
         return infill(self.generator, inputs, first_sentinel, **options)
+
+    def score_tokens(
+        self,
+        inputs: Inputs | None,
+        tokens: Sequence[str | int],
+        *,
+        encoded: Encoded | None = None,
+        over_vocabulary: bool = False,
+        batch_size: int | None = None,
+        cross_attention_cache: CrossAttentionCache | None = None,
+        columns: ColumnNames | None = None,
+        verbose: Verbose = "auto",
+    ) -> TokenScores:
+        """How likely each of a few tokens comes next, as rerankers and labels in one word need it.
+
+        Only the rows of these tokens are read from the embedding table.
+
+        Args:
+            inputs: as `generate` takes them. The next token is that behind the decoder's prompt.
+            tokens: list of strings, each of which is one token of the vocabulary, or of ids.
+            encoded: as `generate` has it: a document that was encoded once, for many prompts.
+            over_vocabulary: bool. Whether probabilities are those over all tokens; else over
+                these alone, which add up to 1. It takes the logits of all tokens, of a chunk of
+                rows at a time.
+            batch_size: int. Rows at a time, by default 32.
+            cross_attention_cache: as `generate` has it.
+            columns: as `generate` has it.
+            verbose: 0, 1 or "auto". Whether to say on stderr that a program is compiled.
+
+        Returns:
+            `TokenScores`, a tuple of `logits` and `probabilities`, both (rows, tokens) float32;
+            (tokens,) for one row. Rows are in their order.
+
+        Raises:
+            ValueError: a string is not one token, an id is not in the vocabulary, the model's
+                logits for a row are not finite, or as `generate`.
+            TypeError: `tokens` is no list, or an empty one.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> scores = lm.score_tokens(["Write 2026-12-17 in French."], ["1", "7", "2"])
+        >>> scores.probabilities.argmax(axis=-1)
+        array([0])
+        """
+        options = cross_attention_cache, columns, verbose
+        return scoring.score_tokens(
+            self, inputs, tokens, encoded, over_vocabulary, batch_size, options
+        )
 
     def warmup(
         self,

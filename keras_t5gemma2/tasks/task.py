@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Self
 
 import keras
@@ -42,12 +42,16 @@ from keras_t5gemma2.preprocessing.from_preset import (
 from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
 from keras_t5gemma2.quantization import counting
 from keras_t5gemma2.registry import presets
+from keras_t5gemma2.tasks import vocabulary
 from keras_t5gemma2.tasks.agreement import check_agreement
+from keras_t5gemma2.tasks.pruning import Pruning
 from keras_t5gemma2.tasks.trainable import TrainableTask
 from keras_t5gemma2.typing import (
+    ColumnNames,
     DType,
     EmbeddingTable,
     FileDType,
+    Inputs,
     LayerFilters,
     PathLike,
     QuantizationMode,
@@ -74,6 +78,8 @@ class T5Gemma2Task(TrainableTask):
     backbone_cls = T5Gemma2Backbone
     preprocessor_cls = T5Gemma2Seq2SeqLMPreprocessor
     presets = presets  # those that `from_preset` knows by name
+    # `tasks.pruning.Pruning` of what `prune_vocabulary` gave; it goes into no file.
+    pruning: Pruning | None = None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         return with_quantize_of_class(super().__new__(cls, *args, **kwargs))
@@ -961,3 +967,98 @@ class T5Gemma2Task(TrainableTask):
 
     def get_quantization_layer_structure(self, mode: str) -> dict[str, Any] | None:
         return self.backbone.get_quantization_layer_structure(mode)
+
+    # The vocabulary ---------------------------------------------------------------------------
+
+    def prune_vocabulary(
+        self,
+        texts: Inputs | None = None,
+        languages: Sequence[str] | None = None,
+        keep: Iterable[int] | None = None,
+        size: int | None = None,
+        held_out: Inputs | None = None,
+        columns: ColumnNames | None = None,
+    ) -> Self:
+        """A new model whose embedding table and tokenizer hold only what a job needs.
+
+        This model stays as it is, and nothing is shared: while both are there, so are the weights
+        of both. The table is most of a small model, and a step of decoding reads all of it, so
+        that few tokens make a step much quicker.
+
+        Text of tokens that are kept has the same tokens, with new ids in the order of the old
+        ones, and the same logits, from which the others are missing. Any other text is spelled
+        with what is left, in bytes at worst. Beside the tokens that are asked for, these stay:
+        special, image, turn and byte tokens, the first 100 sentinels of `infill`, what
+        all of these and the kept ones are merged of, and with `texts` or `languages` ASCII and
+        common punctuation. Of a large vocabulary the number is a multiple of 8.
+
+        The new model is of the same class, has the same preprocessor with another tokenizer,
+        quantized weights as they are, the adapters, whose files fit both models, and is compiled
+        like this one with an optimizer that starts anew. Merged adapters have become a part of
+        its weights. Files that are saved of it hold the smaller vocabulary in every format.
+
+        Args:
+            texts: the texts of the job, or rows as `fit` takes them, of which the texts of both
+                sides count. All of their tokens are kept, or with `size` the most frequent.
+            languages: list of codes such as `["en", "de"]`: the tokens of their 40,000 most
+                frequent words. Needs the extra `languages`.
+            keep: ids of this model's tokenizer that are kept in any case.
+            size: int. The most tokens of the new model. The most frequent are kept.
+            held_out: texts or rows that say what is lost: see `pruning.losses` of the result.
+            columns: as `fit` has it, for `texts` and `held_out`.
+
+        Returns:
+            The new model. Its attribute `pruning` says which tokens were kept (`kept_ids`), how
+            many tokens and parameters there were and are, and what is lost (`losses`).
+
+        Raises:
+            ValueError: there is no preprocessor, nothing says what is kept, an id is not in the
+                vocabulary, `size` is less than what is kept in any case, or a language is not
+                known.
+            ImportError: `languages` needs a library that is not installed.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.compile(sampler="greedy")
+        >>> rows = {"encoder_text": ["Spell 42 in German."], "decoder_text": ["zweiundvierzig"]}
+        >>> small = lm.prune_vocabulary(rows)
+        >>> small.pruning.tokens_before, small.pruning.tokens_after < 500
+        (2560, True)
+        >>> small.generate("Spell 42 in German.", max_new_tokens=16)
+        'zweiundvierzig'
+        """
+        return vocabulary.prune(self, texts, languages, keep, size, held_out, columns)
+
+    def extend_vocabulary(
+        self, tokens: Sequence[str], init: Literal["mean"] | Tensor = "mean"
+    ) -> Self:
+        """A new model with further tokens, which are found in a text as they stand.
+
+        This model stays as it is, as with `prune_vocabulary`, whose result takes over the same
+        things. The new tokens follow the last one of the tokenizer. Text without any of them has
+        the same tokens as before; where one stands, also inside of a word, it is one token.
+
+        Args:
+            tokens: list of strings without spaces, none of which is a token yet.
+            init: "mean": the row of a token is the mean of the rows of the tokens that have
+                spelled it so far. Or an array (tokens, hidden_dim).
+
+        Returns:
+            The new model.
+
+        Raises:
+            ValueError: there is no preprocessor; a token is empty, holds a space, is there
+                already or comes twice; or `init` is no such array.
+            TypeError: a token is no string.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> larger = lm.extend_vocabulary(["tokenizer"])
+        >>> len(lm.preprocessor.tokenizer("tokenizer")) > 1
+        True
+        >>> larger.preprocessor.tokenizer("a tokenizer")[-1]
+        2560
+        """
+        return vocabulary.extend(self, tokens, init)

@@ -1,7 +1,6 @@
 """A task that is trained: `fit`, `evaluate`, `predict` and their steps. Long by its docstrings."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -14,14 +13,13 @@ from keras_t5gemma2 import kernels
 from keras_t5gemma2.adapters.task_adapters import TaskAdapters
 from keras_t5gemma2.checkpoints.sources import is_of_gemma
 from keras_t5gemma2.compat import keras as compat
-from keras_t5gemma2.generation import finite
 from keras_t5gemma2.generation.samplers import check_temperature
 from keras_t5gemma2.messages import short_errors, shown
 from keras_t5gemma2.options import checked
 from keras_t5gemma2.preprocessing.columns import KEYS, Columns
 from keras_t5gemma2.preprocessing.cuts import Cuts, one_warning
 from keras_t5gemma2.preprocessing.sources import are_arrays, read_rows, unpack
-from keras_t5gemma2.sharding.batch import of_rows
+from keras_t5gemma2.tasks import scoring
 from keras_t5gemma2.tasks.agreement import check_agreement
 from keras_t5gemma2.training import rates
 from keras_t5gemma2.training.checkpoint import with_places
@@ -434,23 +432,40 @@ class TrainableTask(Mixin):
         if is_of_gemma(distillation.source) and not is_of_gemma(self.backbone.source):
             self.backbone.source = distillation.source
 
-    def score(self, inputs: Inputs, columns: ColumnNames | None = None) -> Any:
+    def score(
+        self,
+        inputs: Inputs,
+        columns: ColumnNames | None = None,
+        *,
+        end_token: bool = True,
+        per_token: bool = False,
+        is_greedy: bool = False,
+    ) -> Any:
         """How likely the model finds given targets.
+
+        The logits of a chunk of tokens are there at a time, never those of all rows.
 
         Args:
             inputs: rows as `fit` takes them, or a tuple of texts and their targets; a data set is
                 read to its end. Or a tuple of arrays as the preprocessor makes them, (x, labels)
                 or (x, labels, weights), where -100 is a label that does not count.
             columns: as `fit` has it.
+            end_token: bool. Whether the end token, that the target ends there, counts too.
+            per_token: bool. Whether to give a number for each token.
+            is_greedy: bool. Whether to say, too, which targets the model itself would choose.
 
         Returns:
             (rows,) float32: the log-probability of each row's `decoder_text`, the sum over its
-            tokens and the end token. A number for a single row.
+            tokens and the end token. A number for a single row. With `per_token`, instead of each
+            number a float32 array of one for each token that counts, which the number is the sum
+            of: a list of arrays, or one of a single row. With `is_greedy`, a tuple of that and
+            (rows,) bools, or one of a single row: whether each token that counts has the highest
+            logit.
 
         Raises:
             ValueError: a target has more tokens than the preprocessor's
-                `decoder_sequence_length`, or the model's logits for a row are not finite; the
-                message names the row.
+                `decoder_sequence_length`, the model's logits for a row are not finite, or
+                `end_token=False` without a preprocessor; the message names the row.
 
         Example:
 
@@ -459,27 +474,36 @@ class TrainableTask(Mixin):
         >>> right, wrong = lm.score((texts, ["17 décembre 2026", "7 mai 2026"]))
         >>> bool(right > wrong)
         True
+        >>> rows = {"encoder_text": texts[0], "decoder_text": "17 décembre 2026"}
+        >>> tokens, is_greedy = lm.score(rows, end_token=False, per_token=True, is_greedy=True)
+        >>> tokens.shape == (len(lm.preprocessor.tokenizer("17 décembre 2026")),), is_greedy
+        (True, True)
         """
+        x, labels, weights, is_single = self._labels_to_score(inputs, columns)
+        if not end_token:
+            weights = scoring.without_end(self, labels, weights)
+        scores, greedy = scoring.score_labels(self, x, labels, weights)
+        greedy = np.array([bool(of_row.all()) for of_row in greedy])
+        if not per_token:
+            scores = np.array([of_row.sum() for of_row in scores], "float32")
+        if is_single:
+            scores, greedy = scores[0] if per_token else float(scores[0]), bool(greedy[0])
+        return (scores, greedy) if is_greedy else scores
+
+    def _labels_to_score(self, inputs, columns):
+        """Arrays of rows, and whether it was a single row without a batch axis."""
         if self.preprocessor is None or (isinstance(inputs, tuple) and are_arrays(inputs[0])):
             x, labels, weights = self._arrays_to_score(inputs)
             if is_single := labels.ndim == 1:
                 x = {name: value[None] for name, value in x.items()}
                 labels, weights = labels[None], weights[None]
-        else:
-            known = Columns(columns)
-            rows, is_single = read_rows(inputs, known, several_targets=True, reads_y=True)
-            rows, _ = self._preparation().with_one_target(rows)
-            with one_warning(Cuts(refuses_targets=True)):
-                x, labels, weights = self.preprocessor.call(rows)
-        predict = functools.partial(keras.Model.predict_on_batch, self)
-        logits = of_rows(predict, self.backbone.complete(x))
-        log_probabilities = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
-        of_labels = ops.take_along_axis(log_probabilities, labels[..., None], axis=-1)
-        # What stands at padding is nobody's score, and may be no number.
-        scores = np.where(weights > 0, ops.convert_to_numpy(of_labels)[..., 0] * weights, 0)
-        for row in np.flatnonzero(~np.isfinite(scores.sum(axis=1))):
-            raise finite.error(f"The logits of row {row}", self.backbone.decoder.compute_dtype)
-        return float(scores.sum()) if is_single else scores.sum(axis=1)
+            return x, labels, weights, is_single
+        known = Columns(columns)
+        rows, is_single = read_rows(inputs, known, several_targets=True, reads_y=True)
+        rows, _ = self._preparation().with_one_target(rows)
+        with one_warning(Cuts(refuses_targets=True)):
+            x, labels, weights = self.preprocessor.call(rows)
+        return x, labels, weights, is_single
 
     def _arrays_to_score(self, inputs):
         x, labels, weights = keras.utils.unpack_x_y_sample_weight(inputs)

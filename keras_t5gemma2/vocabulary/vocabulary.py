@@ -91,6 +91,10 @@ class Vocabulary:
             tokenizer.add_special_tokens([t for t in added if t.content in special_tokens])
         return tokenizer.to_str(pretty=True).encode("utf-8")
 
+    def to_plain_json(self):
+        """A `tokenizer.json` of this vocabulary, a string, with its merges whatever the file is."""
+        return self._tokenizer.to_str()
+
     def encode(self, texts):
         """A list of ids for each text of a list."""
         encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)

@@ -153,3 +153,12 @@ def test_embeddings(tmp_path):
     output = run("08_embeddings.py", tmp_path)
     after, before = re.search(r"after: ([\d.]+)% \(before: ([\d.]+)%\)", output).groups()
     assert float(before) < 50 and float(after) >= 90
+
+
+@pytest.mark.slow
+@pytest.mark.once
+def test_vocabulary(tmp_path):
+    """Fewer tokens give the same answers, and new ones are learned and exported."""
+    output = run("11_vocabulary.py", tmp_path)
+    assert "but now" not in output
+    assert output.count("['Zahnärztin', 'Krankenversicherung']") == 2

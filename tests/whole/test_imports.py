@@ -38,7 +38,7 @@ CIRCLES_TO_GO = []
 # that is opened.
 LIGHT = {"PIL", "keras", "keras_hub", "ml_dtypes", "numpy", "tokenizers"}
 # Extras with what the package itself imports, of which a test knows the names.
-EXTRAS = ("jax", "tensorflow", "torch", "gguf")
+EXTRAS = ("jax", "tensorflow", "torch", "gguf", "languages")
 # A name that a user's argument decides.
 UNKNOWN = {"evaluation.metrics"}
 

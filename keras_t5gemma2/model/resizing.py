@@ -1,0 +1,92 @@
+"""A backbone with other rows in its table, and all else as it is."""
+
+import numpy as np
+
+from keras_t5gemma2.files.tensors import StoredTensor
+from keras_t5gemma2.kernels.runtime.host_memory import host_array
+from keras_t5gemma2.lora.targets import dense_layers
+from keras_t5gemma2.model.loading import build_with_weights
+
+
+def with_rows(backbone, kept, new_rows=None, **ids):
+    """A new backbone whose table holds some rows of another one's, and further ones behind them.
+
+    Its weights are copies, one of which is made at a time. Adapters stay behind, unless they are
+    merged. Weights of integers stay as they are; new rows are quantized as the table is.
+
+    Args:
+        backbone: `T5Gemma2Backbone`, which stays as it is.
+        kept: (rows,) integers, the rows of its table in the order of the new one.
+        new_rows: (more, hidden_dim) floats that follow these, or `None`.
+        **ids: `end_of_image_token_id` and `image_token_id`, where they are others now.
+
+    Returns:
+        A backbone of the same class.
+    """
+    more = 0 if new_rows is None else len(new_rows)
+    fields = backbone.get_config()
+    fields["config"] = {**fields["config"], "vocabulary_size": len(kept) + more, **ids}
+    table = backbone.token_embedding
+    added = _stored_rows(table, new_rows)
+    of_adapters = {id(variable) for variable in _adapter_variables(backbone)}
+    tensors = {}
+    for variable in backbone.weights:
+        if id(variable) not in of_adapters:
+            rows = added.get(variable.path)
+            tensors[variable.path] = _copied(variable, kept if rows is not None else None, rows)
+    made = build_with_weights(
+        lambda: type(backbone).from_config(fields), tensors, allow_nonfinite=True
+    )
+    if backbone.vision is not None:
+        made.vision.tower.trainable = backbone.vision.tower.trainable
+    return made
+
+
+def rows_of_table(backbone, ids):
+    """(len(ids), hidden_dim) float32: rows of the embedding table, of integers too."""
+    rows = backbone.token_embedding(np.asarray(ids, "int32"))
+    return host_array(rows).astype("float32")
+
+
+def _stored_rows(table, new_rows):
+    """For each variable of the table with a row per token, by path: what new rows are there."""
+    if not table.has_integers:
+        variables = [table.matrix_variable]
+    else:
+        variables = table.code_variables
+    if new_rows is None:
+        values = [None] * len(variables)
+    elif not table.has_integers:
+        values = [new_rows]
+    else:
+        values = table.codes_of(new_rows)
+    return {
+        variable.path: np.zeros((0, *variable.shape[1:])) if rows is None else rows
+        for variable, rows in zip(variables, values, strict=False)
+    }
+
+
+def _copied(variable, kept, new_rows):
+    """The values of a variable, or of some of its rows and new ones, as a `StoredTensor`."""
+
+    def read():
+        values = host_array(variable.value)
+        if kept is not None:
+            values = values[kept]
+            if len(new_rows):
+                values = np.concatenate([values, new_rows.astype(values.dtype)])
+            return values
+        values = values.view()
+        values.flags.writeable = False  # or it would be taken over
+        return values
+
+    shape = tuple(variable.shape)
+    if kept is not None:
+        shape = (len(kept) + len(new_rows), *shape[1:])
+    return StoredTensor(variable.path, shape, read)
+
+
+def _adapter_variables(backbone):
+    for layer in dense_layers(backbone).values():
+        for adapter in layer.adapters.values():
+            yield from adapter.variables.values()
