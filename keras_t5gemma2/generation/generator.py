@@ -197,7 +197,10 @@ class Generator:
         check_temperature(self.sampler)
         settings = settings_of(self, settings)
         best = _best(settings, self.sampler, num_return_sequences)
-        call = calls.call_of(self, cross_attention_cache, verbose, settings, best)
+        if assistant is not None:
+            settings.check_assistant()
+        of_call = None if assistant is not None else settings
+        call = calls.call_of(self, cross_attention_cache, verbose, of_call, best)
         if encoded is not None:
             check_encoded(encoded, self, call, cross_attention_cache)
         # A row that an assistant helps with is generated alone.

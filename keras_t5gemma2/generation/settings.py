@@ -1,6 +1,5 @@
 """How a call of `generate` or `stream` asks for its text: checked, and as inputs of a program."""
 
-import copy
 import dataclasses
 import random
 from typing import Any
@@ -13,6 +12,7 @@ from keras_t5gemma2.generation import automaton
 from keras_t5gemma2.generation.beam_search import BeamSearch
 from keras_t5gemma2.generation.drawing import PerCall
 from keras_t5gemma2.generation.samplers import is_greedy
+from keras_t5gemma2.generation.strategies import OwnLoop, strategy_of
 from keras_t5gemma2.generation.word_rules import of_words
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.options import integer, number
@@ -31,6 +31,11 @@ _NUMBERS = {
 }
 _OF_ALL_ROWS = ("num_beams", "length_penalty")
 _DRAW = ("temperature", "top_k", "top_p", "min_p")
+# What a method names itself, for the hint of an error.
+_NAMED = (
+    *("max_length", "max_new_tokens", "stop_token_ids", "strip_prompt", "assistant", "encoded"),
+    *("num_return_sequences", "batch_size", "cross_attention_cache", "columns", "verbose"),
+)
 OPTIONS = (*_NUMBERS, "stop", "bad_words", "logits_processor", "return_scores")
 
 
@@ -82,6 +87,25 @@ class Settings:
                     f"`{name}` must be a number, or one for each of the {count} rows. Received: "
                     f"{name}={shown(value.tolist())}, {len(value)} numbers"
                 )
+
+    def check_assistant(self):
+        """Raises where tokens are not those of greedy choice, which an assistant proposes."""
+        names = [field.name for field in dataclasses.fields(self)]
+        mine = ("stop", "seed", "sampler", "words", "size")
+        if self.num_beams == 1 or np.all(self.temperature == 0):
+            mine += ("num_beams", "temperature")
+        given = [
+            name
+            for name in names
+            if name not in mine
+            and getattr(self, name) is not None
+            and not (isinstance(getattr(self, name), (tuple, bool)) and not getattr(self, name))
+        ]
+        if given:
+            raise ValueError(
+                "`assistant` goes with `stop` and `seed` alone: what is proposed and checked is "
+                f"the greedy text. Received: {given[0]}={shown(getattr(self, given[0]))}"
+            )
 
     def arrays(self, numbers, times, budgets, room):
         """Dict of the inputs of a program.
@@ -140,7 +164,7 @@ def settings_of(generator, options, function="generate", known=OPTIONS):
         TypeError: an option is unknown, and the message says which is meant; or of a wrong type.
         ValueError: a value is out of range, or does not go with another.
     """
-    check_known(function, options, known)
+    check_known(function, options, (*_NAMED, *known))
     given = {name: value for name, value in options.items() if value is not None}
     checked = {name: _number(name, given[name]) for name in _NUMBERS if name in given}
     checked |= {name: _strings(name, given[name]) for name in ("stop", "bad_words") if name in given}
@@ -183,7 +207,12 @@ def _with_sampler(settings, sampler):
         return dataclasses.replace(settings, temperature=np.float32(0), sampler=PerCall())
     if (of_sampler := _of_sampler(sampler)) is not None:
         return dataclasses.replace(settings, **of_sampler, sampler=PerCall())
-    return dataclasses.replace(settings, sampler=copy.copy(sampler))
+    if settings.bad_words and isinstance(strategy_of(sampler), OwnLoop):
+        raise ValueError(
+            "`bad_words` needs a sampler without a loop of its own. Received: sampler="
+            f"{type(sampler).__name__}. Give `temperature`, say, or compile with another sampler"
+        )
+    return dataclasses.replace(settings, sampler=sampler)
 
 
 def _with_beams(settings, sampler, beams, given):
