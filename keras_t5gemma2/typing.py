@@ -13,6 +13,9 @@ import keras
 import numpy as np
 import PIL.Image
 
+if TYPE_CHECKING:
+    from keras_t5gemma2.constraints.constraint import Constraint
+
 PathLike: TypeAlias = str | os.PathLike[str]
 # An array of numpy, or a tensor of the backend, maybe symbolic.
 Tensor: TypeAlias = Any
@@ -51,6 +54,7 @@ class CallSettings(TypedDict, total=False):
     seed: PerRow | None
     stop: str | Sequence[str] | None
     bad_words: str | Sequence[str] | None
+    constraint: "Constraint | None"
     num_beams: int | None
     length_penalty: float | None
     logits_processor: Sequence[Callable[[Tensor, Tensor], Tensor]] | None

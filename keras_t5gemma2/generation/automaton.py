@@ -10,19 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
-DEAD = -1
+from keras_t5gemma2.constraints.byte_automaton import DEAD, ByteAutomaton
+
 # More tokens than any budget: from here no end can be reached.
 FAR = np.iinfo("int32").max // 2
 # The smallest table of a program, which serves all that are no larger.
 _SMALLEST = 64
-
-
-class ByteAutomaton(NamedTuple):
-    """A rule over bytes; the first state is 0."""
-
-    step: np.ndarray  # (S, 256) int32: the next state, or DEAD
-    accepts: np.ndarray  # (S,) bool: whether the text may end here
-    final: np.ndarray  # (S,) bool: whether it ends here
 
 
 class Automaton(NamedTuple):
@@ -113,7 +106,7 @@ def _padded(classes, table, rule, distance):
     return Automaton(
         classes,
         np.pad(table, [(0, more), (0, columns - table.shape[1])], constant_values=DEAD),
-        np.pad(rule.accepts, (0, more)),
+        np.pad(rule.accepts, (0, more), constant_values=bool(rule.accepts.all())),
         np.pad(rule.final, (0, more)),
         np.pad(distance, (0, more), constant_values=FAR),
         np.array((table == DEAD).any()),
@@ -174,6 +167,7 @@ class Reader:
         return bool(self._automaton.final[self.state])
 
     @property
-    def accepts(self):
-        """Whether the text may end here."""
-        return bool(self._automaton.accepts[self.state])
+    def is_complete(self):
+        """Whether a rule that says how a text ends lets it end here."""
+        has_ends = not self._automaton.accepts.all()
+        return has_ends and bool(self._automaton.accepts[self.state])

@@ -195,7 +195,7 @@ class Generator:
         )
         stop_token_ids = inputs_of.stop_token_ids(self.model, stop_token_ids)
         check_temperature(self.sampler)
-        settings = settings_of(self, settings)
+        settings = settings_of(self, settings, stop_token_ids)
         best = _best(settings, self.sampler, num_return_sequences)
         if assistant is not None:
             settings.check_assistant()

@@ -35,7 +35,8 @@ def sequence_of(ids, stop_token_ids, rules=()):
             break
         if any([reader.read(id) for reader in readers]):
             return Sequence(ids[: place + 1], True)
-    return Sequence(ids, len(ids) > 0 and int(ids[-1]) in (stop_token_ids or ()))
+    is_stopped = len(ids) > 0 and int(ids[-1]) in (stop_token_ids or ())
+    return Sequence(ids, is_stopped or any(reader.is_complete for reader in readers))
 
 
 def with_log_probs(generator, rows, sequences, memory, call):

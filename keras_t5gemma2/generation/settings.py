@@ -8,12 +8,13 @@ import keras_hub
 import numpy as np
 
 from keras_t5gemma2.arguments import check_flags, check_known
+from keras_t5gemma2.constraints.constraint import Constraint
 from keras_t5gemma2.generation import automaton
 from keras_t5gemma2.generation.beam_search import BeamSearch
 from keras_t5gemma2.generation.drawing import PerCall
 from keras_t5gemma2.generation.samplers import is_greedy
 from keras_t5gemma2.generation.strategies import OwnLoop, strategy_of
-from keras_t5gemma2.generation.word_rules import of_words
+from keras_t5gemma2.generation.word_rules import kept_rule, of_words
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.options import integer, number
 
@@ -36,7 +37,7 @@ _NAMED = (
     *("max_length", "max_new_tokens", "stop_token_ids", "strip_prompt", "assistant", "encoded"),
     *("num_return_sequences", "batch_size", "cross_attention_cache", "columns", "verbose"),
 )
-OPTIONS = (*_NUMBERS, "stop", "bad_words", "logits_processor", "return_scores")
+OPTIONS = (*_NUMBERS, "stop", "constraint", "bad_words", "logits_processor", "return_scores")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Settings:
     return_scores: bool = False
     sampler: Any = None  # in the place of the generator's; `None` where nothing needs another
     words: Any = None  # `automaton.Automaton` of `stop` and `bad_words`
+    constraint: Any = None  # `automaton.Automaton`
     size: int = 0  # of the model's vocabulary
 
     @property
@@ -71,7 +73,7 @@ class Settings:
     @property
     def rules(self):
         """The automata of the call that may end a text."""
-        return [] if self.words is None else [self.words]
+        return [rule for rule in (self.words, self.constraint) if rule is not None]
 
     @property
     def draws(self):
@@ -126,7 +128,9 @@ class Settings:
         top_k = of_rows("top_k", "int32")
         of_words = automaton.anything(self.size) if self.words is None else self.words
         exponent = 1.0 if self.length_penalty is None else self.length_penalty
+        constraint = {} if self.constraint is None else {"constraint": self.constraint}
         return {
+            **constraint,
             "temperature": of_rows("temperature", "float32"),
             "top_k": np.where(top_k == 0, np.iinfo("int32").max, top_k).astype("int32"),
             "top_p": of_rows("top_p", "float32"),
@@ -151,12 +155,13 @@ class Settings:
         return np.stack(draws)
 
 
-def settings_of(generator, options, function="generate", known=OPTIONS):
+def settings_of(generator, options, stop_token_ids, function="generate", known=OPTIONS):
     """The `Settings` of the options of a call that have a value.
 
     Args:
         generator: `Generator`.
         options: dict of what `function` does not name itself.
+        stop_token_ids: tuple of ints, or `None`.
         function: string, the name of the method.
         known: names of the options that it has.
 
@@ -174,8 +179,11 @@ def settings_of(generator, options, function="generate", known=OPTIONS):
         check_flags(return_scores=given["return_scores"])
         checked["return_scores"] = bool(given["return_scores"])
     settings = Settings(**checked, size=generator.model.backbone.config.vocabulary_size)
-    if set(checked) <= {"return_scores"}:
+    if set(given) <= {"return_scores"}:
         return settings
+    if "constraint" in given:
+        constraint = _constraint(generator.model, given["constraint"], stop_token_ids)
+        settings = dataclasses.replace(settings, constraint=constraint)
     if settings.stop or settings.bad_words:
         words = of_words(generator.model, settings.stop, settings.bad_words)
         settings = dataclasses.replace(settings, words=words)
@@ -207,9 +215,10 @@ def _with_sampler(settings, sampler):
         return dataclasses.replace(settings, temperature=np.float32(0), sampler=PerCall())
     if (of_sampler := _of_sampler(sampler)) is not None:
         return dataclasses.replace(settings, **of_sampler, sampler=PerCall())
-    if settings.bad_words and isinstance(strategy_of(sampler), OwnLoop):
+    name = "constraint" if settings.constraint is not None else "bad_words"
+    if getattr(settings, name) and isinstance(strategy_of(sampler), OwnLoop):
         raise ValueError(
-            "`bad_words` needs a sampler without a loop of its own. Received: sampler="
+            f"`{name}` needs a sampler without a loop of its own. Received: sampler="
             f"{type(sampler).__name__}. Give `temperature`, say, or compile with another sampler"
         )
     return dataclasses.replace(settings, sampler=sampler)
@@ -269,6 +278,24 @@ def _number(name, value):
     if wrong or not found:
         raise ValueError(f"`{name}` must be {kind} {rule}{more}. Received: {name}={shown(value)}")
     return found[0] if is_one else np.array(found)
+
+
+def _constraint(model, value, stop_token_ids):
+    """The `automaton.Automaton` of a `Constraint`."""
+    if not isinstance(value, Constraint):
+        raise TypeError(
+            "`constraint` must be one of `keras_t5gemma2.constraints`, such as `regex(...)`. "
+            f"Received: constraint={shown(value)}"
+        )
+    stops = tuple(stop_token_ids or ())
+    found = kept_rule(model, "`constraint`", value.key, value.rule, False, stops)
+    if found.distance[0] >= automaton.FAR:
+        raise ValueError(
+            "`constraint` must allow a text that the vocabulary can spell. Received: "
+            f"constraint={value}"
+        )
+    steered = found.distance if value.steer else np.zeros_like(found.distance)
+    return found._replace(distance=steered)
 
 
 def _strings(name, value):

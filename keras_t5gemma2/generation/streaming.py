@@ -55,11 +55,11 @@ def stream(
         options: dict of the settings of the call.
         Others are those of that method.
     """
-    settings = settings_of(generator, options, "stream", _SETTINGS)
+    stop_token_ids = inputs_of.stop_token_ids(generator.model, stop_token_ids)
+    settings = settings_of(generator, options, stop_token_ids, "stream", _SETTINGS)
     _check_goes_token_by_token(settings.sampler if settings.has_rules else generator.sampler)
     max_length, max_new_tokens = limits
     limits = tuple(checked(max_length=max_length, max_new_tokens=max_new_tokens))
-    stop_token_ids = inputs_of.stop_token_ids(generator.model, stop_token_ids)
     inputs, is_scalar = inputs_of.read(generator.model, inputs, columns)
     cuts = Cuts()
     with one_warning(cuts, says=False):

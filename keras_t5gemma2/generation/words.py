@@ -4,7 +4,7 @@ import collections
 
 import numpy as np
 
-from keras_t5gemma2.generation.automaton import DEAD, ByteAutomaton
+from keras_t5gemma2.constraints.byte_automaton import DEAD, ByteAutomaton
 
 
 def rule_of(stop, bad):

@@ -5,6 +5,7 @@ import pytest
 from keras import ops, tree
 from tasks import TOKENIZER
 
+from keras_t5gemma2.constraints.byte_automaton import ByteAutomaton
 from keras_t5gemma2.generation import automaton, words
 from keras_t5gemma2.vocabulary.token_bytes import token_bytes
 
@@ -19,7 +20,7 @@ def random_rule(rng, states=7):
     step[rng.random((states, 256)) < 0.3] = automaton.DEAD
     step[states - 1] = automaton.DEAD
     accepts = np.arange(states) == 2
-    return automaton.ByteAutomaton(step, accepts, np.zeros(states, bool))
+    return ByteAutomaton(step, accepts, np.zeros(states, bool))
 
 
 def state_after(rule, state, data):

@@ -84,7 +84,7 @@ def test_tokens_come_as_often_as_they_are_likely(rng):
     counts = np.bincount(ops.convert_to_numpy(found), minlength=VOCABULARY)
     assert counts[places].sum() == 2000 and not counts[places][chances == 0].any()
     is_likely = chances > 0
-    want = 2000 * chances[is_likely] / chances.sum()
+    want = 2000 * chances[is_likely].astype("float64") / chances.astype("float64").sum()
     assert stats.chisquare(counts[places][is_likely], want).pvalue > 1e-3
 
 

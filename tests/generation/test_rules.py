@@ -19,7 +19,7 @@ def lm():
 
 
 def rules_of(lm, prompt, room=4, **options):
-    found = settings_of(lm.generator, options)
+    found = settings_of(lm.generator, options, (1,))
     arrays = found.arrays(range(len(prompt)), 1, [room] * len(prompt), room)
     tensors = tree.map_structure(ops.convert_to_tensor, arrays)
     padding = np.array([(np.array(row) == 0).sum() for row in prompt], "int32")

@@ -3,6 +3,7 @@
 import keras_hub
 import numpy as np
 import pytest
+from keras import ops
 from tasks import TOKENIZER, small_task, tiny_task
 
 from keras_t5gemma2 import BeamSearch
@@ -45,7 +46,7 @@ def test_log_probabilities_are_those_of_score(sampler):
                 "decoder_padding_mask": np.ones((1, len(tokens) - 1), "int32"),
             }
         )
-        logits = np.array(logits.detach() if hasattr(logits, "detach") else logits)[0]
+        logits = ops.convert_to_numpy(logits)[0]
         logits = logits.astype("float64")
         every = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
         want = every[np.arange(len(tokens) - 1), tokens[1:]][-len(ids) :]

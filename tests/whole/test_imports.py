@@ -23,7 +23,7 @@ ORDER = [
     *("kernels.attention.tensorflow", "kernels.attention.torch", "kernels.attention"),
     *("kernels.attention.write", "kernels.export", "kernels"),
     *("quantization", "lora", "checkpoints", "adapters.through_task", "model", "distribution"),
-    *("preprocessing", "generation", "training", "planning", "evaluation", "export"),
+    *("preprocessing", "constraints.byte_automaton", "constraints", "generation", "training", "planning", "evaluation", "export"),
     *("adapters", "tasks"),
 ]
 
