@@ -63,15 +63,11 @@ def choice(options: Sequence[str], *, steer: bool = True) -> Constraint:
     """
     is_list = isinstance(options, (list, tuple))
     if not is_list or not all(isinstance(option, str) for option in options):
-        raise TypeError(
-            f"`options` must be a list of strings. Received: options={shown(options)}"
-        )
+        raise TypeError(f"`options` must be a list of strings. Received: options={shown(options)}")
     if not options:
         raise ValueError("`options` must be at least one string. Received: options=[]")
     options = tuple(dict.fromkeys(options))
-    return Constraint(
-        ("choice", options), lambda: Either(tuple(map(literal, options))), steer
-    )
+    return Constraint(("choice", options), lambda: Either(tuple(map(literal, options))), steer)
 
 
 def regex(pattern: str, *, steer: bool = True) -> Constraint:

@@ -182,7 +182,10 @@ class _Reader:
         if unknown:
             self._refuse(f"`required` of {shown(unknown[0])}, which has no schema", schema)
         pairs = [
-            (Sequence((literal(_dumped(name)), literal(":"), _SPACE, self.read(value))), name in required)
+            (
+                Sequence((literal(_dumped(name)), literal(":"), _SPACE, self.read(value))),
+                name in required,
+            )
             for name, value in properties.items()
         ]
         if not properties and more is not False:
@@ -214,7 +217,9 @@ class _Reader:
             return _string(least, most)
         if (pattern is not None and kind is not None) or least or most is not None:
             self._refuse("`pattern` or `format` with another rule of the string", schema)
-        return _within('"', _escaped(_searched(pattern) if kind is None else patterns.expression_of(kind)), '"')
+        return _within(
+            '"', _escaped(_searched(pattern) if kind is None else patterns.expression_of(kind)), '"'
+        )
 
     def _integer(self, schema):
         low, high = _bounds(schema)
@@ -231,7 +236,9 @@ class _Reader:
         above = _integers(0 if least is None else max(least, 0), None if most is None else most - 1)
         below_low = 0 if most is None else max(-most, 0)
         below = _integers(below_low, None if least is None else -least - 1)
-        inside = Sequence((literal("."), Repeated(_DIGITS, 0, None), patterns.expression_of("[1-9]")))
+        inside = Sequence(
+            (literal("."), Repeated(_DIGITS, 0, None), patterns.expression_of("[1-9]"))
+        )
         found += [] if above is None else [Sequence((above, inside))]
         found += [] if below is None else [Sequence((literal("-"), below, inside))]
         found = [one for one in found if one is not None]
@@ -240,7 +247,11 @@ class _Reader:
     # Errors
 
     def _nonempty(self, found, schema):
-        return self._refuse("a range without numbers that can be written", schema) if found is None else found
+        return (
+            self._refuse("a range without numbers that can be written", schema)
+            if found is None
+            else found
+        )
 
     def _check(self, schema, known):
         unknown = [name for name in schema if name not in known | _NOTES]
@@ -276,7 +287,9 @@ def _comma():
 
 def _separated(part, least, most):
     """From `least` to `most` of a part, with commas."""
-    more = Repeated(Sequence((_comma(), part)), max(least - 1, 0), None if most is None else most - 1)
+    more = Repeated(
+        Sequence((_comma(), part)), max(least - 1, 0), None if most is None else most - 1
+    )
     found = Sequence((part, more))
     return found if least else optional(found)
 
@@ -342,7 +355,15 @@ def _escaped(expression):
     return expression._replace(parts=tuple(map(_escaped, expression.parts)))
 
 
-_SHORT = {0x22: '\\"', 0x5C: "\\\\", 0x08: "\\b", 0x0C: "\\f", 0x0A: "\\n", 0x0D: "\\r", 0x09: "\\t"}
+_SHORT = {
+    0x22: '\\"',
+    0x5C: "\\\\",
+    0x08: "\\b",
+    0x0C: "\\f",
+    0x0A: "\\n",
+    0x0D: "\\r",
+    0x09: "\\t",
+}
 
 
 def _escaped_characters(characters):
@@ -353,7 +374,11 @@ def _escaped_characters(characters):
         for c, d in _PLAIN.ranges
         if max(a, c) <= min(b, d)
     ]
-    escaped = [literal(_SHORT.get(code, f"\\u{code:04x}")) for code in (*range(32), 0x22, 0x5C) if contains(code)]
+    escaped = [
+        literal(_SHORT.get(code, f"\\u{code:04x}"))
+        for code in (*range(32), 0x22, 0x5C)
+        if contains(code)
+    ]
     return Either((*([Characters(tuple(plain))] if plain else []), *escaped))
 
 

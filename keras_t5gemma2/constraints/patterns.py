@@ -13,7 +13,9 @@ from keras_t5gemma2.messages import cause, shown
 _MOST_REPEATS = 10_000
 _COUNT = re.compile(r"\{(\d*)(,?)(\d*)\}")
 _CLASS = re.compile(r"\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
-_ESCAPE = re.compile(r"\\(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|0[0-7]{0,2}|.)", re.DOTALL)
+_ESCAPE = re.compile(
+    r"\\(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|0[0-7]{0,2}|.)", re.DOTALL
+)
 _GROUP = re.compile(r"\((?:\?:|\?P<\w+>)?(?!\?)")
 _FLAGS = re.compile(r"\(\?([is]+)\)")
 

@@ -98,9 +98,7 @@ class Beams(Strategy):
         hope = scores[:, :1] / self._penalty(hoped - race.start)
         improvable = race.improvable & (hope > pool.worst)
         own = race._replace(scores=scores, pool=pool, improvable=improvable)
-        state = state._replace(
-            ids=_join(ids), cache=cache, broken=broken, own=own, spelled=spelled
-        )
+        state = state._replace(ids=_join(ids), cache=cache, broken=broken, own=own, spelled=spelled)
         return _join(tokens), state
 
     def result(self, state):

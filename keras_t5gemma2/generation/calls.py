@@ -44,9 +44,7 @@ def call_of(generator, cross_attention_cache=None, verbose="auto", settings=None
         sampler, processors = settings.sampler, settings.logits_processor
     take_seed(sampler)
     key = (*key_of(sampler), processors, best)
-    return Call(
-        cache, generator.cache_dtype, verbose, copy.copy(sampler), processors, key, best
-    )
+    return Call(cache, generator.cache_dtype, verbose, copy.copy(sampler), processors, key, best)
 
 
 def checked_cache(value):

@@ -69,9 +69,7 @@ def _texts(model, rows, strip_prompt, is_single, stop):
         before = [prompt[:0] if strip_prompt else prompt for prompt, _ in pairs]
         before = model.preprocessor.generate_postprocess(batching.pad_outputs(before, length))
         lengths = map(len, before)
-        texts = [
-            text[:n] + cut(text[n:], stop) for text, n in zip(texts, lengths, strict=True)
-        ]
+        texts = [text[:n] + cut(text[n:], stop) for text, n in zip(texts, lengths, strict=True)]
     return texts[0] if is_single and len(texts) == 1 else texts
 
 

@@ -172,7 +172,9 @@ def settings_of(generator, options, stop_token_ids, function="generate", known=O
     check_known(function, options, (*_NAMED, *known))
     given = {name: value for name, value in options.items() if value is not None}
     checked = {name: _number(name, given[name]) for name in _NUMBERS if name in given}
-    checked |= {name: _strings(name, given[name]) for name in ("stop", "bad_words") if name in given}
+    checked |= {
+        name: _strings(name, given[name]) for name in ("stop", "bad_words") if name in given
+    }
     if "logits_processor" in given:
         checked["logits_processor"] = _processors(given["logits_processor"])
     if "return_scores" in given:
@@ -257,7 +259,9 @@ def _of_sampler(sampler):
 def _fresh_seed(sampler, given):
     """A seed that follows from that of the sampler, or from `keras.utils.set_random_seed`."""
     if not given and _of_sampler(sampler) is not None:
-        return int(np.asarray(sampler.seed_generator.next()).astype("uint32") @ [1, 1 << 16] % 2**31)
+        return int(
+            np.asarray(sampler.seed_generator.next()).astype("uint32") @ [1, 1 << 16] % 2**31
+        )
     return random.getrandbits(31)
 
 

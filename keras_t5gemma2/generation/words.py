@@ -35,7 +35,9 @@ def rule_of(stop, bad):
         shorter = fallback[state]
         step[state] = step[shorter]
         # A word that ends within a longer one counts as well.
-        kind[state] = "bad" if "bad" in (kind[state], kind[shorter]) else kind[state] or kind[shorter]
+        kind[state] = (
+            "bad" if "bad" in (kind[state], kind[shorter]) else kind[state] or kind[shorter]
+        )
         for byte, child in children[state].items():
             fallback[child] = int(step[shorter, byte])
             step[state, byte] = child

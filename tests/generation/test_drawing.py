@@ -48,7 +48,12 @@ def test_weights_are_the_references_probabilities(rng):
     logits = (3 * rng.normal(size=(len(CASES), VOCABULARY))).astype("float32")
     columns = {
         name: [case.get(name, default) for case in CASES]
-        for name, default in (("temperature", 1.0), ("top_k", 2**31 - 1), ("top_p", 1.0), ("min_p", 0))
+        for name, default in (
+            ("temperature", 1.0),
+            ("top_k", 2**31 - 1),
+            ("top_p", 1.0),
+            ("min_p", 0),
+        )
     }
     asked = settings(len(CASES), **columns)
     found = ops.convert_to_numpy(drawing.weights(ops.convert_to_tensor(logits), asked))

@@ -50,7 +50,10 @@ def test_text_is_that_of_all_or_of_the_new_tokens(lm):
     rows = [row(prompt, 9, new)]
     assert outputs.finished(lm, rows, False, True, Settings()) == "a dog is"
     assert outputs.finished(lm, rows, True, False, Settings()) == [" is"]
-    assert outputs.finished(lm, [row(prompt, 9, new, new[:1])], True, True, Settings()) == [" is", " is"]
+    assert outputs.finished(lm, [row(prompt, 9, new, new[:1])], True, True, Settings()) == [
+        " is",
+        " is",
+    ]
 
 
 def test_rows_that_nobody_limited_are_reported_where_they_go_on(lm, bare):

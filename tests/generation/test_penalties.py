@@ -24,7 +24,9 @@ def case(rng, rows=3, length=11, index=9):
 def expected(make, ids, is_there, logits):
     """Row by row, of the tokens that are there."""
     rows = [
-        make(row)(torch.tensor(ids[row][is_there[row]][None]).long(), torch.tensor(logits[row][None]))
+        make(row)(
+            torch.tensor(ids[row][is_there[row]][None]).long(), torch.tensor(logits[row][None])
+        )
         for row in range(len(ids))
     ]
     return torch.cat(rows).numpy()

@@ -26,7 +26,9 @@ def rules_of(lm, prompt, room=4, **options):
     cache = Cache((), {}, ops.convert_to_tensor(padding))
     new = ops.convert_to_tensor(np.full((len(prompt), room), -1, "int32"))
     rules = Rules(tensors, found.logits_processor)
-    return rules, rules.begin(first_state(ops.convert_to_tensor(np.array(prompt, "int32")), new, cache))
+    return rules, rules.begin(
+        first_state(ops.convert_to_tensor(np.array(prompt, "int32")), new, cache)
+    )
 
 
 def test_processors_see_the_tokens_of_each_row_and_no_padding(lm):

@@ -26,7 +26,9 @@ def test_a_sequence_ends_with_a_stop_token_a_rule_or_its_budget():
     "sampler",
     [
         "greedy",
-        pytest.param(lambda: keras_hub.samplers.TopKSampler(5, temperature=3.0), marks=pytest.mark.once),
+        pytest.param(
+            lambda: keras_hub.samplers.TopKSampler(5, temperature=3.0), marks=pytest.mark.once
+        ),
         pytest.param(lambda: BeamSearch(3), marks=pytest.mark.once),
     ],
 )

@@ -101,7 +101,10 @@ def test_draws_of_a_row_are_its_own(lm):
     alone = new_ids(lm, ROWS[0], temperature=3.0, seed=5)
     both = new_ids(lm, ROWS, temperature=3.0, seed=5)
     assert both[0] == alone != both[1]
-    assert new_ids(lm, ROWS, temperature=3.0, seed=[5, 6]) == [alone, new_ids(lm, ROWS[1], temperature=3.0, seed=6)]
+    assert new_ids(lm, ROWS, temperature=3.0, seed=[5, 6]) == [
+        alone,
+        new_ids(lm, ROWS[1], temperature=3.0, seed=6),
+    ]
     several = new_ids(lm, ROWS[0], temperature=3.0, seed=5, num_return_sequences=3)
     assert several[0] == alone and len({*map(tuple, several)}) == 3
 
