@@ -64,7 +64,7 @@ _ELSEWHERE |= {
     "max_completion_tokens": "max_new_tokens",
     "n": "num_return_sequences",
     "early_stopping": "Compile with `sampler=keras_t5gemma2.BeamSearch(early_stopping=...)`",
-    "penalty_alpha": "Compile with `sampler=keras_hub.samplers.ContrastiveSampler(k=..., alpha=...)`",
+    "penalty_alpha": "Compile with `keras_hub.samplers.ContrastiveSampler(k=..., alpha=...)`",
     "assistant_model": "assistant",
     "prompt_lookup_num_tokens": 'assistant="prompt_lookup"',
     "output_scores": "return_scores",

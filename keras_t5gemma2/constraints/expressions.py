@@ -119,8 +119,8 @@ def _byte_ranges(ranges):
     found = set()
     for low, high in ranges:
         for first, last in zip((0, *(x + 1 for x in _LAST)), _LAST, strict=False):
-            a, b = max(low, first), min(high, last)
-            for a, b in _around_surrogates(a, b):
+            inside = max(low, first), min(high, last)
+            for a, b in _around_surrogates(*inside):
                 found |= set(_split(a, b))
     return frozenset(found)
 

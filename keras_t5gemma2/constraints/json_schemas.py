@@ -1,4 +1,6 @@
-"""JSON schemas as `expressions`: of what a schema allows, all or a part, and nothing else.
+"""JSON schemas as `expressions`. Long by the number of keywords.
+
+What they give is all or a part of what a schema allows, and nothing else.
 
 What is written is compact JSON, with at most one space after a comma or colon; the properties of
 an object come in the order of the schema, and no others than it names. Numbers have no exponent.
@@ -232,7 +234,7 @@ class _Reader:
         inner_high = (schema.get("maximum"), schema.get("exclusiveMaximum"))
         least = max((_ceil(x) for x in inner if x is not None), default=None)
         most = min((_floor(x) for x in inner_high if x is not None), default=None)
-        # 2.5 lies between 2 and 3, and -2.5 between -3 and -2: strictly, with a digit that is not 0.
+        # 2.5 lies between 2 and 3, and -2.5 between -3 and -2; its last digit is not 0.
         above = _integers(0 if least is None else max(least, 0), None if most is None else most - 1)
         below_low = 0 if most is None else max(-most, 0)
         below = _integers(below_low, None if least is None else -least - 1)

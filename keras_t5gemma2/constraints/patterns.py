@@ -120,7 +120,7 @@ class _Reader:
             if self._next(sign):
                 return count
         found = _COUNT.match(self._pattern, self._place)
-        if not found or found[0] in ("{}", "{,}") and not found[2]:
+        if not found or (found[0] in ("{}", "{,}") and not found[2]):
             return None
         self._place = found.end()
         least = int(found[1] or 0)

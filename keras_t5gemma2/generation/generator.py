@@ -386,7 +386,8 @@ def _best(settings, sampler, count):
     raise ValueError(
         "`num_return_sequences` above 1 needs a sampler that draws, or as many beams, or the "
         f"sequences of a row are all the same. Received: num_return_sequences={shown(count)} and "
-        f'a {type(sampler).__name__}. Give `temperature=1.0`, say, or compile with `sampler="top_p"`'
+        f"a {type(sampler).__name__}. Give `temperature=1.0`, say, or compile with "
+        '`sampler="top_p"`'
     )
 
 

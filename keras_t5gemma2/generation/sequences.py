@@ -1,4 +1,4 @@
-"""The sequences of a row: where each ends, whether it is finished, and how likely its tokens are."""
+"""The sequences of a row: where each ends, and how likely its tokens are."""
 
 from typing import Any, NamedTuple
 

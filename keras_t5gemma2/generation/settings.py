@@ -1,4 +1,4 @@
-"""How a call of `generate` or `stream` asks for its text: checked, and as inputs of a program."""
+"""How a call of `generate` asks for its text, as inputs of a program. Long by its errors."""
 
 import dataclasses
 import random
@@ -229,8 +229,8 @@ def _with_sampler(settings, sampler):
 def _with_beams(settings, sampler, beams, given):
     if given:
         raise ValueError(
-            f"`{given[0]}` does not go with beams, which draw nothing. Received: num_beams={beams}, "
-            f"{given[0]}={shown(getattr(settings, given[0]))}. Leave one of the two out"
+            f"`{given[0]}` does not go with beams, which draw nothing. Received: num_beams="
+            f"{beams}, {given[0]}={shown(getattr(settings, given[0]))}. Leave one of the two out"
         )
     own = sampler.get_config() if type(sampler) is BeamSearch else {}
     if settings.length_penalty is not None and own.get("early_stopping") == "never":

@@ -1,4 +1,4 @@
-"""Settings of a call from `generate` and `stream` on: what they do, what they cost, what is refused."""
+"""Settings of a call, from `generate` and `stream` on."""
 
 import keras
 import keras_hub
