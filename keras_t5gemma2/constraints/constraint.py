@@ -86,9 +86,9 @@ def regex(pattern: str, *, steer: bool = True) -> Constraint:
 
     >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
     >>> lm.compile(sampler="greedy")
-    >>> year = keras_t5gemma2.constraints.regex("[0-9]{2} [a-z]+")
-    >>> lm.generate("Write 2026-12-17 in Dutch.", constraint=year, max_new_tokens=16)
-    '17 december'
+    >>> date = keras_t5gemma2.constraints.regex(r"[0-9]{1,2} [a-z]+ [0-9]{4}")
+    >>> lm.generate("Write 2026-12-17 in Dutch.", constraint=date, max_new_tokens=16)
+    '17 december 2026'
     """
     expression = patterns.expression_of(pattern)
     return Constraint(("regex", pattern), lambda: expression, steer)

@@ -1,18 +1,20 @@
 """How a call of `generate` asks for its text, as inputs of a program. Long by its errors."""
 
 import dataclasses
+import functools
 import random
 from typing import Any
 
 import keras_hub
 import numpy as np
+from keras import ops
 
 from keras_t5gemma2.arguments import check_flags, check_known
 from keras_t5gemma2.constraints.constraint import Constraint
 from keras_t5gemma2.generation import automaton
 from keras_t5gemma2.generation.beam_search import BeamSearch
 from keras_t5gemma2.generation.drawing import PerCall
-from keras_t5gemma2.generation.samplers import is_greedy
+from keras_t5gemma2.generation.samplers import is_greedy, take_seed, taking_turns
 from keras_t5gemma2.generation.strategies import OwnLoop, strategy_of
 from keras_t5gemma2.generation.word_rules import kept_rule, of_words
 from keras_t5gemma2.messages import shown
@@ -233,15 +235,20 @@ def _with_beams(settings, sampler, beams, given):
             f"{beams}, {given[0]}={shown(getattr(settings, given[0]))}. Leave one of the two out"
         )
     own = sampler.get_config() if type(sampler) is BeamSearch else {}
-    if settings.length_penalty is not None and own.get("early_stopping") == "never":
-        own["length_penalty"] = settings.length_penalty  # which its rule depends on
-    search = BeamSearch(**{**own, "num_beams": beams, "return_all_beams": False})
     exponent = settings.length_penalty
-    exponent = search.length_penalty if exponent is None else exponent
+    exponent = own.get("length_penalty", 1.0) if exponent is None else exponent
     # Of programs, which take the exponent as an input, one serves for all.
-    search.length_penalty = search.length_penalty if search.early_stopping == "never" else 1.0
+    is_fixed = own.get("early_stopping") == "never"
+    changes = {"num_beams": beams, "length_penalty": exponent if is_fixed else 1.0}
+    search = _search(**{**own, **changes, "return_all_beams": False})
     seed = 0 if settings.seed is None else settings.seed
     return dataclasses.replace(settings, sampler=search, length_penalty=exponent, seed=seed)
+
+
+@functools.lru_cache(32)
+def _search(**config):
+    """A `BeamSearch`, the same one for the same configuration, as are its programs."""
+    return BeamSearch(**config)
 
 
 def _of_sampler(sampler):
@@ -259,9 +266,10 @@ def _of_sampler(sampler):
 def _fresh_seed(sampler, given):
     """A seed that follows from that of the sampler, or from `keras.utils.set_random_seed`."""
     if not given and _of_sampler(sampler) is not None:
-        return int(
-            np.asarray(sampler.seed_generator.next()).astype("uint32") @ [1, 1 << 16] % 2**31
-        )
+        take_seed(sampler)
+        with taking_turns(sampler):
+            low, high = ops.convert_to_numpy(sampler.seed_generator.next()).astype("uint32")
+        return (int(high) << 16 ^ int(low)) % 2**31
     return random.getrandbits(31)
 
 
