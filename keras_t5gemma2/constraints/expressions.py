@@ -1,6 +1,7 @@
 """Expressions over characters: what regular expressions and schemas are made of."""
 
 import functools
+import itertools
 from typing import Any, NamedTuple
 
 from keras_t5gemma2.constraints.byte_automaton import Nfa, deterministic
@@ -105,7 +106,7 @@ def _add_characters(nfa, ranges, start, end):
 
     def add(state, sequences):
         borders = sorted({b for (low, high), *_ in sequences for b in (low, high + 1)})
-        for low, after in zip(borders, borders[1:], strict=False):
+        for low, after in itertools.pairwise(borders):
             rests = frozenset(tuple(r) for (a, b), *r in sequences if a <= low and after - 1 <= b)
             if rests:
                 nfa.add(state, low, after - 1, state_of(rests))

@@ -39,6 +39,7 @@ def test_log_probabilities_are_those_of_score(sampler):
     found = lm.generate(texts, max_new_tokens=6, return_scores=True)
     for row, ids in enumerate(found.token_ids):
         encoder, prompt = (TOKENIZER(texts[name][row]) for name in texts)
+        encoder = [TOKENIZER.start_token_id, *encoder]
         tokens = [TOKENIZER.start_token_id, *prompt, *ids]
         logits = lm(
             {
