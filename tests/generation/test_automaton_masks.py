@@ -12,25 +12,8 @@ from keras_t5gemma2.vocabulary.token_bytes import TokenBytes
 
 pytestmark = pytest.mark.once
 PIECES = [
-    "the",
-    "cat",
-    "is",
-    "red",
-    "yes",
-    "no",
-    "maybe",
-    "12",
-    "2026",
-    "-1",
-    "ab",
-    "abc",
-    "é",
-    "né",
-    "20",
-    "26-",
-    "---",
-    "aaaa",
-    "bab",
+    *("the", "cat", "is", "red", "yes", "no", "maybe", "12", "2026", "-1", "ab", "abc", "é", "né"),
+    *("20", "26-", "---", "aaaa", "bab"),
 ]
 
 
