@@ -1,5 +1,6 @@
 """T5Gemma 2 for Keras 3: text and images in, text out, on JAX, TensorFlow and PyTorch."""
 
+from keras_t5gemma2 import constraints
 from keras_t5gemma2.config import (
     AttentionConfig,
     BackboneConfig,
@@ -49,6 +50,7 @@ __all__ = [
     "TeacherSamples",
     "TrainingCheckpoint",
     "VisionConfig",
+    "constraints",
     "enable_compilation_cache",
     "evaluate_generation",
     "interleave",

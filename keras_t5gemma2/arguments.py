@@ -45,6 +45,38 @@ _ELSEWHERE = {
     "max_length": "Give it to `generate`",
     "max_new_tokens": "Give it to `generate`",
 }
+# Names that others have for what a call of `generate` says.
+_ELSEWHERE |= {
+    "do_sample": (
+        "Leave it out: `temperature`, `top_k`, `top_p` or `min_p` make a call draw, and "
+        "`temperature=0` takes the likeliest token"
+    ),
+    "stop_strings": "stop",
+    "stop_sequences": "stop",
+    "stopping_criteria": "stop",
+    "eos_token_id": "stop_token_ids",
+    "bad_words_ids": "Give the strings as `bad_words`",
+    "force_words_ids": "logits_processor",
+    "suppress_tokens": "logits_processor",
+    "min_length": "Give a `logits_processor` that hides the end token",
+    "min_new_tokens": "Give a `logits_processor` that hides the end token",
+    "max_tokens": "max_new_tokens",
+    "max_completion_tokens": "max_new_tokens",
+    "n": "num_return_sequences",
+    "early_stopping": "Compile with `sampler=keras_t5gemma2.BeamSearch(early_stopping=...)`",
+    "penalty_alpha": "Compile with `keras_hub.samplers.ContrastiveSampler(k=..., alpha=...)`",
+    "assistant_model": "assistant",
+    "prompt_lookup_num_tokens": 'assistant="prompt_lookup"',
+    "output_scores": "return_scores",
+    "output_logits": "return_scores",
+    "logprobs": "return_scores",
+    "return_dict_in_generate": "return_scores",
+    "streamer": "Call `stream`, which gives the text in pieces",
+    "generation_config": "Give its values by their names",
+    "generator": "seed",
+    "random_state": "seed",
+    "skip_special_tokens": "Leave it out: a text never has them",
+}
 _ELSEWHERE |= {"use_auth_token": _ELSEWHERE["token"], "proxies": "Set HTTPS_PROXY"}
 
 

@@ -7,11 +7,14 @@ docstring says what comes.
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import IO, TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict
 
 import keras
 import numpy as np
 import PIL.Image
+
+if TYPE_CHECKING:
+    from keras_t5gemma2.constraints.constraint import Constraint
 
 PathLike: TypeAlias = str | os.PathLike[str]
 # An array of numpy, or a tensor of the backend, maybe symbolic.
@@ -34,6 +37,29 @@ StopTokenIds: TypeAlias = Sequence[int] | Literal["auto"] | None
 CrossAttentionCache: TypeAlias = Literal["auto", "projected", "shared"]
 CacheDType: TypeAlias = Literal["auto", "int8"]
 Verbose: TypeAlias = int | Literal["auto"]
+
+# A number for all rows, or one for each.
+PerRow: TypeAlias = float | Sequence[float] | np.ndarray
+
+
+class CallSettings(TypedDict, total=False):
+    """How a call of `generate` asks for its text; see there."""
+
+    temperature: PerRow | None
+    top_k: PerRow | None
+    top_p: PerRow | None
+    min_p: PerRow | None
+    repetition_penalty: PerRow | None
+    no_repeat_ngram_size: PerRow | None
+    seed: PerRow | None
+    stop: str | Sequence[str] | None
+    bad_words: str | Sequence[str] | None
+    constraint: "Constraint | None"
+    num_beams: int | None
+    length_penalty: float | None
+    logits_processor: Sequence[Callable[[Tensor, Tensor], Tensor]] | None
+    return_scores: bool
+
 
 # The base of a class that goes before one of Keras: its `super()` has methods of Keras's.
 if TYPE_CHECKING:

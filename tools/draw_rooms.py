@@ -54,6 +54,7 @@ FLOORS = {
         "typing": "names of types that functions share",
         "config": "sizes of a model, frozen",
         "registry": "the table of presets",
+        "constraints": "what a text must look like, as automata over bytes",
         "compat": "private names of Keras and keras-hub",
         "layer_config": "configs of layers, to JSON and back",
         "files": "safetensors, HDF5, GGUF, JSON, downloads",

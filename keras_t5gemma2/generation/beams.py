@@ -32,12 +32,16 @@ class Beams(Strategy):
     Args:
         search: `BeamSearch`.
         mask: as it has it.
+        length_penalty: float32 scalar tensor; by default a number of the search.
+        best: int. Sequences of a row in the result.
     """
 
     is_folded = False
 
-    def __init__(self, search, mask=None):
+    def __init__(self, search, mask=None, length_penalty=None, best=1):
         self._search, self._mask, self._beams = search, mask, search.num_beams
+        self._best = best
+        self._exponent = search.length_penalty if length_penalty is None else length_penalty
 
     def begin(self, state, loop, hidden):
         rows = ops.shape(state.ids)[0]
@@ -65,10 +69,15 @@ class Beams(Strategy):
             return ops.any(race.improvable) & ~ops.all(race.pool.full)
         return ops.any(race.improvable)
 
-    def pick(self, logits, state, loop):
+    def read(self, state, loop):
+        # Rules change log probabilities, as in the reference.
+        logits, state = super().read(state, loop)
+        logits = ops.cast(logits, "float32") / self._search.temperature
+        return ops.log_softmax(logits), state
+
+    def pick(self, log_probabilities, state, loop):
         index, race = state.index, state.own
-        beams = _split(state.ids, self._beams)
-        best = self._candidates(logits, beams, race.scores, index, loop.stop_token_ids)
+        best = self._candidates(log_probabilities, state, loop)
 
         ended = best.stops | (index + 1 >= loop.limit)
         totals = best.scores / self._penalty(index + 1 - race.start)
@@ -76,10 +85,12 @@ class Beams(Strategy):
         if self._mask is not None:
             given = ops.take(race.given, index, axis=1)[:, None]
             ended = ended & ~given
+            beams = _split(state.ids, self._beams)
             running = running.where_not(given, beams, race.scores, index)
         pool = self._finish(race.pool, best, totals, ended, race.improvable)
         ids, tokens, parents, scores = running
-        kept = tree.map_structure(lambda x: _reorder(x, parents), (state.cache, state.broken))
+        kept = state.cache, state.broken, state.spelled
+        cache, broken, spelled = tree.map_structure(lambda x: _reorder(x, parents), kept)
 
         # Whether a running beam is judged as if it ran to the last slot.
         hopes = self._search.early_stopping == "never" and self._search.length_penalty > 0
@@ -87,38 +98,54 @@ class Beams(Strategy):
         hope = scores[:, :1] / self._penalty(hoped - race.start)
         improvable = race.improvable & (hope > pool.worst)
         own = race._replace(scores=scores, pool=pool, improvable=improvable)
-        state = state._replace(ids=_join(ids), cache=kept[0], broken=kept[1], own=own)
+        state = state._replace(ids=_join(ids), cache=cache, broken=broken, own=own, spelled=spelled)
         return _join(tokens), state
 
     def result(self, state):
         pool = state.own.pool
         if self._search.return_all_beams:
             return pool.sequences, pool.scores
-        return pool.sequences[:, 0]
+        return _join(pool.sequences[:, : self._best])
 
-    def _candidates(self, logits, beams, scores, index, stop_token_ids):
+    def broken(self, state):
+        # The first beam that broke counts: those that did not are worse, or have ended before it.
+        first = ops.min(_split(state.broken, self._beams), axis=1)
+        return ops.repeat(first, self._best, axis=0)
+
+    def _candidates(self, log_probabilities, state, loop):
         """The best continuations by one token, best first."""
-        vocabulary = logits.shape[-1]
+        vocabulary, stop_token_ids = log_probabilities.shape[-1], loop.stop_token_ids
         if vocabulary <= len(stop_token_ids):
             raise ValueError(
                 "`stop_token_ids` must leave at least one token of the vocabulary that does not "
                 f"stop. Received: stop_token_ids={shown(stop_token_ids)}, vocabulary size "
                 f"{vocabulary}"
             )
-        logits = ops.cast(logits, "float32") / self._search.temperature
-        totals = _split(ops.log_softmax(logits), self._beams) + scores[..., None]
+        beams = _split(state.ids, self._beams)
+        totals = _split(log_probabilities, self._beams) + state.own.scores[..., None]
         # So many that `num_beams` of them do not stop, whatever the beams prefer.
         count = max(2, 1 + len(stop_token_ids)) * self._beams
         totals, chosen = ops.top_k(ops.reshape(totals, (-1, self._beams * vocabulary)), count)
         parents = ops.cast(chosen // vocabulary, "int32")
         tokens = ops.cast(chosen % vocabulary, beams.dtype)
         return _Candidates(
-            sequences=_write(_pick(beams, parents), index, tokens),
+            sequences=_write(_pick(beams, parents), state.index, tokens),
             tokens=tokens,
             parents=parents,
             scores=totals,
-            stops=is_any(tokens, stop_token_ids),
+            stops=self._stops(tokens, parents, state, loop),
         )
+
+    def _stops(self, tokens, parents, state, loop):
+        """(B, C) bool: which candidates end."""
+        if loop.rules is None:
+            return is_any(tokens, loop.stop_token_ids)
+        of_parents = {
+            name: _join(_pick(_split(states, self._beams), parents))
+            for name, states in state.spelled.items()
+        }
+        spelled = loop.rules.after(of_parents, _join(tokens))
+        return ops.reshape(loop.has_ended(_join(tokens), spelled), ops.shape(tokens))
 
     def _finish(self, pool, best, scores, ended, improvable):
         """The pool with the candidates that ended: only the best `num_beams` of them may."""
@@ -140,7 +167,7 @@ class Beams(Strategy):
         """Divisor of the score of a sequence of so many generated tokens, (B, 1)."""
         # A row that is still being given its prompt has no length yet, and nothing to divide.
         length = ops.cast(ops.maximum(length, 1), "float32")
-        return ops.power(length, self._search.length_penalty)
+        return ops.power(length, self._exponent)
 
 
 class _Pool(NamedTuple):

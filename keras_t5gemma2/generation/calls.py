@@ -16,28 +16,35 @@ class Call(NamedTuple):
     cross_attention_cache: str
     cache_dtype: str
     verbose: Any  # 0, 1 or "auto"
-    sampler: Any  # a copy of the generator's, as it was when the call began
+    sampler: Any  # a copy of the generator's, as it was when the call began, or the call's own
+    processors: tuple  # functions of ids and logits
     sampler_key: Any  # hashable: equal where compiled programs of the sampler are
+    best: int = 1  # sequences of a row that a beam search gives
 
     @property
     def cache(self):
         return self.cross_attention_cache, self.cache_dtype
 
 
-def call_of(generator, cross_attention_cache=None, verbose="auto"):
+def call_of(generator, cross_attention_cache=None, verbose="auto", settings=None, best=1):
     """The `Call` that begins now.
 
     Args:
         generator: `Generator`.
         cross_attention_cache: as the generator's attribute, which it is by default.
         verbose: 0, 1 or "auto".
+        settings: `settings.Settings`, or `None`.
+        best: int. Sequences of a row that a beam search gives.
     """
     cache = generator.cross_attention_cache
     if cross_attention_cache is not None:
         cache = checked_cache(cross_attention_cache)
-    sampler = generator.sampler
+    sampler, processors = generator.sampler, ()
+    if settings is not None and settings.has_rules:
+        sampler, processors = settings.sampler, settings.logits_processor
     take_seed(sampler)
-    return Call(cache, generator.cache_dtype, verbose, copy.copy(sampler), key_of(sampler))
+    key = (*key_of(sampler), processors, best)
+    return Call(cache, generator.cache_dtype, verbose, copy.copy(sampler), processors, key, best)
 
 
 def checked_cache(value):

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import keras
 import keras_hub
@@ -13,9 +13,13 @@ from keras_t5gemma2.generation import cache as caches
 from keras_t5gemma2.generation import inputs as inputs_of
 from keras_t5gemma2.generation.beam_search import BeamSearch
 from keras_t5gemma2.generation.compiled_steps import program, programs_of, step_of
+from keras_t5gemma2.generation.drawing import PerCall
 from keras_t5gemma2.generation.encoded import Encoded, check_count, check_encoded, source_of
 from keras_t5gemma2.generation.loop import Loop, first_state
+from keras_t5gemma2.generation.rules import Rules
 from keras_t5gemma2.generation.samplers import check_temperature, is_greedy, take_seed
+from keras_t5gemma2.generation.sequences import sequence_of, with_log_probs
+from keras_t5gemma2.generation.settings import settings_of
 from keras_t5gemma2.generation.strategies import strategy_of
 from keras_t5gemma2.messages import short_errors, shown
 from keras_t5gemma2.options import checked
@@ -23,6 +27,7 @@ from keras_t5gemma2.preprocessing.cuts import one_warning
 from keras_t5gemma2.sharding.batch import row_parts, to_devices
 from keras_t5gemma2.typing import (
     CacheDType,
+    CallSettings,
     ColumnNames,
     CrossAttentionCache,
     Inputs,
@@ -152,8 +157,7 @@ class Generator:
         inputs, _ = inputs_of.read(self.model, inputs, columns)
         with one_warning():
             rows, _ = inputs_of.rows_of(self.model, inputs)
-        encode = program(self, ("encode",), lambda: lambda _, x: self._encode_step(x, call), call)
-        memory = encode((), to_devices(batching.pad_encoder(rows)))
+        memory = self._memory(rows, call)
         tokens = sum(int(mask.sum()) for mask in rows.encoder_masks)
         return Encoded(memory, len(rows.prompts), tokens, source_of(self, call))
 
@@ -172,6 +176,7 @@ class Generator:
         cross_attention_cache: CrossAttentionCache | None = None,
         columns: ColumnNames | None = None,
         verbose: Verbose = "auto",
+        **settings: Unpack[CallSettings],
     ) -> Any:
         """See `T5Gemma2Seq2SeqLM.generate`.
 
@@ -190,11 +195,14 @@ class Generator:
         )
         stop_token_ids = inputs_of.stop_token_ids(self.model, stop_token_ids)
         check_temperature(self.sampler)
-        call = calls.call_of(self, cross_attention_cache, verbose)
+        settings = settings_of(self, settings, stop_token_ids)
+        best = _best(settings, self.sampler, num_return_sequences)
+        if assistant is not None:
+            settings.check_assistant()
+        of_call = None if assistant is not None else settings
+        call = calls.call_of(self, cross_attention_cache, verbose, of_call, best)
         if encoded is not None:
             check_encoded(encoded, self, call, cross_attention_cache)
-        if num_return_sequences != 1:
-            _check_draws(self.sampler, num_return_sequences)
         # A row that an assistant helps with is generated alone.
         parts = 1 if assistant is not None else row_parts()
         inputs, is_single = inputs_of.read(self.model, inputs, columns)
@@ -207,22 +215,24 @@ class Generator:
                 f"encoded={shown(encoded)}, num_return_sequences={shown(num_return_sequences)}"
             )
 
-        def new_tokens(rows, budgets):
+        def sequences(numbers, rows, budgets):
             asked = rows, budgets, stop_token_ids, call
-            if assistant is None:
-                return self._new_tokens(*asked, encoded, num_return_sequences)
-            return [[of_row] for of_row in speculation.new_tokens(self, assistant, *asked)]
+            if assistant is not None:
+                found = speculation.new_tokens(self, assistant, *asked)
+                return [[sequence_of(ids, stop_token_ids, settings.rules)] for ids in found]
+            return self._sequences(numbers, *asked, encoded, num_return_sequences, settings)
 
         limits = max_length, max_new_tokens
         with one_warning():
-            found = self._of_batches(batches, encoded, limits, new_tokens, verbose)
-            outputs.report_unfinished(self.model, found, limits, stop_token_ids)
-        return outputs.finished(self.model, found, strip_prompt, is_single)
+            found = self._of_batches(batches, encoded, limits, sequences, settings, verbose)
+            outputs.report_unfinished(self.model, found, limits)
+        return outputs.finished(self.model, found, strip_prompt, is_single, settings)
 
-    def _of_batches(self, batches, encoded, limits, new_tokens, verbose):
-        """For each row its prompt, its budget and a list of sequences of new tokens."""
+    def _of_batches(self, batches, encoded, limits, sequences, settings, verbose):
+        """For each row its prompt, its budget and a list of `Sequence`s."""
         is_shown = len(batches) > 1 if verbose == "auto" else verbose
         count = 1 + max(max(indices) for indices, _ in batches)
+        settings.check_rows(count)
         progress = keras.utils.Progbar(count, verbose=int(is_shown), unit_name="row")
         found = {}
         if len(batches) > 1:
@@ -230,10 +240,10 @@ class Generator:
         for indices, part in batches:
             rows = inputs_of.rows_of(self.model, part, encoded)[0]
             budgets = inputs_of.budgets(self.model, part, rows, *limits)
-            new = new_tokens(rows, budgets)
-            for number, sequences in zip(indices, new, strict=True):
-                for ids in sequences:
-                    finite.check(ids, number, self.dtype)
+            new = sequences(indices, rows, budgets)
+            for number, of_row in zip(indices, new, strict=True):
+                for sequence in of_row:
+                    finite.check(sequence.ids, number, self.dtype)
             found |= zip(indices, zip(rows.prompts, budgets, new, strict=True), strict=True)
             progress.update(len(found))
         return [found[number] for number in range(count)]
@@ -256,7 +266,8 @@ class Generator:
         (1, 36)
         """
         call = calls.call_of(self) if call is None else call
-        strategy = strategy_of(call.sampler)
+        settings = inputs.get("settings")
+        strategy = strategy_of(call.sampler, settings, call.best)
         memory = inputs["memory"] if "memory" in inputs else self._encode_step(inputs, call)
         options = {"keep_states": strategy.keeps_states, "cache_dtype": call.cache_dtype}
         cache, hidden = decoding.prefill(self.model.backbone, inputs, memory, **options)
@@ -264,25 +275,44 @@ class Generator:
         state = first_state(inputs["decoder_token_ids"], inputs["new_token_ids"], cache)
         step = step_of(self, memory, call, strategy.is_folded)
         limit = state.index + inputs["new_tokens"]
-        loop = Loop(step, limit, tuple(stop_token_ids or ()), self.model)
+        rules = None if settings is None else Rules(settings, call.processors)
+        state = state if rules is None else rules.begin(state)
+        loop = Loop(step, limit, tuple(stop_token_ids or ()), self.model, rules)
         state = strategy.run(state, loop, hidden)
-        return finite.marked(strategy.result(state), state.broken)
+        return finite.marked(strategy.result(state), strategy.broken(state))
 
-    def _new_tokens(self, rows, budgets, stop_token_ids, call, encoded, times):
-        """For each row and each time, the tokens generated."""
-        repeated = [prompt for prompt in rows.prompts for _ in range(times)]
+    def _sequences(self, numbers, rows, budgets, stop_token_ids, call, encoded, times, settings):
+        """For each row and each time, a `Sequence`."""
+        repeats = times // call.best  # a beam search has no need of copies
+        repeated = [prompt for prompt in rows.prompts for _ in range(repeats)]
         arrays = batching.pad_prompts(rows._replace(prompts=repeated), max(budgets))
         length = arrays["decoder_token_ids"].shape[1]
-        if encoded is None:
+        if settings.has_rules:
+            room = arrays["new_token_ids"].shape[1]
+            of_rows = [budget for budget in budgets for _ in range(repeats)]
+            arrays["settings"] = settings.arrays(numbers, repeats, of_rows, room)
+        memory = None
+        if encoded is not None:
+            check_count(encoded, len(rows.prompts))
+            memory = encoded.memory
+        elif settings.return_scores:
+            memory = self._memory(rows, call)
+        if memory is None:
             inputs = to_devices({**batching.pad_encoder(rows), **arrays})
         else:
-            check_count(encoded, len(rows.prompts))
-            inputs = {**to_devices(arrays), "memory": encoded.memory}
+            inputs = {**to_devices(arrays), "memory": memory}
         step = self.make_generate_function(call)
         token_ids = ops.convert_to_numpy(step(inputs, stop_token_ids=stop_token_ids))
-        budgets = [budget for budget in budgets for _ in range(times)]
-        new = batching.new_tokens_of_rows(token_ids, length, budgets, stop_token_ids)
-        return [new[start : start + times] for start in range(0, len(new), times)]
+        of_rows = [budget for budget in budgets for _ in range(times)]
+        new = batching.new_tokens_of_rows(token_ids, length, of_rows, stop_token_ids)
+        new = [sequence_of(ids, stop_token_ids, settings.rules) for ids in new]
+        new = [new[start : start + times] for start in range(0, len(new), times)]
+        return with_log_probs(self, rows, new, memory, call) if settings.return_scores else new
+
+    def _memory(self, rows, call):
+        """What `encode` keeps of rows."""
+        make = lambda: lambda _, x: self._encode_step(x, call)  # noqa: E731
+        return program(self, ("encode",), make, call)((), to_devices(batching.pad_encoder(rows)))
 
     def make_generate_function(self, call: calls.Call | None = None) -> Callable[..., Tensor]:
         """See `T5Gemma2Seq2SeqLM.make_generate_function`.
@@ -345,11 +375,21 @@ class Generator:
         return decoding.remember(self.model.backbone, inputs, *call.cache)
 
 
-def _check_draws(sampler, count):
-    is_certain = isinstance(sampler, (keras_hub.samplers.GreedySampler, BeamSearch))
-    if is_certain or is_greedy(sampler):
-        raise ValueError(
-            "`num_return_sequences` above 1 needs a sampler that draws, or the sequences of a "
-            f"row are all the same. Received: num_return_sequences={shown(count)} and a "
-            f'{type(sampler).__name__}. Compile with `sampler="top_p"`, say'
-        )
+def _best(settings, sampler, count):
+    """How many of the sequences of a row a beam search gives: all, or 1 where there is none."""
+    sampler = settings.sampler if settings.has_rules else sampler
+    if count == 1:
+        return 1
+    if type(sampler) is BeamSearch and count <= sampler.num_beams:
+        return count
+    if settings.draws or not (isinstance(sampler, _CERTAIN) or is_greedy(sampler)):
+        return 1
+    raise ValueError(
+        "`num_return_sequences` above 1 needs a sampler that draws, or as many beams, or the "
+        f"sequences of a row are all the same. Received: num_return_sequences={shown(count)} and "
+        f"a {type(sampler).__name__}. Give `temperature=1.0`, say, or compile with "
+        '`sampler="top_p"`'
+    )
+
+
+_CERTAIN = (keras_hub.samplers.GreedySampler, BeamSearch, PerCall)

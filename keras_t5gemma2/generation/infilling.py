@@ -24,6 +24,10 @@ def infill(generator, inputs, first_sentinel=FIRST_SENTINEL, **options):
             "`infill` gives one filling of each text. Received: num_return_sequences="
             f"{count}. Give the text several times"
         )
+    if options.get("return_scores"):
+        raise ValueError(
+            "`infill` gives fillings alone. Received: return_scores=True. Call `generate`"
+        )
     tokens = sentinels(generator.preprocessor.tokenizer, first_sentinel)
     rows, is_single = read_rows(inputs, Columns(options.pop("columns", None)))
     marked = [_with_sentinels(row, tokens) for row in rows]

@@ -21,6 +21,7 @@ class DecodeState(NamedTuple):
     cache: Any  # of the tokens before `index - 1`: `Cache`, folded where the strategy allows it
     broken: Any  # (B,) int32: the first slot whose logits were not finite
     own: Any = ()  # what the strategy adds
+    spelled: Any = ()  # dict of (B,) int32, the states of the rules' automata
 
 
 class Loop(NamedTuple):
@@ -30,6 +31,12 @@ class Loop(NamedTuple):
     limit: Any  # int32 scalar: the slot before which the loop ends
     stop_token_ids: tuple  # ids that end a row
     model: Any  # whose variables the step reads
+    rules: Any = None  # `Rules` of the call, or none
+
+    def has_ended(self, ids, spelled):
+        """(B,) bool: whether a row ends with these tokens, after which its automata stand so."""
+        ended = is_any(ids, self.stop_token_ids)
+        return ended if self.rules is None else ended | self.rules.ends(spelled)
 
 
 class Strategy:
@@ -60,13 +67,17 @@ class Strategy:
 
     def goes_on(self, state, loop):
         """Bool tensor: whether any row needs another token."""
-        if not loop.stop_token_ids:
+        if not loop.stop_token_ids and loop.rules is None:
             return ops.convert_to_tensor(True, dtype="bool")
         return ~ops.all(state.ended)
 
     def result(self, state):
         """(rows, L) ids."""
         return state.ids
+
+    def broken(self, state):
+        """(rows,) int32: of each row of the result the first slot without finite logits."""
+        return state.broken
 
     def run(self, state, loop, hidden=None):
         """The state after the last token; see `run`."""
@@ -92,18 +103,20 @@ def first_state(prompt, room, cache):
 
 def run(strategy, state, loop):
     """The `DecodeState` when all rows have ended or the limit is reached."""
+    rules = loop.rules
 
     def goes_on(state):
         return strategy.goes_on(state, loop)
 
     def body(state):
         logits, state = strategy.read(state, loop)
+        logits = logits if rules is None else rules.logits(logits, state)
         ids, state = strategy.pick(logits, state, loop)
         ids = ops.cast(ids, state.ids.dtype)
+        spelled = state.spelled if rules is None else rules.after(state.spelled, ids)
+        ended = state.ended | loop.has_ended(ids, spelled)
         written = ops.slice_update(state.ids, [0, state.index], ids[:, None])
-        ended = state.ended | is_any(ids, loop.stop_token_ids) if loop.stop_token_ids else None
-        state = state._replace(ids=written, index=state.index + 1)
-        return state if ended is None else state._replace(ended=ended)
+        return state._replace(ids=written, index=state.index + 1, ended=ended, spelled=spelled)
 
     return _while(goes_on, body, state, loop.limit - state.index, strategy.variables, loop.model)
 

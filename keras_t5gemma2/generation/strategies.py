@@ -7,12 +7,21 @@ from keras_t5gemma2 import kernels
 from keras_t5gemma2.generation.beam_search import BeamSearch
 from keras_t5gemma2.generation.beams import Beams
 from keras_t5gemma2.generation.contrastive import Contrastive
+from keras_t5gemma2.generation.drawing import Drawing, PerCall
 from keras_t5gemma2.generation.loop import Strategy
 from keras_t5gemma2.generation.samplers import check_temperature, goes_token_by_token, is_greedy
 
 
-def strategy_of(sampler):
-    """The `Strategy` that chooses tokens as a `keras_hub.samplers.Sampler` does."""
+def strategy_of(sampler, settings=None, best=1):
+    """The `Strategy` that chooses tokens as a `keras_hub.samplers.Sampler` does.
+
+    Args:
+        sampler: `keras_hub.samplers.Sampler`, or `PerCall`.
+        settings: dict of tensors that `settings.Settings.arrays` makes, or `None`.
+        best: int. Sequences of a row that a beam search gives.
+    """
+    if isinstance(sampler, PerCall):
+        return Drawing(settings)
     check_temperature(sampler)
     is_certain = getattr(sampler, "temperature", 1.0) == 0
     if is_greedy(sampler) or (is_certain and not goes_token_by_token(sampler)):
@@ -21,7 +30,9 @@ def strategy_of(sampler):
         return TokenByToken(sampler, is_certain)
     call = type(sampler).__call__
     if call is BeamSearch.__call__:
-        return Beams(sampler)
+        # How its rule depends on the exponent is decided when the program is made.
+        is_fixed = settings is None or sampler.early_stopping == "never"
+        return Beams(sampler, None, None if is_fixed else settings["length_penalty"], best)
     if call is keras_hub.samplers.ContrastiveSampler.__call__:
         return Contrastive(sampler)
     return OwnLoop(sampler)
@@ -73,6 +84,7 @@ class OwnLoop(Strategy):
             cache, broken = cache
             here = state._replace(ids=prompt, index=index, cache=cache, broken=broken)
             logits, hidden, after = loop.step(here)
+            logits = logits if loop.rules is None else loop.rules.logits(logits, here)
             return logits, hidden, (after.cache, after.broken)
 
         slots = ops.arange(state.ids.shape[1], dtype="int32")

@@ -10,11 +10,17 @@ from keras import ops
 
 from keras_t5gemma2.generation import batching, calls, finite
 from keras_t5gemma2.generation import inputs as inputs_of
+from keras_t5gemma2.generation.automaton import Reader
 from keras_t5gemma2.generation.compiled_steps import program, start, step_of
+from keras_t5gemma2.generation.drawing import PerCall
 from keras_t5gemma2.generation.loop import Loop
 from keras_t5gemma2.generation.outputs import report_unfinished
+from keras_t5gemma2.generation.rules import Rules
 from keras_t5gemma2.generation.samplers import check_temperature, goes_token_by_token
+from keras_t5gemma2.generation.sequences import sequence_of
+from keras_t5gemma2.generation.settings import OPTIONS, settings_of
 from keras_t5gemma2.generation.strategies import strategy_of
+from keras_t5gemma2.generation.words import cut, held_back
 from keras_t5gemma2.options import checked
 from keras_t5gemma2.preprocessing.cuts import Cuts, one_warning
 from keras_t5gemma2.sharding.batch import to_devices
@@ -26,37 +32,52 @@ _SECONDS = 0.15 if keras.config.backend() == "tensorflow" else 0.05
 _MOST_STEPS = 64
 
 
+# Of the settings of `generate`, those that a text that comes in pieces can have.
+_SETTINGS = tuple(name for name in OPTIONS if name not in ("return_scores", "length_penalty"))
+
+
 def stream(
-    generator, inputs, limits, stop_token_ids, strip_prompt, cross_attention_cache, columns, verbose
+    generator,
+    inputs,
+    limits,
+    stop_token_ids,
+    strip_prompt,
+    cross_attention_cache,
+    columns,
+    verbose,
+    options,
 ):
     """See `T5Gemma2Seq2SeqLM.stream`.
 
     Args:
         generator: `Generator`.
         limits: `max_length` and `max_new_tokens`.
+        options: dict of the settings of the call.
         Others are those of that method.
     """
-    _check_goes_token_by_token(generator.sampler)
+    stop_token_ids = inputs_of.stop_token_ids(generator.model, stop_token_ids)
+    settings = settings_of(generator, options, stop_token_ids, "stream", _SETTINGS)
+    _check_goes_token_by_token(settings.sampler if settings.has_rules else generator.sampler)
     max_length, max_new_tokens = limits
     limits = tuple(checked(max_length=max_length, max_new_tokens=max_new_tokens))
-    stop_token_ids = inputs_of.stop_token_ids(generator.model, stop_token_ids)
     inputs, is_scalar = inputs_of.read(generator.model, inputs, columns)
     cuts = Cuts()
     with one_warning(cuts, says=False):
         rows, is_one = inputs_of.rows_of(generator.model, inputs)
     budgets = inputs_of.budgets(generator.model, inputs, rows, *limits)
-    call = calls.call_of(generator, cross_attention_cache, verbose)
-    tokens = _tokens(generator, rows, budgets, stop_token_ids, call)
-    report = functools.partial(
-        report_unfinished, generator.model, limits=limits, stop_token_ids=stop_token_ids
-    )
-    pieces = _ids(rows.prompts, _reported(tokens, budgets, cuts, report), strip_prompt)
+    settings.check_rows(len(budgets))
+    call = calls.call_of(generator, cross_attention_cache, verbose, settings)
+    tokens = _tokens(generator, rows, budgets, stop_token_ids, call, settings)
+    report = functools.partial(report_unfinished, generator.model, limits=limits)
+    reported = _reported(tokens, budgets, cuts, report, stop_token_ids, settings)
+    pieces = _ids(rows.prompts, reported, strip_prompt)
     if generator.preprocessor is not None:
-        pieces = _texts(pieces, generator.preprocessor.tokenizer, len(rows.prompts))
+        prompts = [[] if strip_prompt else prompt for prompt in rows.prompts]
+        pieces = _texts(pieces, generator.preprocessor.tokenizer, prompts, settings.stop)
     return (piece for _, piece in pieces) if is_scalar or is_one else pieces
 
 
-def _reported(tokens, budgets, cuts, report):
+def _reported(tokens, budgets, cuts, report, stop_token_ids, settings):
     """The tokens; where they end, one warning of all that was cut."""
     new = [[] for _ in budgets]
     try:
@@ -64,12 +85,15 @@ def _reported(tokens, budgets, cuts, report):
             new[row].append(id)
             yield row, id
         with one_warning(cuts, says=False):
-            report([(None, *of_row) for of_row in zip(budgets, zip(new), strict=True)])
+            found = [[sequence_of(ids, stop_token_ids, settings.rules)] for ids in new]
+            report([(None, *of_row) for of_row in zip(budgets, found, strict=True)])
     finally:
         cuts.say()
 
 
 def _check_goes_token_by_token(sampler):
+    if isinstance(sampler, PerCall):
+        return
     check_temperature(sampler)
     is_greedy = getattr(sampler, "temperature", 1.0) == 0
     if not is_greedy and not goes_token_by_token(sampler):
@@ -83,10 +107,17 @@ def _check_goes_token_by_token(sampler):
 # Ids --------------------------------------------------------------------------------------------
 
 
-def _tokens(generator, rows, budgets, stop_token_ids, call):
+def _tokens(generator, rows, budgets, stop_token_ids, call, settings):
     """Tuples of row and new id, in the order in which they come."""
     arrays = batching.pad_rows(rows, max(budgets))
     memory, state = start(generator, to_devices(arrays), call)
+    rules = None
+    if settings.has_rules:
+        room = arrays["new_token_ids"].shape[1]
+        asked = to_devices(settings.arrays(range(len(budgets)), 1, budgets, room))
+        rules = Rules(asked, call.processors)
+        state = rules.begin(state)
+    readers = [[Reader(rule) for rule in settings.rules] for _ in budgets]
     stops = stop_token_ids or ()
     chunk = lambda: _chunk(generator, stops, call)  # noqa: E731
     go_on = program(generator, ("stream", stops), chunk, call, draws=True)
@@ -96,7 +127,8 @@ def _tokens(generator, rows, budgets, stop_token_ids, call):
     while running:
         began = time.perf_counter()
         steps = min(steps, left)
-        found, state = go_on(state, memory, np.array(steps, "int32"))
+        asked = () if rules is None else rules.settings
+        found, state = go_on(state, memory, np.array(steps, "int32"), asked)
         fresh = ops.convert_to_numpy(found)[:, here : here + steps]
         here, left = here + steps, left - steps
         if time.perf_counter() - began < _SECONDS:
@@ -107,17 +139,20 @@ def _tokens(generator, rows, budgets, stop_token_ids, call):
                 finite.check(ids[row : row + 1], row, generator.dtype, before)
                 yield row, int(ids[row])
                 running[row] -= 1
-                if not running[row] or ids[row] in stops:
+                has_ended = [reader.read(ids[row]) for reader in readers[row]]
+                if not running[row] or ids[row] in stops or any(has_ended):
                     del running[row]
 
 
 def _chunk(generator, stop_token_ids, call):
     """The loop of `generate` for a few steps: the ids so far, and the state to go on from."""
 
-    def go_on(state, memory, steps):
-        strategy = strategy_of(call.sampler)
+    def go_on(state, memory, steps, settings):
+        rules = Rules(settings, call.processors) if settings else None
+        strategy = strategy_of(call.sampler, settings)
         limit = state.index + ops.convert_to_tensor(steps, dtype="int32")
-        loop = Loop(step_of(generator, memory, call), limit, stop_token_ids, generator.model)
+        step = step_of(generator, memory, call)
+        loop = Loop(step, limit, stop_token_ids, generator.model, rules)
         state = strategy.run(state, loop)
         return finite.marked(state.ids, state.broken), state
 
@@ -134,15 +169,53 @@ def _ids(prompts, tokens, strip_prompt):
 # Text -------------------------------------------------------------------------------------------
 
 
-def _texts(tokens, tokenizer, count):
-    """Tuples of row and text of tuples of row and id."""
-    writers = [Writer(tokenizer) for _ in range(count)]
+def _texts(tokens, tokenizer, prompts, stop):
+    """Tuples of row and text of tuples of row and id, those of the prompts before all others."""
+    writers = [Writer(tokenizer) for _ in prompts]
+    ends = [End(stop) for _ in prompts]
+    of_prompts = [len(prompt) for prompt in prompts]
     for row, token in tokens:
-        if piece := writers[row].add(token):
+        piece = writers[row].add(token)
+        # A string that stops is looked for among the new tokens only.
+        is_new = not of_prompts[row]
+        of_prompts[row] -= not is_new
+        if piece := ends[row].add(piece) if is_new else piece:
             yield row, piece
     for row, writer in enumerate(writers):
-        if piece := writer.finish():
+        if piece := ends[row].add(writer.finish()) + ends[row].finish():
             yield row, piece
+
+
+class End:
+    """Text up to the first of a few strings; what may be the beginning of one waits.
+
+    Args:
+        stop: tuple of strings.
+
+    Example:
+
+    >>> end = End(("stop",))
+    >>> [end.add(piece) for piece in ("a s", "to", "ne st", "op b")], end.finish()
+    (['a ', '', 'stone ', ''], '')
+    """
+
+    def __init__(self, stop):
+        self._stop, self._waiting, self._has_come = stop, "", False
+
+    def add(self, piece):
+        """The text that is final with this piece, which may be none."""
+        if self._has_come:
+            return ""
+        text = self._waiting + piece
+        before = cut(text, self._stop)
+        self._has_come = len(before) < len(text)
+        waits = 0 if self._has_come else held_back(before, self._stop)
+        self._waiting = before[len(before) - waits :]
+        return before[: len(before) - waits]
+
+    def finish(self):
+        """The text that waits."""
+        return "" if self._has_come else self._waiting
 
 
 class Writer:

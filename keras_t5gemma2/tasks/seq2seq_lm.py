@@ -1,7 +1,7 @@
 """The task: text and images in, text out, run with `generate`. Long by its docstrings alone."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import keras
 import keras_hub
@@ -20,6 +20,7 @@ from keras_t5gemma2.tasks.scoring import TokenScores
 from keras_t5gemma2.tasks.task import T5Gemma2Task
 from keras_t5gemma2.typing import (
     CacheDType,
+    CallSettings,
     ColumnNames,
     CrossAttentionCache,
     Inputs,
@@ -231,11 +232,15 @@ class T5Gemma2Seq2SeqLM(T5Gemma2Task, keras_hub.models.Seq2SeqLM):
         cross_attention_cache: CrossAttentionCache | None = None,
         columns: ColumnNames | None = None,
         verbose: Verbose = "auto",
+        **settings: Unpack[CallSettings],
     ) -> Any:
         """Text that continues the decoder's prompt, given the encoder's text and images.
 
         The sampler is the one given to `compile(sampler=...)`, as it is when the call begins.
-        Several threads may generate at the same time.
+        `temperature`, `top_k`, `top_p` or `min_p` take its place: the call draws by those of them
+        that are given. All settings but `num_beams` and `logits_processor` are inputs of one
+        program, so that other values compile nothing. Several threads may generate at the same
+        time.
 
         Args:
             inputs: a string, a list of strings, or a dict of `encoder_text`, `images` and
@@ -263,8 +268,8 @@ class T5Gemma2Seq2SeqLM(T5Gemma2Task, keras_hub.models.Seq2SeqLM):
                 then not read. It is for this model, and refused where weights or adapters have
                 changed since. Of R times as many rows, R in turn share one encoded row: all of
                 them where one was encoded. `inputs` may be `None`: a row for each encoded one.
-            num_return_sequences: int. Sequences drawn for each row, which share what is encoded.
-                They follow each other in the result.
+            num_return_sequences: int. Sequences drawn for each row, which share what is encoded,
+                or the best of its beams. They follow each other in the result.
             batch_size: int. Rows at a time, by default 32. Of more rows, those of similar length
                 are generated together, and the result has the order of `inputs`.
             cross_attention_cache: as the attribute, which it is by default.
@@ -272,6 +277,31 @@ class T5Gemma2Seq2SeqLM(T5Gemma2Task, keras_hub.models.Seq2SeqLM):
                 `{"question": "encoder_text"}`.
             verbose: 0, 1 or "auto". Whether to show the progress, "auto" where there are several
                 batches, and to say on stderr that a program is compiled, which 0 turns off.
+            temperature: float, by which logits are divided; 0 takes the likeliest token. This and
+                the next five are a number, or a list of one for each row.
+            top_k: int. Only so many of the likeliest tokens are drawn; 0 is no limit.
+            top_p: float. Only the likeliest tokens that together have this probability are drawn.
+            min_p: float. No token is drawn that is less likely than this times the likeliest.
+            repetition_penalty: float. Logits of tokens that stand in the decoder's prompt or text
+                already are divided by it, or multiplied where they are negative.
+            no_repeat_ngram_size: int. No run of so many tokens stands in a row twice; 0 allows it.
+            seed: int, which the draws follow from: those of row n of a call are its own, whatever
+                else is in the batch, and the same on each backend. Or a list of one for each row,
+                which then is drawn like row 0 of a call with this seed.
+            stop: string or list of strings. A text ends before the first of them, however it is
+                spelled in tokens.
+            bad_words: string or list of strings that a text may not contain, anywhere in a word.
+            constraint: what a text must look like, one of `keras_t5gemma2.constraints`: `choice`,
+                `regex` or `json_schema`. No control token is written. Where the budget is short,
+                the text is led to an end; `finished` of `return_scores` says whether it came.
+            num_beams: int. Beam search in the place of the sampler where it is above 1.
+            length_penalty: float, as `BeamSearch` has it.
+            logits_processor: list of functions of ids (rows, length), -1 where no token stands,
+                and float32 logits (rows, vocabulary) that give other logits. They are traced, and
+                a program is kept for each function.
+            return_scores: bool. Whether to return `Generated`, a dict with attributes:
+                `texts`, `log_probs` of each new token, their sums `scores`, `token_ids` and
+                `finished`, whether a text ended before its budget.
 
         Returns:
             A string for a string (or a dict of them), else a list of strings; without a
@@ -303,6 +333,7 @@ class T5Gemma2Seq2SeqLM(T5Gemma2Task, keras_hub.models.Seq2SeqLM):
             cross_attention_cache=cross_attention_cache,
             columns=columns,
             verbose=verbose,
+            **settings,
         )
 
     def stream(
@@ -316,6 +347,7 @@ class T5Gemma2Seq2SeqLM(T5Gemma2Task, keras_hub.models.Seq2SeqLM):
         cross_attention_cache: CrossAttentionCache | None = None,
         columns: ColumnNames | None = None,
         verbose: Verbose = "auto",
+        **settings: Unpack[CallSettings],
     ) -> Iterator[Any]:
         """The text of `generate` in pieces, each as soon as no further token can change it.
 
@@ -333,6 +365,7 @@ class T5Gemma2Seq2SeqLM(T5Gemma2Task, keras_hub.models.Seq2SeqLM):
             cross_attention_cache: as `generate` has it.
             columns: as `generate` has it.
             verbose: 0, 1 or "auto". Whether to say on stderr that a program is compiled.
+            **settings: of `generate`, from `temperature` on, but for beams and `return_scores`.
 
         Returns:
             An iterator of strings for a string (or a dict of them), else of tuples of the number
@@ -359,6 +392,7 @@ class T5Gemma2Seq2SeqLM(T5Gemma2Task, keras_hub.models.Seq2SeqLM):
             cross_attention_cache,
             columns,
             verbose,
+            settings,
         )
 
     def infill(

@@ -109,6 +109,11 @@ class Vocabulary:
         """The text of a list of ids in range, control tokens included."""
         return self._tokenizer.decode(ids, skip_special_tokens=False)
 
+    def decode_each(self):
+        """A list of the texts of all tokens, each alone."""
+        ids = [[id] for id in range(len(self))]
+        return self._tokenizer.decode_batch(ids, skip_special_tokens=False)
+
 
 def t5gemma2_vocabulary(proto):
     """The vocabulary of T5Gemma 2, from that of Gemma 3: the bytes of a file of the same kind.

@@ -84,6 +84,8 @@ def test_what_does_not_go_with_gaps_is_an_error(lm):
         lm.infill({"encoder_text": "<extra_0>", "decoder_text": "a"})
     with pytest.raises(ValueError, match="num_return_sequences=3"):
         lm.infill("<extra_0>", num_return_sequences=3)
+    with pytest.raises(ValueError, match="return_scores=True"):
+        lm.infill("<extra_0>", return_scores=True)
     with pytest.raises(ValueError, match=re.escape("Received: '<unused6237>'")):
         tiny_task(vision=False).infill("<extra_0>")
     with pytest.raises(ValueError, match="preprocessor=None"):

@@ -23,8 +23,8 @@ ORDER = [
     *("kernels.attention.tensorflow", "kernels.attention.torch", "kernels.attention"),
     *("kernels.attention.write", "kernels.export", "kernels"),
     *("quantization", "lora", "checkpoints", "adapters.through_task", "model", "distribution"),
-    *("preprocessing", "generation", "training", "planning", "evaluation", "export"),
-    *("adapters", "tasks"),
+    *("preprocessing", "constraints", "generation", "training", "planning", "evaluation"),
+    *("export", "adapters", "tasks"),
 ]
 
 # Imports of our own files inside of functions.

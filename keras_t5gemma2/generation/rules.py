@@ -1,0 +1,81 @@
+"""What a call asks of its text, inside the loop: penalties, words, constraints, ends."""
+
+from typing import Any, NamedTuple
+
+from keras import ops
+
+from keras_t5gemma2.generation import automaton, penalties
+
+# Settings with an automaton, whose state the loop carries.
+_AUTOMATA = ("words", "constraint")
+
+
+class Rules(NamedTuple):
+    """The rules of one call.
+
+    Attributes:
+        settings: dict of tensors, as `settings.Settings.arrays` makes them.
+        processors: tuple of functions of ids (B, L), -1 where no token stands, and logits.
+    """
+
+    settings: Any
+    processors: tuple = ()
+
+    @property
+    def _automata(self):
+        return [name for name in _AUTOMATA if name in self.settings]
+
+    def begin(self, state):
+        """A `DecodeState` with the first states of the automata."""
+        first = ops.zeros_like(state.index) + ops.zeros(state.ids.shape[:1], "int32")
+        return state._replace(spelled={name: first for name in self._automata})
+
+    def logits(self, logits, state):
+        """(B, V) logits for slot `state.index` under the rules."""
+        logits = ops.cast(logits, "float32")
+        rows = logits.shape[0]
+        settings, index = self.settings, state.index
+        slots = ops.arange(state.ids.shape[1], dtype="int32")
+        is_there = (slots < index) & (slots >= state.cache.padding[:, None])
+        of_rows = lambda name: _repeated(settings[name], rows)  # noqa: E731
+        logits = penalties.repetition(logits, state.ids, is_there, of_rows("repetition_penalty"))
+        size = of_rows("no_repeat_ngram_size")
+        logits = penalties.repeated_ngrams(logits, state.ids, is_there, index, size)
+        for process in self.processors:
+            logits = ops.cast(process(ops.where(is_there, state.ids, -1), logits), "float32")
+        for name in self._automata:
+            left = None
+            if name == "constraint":
+                written = index - (state.ids.shape[1] - settings["draws"].shape[1])
+                left = of_rows("budget") - written
+            logits = _masked(logits, settings[name], state.spelled[name], left)
+        return logits
+
+    def after(self, spelled, ids):
+        """The states of the automata after the tokens `ids` (B,)."""
+        return {
+            name: automaton.after(self.settings[name], states, ids)
+            for name, states in spelled.items()
+        }
+
+    def ends(self, spelled):
+        """(B,) bool: whether a text ends in these states."""
+        ended = False
+        for name, states in spelled.items():
+            ended = ops.take(self.settings[name].final, states, axis=0) | ended
+        return ended
+
+
+def _masked(logits, rule, states, left):
+    def masked():
+        is_allowed = automaton.allowed(rule, states, left)
+        # A row that has ended goes on writing what nobody reads.
+        is_allowed = is_allowed | ~ops.any(is_allowed, axis=1, keepdims=True)
+        return ops.where(ops.take(is_allowed, rule.classes, axis=1), logits, float("-inf"))
+
+    return ops.cond(rule.forbids, masked, lambda: logits)
+
+
+def _repeated(x, rows):
+    """Values of rows as those of their beams."""
+    return x if x.shape[0] == rows else ops.repeat(x, rows // x.shape[0], axis=0)

@@ -1,0 +1,63 @@
+"""The automata of strings that end a text or may not stand in it, kept for a vocabulary."""
+
+import weakref
+
+from keras_t5gemma2.generation import automaton, words
+from keras_t5gemma2.messages import shown
+from keras_t5gemma2.vocabulary.special_tokens import MASK_TOKEN
+from keras_t5gemma2.vocabulary.token_bytes import token_bytes
+
+_MOST_RULES = 64
+_kept: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # per vocabulary its `_Kept`
+
+
+class _Kept:
+    def __init__(self, tokens):
+        self.tokens, self.rules = tokens, {}
+
+
+def of_words(model, stop, bad):
+    """The `automaton.Automaton` of strings `stop`, at which a text ends, and `bad` ones."""
+    names = "`stop`" if stop else "`bad_words`"
+
+    def rule():
+        return words.rule_of(*([text.encode() for text in texts] for texts in (stop, bad)))
+
+    return kept_rule(model, names, ("words", stop, bad), rule, may_write_control=True)
+
+
+def kept_rule(model, name, key, rule, may_write_control, stop_token_ids=()):
+    """An `automaton.Automaton`, made once for each key and vocabulary.
+
+    Args:
+        model: a Keras model with a preprocessor.
+        name: string, the argument in question.
+        key: hashable, which the rule follows from.
+        rule: function without arguments that gives the `automaton.ByteAutomaton`.
+        may_write_control, stop_token_ids: as of `automaton.compiled`.
+    """
+    tokens, rules = _of_vocabulary(model, name)
+    size = model.backbone.config.vocabulary_size
+    key = (key, size, may_write_control, stop_token_ids)
+    if key not in rules:
+        rules[key] = automaton.compiled(rule(), tokens, size, may_write_control, stop_token_ids)
+    while len(rules) > _MOST_RULES:
+        del rules[next(iter(rules))]
+    return rules[key]
+
+
+def _of_vocabulary(model, name):
+    if model.preprocessor is None:
+        raise ValueError(
+            f"{name} needs a preprocessor, whose tokenizer knows the text of tokens. Received: "
+            f"preprocessor={shown(None)}"
+        )
+    tokenizer = model.preprocessor.tokenizer
+    vocabulary = tokenizer.loaded_vocabulary()
+    if vocabulary not in _kept:
+        control = [MASK_TOKEN, tokenizer.unk_token, tokenizer.start_of_turn_token]
+        control += [tokenizer.end_of_turn_token]
+        control = {vocabulary.token_to_id(token) for token in control if token is not None}
+        tokens = token_bytes(vocabulary, set(tokenizer.special_token_ids), control)
+        _kept[vocabulary] = _Kept(tokens)
+    return _kept[vocabulary].tokens, _kept[vocabulary].rules
