@@ -5,6 +5,8 @@ import difflib
 from keras_t5gemma2.messages import shown, warn
 
 KEYS = ("encoder_text", "images", "decoder_text")
+# Instead of texts: whole dialogues, or what comes before an answer and the answer.
+DIALOGUE_KEYS = ("messages", "prompt", "completion")
 
 
 class Columns:
@@ -33,7 +35,7 @@ class Columns:
         self.known, self.renames = known, dict(renames or {})
         given = list(self.renames.values())
         for name in given:
-            if name not in known:
+            if name not in (*known, *DIALOGUE_KEYS):
                 raise ValueError(
                     f"`columns` must rename to one of {known}. Received: {shown(name)}"
                     f"{_nearest(name, known)}"
@@ -60,8 +62,14 @@ class Columns:
             self._check_renames(names)
         self._is_first = False
         renamed = {new: old for old, new in self.renames.items() if old in names}
-        found = {key: renamed.get(key, key) for key in self.known}
-        found = {key: name for key, name in found.items() if name in names}
+
+        def found_of(keys):
+            places = {key: renamed.get(key, key) for key in keys}
+            return {key: name for key, name in places.items() if name in names}
+
+        found = found_of(self.known)
+        if not found.keys() - {"images"}:  # no texts
+            found |= found_of(DIALOGUE_KEYS)
         if not found and names:
             raise ValueError(
                 f"An input must hold one of {self.known}. Received: {shown(names)}. "

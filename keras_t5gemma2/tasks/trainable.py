@@ -462,7 +462,8 @@ class TrainableTask(keras_hub.models.Seq2SeqLM):
                 labels, weights = labels[None], weights[None]
         else:
             known = Columns(columns)
-            rows, is_single = read_rows(inputs, known, several_targets=True, reads_y=True)
+            reads = {"several_targets": True, "reads_y": True, "answers": True}
+            rows, is_single = read_rows(inputs, known, **reads)
             rows, _ = self._preparation().with_one_target(rows)
             with one_warning(Cuts(refuses_targets=True)):
                 x, labels, weights = self.preprocessor.call(rows)
