@@ -265,6 +265,17 @@ def turns_to_learn(dialogue, start=0, row=0):
     return found
 
 
+def parts_of_text(text, marker):
+    """The content of a message whose text has markers for images; `None` where it has no image."""
+    if marker is None:
+        return text
+    first, *rest = text.split(marker)
+    parts = [{"type": "text", "text": first}]
+    for part in rest:
+        parts += [{"type": "image"}, {"type": "text", "text": part}]
+    return parts
+
+
 def _count_images(content):
     return sum(part["type"] == "image" for part in content) if isinstance(content, list) else 0
 
