@@ -77,7 +77,9 @@ def _without(found, end):
     if isinstance(found, dict):
         return {key: _without(value, end) for key, value in found.items()}
     if isinstance(found, tuple) and hasattr(found, "_fields"):
-        return found._replace(**{name: _without(getattr(found, name), end) for name in found._fields})
+        return found._replace(
+            **{name: _without(getattr(found, name), end) for name in found._fields}
+        )
     if isinstance(found, (list, tuple)):
         return type(found)(_without(value, end) for value in found)
     return found
