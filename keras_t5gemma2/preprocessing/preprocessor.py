@@ -330,8 +330,8 @@ class T5Gemma2Seq2SeqLMPreprocessor(
         if None in (tokenizer.start_of_turn_token_id, tokenizer.end_of_turn_token_id):
             raise ValueError(
                 f"Dialogues need a vocabulary with `{tokenizer.start_of_turn_token}` and "
-                f"`{tokenizer.end_of_turn_token}`, or a `chat_template` for other tokens. Received: "
-                "chat_template=None, and a vocabulary without them"
+                f"`{tokenizer.end_of_turn_token}`, or a `chat_template` for other tokens. "
+                "Received: chat_template=None, and a vocabulary without them"
             )
         return templates.GEMMA_TEMPLATE
 

@@ -52,8 +52,8 @@ def _note_markers(marker, rows, images):
     texts = str([row.encoder_text.messages for row in rows])
     if marker in texts:
         warn(
-            f"`{marker}` in a message is text, and stands for no image. Where an image stands, give "
-            'the message parts: [{"type": "image"}, {"type": "text", "text": ...}]'
+            f"`{marker}` in a message is text, and stands for no image. Where an image stands, "
+            'give the message parts: [{"type": "image"}, {"type": "text", "text": ...}]'
         )
 
 
