@@ -200,7 +200,7 @@ def test_columns_of_texts_go_before_those_of_dialogues():
 
 
 def test_weights_and_lengths_of_a_dialogue_are_those_of_rows():
-    x, labels, weights = tiny_preprocessor()({"messages": [DIALOGUE, OTHER]})
+    _, labels, weights = tiny_preprocessor()({"messages": [DIALOGUE, OTHER]})
     assert len(labels) == 3 and plain(weights.sum(axis=1)) == [7.0, 6.0, 4.0]
 
 
