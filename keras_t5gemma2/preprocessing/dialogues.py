@@ -34,7 +34,7 @@ class Dialogue(NamedTuple):
 
     def length(self):
         """Characters, about as many as the text will have."""
-        return sum(len(_text_of(message["content"])) for message in self.messages)
+        return sum(len(text_of(message["content"])) for message in self.messages)
 
 
 def is_message(x):
@@ -280,7 +280,8 @@ def _count_images(content):
     return sum(part["type"] == "image" for part in content) if isinstance(content, list) else 0
 
 
-def _text_of(content):
+def text_of(content):
+    """The words of a message."""
     if isinstance(content, list):
         return "".join(part.get("text", "") for part in content)
     return content or ""

@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 from dialogues import GEMMA_2, model, user
 from preprocessors import BOS, EOS, TOKENIZER, assert_equal, random_image, tiny_preprocessor
+from tasks import ONE_LAYER, small_task
 
-from keras_t5gemma2 import T5Gemma2ChatPreprocessor, T5Gemma2Seq2SeqLMPreprocessor
+from keras_t5gemma2 import (
+    T5Gemma2ChatPreprocessor,
+    T5Gemma2Seq2SeqLM,
+    T5Gemma2Seq2SeqLMPreprocessor,
+)
 
 pytestmark = pytest.mark.once
 
@@ -16,6 +21,13 @@ def chat_preprocessor(**changes):
     base = tiny_preprocessor()
     config = {**base.get_config(), "tokenizer": TOKENIZER, "image_converter": base.image_converter}
     return T5Gemma2ChatPreprocessor(**{**config, **changes})
+
+
+def save(preprocessor, directory):
+    """Saves a preset of a task with the preprocessor."""
+    lm = small_task(ONE_LAYER)
+    lm.preprocessor = preprocessor
+    lm.save_to_preset(directory)
 
 
 def test_texts_are_turns():
@@ -57,10 +69,11 @@ def test_a_text_ends_with_the_turn():
 
 @pytest.mark.parametrize("template", [None, GEMMA_2])
 def test_presets_keep_class_and_template(tmp_path, template):
-    ours = chat_preprocessor(chat_template=template)
-    ours.save_to_preset(tmp_path)
+    ours = chat_preprocessor(chat_template=template, image_converter=None)
+    save(ours, tmp_path)
     saved = json.loads((tmp_path / "preprocessor.json").read_text())["config"]
     assert saved.get("chat_template") == template and ("chat_template" in saved) == bool(template)
+    assert type(T5Gemma2Seq2SeqLM.from_preset(tmp_path).preprocessor) is T5Gemma2ChatPreprocessor
     for cls in (T5Gemma2ChatPreprocessor, T5Gemma2Seq2SeqLMPreprocessor):
         again = cls.from_preset(tmp_path)
         assert type(again) is T5Gemma2ChatPreprocessor
@@ -69,7 +82,7 @@ def test_presets_keep_class_and_template(tmp_path, template):
 
 
 def test_a_preset_of_the_base_becomes_one_of_dialogues(tmp_path):
-    tiny_preprocessor(chat_template=GEMMA_2, tokens_per_image=3).save_to_preset(tmp_path)
+    save(tiny_preprocessor(chat_template=GEMMA_2, image_converter=None), tmp_path)
     ours = T5Gemma2ChatPreprocessor.from_preset(tmp_path, decoder_sequence_length=9)
     assert (ours.chat_template, ours.tokens_per_image) == (GEMMA_2, 3)
     assert (ours.encoder_sequence_length, ours.decoder_sequence_length) == (131, 9)

@@ -36,7 +36,7 @@ FORMS = {
     "tuples": {"messages": [tuple(DIALOGUE), tuple(OTHER)]},
     "arrays": {"messages": [np.array(DIALOGUE, object), np.array(OTHER, object)]},
     "an array": {"messages": np.array([DIALOGUE, OTHER], object)},
-    "None beside": {"messages": [DIALOGUE, OTHER], "images": None, "encoder_text": None},
+    "None beside": {"messages": [DIALOGUE, OTHER], "images": None},
 }
 
 
@@ -141,7 +141,7 @@ def test_images_and_text_that_looks_like_their_marker():
         ({"messages": [[user([{"type": "video"}])]]}, "{'type': 'video'}"),
         ({"messages": [[user("a")]]}, r"message of the role 'assistant'. .* the roles \['user'\]"),
         ({"messages": [[model("a")]]}, "follow another message. .* message 0 of the role"),
-        ({"messages": [[user("a"), model([IMAGE])]]}, "must be text, .* message 1 of the role"),
+        ({"messages": [[user("a"), model([{**IMAGE, "image": "a.png"}])]]}, "must be text, .* message 1 of the role"),
         ({"messages": [OTHER], "prompt": ["a"]}, r"nothing beside it.*\['messages', 'prompt'\]"),
         ({"completion": ["a"]}, r"Received: \['completion'\]"),
         (
@@ -201,7 +201,7 @@ def test_columns_of_texts_go_before_those_of_dialogues():
 
 def test_weights_and_lengths_of_a_dialogue_are_those_of_rows():
     _, labels, weights = tiny_preprocessor()({"messages": [DIALOGUE, OTHER]})
-    assert len(labels) == 3 and plain(weights.sum(axis=1)) == [7.0, 6.0, 4.0]
+    assert len(labels) == 3 and plain(weights.sum(axis=1)) == [4.0, 4.0, 3.0]
 
 
 def test_parts_of_text():
