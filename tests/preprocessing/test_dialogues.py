@@ -141,7 +141,10 @@ def test_images_and_text_that_looks_like_their_marker():
         ({"messages": [[user([{"type": "video"}])]]}, "{'type': 'video'}"),
         ({"messages": [[user("a")]]}, r"message of the role 'assistant'. .* the roles \['user'\]"),
         ({"messages": [[model("a")]]}, "follow another message. .* message 0 of the role"),
-        ({"messages": [[user("a"), model([{**IMAGE, "image": "a.png"}])]]}, "must be text, .* message 1 of the role"),
+        (
+            {"messages": [[user("a"), model([{"type": "image", "image": "a.png"}])]]},
+            "must be text, .* message 1 of the role",
+        ),
         ({"messages": [OTHER], "prompt": ["a"]}, r"nothing beside it.*\['messages', 'prompt'\]"),
         ({"completion": ["a"]}, r"Received: \['completion'\]"),
         (
