@@ -39,7 +39,9 @@ class Dialogue(NamedTuple):
 
 def is_message(x):
     """Whether `x` is one message."""
-    return isinstance(x, collections.abc.Mapping) and "role" in x
+    if not isinstance(x, collections.abc.Mapping) or "role" not in x:
+        return False
+    return "content" in x or "tool_calls" in x
 
 
 def is_dialogue(x):

@@ -5,6 +5,7 @@ behind the first character of each word of theirs that is spelled like a control
 mark. The whole can then be cut, joined and searched like any string.
 """
 
+import functools
 import itertools
 import re
 
@@ -17,6 +18,20 @@ def mark_for(text):
     return next(mark for mark in _MARKS if mark not in text)
 
 
+@functools.lru_cache(maxsize=8)
+def _pattern(tokens):
+    """What finds each token of a frozenset, a longer one before a shorter."""
+    longest_first = sorted(tokens, key=len, reverse=True)
+    return re.compile(f"({'|'.join(map(re.escape, longest_first))})")
+
+
+@functools.lru_cache(maxsize=8)
+def _beginnings(tokens):
+    """All beginnings of tokens, of which there are thousands; the length of the longest token."""
+    found = {token[:size] for token in tokens for size in range(1, len(token))}
+    return found, max(map(len, tokens), default=0)
+
+
 def marked(text, tokens, mark):
     """`text` with a mark in each word that is spelled like a control token.
 
@@ -24,23 +39,23 @@ def marked(text, tokens, mark):
 
     Args:
         text: string.
-        tokens: collection of strings, the control tokens.
+        tokens: frozenset of strings, the control tokens.
         mark: string, a character that is not in the text.
 
     Example:
 
-    >>> marked("a <eos> b <eo", {"<eos>"}, "|")
+    >>> marked("a <eos> b <eo", frozenset({"<eos>"}), "|")
     'a <|eos> b <|eo'
     """
-    for token in tokens:
-        text = text.replace(token, f"{token[0]}{mark}{token[1:]}")
-    for token in tokens:
-        body = text.rstrip()
-        for size in range(1, len(token)):
-            if body.endswith(token[:size]):
-                place = len(body) - size + 1
-                text = f"{text[:place]}{mark}{text[place:]}"
-                break
+    if not tokens:
+        return text
+    text = _pattern(tokens).sub(lambda found: f"{found[0][0]}{mark}{found[0][1:]}", text)
+    beginnings, longest = _beginnings(tokens)
+    body = text.rstrip()
+    for size in range(1, min(longest, len(body)) + 1):
+        if body[-size:] in beginnings:
+            place = len(body) - size + 1
+            return f"{text[:place]}{mark}{text[place:]}"
     return text
 
 
@@ -63,10 +78,9 @@ def ids_of_marked(vocabulary, text, mark):
     """
     if not (mark and mark in text):
         return vocabulary.encode([text])[0]
-    tokens = sorted(vocabulary.control_tokens, key=len, reverse=True)
-    pattern = f"({'|'.join(map(re.escape, tokens))})"
-    parts, plain = re.split(pattern, text), unmarked(text, mark)
-    if len(parts) == len(re.split(pattern, plain)):
+    pattern = _pattern(vocabulary.control_tokens)
+    parts, plain = pattern.split(text), unmarked(text, mark)
+    if len(parts) == len(pattern.split(plain)):
         return vocabulary.encode([plain])[0]
     texts = [unmarked(part, mark) for part in parts[::2]]
     ids = vocabulary.without_control_tokens.encode(texts)

@@ -133,7 +133,8 @@ def test_images_and_text_that_looks_like_their_marker():
 @pytest.mark.parametrize(
     ("x", "match"),
     [
-        ({"messages": [[{"role": "user"}]]}, "a message of the role 'user' with content=None"),
+        ({"messages": [[{"role": "user"}]]}, r"Received in row 0: \{'role': 'user'\}"),
+        ({"messages": [[user(None)]]}, "a message of the role 'user' with content=None"),
         ({"messages": [[user(7)]]}, "with content=7"),
         ({"messages": [[{"content": "a"}]]}, r"Received in row 0: \{'content': 'a'\}"),
         ({"messages": [OTHER, []]}, r"must be a list of messages: .* in row 1: \[\]"),

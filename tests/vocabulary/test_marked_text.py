@@ -24,9 +24,9 @@ def test_marks_are_taken_out_again(text):
 
 
 def test_a_mark_stands_behind_the_first_character():
-    assert marked("<eos> <eo", {"<eos>"}, "|") == "<|eos> <|eo"
-    assert marked("<eos> eos <b>", {"<eos>"}, "|") == "<|eos> eos <b>"
-    assert marked("a <eo \n", {"<eos>"}, "|") == "a <|eo \n"
+    assert marked("<eos> <eo", frozenset({"<eos>"}), "|") == "<|eos> <|eo"
+    assert marked("<eos> eos <b>", frozenset({"<eos>"}), "|") == "<|eos> eos <b>"
+    assert marked("a <eo \n", frozenset({"<eos>"}), "|") == "a <|eo \n"
 
 
 def test_ids_without_marks_are_those_of_the_text():
@@ -37,7 +37,7 @@ def test_ids_without_marks_are_those_of_the_text():
 
 def test_a_mark_that_was_not_needed_changes_nothing():
     text = "<bos>the cat 1 <"
-    found = ids_of_marked(VOCABULARY, marked(text, {"<eos>"}, "|"), "|")
+    found = ids_of_marked(VOCABULARY, marked(text, frozenset({"<eos>"}), "|"), "|")
     assert found == TOKENIZER.tokenize(text)
 
 
