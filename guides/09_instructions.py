@@ -104,7 +104,7 @@ def dialogue(held_out):
     return messages, kinds[:-1]
 
 
-training = [dialogue(held_out=False)[0] for _ in range(2_500)]
+training = [dialogue(held_out=False)[0] for _ in range(3_000)]
 held_out = [dialogue(held_out=True) for _ in range(200)]
 for message in held_out[0][0]:
     print(f"{message['role']:>9}: {message['content']}")
@@ -159,7 +159,7 @@ print("before:", ", ".join(f"{kind} {part:.3f}" for kind, part in before.items()
 # ## Training
 
 # %%
-epochs, batch_size = 3, 32
+epochs, batch_size = 5, 32
 steps = epochs * sum(len(answers_of(messages)) for messages in training) // batch_size
 rate = keras.optimizers.schedules.CosineDecay(0.0, steps, warmup_target=2e-3, warmup_steps=50)
 lm.compile(keras.optimizers.AdamW(rate, global_clipnorm=1.0), sampler="greedy")

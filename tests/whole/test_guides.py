@@ -125,8 +125,8 @@ def test_training_options(tmp_path):
 @pytest.mark.slow
 @pytest.mark.once
 def test_a_few_steps_of_instructions(tmp_path):
-    shorter = {"range(2_500)": "range(20)", "range(200)": "range(8)"}
-    output = run("09_instructions.py", tmp_path, **{**shorter, "size = 3, 32": "size = 1, 32"})
+    shorter = {"range(3_000)": "range(20)", "range(200)": "range(8)"}
+    output = run("09_instructions.py", tmp_path, **{**shorter, "size = 5, 32": "size = 1, 32"})
     assert "  you: And in German?\nmodel: " in output
     assert (tmp_path / "instructions.png").stat().st_size > 10_000
 
