@@ -9,7 +9,7 @@ from keras_t5gemma2.tasks.prompted import QUESTION
 pytestmark = pytest.mark.once
 
 
-def roomy_task(rate=0.02):
+def roomy_task(rate=0.01):
     lm = small_task(ONE_LAYER)
     lm.preprocessor.set_lengths(encoder_sequence_length=48, decoder_sequence_length=48)
     lm.compile(optimizer="adam", sampler="greedy")
@@ -23,7 +23,7 @@ QUESTIONS, ANSWERS = ["what?", "here?"], ["a dog", "the house"]
 def test_answers_are_learned_and_the_evidence_is_encoded_once(monkeypatch):
     lm = roomy_task()
     x, y, weights = lm.rows_to_answer(QUESTIONS, ["the cat"] * 2, ANSWERS)
-    lm.fit((x, y, weights), epochs=60, verbose=0)
+    lm.fit((x, y, weights), epochs=150, verbose=0)
     count, encode = [], lm.generator.encode
     monkeypatch.setattr(lm.generator, "encode", lambda *a, **k: count.append(1) or encode(*a, **k))
     assert lm.answer(QUESTIONS, "the cat", max_new_tokens=12) == ANSWERS
@@ -69,7 +69,7 @@ def test_classify_gives_the_likeliest_label_and_its_probability():
 def test_classify_learns():
     lm = roomy_task()
     texts, labels = ["the cat", "a flower"], ["positive", "negative"]
-    lm.fit(lm.rows_to_classify(texts, labels), epochs=40, verbose=0)
+    lm.fit(lm.rows_to_classify(texts, labels), epochs=150, verbose=0)
     found = lm.classify(texts)
     assert [label for label, _ in found] == labels
     assert all(probability > 0.9 for _, probability in found)

@@ -2,19 +2,24 @@
 
 import pytest
 from dialogues import GEMMA_2, GEMMA_3, model, system, user
-from tasks import ONE_LAYER, small_task
 from transformers import AutoTokenizer
 
 from keras_t5gemma2 import T5Gemma2Seq2SeqLM, T5Gemma2Seq2SeqLMPreprocessor
 from keras_t5gemma2.files.chat_template import TEMPLATE_FILE
 
 pytestmark = pytest.mark.once
+
+
+def tiny_lm():
+    return T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny", text_only=True)
+
+
 DIALOGUE = [user("the cat\r\n é "), model("a dog"), user("what?")]
 
 
 @pytest.mark.parametrize("template", [None, GEMMA_2])
 def test_the_reference_renders_what_is_exported_the_same(tmp_path, template):
-    lm = small_task(ONE_LAYER)
+    lm = tiny_lm()
     lm.preprocessor.chat_template = template
     lm.export_to_transformers(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
@@ -30,7 +35,7 @@ def test_the_reference_renders_what_is_exported_the_same(tmp_path, template):
 
 
 def test_an_old_template_goes_where_none_is_written(tmp_path):
-    lm = small_task(ONE_LAYER)
+    lm = tiny_lm()
     lm.export_to_transformers(tmp_path)
     assert (tmp_path / TEMPLATE_FILE).is_file()
     lm.preprocessor = None
@@ -39,7 +44,7 @@ def test_an_old_template_goes_where_none_is_written(tmp_path):
 
 
 def test_a_checkpoints_own_template_is_honoured(tmp_path):
-    lm = small_task(ONE_LAYER)
+    lm = tiny_lm()
     lm.export_to_transformers(tmp_path)
     (tmp_path / TEMPLATE_FILE).write_text(GEMMA_3.replace("model", "robot"))
     again = T5Gemma2Seq2SeqLM.from_preset(tmp_path)
@@ -54,7 +59,7 @@ def test_a_checkpoints_own_template_is_honoured(tmp_path):
 
 
 def test_a_template_that_is_none_is_refused_with_its_file(tmp_path):
-    small_task(ONE_LAYER).export_to_transformers(tmp_path)
+    tiny_lm().export_to_transformers(tmp_path)
     (tmp_path / TEMPLATE_FILE).write_text("{% if %}")
     with pytest.raises(ValueError, match="`chat_template` must be a Jinja template"):
         T5Gemma2Seq2SeqLM.from_preset(tmp_path)
