@@ -277,7 +277,7 @@ class T5Gemma2Seq2SeqLMPreprocessor(
         >>> preprocessor = cls.from_preset("t5gemma2_tiny")
         >>> messages = [{"role": "user", "content": "Spell 7."}]
         >>> preprocessor.apply_chat_template(messages)
-        '<bos><start_of_turn>user\nSpell 7.<end_of_turn>\n<start_of_turn>model\n'
+        '<bos><start_of_turn>user\\nSpell 7.<end_of_turn>\\n<start_of_turn>model\\n'
         >>> preprocessor.apply_chat_template(messages, tokenize=True)[:3]
         [2, 7, 1885]
         """
