@@ -12,6 +12,7 @@ from keras_t5gemma2.evaluation.evaluate import EvaluateGeneration, evaluate_gene
 from keras_t5gemma2.generation.beam_search import BeamSearch
 from keras_t5gemma2.kernels.runtime.compilation_cache import enable_compilation_cache
 from keras_t5gemma2.model.backbone import T5Gemma2Backbone
+from keras_t5gemma2.preprocessing.chat_preprocessor import T5Gemma2ChatPreprocessor
 from keras_t5gemma2.preprocessing.denoising_preprocessor import T5Gemma2DenoisingPreprocessor
 from keras_t5gemma2.preprocessing.image_converter import T5Gemma2ImageConverter
 from keras_t5gemma2.preprocessing.image_features import ImageFeatures
@@ -39,6 +40,7 @@ __all__ = [
     "ImageFeatures",
     "StackConfig",
     "T5Gemma2Backbone",
+    "T5Gemma2ChatPreprocessor",
     "T5Gemma2DenoisingPreprocessor",
     "T5Gemma2ImageConverter",
     "T5Gemma2Seq2SeqLM",

@@ -10,6 +10,8 @@ TEXT_KEYS = ("query", "document", "negative")  # of an embedder
 TEACHER_KEYS = tuple(f"{key}_embedding" for key in TEXT_KEYS)
 KEYS_OF_EMBEDDERS = TEXT_KEYS + TEACHER_KEYS
 KEYS_OF_CLASSIFIERS = ("encoder_text", "images", LABEL)
+# Instead of texts: whole dialogues, or what comes before an answer and the answer.
+DIALOGUE_KEYS = ("messages", "prompt", "completion")
 
 
 class Columns:
@@ -38,7 +40,7 @@ class Columns:
         self.known, self.renames = known, dict(renames or {})
         given = list(self.renames.values())
         for name in given:
-            if name not in known:
+            if name not in (*known, *DIALOGUE_KEYS):
                 raise ValueError(
                     f"`columns` must rename to one of {known}. Received: {shown(name)}"
                     f"{_nearest(name, known)}"
@@ -65,8 +67,14 @@ class Columns:
             self._check_renames(names)
         self._is_first = False
         renamed = {new: old for old, new in self.renames.items() if old in names}
-        found = {key: renamed.get(key, key) for key in self.known}
-        found = {key: name for key, name in found.items() if name in names}
+
+        def found_of(keys):
+            places = {key: renamed.get(key, key) for key in keys}
+            return {key: name for key, name in places.items() if name in names}
+
+        found = found_of(self.known)
+        if not found.keys() - {"images"}:  # no texts
+            found |= found_of(DIALOGUE_KEYS)
         if not found and names:
             raise ValueError(
                 f"An input must hold one of {self.known}. Received: {shown(names)}. "

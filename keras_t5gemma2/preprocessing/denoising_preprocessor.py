@@ -7,7 +7,6 @@ from typing import Any, Self
 import keras
 import numpy as np
 
-from keras_t5gemma2.arguments import check_loading
 from keras_t5gemma2.messages import cause, shown
 from keras_t5gemma2.preprocessing.cuts import Cut, Cuts, one_warning, report
 from keras_t5gemma2.preprocessing.denoising import (
@@ -16,7 +15,9 @@ from keras_t5gemma2.preprocessing.denoising import (
     check_denoisers,
     denoise,
 )
+from keras_t5gemma2.preprocessing.dialogues import Dialogue
 from keras_t5gemma2.preprocessing.encoding import EncodedRows
+from keras_t5gemma2.preprocessing.from_preset import from_preset_of
 from keras_t5gemma2.preprocessing.image_converter import T5Gemma2ImageConverter
 from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
 from keras_t5gemma2.preprocessing.rows import parse_rows
@@ -164,16 +165,15 @@ class T5Gemma2DenoisingPreprocessor(T5Gemma2Seq2SeqLMPreprocessor):
         >>> cls.from_preset("t5gemma2_tiny", seed=3).seed
         3
         """
-        check_loading(cls, "from_preset", kwargs)
-        names = ("encoder_sequence_length", "decoder_sequence_length")  # `None`: the preset's own
-        lengths = {name: kwargs.pop(name) for name in names if name in kwargs}
-        found = T5Gemma2Seq2SeqLMPreprocessor.from_preset(preset, **lengths)
-        config = found.get_config() if isinstance(found, cls) else _shared(found)
-        parts = {"tokenizer": found.tokenizer, "image_converter": found.image_converter}
-        return cls(**{**config, **parts, **kwargs})
+        return from_preset_of(cls, T5Gemma2Seq2SeqLMPreprocessor, preset, kwargs)
 
     def _check_rows(self, rows, lengths):
         for row in rows:
+            if isinstance(row.encoder_text, Dialogue):
+                raise ValueError(
+                    "Gaps are cut into plain text, not into dialogues. Received messages in row "
+                    f"{row.number}. Give them to a `T5Gemma2ChatPreprocessor`"
+                )
             if row.decoder_text is not None:
                 raise ValueError(
                     "`decoder_text` must be left out: what the decoder shall write is cut out of "
@@ -233,11 +233,6 @@ class T5Gemma2DenoisingPreprocessor(T5Gemma2Seq2SeqLMPreprocessor):
 def _tokens_of(denoised):
     """Of the text: every token is in inputs or targets, and a sentinel of each gap in both."""
     return len(denoised.inputs) + len(denoised.targets) - 2 * len(denoised.spans)
-
-
-def _shared(preprocessor):
-    names = ("encoder_sequence_length", "decoder_sequence_length", "tokens_per_image", "truncate")
-    return {name: getattr(preprocessor, name) for name in names}
 
 
 def _check_room_for_sentinels(rows, encoder_ids, sentinel_id, limit):

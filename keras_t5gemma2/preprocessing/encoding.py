@@ -11,6 +11,7 @@ from keras_t5gemma2.preprocessing.cuts import Cut, report
 from keras_t5gemma2.preprocessing.image_features import ImageFeatures
 from keras_t5gemma2.preprocessing.image_prompts import place_images, widen_images
 from keras_t5gemma2.preprocessing.read_image import check_image
+from keras_t5gemma2.vocabulary.marked_text import ids_of_marked
 
 _ROWS_AT_ONCE = 1024  # whose ids are held while lengths are checked
 
@@ -56,9 +57,8 @@ class RowEncoder:
         with once():
             parts = self._read_images(rows)
         crop_counts = [[len(part) - 1 for part in of_row] for of_row in parts]
-        numbers = [row.number for row in rows]
         cuts = []
-        encoder_ids = self._encoder_ids(prompts, crop_counts, encoder_limit, numbers, cuts)
+        encoder_ids = self._encoder_ids(rows, prompts, crop_counts, encoder_limit, cuts)
         decoder_ids = self._decoder_ids(rows, training, decoder_limit, cuts)
         report(cuts)
         if self.image_converter is None:
@@ -96,8 +96,7 @@ class RowEncoder:
         for start in range(0, len(long), _ROWS_AT_ONCE):
             some, texts = zip(*long[start : start + _ROWS_AT_ONCE], strict=True)
             counts = [[0] * len(row.images) for row in some]
-            numbers = [row.number for row in some]
-            self._encoder_ids(texts, counts, encoder_limit, numbers, cuts)
+            self._encoder_ids(some, texts, counts, encoder_limit, cuts)
         long = [row for row in rows if self._may_exceed(row.decoder_text, decoder_limit)]
         for start in range(0, len(long), _ROWS_AT_ONCE):
             some = long[start : start + _ROWS_AT_ONCE]
@@ -205,22 +204,31 @@ class RowEncoder:
         none = np.empty((0, *first.shape[1:]), "float32")
         return None, [np.concatenate([none, *of_row]) for of_row in parts]
 
-    def _encoder_ids(self, prompts, crop_counts, limit, numbers, cuts):
+    def _encoder_ids(self, of_rows, prompts, crop_counts, limit, cuts):
         texts = [
             place_images(prompt, counts, self.tokenizer) if counts else prompt or ""
             for prompt, counts in zip(prompts, crop_counts, strict=True)
         ]
-        rows = self.tokenizer.tokenize(texts)
         encoded = []
-        for number, ids, prompt, counts in zip(numbers, rows, prompts, crop_counts, strict=True):
-            start = [] if prompt is None else [self.tokenizer.start_token_id]
+        rows = zip(of_rows, self._ids(of_rows, texts), prompts, crop_counts, strict=True)
+        for row, ids, prompt, counts in rows:
+            # A chat template writes it where it is meant to be.
+            start = [] if prompt is None or row.mark else [self.tokenizer.start_token_id]
             ids = np.array([*start, *ids], "int32")
             if counts:
                 ids = widen_images(ids, self.tokenizer.image_token_id, self.tokens_per_image)
-                self._check_room(ids, limit, number)
-            cuts += self._cuts("encoder", len(ids), limit, number)
+                self._check_room(ids, limit, row.number)
+            cuts += self._cuts("encoder", len(ids), limit, row.number)
             encoded.append(ids[:limit])
         return encoded
+
+    def _ids(self, rows, texts):
+        """Token ids of a text of each row."""
+        if not any(row.mark for row in rows):
+            return self.tokenizer.tokenize(texts)
+        vocabulary = self.tokenizer.loaded_vocabulary()
+        pairs = zip(rows, texts, strict=True)
+        return [ids_of_marked(vocabulary, text, row.mark) for row, text in pairs]
 
     def _check_room(self, ids, limit, index):
         # The token after the last image token ends its block.
@@ -236,7 +244,7 @@ class RowEncoder:
         start, end = self.tokenizer.start_token_id, self.tokenizer.end_token_id
         encoded = []
         texts = [row.decoder_text or "" for row in rows]
-        for row, ids in zip(rows, self.tokenizer.tokenize(texts), strict=True):
+        for row, ids in zip(rows, self._ids(rows, texts), strict=True):
             ids = [start, *ids]
             if training:
                 while ids[-1] == end:

@@ -1,5 +1,6 @@
 """Tokenizers, image converters and preprocessors, made of what a checkpoint says of them."""
 
+import inspect
 from typing import Any, Self
 
 import keras_hub
@@ -68,6 +69,27 @@ def make_preprocessor(cls, checkpoint, **kwargs):
         converter = checkpoint.image_converter() if checkpoint.has_image_converter else None
         kwargs["image_converter"] = converter and _made(cls.image_converter_cls, converter, {})
     return _made(cls, saved, kwargs)
+
+
+def from_preset_of(cls, base, preset, kwargs):
+    """A preprocessor of a class derived from `base`, of a preset of either.
+
+    Args:
+        cls: the class of the preprocessor.
+        base: the class that presets have.
+        preset: as `from_preset` takes it.
+        kwargs: dict, arguments of the constructor, instead of those of the preset.
+    """
+    check_loading(cls, "from_preset", kwargs)
+    names = ("encoder_sequence_length", "decoder_sequence_length")  # `None`: the preset's own
+    lengths = {name: kwargs.pop(name) for name in names if name in kwargs}
+    found = base.from_preset(preset, **lengths)
+    config = found.get_config()
+    if not isinstance(found, cls):
+        shared = inspect.signature(base.__init__).parameters
+        config = {name: value for name, value in config.items() if name in shared}
+    parts = {"tokenizer": found.tokenizer, "image_converter": found.image_converter}
+    return cls(**{**config, **parts, **kwargs})
 
 
 def make_task_preprocessor(cls, checkpoint, **lengths):

@@ -1,6 +1,6 @@
 """Text and images as the model's arrays, in one way for all uses. Long by its docstrings."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import keras
@@ -14,6 +14,7 @@ from keras_t5gemma2.files.config_objects import check_are_found, check_is_of, ch
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.model.backbone import T5Gemma2Backbone
 from keras_t5gemma2.options import checked
+from keras_t5gemma2.preprocessing import chat_template as templates
 from keras_t5gemma2.preprocessing.arrays import (
     arrays_of_rows,
     empty_images,
@@ -21,6 +22,7 @@ from keras_t5gemma2.preprocessing.arrays import (
     weights_of_labels,
 )
 from keras_t5gemma2.preprocessing.cuts import Cuts, one_warning
+from keras_t5gemma2.preprocessing.dialogues import Dialogue, dialogue_of, is_message
 from keras_t5gemma2.preprocessing.encoding import EncodedRows, RowEncoder
 from keras_t5gemma2.preprocessing.from_preset import LoadsFromCheckpoints
 from keras_t5gemma2.preprocessing.image_converter import T5Gemma2ImageConverter
@@ -80,6 +82,8 @@ class T5Gemma2Seq2SeqLMPreprocessor(
         tokens_per_image: int. Image tokens in the block of one image, as the backbone has it.
         truncate: bool. Whether text that is too long is cut, with one warning for each call that
             names the row; if false, it is an error that names the row.
+        chat_template: string. The Jinja template that turns messages into text; `None` for that
+            of Gemma 3. `from_preset` gives what a checkpoint has. It can be set later.
 
     Example:
 
@@ -113,6 +117,7 @@ class T5Gemma2Seq2SeqLMPreprocessor(
         decoder_sequence_length: int = 32_768,
         tokens_per_image: int = 256,
         truncate: bool = True,
+        chat_template: str | None = None,
         **kwargs: Any,
     ) -> None:
         check_constructor(self, kwargs, "config_file")
@@ -126,6 +131,7 @@ class T5Gemma2Seq2SeqLMPreprocessor(
         self.image_converter = image_converter
         self.tokens_per_image = tokens_per_image
         self.truncate = truncate
+        self.chat_template = chat_template
         self.built = True
 
     def call(
@@ -237,6 +243,112 @@ class T5Gemma2Seq2SeqLMPreprocessor(
         texts = self.tokenizer.detokenize(rows)
         return texts[0] if ids.ndim == 1 else texts
 
+    def apply_chat_template(
+        self,
+        messages: str | Sequence[Any],
+        add_generation_prompt: bool = True,
+        tokenize: bool = False,
+        **variables: Any,
+    ) -> Any:
+        """The text of a dialogue, as the checkpoint's own chat template or Gemma 3's writes it.
+
+        It is that of the reference's `apply_chat_template`, and what `chat`, and training on
+        messages, give the encoder.
+
+        Args:
+            messages: list of dicts of `role` ("system", "user" or "assistant", also called "model")
+                and `content`, a string or a list of parts, `{"type": "text", "text": ...}` and
+                `{"type": "image"}`; a list of such lists; or a string, one message of the user.
+            add_generation_prompt: bool. Whether the model's turn is opened at the end.
+            tokenize: bool. Whether to give token ids in place of text. Words of a message that are
+                spelled like a control token, such as `<end_of_turn>`, stay text in them.
+            **variables: what else the template may read.
+
+        Returns:
+            A string, or a flat list of ints; for several dialogues a list of those.
+
+        Raises:
+            ValueError: these are no messages, or the template refuses them, as where roles do not
+                alternate.
+
+        Example:
+
+        >>> cls = keras_t5gemma2.T5Gemma2Seq2SeqLMPreprocessor
+        >>> preprocessor = cls.from_preset("t5gemma2_tiny")
+        >>> messages = [{"role": "user", "content": "Spell 7."}]
+        >>> preprocessor.apply_chat_template(messages)
+        '<bos><start_of_turn>user\\nSpell 7.<end_of_turn>\\n<start_of_turn>model\\n'
+        >>> preprocessor.apply_chat_template(messages, tokenize=True)[:3]
+        [2, 7, 1885]
+        """
+        check_flags(add_generation_prompt=add_generation_prompt, tokenize=tokenize)
+        if isinstance(messages, (list, tuple)) and messages and not is_message(messages[0]):
+            options = {"add_generation_prompt": add_generation_prompt, "tokenize": tokenize}
+            return [self.apply_chat_template(one, **options, **variables) for one in messages]
+        plain = dialogue_of(messages).messages
+        asked = plain, self.template_in_use(), self.tokenizer, add_generation_prompt, variables
+        if tokenize:
+            return templates.ids_of_messages(*asked)
+        return templates.text_of_messages(*asked)
+
+    @property
+    def chat_template(self) -> str | None:
+        """The checkpoint's own template of dialogues, or `None`; settable.
+
+        Example:
+
+        >>> cls = keras_t5gemma2.T5Gemma2Seq2SeqLMPreprocessor
+        >>> preprocessor = cls.from_preset("t5gemma2_tiny")
+        >>> preprocessor.chat_template = "{{ messages[-1]['content'] }}"
+        >>> preprocessor.apply_chat_template("Spell 7.")
+        'Spell 7.'
+        """
+        return self._chat_template
+
+    @chat_template.setter
+    def chat_template(self, value: str | None) -> None:
+        if value is not None:
+            templates.check_template(value)
+        self._chat_template = value
+
+    def template_in_use(self) -> str:
+        """The template of dialogues: the checkpoint's own, else Gemma 3's.
+
+        Raises:
+            ValueError: there is none of its own, and the vocabulary has no tokens for turns.
+
+        Example:
+
+        >>> cls = keras_t5gemma2.T5Gemma2Seq2SeqLMPreprocessor
+        >>> preprocessor = cls.from_preset("t5gemma2_tiny")
+        >>> "<start_of_turn>" in preprocessor.template_in_use()
+        True
+        """
+        if self.chat_template is not None:
+            return self.chat_template
+        tokenizer = self.tokenizer
+        if None in (tokenizer.start_of_turn_token_id, tokenizer.end_of_turn_token_id):
+            raise ValueError(
+                f"Dialogues need a vocabulary with `{tokenizer.start_of_turn_token}` and "
+                f"`{tokenizer.end_of_turn_token}`, or a `chat_template` for other tokens. "
+                "Received: chat_template=None, and a vocabulary without them"
+            )
+        return templates.GEMMA_TEMPLATE
+
+    def template_to_write(self) -> str | None:
+        """What an export writes: `template_in_use`, or `None` where there is none.
+
+        Example:
+
+        >>> cls = keras_t5gemma2.T5Gemma2Seq2SeqLMPreprocessor
+        >>> preprocessor = cls.from_preset("t5gemma2_tiny")
+        >>> preprocessor.template_to_write() == preprocessor.template_in_use()
+        True
+        """
+        ids = self.tokenizer.start_of_turn_token_id, self.tokenizer.end_of_turn_token_id
+        is_there = self.chat_template is not None or None not in ids
+        return self.template_in_use() if is_there else None
+
     def encode_rows(
         self,
         x: Inputs,
@@ -269,9 +381,7 @@ class T5Gemma2Seq2SeqLMPreprocessor(
         ('<bos>7', True)
         """
         limits = self._lengths(encoder_sequence_length, decoder_sequence_length)
-        rows, is_single = parse_rows(x)
-        if training:
-            _check_targets_are_given(rows)
+        rows, is_single = self._rows(x, training)
         encoded = self._encoder().encode(rows, training, limits[0], limits[1] + training)
         return encoded, is_single
 
@@ -295,9 +405,7 @@ class T5Gemma2Seq2SeqLMPreprocessor(
         >>> preprocessor = cls.from_preset("t5gemma2_tiny")
         >>> preprocessor.check_rows({"encoder_text": ["one"], "decoder_text": ["1"]})
         """
-        rows, _ = parse_rows(x)
-        if training:
-            _check_targets_are_given(rows)
+        rows, _ = self._rows(x, training)
         encoder_limit, decoder_limit = self._lengths()
         self._encoder().check(rows, training, encoder_limit, decoder_limit + training)
 
@@ -355,6 +463,15 @@ class T5Gemma2Seq2SeqLMPreprocessor(
         if decoder_sequence_length is not None:
             self.decoder_sequence_length = decoder_sequence_length
 
+    def _rows(self, x, training):
+        """Rows of text, and whether it was a single one without a batch axis."""
+        rows, is_single = parse_rows(x, answers=training)
+        if training:
+            _check_targets_are_given(rows)
+        if any(isinstance(row.encoder_text, Dialogue) for row in rows):
+            rows = templates.rows_as_text(rows, self.template_in_use(), self.tokenizer)
+        return rows, is_single
+
     def _encoder(self):
         parts = self.tokenizer, self.image_converter, self.tokens_per_image, self.truncate
         return RowEncoder(*parts)
@@ -368,6 +485,8 @@ class T5Gemma2Seq2SeqLMPreprocessor(
             "decoder_sequence_length": self.decoder_sequence_length,
             "tokens_per_image": self.tokens_per_image,
             "truncate": self.truncate,
+            # Left out where there is none: so files stay as they were.
+            **({} if self.chat_template is None else {"chat_template": self.chat_template}),
         }
 
     @classmethod

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_t5gemma2.messages import cause, shown
-from keras_t5gemma2.preprocessing.columns import KEYS, Columns
+from keras_t5gemma2.preprocessing.columns import DIALOGUE_KEYS, KEYS, Columns
 from keras_t5gemma2.preprocessing.containers import (
     images_of,
     is_missing,
@@ -15,19 +15,25 @@ from keras_t5gemma2.preprocessing.containers import (
     names_of,
     texts_of,
 )
+from keras_t5gemma2.preprocessing.dialogues import Dialogue, are_dialogues, dialogues_of
 
 
 class Row(NamedTuple):
     """One example as given: nothing is tokenized and no image is read yet."""
 
-    encoder_text: str | None
+    encoder_text: str | Dialogue | None
     images: list[Any]
-    decoder_text: str | tuple[str, ...] | None  # a tuple: several targets
-    number: int = 0  # in the input, for errors
+    # A tuple: several targets. A dict: the message that follows a dialogue.
+    decoder_text: str | tuple[str, ...] | dict[str, Any] | None
+    number: int = 0  # in the input, for errors and weights
+    # In the texts of a dialogue, what tells words of its messages from control tokens; else "".
+    mark: str = ""
 
 
 def length_of_row(row):
     """What rows are sorted by, so that those of similar length come together."""
+    if isinstance(row.encoder_text, Dialogue):
+        return len(row.images), row.encoder_text.length()
     return len(row.images), len(row.encoder_text or "") + max(map(len, targets_of(row)), default=0)
 
 
@@ -38,7 +44,7 @@ def targets_of(row):
     return row.decoder_text if isinstance(row.decoder_text, tuple) else (row.decoder_text,)
 
 
-def parse_rows(x, y=None, columns=None, several_targets=False, reads_y=True):
+def parse_rows(x, y=None, columns=None, several_targets=False, reads_y=True, answers=False):
     """The rows of an input in memory, and whether it was a single row without a batch axis.
 
     Args:
@@ -56,11 +62,18 @@ def parse_rows(x, y=None, columns=None, several_targets=False, reads_y=True):
             Every key may be missing or `None`. Images alone are one row, unless they are a list
             of lists (or of `None`) or an array with a batch and an images axis. Other keys are
             not read; a warning names them.
+
+            Instead of texts there may be `messages`, a dialogue (a list of messages) or a list of
+            dialogues, with `images` for those parts of messages that have none of their own; or
+            `prompt` and `completion`, each a string, messages or a list of those. Messages need
+            no dict around them.
         y: texts that `decoder_text` of `x` holds else, or `None`.
         columns: `Columns`, which renames.
         several_targets: bool. Whether a row may have a list of texts as its `decoder_text`, which
             becomes a tuple.
         reads_y: bool. Whether y is read, that of (x, y) too; else a warning says that it is not.
+        answers: bool. Whether a dialogue is one row for each message of the model, which is the
+            target. Else it is one row, whose next message is to be written.
 
     Returns:
         A list of `Row` and a bool.
@@ -79,6 +92,9 @@ Row(encoder_text='b', images=['bee.png'], decoder_text=None, number=1)]
     if isinstance(x, list) and x and isinstance(x[0], Row):
         return x, False
     table = as_table(x, y, columns, reads_y)
+    if not table.keys().isdisjoint(DIALOGUE_KEYS):
+        found, is_single = dialogues_of(table, answers)
+        return [Row(one, one.images, answer, number) for one, answer, number in found], is_single
     encoder_text = _parse_text(table, "encoder_text")
     decoder_text = _parse_text(table, "decoder_text", several_targets)
     if isinstance(encoder_text, str) and isinstance(decoder_text, list) and several_targets:
@@ -108,7 +124,10 @@ def as_table(x, y=None, columns=None, reads_y=True):
     x = items_of(x) if is_sequence(x) and not is_table(x) else x
     if isinstance(x, list) and x and all(isinstance(row, tuple) for row in x):
         x, y = _columns_of_pairs(x, y)
-    if are_row_dicts(x):
+    if are_dialogues(x):
+        columns.check_is_not_needed()
+        table = {"messages": x}
+    elif are_row_dicts(x):
         names = dict.fromkeys(name for row in x for name in row)
         places = columns.places(names)
         table = {key: [row.get(name) for row in x] for key, name in places.items()}

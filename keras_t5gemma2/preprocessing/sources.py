@@ -6,9 +6,10 @@ import keras
 import numpy as np
 
 from keras_t5gemma2.messages import cause
-from keras_t5gemma2.preprocessing.columns import Columns
+from keras_t5gemma2.preprocessing.columns import DIALOGUE_KEYS, Columns
 from keras_t5gemma2.preprocessing.containers import is_sequence, is_table
 from keras_t5gemma2.preprocessing.cuts import batch_number
+from keras_t5gemma2.preprocessing.dialogues import is_dialogue
 from keras_t5gemma2.preprocessing.read_image import to_numpy
 from keras_t5gemma2.preprocessing.rows import are_row_dicts, parse_rows
 
@@ -74,10 +75,10 @@ def is_row(x, columns=None):
     if not isinstance(x, dict):
         return _is_one_text(x)
     renames = {} if columns is None else columns.renames
-    keys = "encoder_text", "decoder_text"
+    keys = "encoder_text", "decoder_text", *DIALOGUE_KEYS
     texts = [x[name] for key in keys for name in x if renames.get(name, name) == key]
     text = next((text for text in texts if text is not None), None)
-    return _is_one_text(text)
+    return _is_one_text(text) or is_dialogue(text)
 
 
 def unpack(element):
@@ -90,7 +91,7 @@ def unpack(element):
     return keras.utils.unpack_x_y_sample_weight(element)
 
 
-def read_rows(x, columns=None, several_targets=False, reads_y=False):
+def read_rows(x, columns=None, several_targets=False, reads_y=False, answers=False):
     """All rows of any source, and whether it was a single row without a batch axis.
 
     Args:
@@ -99,6 +100,7 @@ def read_rows(x, columns=None, several_targets=False, reads_y=False):
         columns: `Columns` or `None`.
         several_targets: as `parse_rows` has it.
         reads_y: as `parse_rows` has it.
+        answers: as `parse_rows` has it.
 
     Raises:
         ValueError, TypeError: as `parse_rows`; for a batch of a data set with its number.
@@ -106,7 +108,7 @@ def read_rows(x, columns=None, several_targets=False, reads_y=False):
     columns = Columns() if columns is None else columns
 
     def rows_of(x, y):
-        return parse_rows(x, y, columns, several_targets, reads_y)
+        return parse_rows(x, y, columns, several_targets, reads_y, answers)
 
     return joined_rows(x, rows_of)
 

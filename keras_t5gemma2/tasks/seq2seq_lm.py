@@ -16,6 +16,8 @@ from keras_t5gemma2.generation.warmup import warmup
 from keras_t5gemma2.model.backbone import T5Gemma2Backbone
 from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
 from keras_t5gemma2.tasks import scoring
+from keras_t5gemma2.tasks.chat import chat
+from keras_t5gemma2.tasks.prompted import Prompted
 from keras_t5gemma2.tasks.scoring import TokenScores
 from keras_t5gemma2.tasks.task import T5Gemma2Task
 from keras_t5gemma2.typing import (
@@ -44,7 +46,7 @@ def _refuse_to_be_cloned(lm):
 @keras.saving.register_keras_serializable(package="keras_t5gemma2")
 # Torch's compiler goes through a step of Keras's trainer piece by piece, for minutes.
 @compat.never_torch_compiled
-class T5Gemma2Seq2SeqLM(T5Gemma2Task, keras_hub.models.Seq2SeqLM):
+class T5Gemma2Seq2SeqLM(Prompted, T5Gemma2Task, keras_hub.models.Seq2SeqLM):
     """A T5Gemma 2 model that reads text and images and writes text.
 
     Called on the arrays that its preprocessor makes (see `T5Gemma2Backbone` for the keys), it
@@ -394,6 +396,53 @@ class T5Gemma2Seq2SeqLM(T5Gemma2Task, keras_hub.models.Seq2SeqLM):
             verbose,
             settings,
         )
+
+    def chat(
+        self,
+        messages: str | Sequence[Any],
+        images: Any = None,
+        stream: bool = False,
+        **generate: Any,
+    ) -> Any:
+        """The model's answer to a dialogue.
+
+        All turns so far, and the opening of the model's, go to the encoder in the form of the
+        chat template; see `apply_chat_template` of the preprocessor. The decoder writes the answer
+        and the end of its turn, which stops it and is left out. To go on, append the answer as a
+        message of the role "assistant" and the next one of the user. The published weights are not
+        tuned on dialogues: `fit` on `messages` does that.
+
+        Args:
+            messages: list of dicts of `role` ("system", "user" or "assistant") and `content`: a
+                string, or a list of parts `{"type": "text", "text": ...}` and
+                `{"type": "image", "image": ...}`. Or a list of such lists, several dialogues; or a
+                string, the user's one message.
+            images: the images of the parts `{"type": "image"}` that have none, in order: one image
+                or a list, for several dialogues a list of those. Where there are no such parts,
+                they stand before the last message of the user.
+            stream: bool. Whether to give the answer in pieces, as `stream` does.
+            **generate: arguments of `generate`, such as `max_new_tokens`; with `stream`, of
+                `stream`. `stop_token_ids="auto"` is the end of the turn and the end token.
+
+        Returns:
+            A string, for several dialogues or sequences a list of strings. With `stream` an
+            iterator of strings, for several dialogues of tuples of the number of the dialogue and
+            a string.
+
+        Raises:
+            ValueError: these are no messages, the template refuses them, the last one is the
+                model's, there are more or fewer images than places for them; or as `generate`.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.compile(sampler="greedy")
+        >>> messages = [{"role": "user", "content": "Spell 42 in German."}]
+        >>> answer = lm.chat(messages, max_new_tokens=8)  # it has not learned to chat yet
+        >>> "".join(lm.chat(messages, stream=True, max_new_tokens=8)) == answer
+        True
+        """
+        return chat(self, messages, images, stream, generate)
 
     def infill(
         self, inputs: Inputs, first_sentinel: str = FIRST_SENTINEL, **options: Any

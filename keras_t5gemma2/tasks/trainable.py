@@ -180,6 +180,10 @@ class TrainableTask(Mixin):
                 preprocessor makes them; ids, masks, labels and weights are checked. In a row,
                 `decoder_text` may be a list of several targets, of which each epoch draws one;
                 validation takes each as a row. Other columns are not read; a warning lists them.
+                Or dialogues: a dict with `messages`, a list of them for each, as `chat` takes
+                them, each of the model's messages being a row to learn; or with `prompt` and
+                `completion`, strings (a message of the user, the answer) or messages, of which
+                those of the completion are learned. `sample_weight` is per dialogue.
             y: texts, the targets where `x` holds no `decoder_text`; the labels of arrays, of
                 which -100 has no loss; or `None`.
             batch_size: int. Rows per step, 32 by default; not for data that comes in batches.
@@ -499,7 +503,8 @@ class TrainableTask(Mixin):
                 labels, weights = labels[None], weights[None]
             return x, labels, weights, is_single
         known = Columns(columns)
-        rows, is_single = read_rows(inputs, known, several_targets=True, reads_y=True)
+        reads = {"several_targets": True, "reads_y": True, "answers": True}
+        rows, is_single = read_rows(inputs, known, **reads)
         rows, _ = self._preparation().with_one_target(rows)
         with one_warning(Cuts(refuses_targets=True)):
             x, labels, weights = self.preprocessor.call(rows)

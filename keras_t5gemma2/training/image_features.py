@@ -10,6 +10,7 @@ from keras_t5gemma2.messages import shown
 from keras_t5gemma2.options import checked
 from keras_t5gemma2.preprocessing.columns import Columns
 from keras_t5gemma2.preprocessing.cuts import Cuts, one_warning
+from keras_t5gemma2.preprocessing.dialogues import Dialogue
 from keras_t5gemma2.preprocessing.encoding import naming_image
 from keras_t5gemma2.preprocessing.image_features import ImageFeatures
 from keras_t5gemma2.preprocessing.rows import are_row_dicts
@@ -24,7 +25,13 @@ def with_features(task, x, batch_size, verbose, columns=None):
     """`x` with `ImageFeatures` for its images; see `T5Gemma2Seq2SeqLM.precompute`."""
     _check_task(task)
     batch_size = checked(batch_size=batch_size) or _IMAGES_AT_A_TIME
-    rows, is_single = read_rows(x, Columns(columns), several_targets=True, reads_y=True)
+    reads = {"several_targets": True, "reads_y": True, "answers": True}
+    rows, is_single = read_rows(x, Columns(columns), **reads)
+    if any(isinstance(row.encoder_text, Dialogue) for row in rows):
+        raise ValueError(
+            "`precompute` takes the images of texts, not those of dialogues. Received: messages. "
+            "Give `ImageFeatures`, from `precompute` of the images alone, as their images"
+        )
     with one_warning(Cuts(is_silent=True)):  # no text is read here
         task.preprocessor.check_rows(with_each_target(rows)[0], training=False)
     progress = keras.utils.Progbar(sum(len(row.images) for row in rows), verbose=verbose)

@@ -89,7 +89,9 @@ def rows_in_memory(x, y, sample_weight, preparation):
     """What `InMemoryBatches` takes, of rows that have passed every check that reads no file."""
     rows, labels = preparation.parsed(x, y)
     preparation.check(rows)
-    weights = _weights_of_rows(sample_weight, rows)
+    # A dialogue is a row for each answer in it.
+    weights = _weights_of_rows(sample_weight, 1 + rows[-1].number)
+    weights = None if weights is None else weights[[row.number for row in rows]]
     if preparation.targets == "each":  # here, so that batches are of one size
         rows, numbers = with_each_target(rows)
         weights = None if weights is None else weights[numbers]
@@ -112,7 +114,7 @@ class NumberedRows:
 
     def __init__(self, source, sample_weight, preparation):
         self.source, self.preparation = source, preparation
-        self.weights = _weights_of_rows(sample_weight, source)
+        self.weights = _weights_of_rows(sample_weight, len(source))
         if len(source) == 0:
             raise ValueError("A batch must have at least one row. Received: an empty data set")
         if is_table(source):
@@ -121,8 +123,9 @@ class NumberedRows:
     def __call__(self, indices):
         items = [self.source[int(index)] for index in indices]
         rows, labels = self.preparation.parsed(items)
-        rows = [row._replace(number=int(i)) for row, i in zip(rows, indices, strict=True)]
-        return rows, labels, None if self.weights is None else self.weights[indices]
+        numbers = np.asarray(indices)[[row.number for row in rows]]
+        rows = [row._replace(number=int(i)) for row, i in zip(rows, numbers, strict=True)]
+        return rows, labels, None if self.weights is None else self.weights[numbers]
 
 
 def has_numbered_rows(x, columns):
@@ -133,13 +136,13 @@ def has_numbered_rows(x, columns):
     return is_sequence(x) and not is_stream(x) and len(x) > 0 and isinstance(x[0], (dict, tuple))
 
 
-def _weights_of_rows(sample_weight, rows):
+def _weights_of_rows(sample_weight, count):
     weights = None if sample_weight is None else np.asarray(sample_weight)
     if weights is not None:
         check_weights(weights)
-    if weights is not None and len(weights) != len(rows):
+    if weights is not None and len(weights) != count:
         raise ValueError(
             "`sample_weight` must have as many rows as `x`. Received: sample_weight of shape "
-            f"{weights.shape} and {len(rows)} rows"
+            f"{weights.shape} and {count} rows"
         )
     return weights

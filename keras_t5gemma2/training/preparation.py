@@ -18,7 +18,7 @@ from keras_t5gemma2.preprocessing.columns import Columns
 from keras_t5gemma2.preprocessing.cuts import Cuts, one_warning
 from keras_t5gemma2.preprocessing.packing import fit_width
 from keras_t5gemma2.preprocessing.read_image import to_numpy
-from keras_t5gemma2.preprocessing.rows import parse_rows, targets_of
+from keras_t5gemma2.preprocessing.rows import Row, parse_rows, targets_of
 from keras_t5gemma2.preprocessing.sources import are_arrays, unpack
 
 
@@ -66,7 +66,10 @@ class Preparation:
             self._check_preprocessor(x)
             if sample_weight is not None:
                 check_weights(to_numpy(sample_weight))
+            is_parsed = isinstance(x, list) and x and isinstance(x[0], Row)
             rows, _ = self.parsed(x, y)
+            if sample_weight is not None and not is_parsed:
+                sample_weight = _of_each_answer(sample_weight, rows)
             rows, sample_weight = self.with_one_target(rows, sample_weight, place)
             # Not through `__call__`: it refuses texts and tensors together, and buries errors.
             with one_warning(self.cuts):
@@ -100,7 +103,7 @@ class Preparation:
             x: as of `parse_rows`.
             y: as of `parse_rows`.
         """
-        rows, _ = parse_rows(x, y, self.columns, several_targets=True)
+        rows, _ = parse_rows(x, y, self.columns, several_targets=True, answers=True)
         return rows, None
 
     def check(self, rows):
@@ -177,6 +180,14 @@ def _without_ignored(labels, weights):
     elif weights.shape in (labels.shape[:1], labels.shape):  # else an error says what it must be
         weights = np.where(counted, weights if weights.ndim == 2 else weights[:, None], 0)
     return np.where(counted, labels, 0), weights
+
+
+def _of_each_answer(weights, rows):
+    """Weights of rows, of which a dialogue is one for each answer in it."""
+    weights, numbers = to_numpy(weights), [row.number for row in rows]
+    if weights.ndim == 0 or len(weights) != 1 + numbers[-1]:
+        return weights  # an error says what they must be
+    return weights[numbers]
 
 
 def with_each_target(rows):

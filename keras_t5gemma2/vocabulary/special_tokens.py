@@ -12,3 +12,8 @@ IMAGE_TOKENS = {
 MASK_TOKEN = "<mask>"
 # Text like any other, to stay visible in what is generated.
 TURN_TOKENS = {"start_of_turn_token": "<start_of_turn>", "end_of_turn_token": "<end_of_turn>"}
+# What steers a model and is no text, beside what a file calls special: not tags as `<table>`.
+CONTROL_TOKENS = (
+    r"<(pad|eos|bos|unk|mask|(start|end)_of_(image|turn)|image_soft_token|unused\d+)>"
+    r"|\[(multimodal|@BOS@)\]"
+)

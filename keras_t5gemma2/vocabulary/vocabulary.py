@@ -5,6 +5,7 @@ another way than the published `tokenizer.json` does, and nothing says that the 
 the rest.
 """
 
+import functools
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from keras_t5gemma2.vocabulary.sentencepiece_model import (
     read_sentencepiece_model,
     rename_piece,
 )
+from keras_t5gemma2.vocabulary.special_tokens import CONTROL_TOKENS
 
 
 class Vocabulary:
@@ -104,6 +106,30 @@ class Vocabulary:
         """A list of ids for each text of a list, and a list of the (start, end) of each token."""
         encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
         return [e.ids for e in encodings], [list(e.offsets) for e in encodings]
+
+    @functools.cached_property
+    def control_tokens(self):
+        """Frozenset of the tokens that steer a model, which no text of a user may stand for."""
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        is_control = re.compile(CONTROL_TOKENS).fullmatch
+        found = {token.content for token in added if token.special or is_control(token.content)}
+        return frozenset(found)
+
+    @functools.cached_property
+    def without_control_tokens(self):
+        """The `Vocabulary` of the same ids that finds control tokens in no text."""
+        content = json.loads(self._tokenizer.to_str())
+        control = self.control_tokens
+        content["added_tokens"] = [
+            token for token in content["added_tokens"] if token["content"] not in control
+        ]
+        # Older files have a pair as one string.
+        pairs = content["model"]["merges"]
+        joined = (p.replace(" ", "") if isinstance(p, str) else "".join(p) for p in pairs)
+        content["model"]["merges"] = [
+            pair for pair, token in zip(pairs, joined, strict=True) if token not in control
+        ]
+        return Vocabulary(json.dumps(content, ensure_ascii=False).encode())
 
     def decode(self, ids):
         """The text of a list of ids in range, control tokens included."""

@@ -131,6 +131,26 @@ def test_training_options(tmp_path):
     assert "LossScaleOptimizer: loss times" in output
 
 
+@pytest.mark.slow
+@pytest.mark.once
+def test_a_few_steps_of_instructions(tmp_path):
+    shorter = {"range(3_000)": "range(20)", "range(200)": "range(8)"}
+    output = run("09_instructions.py", tmp_path, **{**shorter, "size = 5, 32": "size = 1, 32"})
+    assert "  you: And in German?\nmodel: " in output
+    assert (tmp_path / "instructions.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_instructions(tmp_path):
+    """Dialogues about values that no training has seen."""
+    output = run("09_instructions.py", tmp_path)
+    before, after = (
+        float(re.search(rf"{name}:.* all ([\d.]+)", output)[1]) for name in ("before", "after")
+    )
+    assert before < 0.3 and after >= 0.9
+    assert float(re.search(r"whole dialogues: ([\d.]+)", output)[1]) >= 0.85
+
+
 @pytest.mark.real
 @pytest.mark.once
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from keras_t5gemma2.checkpoints.keras_hub import names
 from keras_t5gemma2.checkpoints.keras_hub.config import IMAGE_TOKEN_ID, config_from_keras_hub
 from keras_t5gemma2.checkpoints.keras_hub.tokenizer import TOKENIZER_ASSET, tokenizer_asset
 from keras_t5gemma2.checkpoints.keras_hub.untied import one_of
+from keras_t5gemma2.files.chat_template import TEMPLATE_FILE, read_template
 from keras_t5gemma2.files.h5 import check_names, checked_float, read_h5, stored_tensors
 from keras_t5gemma2.files.json_object import read_json
 from keras_t5gemma2.files.tensors import StoredTensor
@@ -33,6 +34,7 @@ class KerasHubCheckpoint(Checkpoint):
 
     embeddings: str | None = None
 
+    small_files = (*Checkpoint.small_files, TEMPLATE_FILE)
     tokenizer_files = str(TOKENIZER_ASSET)
 
     @functools.cached_property
@@ -94,6 +96,7 @@ class KerasHubCheckpoint(Checkpoint):
         }
         if (vision := self.config.vision) is not None:
             found["tokens_per_image"] = vision.tokens_per_image
+        found["chat_template"] = read_template(self.path)
         return SavedLayer(found)
 
 

@@ -20,6 +20,7 @@ from keras_t5gemma2.checkpoints.keras_hub.tokenizer import TOKENIZER_ASSET, sent
 from keras_t5gemma2.checkpoints.own.files import metrics_of
 from keras_t5gemma2.checkpoints.sources import KEY
 from keras_t5gemma2.files.atomic import atomic_directory
+from keras_t5gemma2.files.chat_template import TEMPLATE_FILE
 from keras_t5gemma2.files.disk import local_path
 from keras_t5gemma2.files.h5 import Array, write_h5
 from keras_t5gemma2.files.tensors import num_bytes
@@ -32,7 +33,7 @@ _BYTES_PER_UNIT = 1024**3
 _REPLACED = (
     *("model*.weights.h5", "model.weights.json", "task.weights.h5", "task.json"),
     *("preprocessor.json", "tokenizer.json", "image_converter.json"),
-    "assets/tokenizer/vocabulary.*",
+    *("assets/tokenizer/vocabulary.*", TEMPLATE_FILE),
 )
 
 
@@ -66,6 +67,9 @@ def save(path, backbone, task=None, max_shard_size=10):
         if proto is not None:
             (directory / TOKENIZER_ASSET).parent.mkdir(parents=True)
             (directory / TOKENIZER_ASSET).write_bytes(proto)
+            # keras-hub does not read it; whoever loads the preset here again has it.
+            if (template := task.preprocessor.chat_template) is not None:
+                (directory / TEMPLATE_FILE).write_bytes(template.encode("utf-8"))
         for name, values in configs.items():
             (directory / name).write_text(json.dumps(values, indent=4), encoding="utf-8")
         write_card(directory, _card(local_path(path).resolve().name, backbone, task), path)

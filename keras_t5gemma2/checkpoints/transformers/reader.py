@@ -21,6 +21,7 @@ from keras_t5gemma2.checkpoints.transformers.names import (
     rows,
 )
 from keras_t5gemma2.checkpoints.transformers.sentence_transformers import read_settings
+from keras_t5gemma2.files.chat_template import TEMPLATE_FILE, read_template
 from keras_t5gemma2.files.json_object import read_json
 from keras_t5gemma2.files.safetensors import read_safetensors
 from keras_t5gemma2.files.tensors import StoredTensor, list_names
@@ -45,7 +46,7 @@ class TransformersCheckpoint(Checkpoint):
     2
     """
 
-    small_files = ("*.json", "tokenizer.model")
+    small_files = ("*.json", "tokenizer.model", TEMPLATE_FILE)
     weight_files = ("*.safetensors",)
     tokenizer_files = "tokenizer.json or tokenizer.model"
 
@@ -99,11 +100,12 @@ class TransformersCheckpoint(Checkpoint):
         return SavedLayer(image_options(self.path, self.config.vision)[0])
 
     def preprocessor(self):
-        """Its lengths are what the stacks are made for."""
+        """Its lengths are what the stacks are made for; its chat template is the checkpoint's."""
         encoder, decoder = context_lengths(read_json(self.path, "config.json"))
         found = {"encoder_sequence_length": encoder, "decoder_sequence_length": decoder}
         if (vision := self.config.vision) is not None:
             found["tokens_per_image"] = image_options(self.path, vision)[1]
+        found["chat_template"] = read_template(self.path)
         return SavedLayer(found)
 
 

@@ -31,6 +31,7 @@ from keras_t5gemma2.checkpoints.transformers.files import (
 from keras_t5gemma2.checkpoints.transformers.names import encoder_name, published_name, rows
 from keras_t5gemma2.compat import keras as compat
 from keras_t5gemma2.files.atomic import atomic_directory
+from keras_t5gemma2.files.chat_template import TEMPLATE_FILE
 from keras_t5gemma2.files.disk import local_path
 from keras_t5gemma2.files.safetensors import INDEX_FILE, SINGLE_FILE
 from keras_t5gemma2.files.safetensors_writer import NewTensor, parse_size, write_safetensors
@@ -61,7 +62,7 @@ _KINDS = {
 _FILES = (
     *(_CONFIG_FILE, _GENERATION_FILE, SINGLE_FILE, INDEX_FILE, "model-*-of-*.safetensors"),
     *(TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, "tokenizer.model", "special_tokens_map.json"),
-    *(PROCESSOR_FILE, "preprocessor_config.json"),
+    *(PROCESSOR_FILE, "preprocessor_config.json", TEMPLATE_FILE, "chat_template.json"),
     *(f"adapters/*/{file}" for file in (peft.CONFIG_FILE, peft.WEIGHTS_FILE)),
 )
 
@@ -120,6 +121,8 @@ def write_transformers(
             files |= _processor_files(preprocessor)
             data = preprocessor.tokenizer.to_tokenizer_json()
             (directory / TOKENIZER_FILE).write_bytes(data)
+            if (template := preprocessor.template_to_write()) is not None:
+                (directory / TEMPLATE_FILE).write_bytes(template.encode("utf-8"))
         for name, values in files.items():
             text = json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
             (directory / name).write_text(text, encoding="utf-8")
