@@ -9,13 +9,16 @@ A new command is a file here that declares it, a line in `COMMANDS`, and a file 
 import click
 
 from t5gemma2_cli.convert import convert
+from t5gemma2_cli.doctor import doctor
+from t5gemma2_cli.evaluate import evaluate
+from t5gemma2_cli.export import export
 from t5gemma2_cli.finetune import finetune
 from t5gemma2_cli.generate import generate
 from t5gemma2_cli.plan import plan
 from t5gemma2_cli.running import run_command
 
 # In the order of the help.
-COMMANDS = (generate, finetune, convert, plan)
+COMMANDS = (generate, evaluate, finetune, convert, plan, export, doctor)
 
 
 class _InOrder(click.Group):

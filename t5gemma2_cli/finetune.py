@@ -4,10 +4,8 @@ import click
 
 from t5gemma2_cli import options
 from t5gemma2_cli.config_file import config_option
+from t5gemma2_cli.evaluate import metrics
 from t5gemma2_cli.running import call
-
-# A test compares these with what `keras_t5gemma2` knows.
-METRICS = ("exact_match", "chrf", "bleu", "rouge", "anls")
 
 
 @click.command(short_help="Train an adapter, or all weights, on rows of a file.")
@@ -34,15 +32,7 @@ METRICS = ("exact_match", "chrf", "bleu", "rouge", "anls")
 @click.option("--adapter", type=click.Path(), help="Go on with this adapter.")
 @click.option("--gradient-checkpointing", is_flag=True, help="Less memory for more time.")
 @options.model
-@click.option(
-    "--metric",
-    "metrics",
-    type=click.Choice(METRICS),
-    multiple=True,
-    default=["exact_match"],
-    show_default=True,
-    help="Of generated answers. Again for each.",
-)
+@metrics
 @click.option(
     "--predictions",
     type=click.IntRange(0),
