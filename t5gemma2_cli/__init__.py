@@ -8,6 +8,7 @@ A new command is a file here that declares it, a line in `COMMANDS`, and a file 
 
 import click
 
+from t5gemma2_cli.benchmark import benchmark
 from t5gemma2_cli.convert import convert
 from t5gemma2_cli.doctor import doctor
 from t5gemma2_cli.evaluate import evaluate
@@ -18,7 +19,7 @@ from t5gemma2_cli.plan import plan
 from t5gemma2_cli.running import run_command
 
 # In the order of the help.
-COMMANDS = (generate, evaluate, finetune, convert, plan, export, doctor)
+COMMANDS = (generate, evaluate, finetune, convert, plan, export, benchmark, doctor)
 
 
 class _InOrder(click.Group):

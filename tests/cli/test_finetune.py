@@ -170,18 +170,6 @@ def test_rows_of_training_stand_for_those_of_validation_and_that_is_said(folder,
     assert "train_exact_match" in (output / "history.csv").read_text()
 
 
-def test_no_picture_without_matplotlib(folder, monkeypatch):
-    import sys
-
-    from keras_t5gemma2.cli.run_directory import RunDirectory
-
-    (folder / "run" / "curves.png").rename(folder / "kept.png")
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.warns(UserWarning, match="There is no picture of the curves, which are in"):
-        RunDirectory(folder / "run").draw_curves()
-    (folder / "kept.png").rename(folder / "run" / "curves.png")
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
