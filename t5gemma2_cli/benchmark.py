@@ -91,9 +91,9 @@ def _shown(chosen):
     context = click.get_current_context()
     for option in context.command.params:
         value = chosen.get(option.name)
-        if option.name not in chosen or option.hidden or value == option.get_default(context):
-            continue
-        if option.multiple and value == tuple(option.get_default(context)):
+        default = option.get_default(context)
+        default = tuple(default) if option.multiple else default
+        if option.hidden or value is None or value == default:
             continue
         if option.is_flag:
             yield option.opts[0]

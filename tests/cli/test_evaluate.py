@@ -36,14 +36,12 @@ def test_json(data, tmp_path, capsys):
 
 
 def test_table_loss_and_limit(data, capsys):
-    data.write_text(
-        '{"encoder_text": "Spell 42 in German.", "decoder_text": "zweiundvierzig"}\n' * 3
-    )
+    row = {"encoder_text": "Spell 42 in German.", "decoder_text": "zweiundvierzig"}
+    data.write_text(f"{json.dumps(row)}\n" * 3)
     text = printed(capsys, *TINY, data, "--loss", "--limit", "2", "--beams", "2")
     assert re.search(r"model +2 +100.0\n", text)
-    rows = {"encoder_text": ["Spell 42 in German."], "decoder_text": ["zweiundvierzig"]}
     lm = T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
-    loss = lm.evaluate(rows, return_dict=True, verbose=0)["loss"]
+    loss = lm.evaluate([row], return_dict=True, verbose=0)["loss"]
     assert float(re.search(r"^loss (.*)$", text, re.M)[1]) == pytest.approx(loss, rel=1e-3)
 
 
