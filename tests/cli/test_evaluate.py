@@ -17,8 +17,10 @@ TINY = ("evaluate", "t5gemma2_tiny")
 def data(tmp_path):
     rows = [
         {"q": "Spell 42 in German.", "decoder_text": ["zweiundvierzig", "42"]},
-        {"q": "Spell 42 in German.", "decoder_text": "vierzig", "decoder_prompt": "zwei"},
+        {"q": "Spell 42 in German.", "decoder_text": ["vierzig"]},
     ]
+    for row, prompt in zip(rows, ["", "zwei"], strict=True):
+        row["decoder_prompt"] = prompt
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
     return path
