@@ -23,13 +23,18 @@ ifneq ($(unknown),)
 $(error unknown backend: $(unknown). Choose among jax, tensorflow and torch)
 endif
 
-.PHONY: help demo test test-slow lint environment clean clean-all
+# Where `make wheel` builds, and the environment that it installs the wheel into.
+DIST        := dist
+WHEEL_ENV   := .venv-wheel
+
+.PHONY: help demo test test-slow lint environment wheel clean clean-all
 
 help:
 	@echo "make demo       install with one backend into $(DEMO_ENV) and run the demo (BACKEND=$(BACKEND))"
 	@echo "make test       install with all backends into $(TEST_ENV) and run the tests on each"
 	@echo "make test-slow  the tests that take minutes (marker: slow)"
 	@echo "make lint       lint and check the format"
+	@echo "make wheel      build the wheel into $(DIST), install it into $(WHEEL_ENV), ask it a question"
 	@echo "make clean      remove caches and build output; make clean-all: the environments too"
 	@echo "Options: PYTHON=python3.12 BACKEND=torch BACKENDS='jax torch' PYTEST_ARGS='-x -k text'"
 	@echo "         TORCH='torch==2.13.0' MIN_FREE_GB=4 WORKERS=0"
@@ -51,12 +56,24 @@ lint: $(TEST_ENV)/.ready
 environment: $(TEST_ENV)/.ready
 	@echo "== $(TEST_ENV) is ready: `$(TEST_ENV)/bin/python --version`"
 
+# The environment that has built the wheel is not clean.
+wheel:
+	@sh tools/check_machine.sh "$(PYTHON)" 0 .
+	rm -rf $(DIST) $(WHEEL_ENV)
+	"$(PYTHON)" -m venv $(WHEEL_ENV)
+	$(WHEEL_ENV)/bin/python -m pip install --quiet --disable-pip-version-check build
+	$(WHEEL_ENV)/bin/python -m build --outdir $(DIST) .
+	rm -rf $(WHEEL_ENV)
+	"$(PYTHON)" -m venv $(WHEEL_ENV)
+	$(WHEEL_ENV)/bin/python -m pip install --quiet --disable-pip-version-check "$$(echo $(DIST)/*.whl)[jax]"
+	cd $(WHEEL_ENV) && bin/t5gemma2 generate t5gemma2_tiny "Spell 4268 in German." --backend jax
+
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
 	find keras_t5gemma2 tests guides tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 clean-all: clean
-	rm -rf $(TEST_ENV) $(DEMO_ENV)
+	rm -rf $(TEST_ENV) $(DEMO_ENV) $(WHEEL_ENV)
 
 # The stamps are written last: without its stamp an environment does not count as made.
 

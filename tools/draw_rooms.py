@@ -18,6 +18,7 @@ PICTURE = ROOT / "docs" / "rooms.svg"
 # From the top to the bottom of the picture. Within a floor, `ORDER` says where a room stands.
 FLOORS = {
     "what users call": {
+        "cli": "what the command t5gemma2 does, in a file for each of its commands",
         "tasks": "the model that users hold: fit, generate, save, quantize, export",
         "adapters": "adding, choosing, merging, saving and loading low-rank adapters",
     },

@@ -1,16 +1,13 @@
 """What a model will take of a device's memory: computed, and measured."""
 
 import dataclasses
-import json
 
 import keras
 import numpy as np
 import pytest
 from tiny_models import CONFIG, TEXT_CONFIG
 
-from keras_t5gemma2 import presets
 from keras_t5gemma2.planning.plan import largest_batch, plan
-from keras_t5gemma2.planning.weights import published_models
 from keras_t5gemma2.planning.work import Work
 
 IS_JAX = keras.config.backend() == "jax"
@@ -49,20 +46,3 @@ def test_the_largest_batch():
 def test_images_need_a_tower():
     with pytest.raises(ValueError, match="images=2 and a model of text only"):
         plan(CONFIG, Work(images=2), text_only=True)
-
-
-@pytest.mark.once
-def test_the_tool(capsys):
-    import plan as tool
-
-    tool.main([])
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split(" | ")[:2] for line in lines[4:]] == [
-        [f"| {name}", mode] for name in published_models() for mode in ("inference", "fit", "lora")
-    ]
-    tool.main(["t5gemma2_4b_4b", "--mode", "inference", "--memory", "12", "--json"])
-    (row,) = json.loads(capsys.readouterr().out)
-    assert row["weights"] == 2 * presets["t5gemma2_4b_4b"]["metadata"]["params"]
-    assert (row["fits"], row["largest_batch"]) == (False, 0)
-    tool.main(["t5gemma2_tiny", "--mode", "lora", "--text-only"])
-    assert "| t5gemma2_tiny | lora |" in capsys.readouterr().out

@@ -4,21 +4,18 @@ import argparse
 import dataclasses
 import importlib
 import json
+import runpy
 import subprocess
 import sys
 
 import keras
 import pytest
-from repository import TOOLS
-
-
-@pytest.fixture(autouse=True)
-def _tools(monkeypatch):
-    monkeypatch.syspath_prepend(TOOLS / "benchmark")
+from command_line import parsed
+from repository import TOOLS, environment
 
 
 def _tool(name):
-    return importlib.import_module(name)
+    return importlib.import_module(f"t5gemma2_cli.benchmarks.{name}")
 
 
 # Costs
@@ -125,7 +122,7 @@ def _result(implementation, backend, length, seconds, reason=None, work="decode"
 
 _MACHINE = {
     **{"bytes_per_second": 20e9, "operations_per_second": {"float32": 200e9}},
-    **{"processor": "a processor", "cores": 2, "command": "python tools/benchmark"},
+    **{"processor": "a processor", "cores": 2, "command": "t5gemma2 benchmark"},
     **{"works": {"decode": "one more token", "load": "to a model"}, "layers": 18},
 }
 
@@ -200,6 +197,37 @@ def test_rows_of_a_data_set_are_of_many_lengths():
     assert all(row[:length].all() for row, length in zip(mask, lengths, strict=True))
 
 
+# The command
+
+
+@pytest.mark.once
+def test_choices_are_those_of_the_benchmarks():
+    command = importlib.import_module("t5gemma2_cli.benchmark")
+    assert tuple(_tool("works").WORKS) == command.WORKS
+    assert tuple(_tool("contenders").CONTENDERS) == command.IMPLEMENTATIONS
+
+
+@pytest.mark.once
+def test_the_command_asks_for_what_its_options_say(monkeypatch, tmp_path, capsys):
+    taken = []
+    monkeypatch.setattr(_tool("main"), "run", lambda request: taken.append(request) or {"a": 1})
+    options = ("--works", "decode", "--lengths", "40", "--lengths", "50", "--long")
+    assert parsed(capsys, "benchmark", *options, "--output", tmp_path, "--json") == [{"a": 1}]
+    (request,) = taken
+    assert (request.works, request.lengths, request.long) == (("decode",), (40, 50), True)
+    assert request.command == (
+        f"t5gemma2 benchmark --works decode --lengths 40 --lengths 50 --long --output {tmp_path}"
+    )
+
+
+@pytest.mark.once
+def test_several_values_of_the_tool_are_options_one_by_one():
+    tool = runpy.run_path(str(TOOLS / "benchmark" / "__main__.py"))
+    given = ["--lengths", "512", "4096", "--long", "--output", "a", "--works", "decode"]
+    expected = ["--lengths", "512", "--lengths", "4096", *given[3:]]
+    assert tool["one_by_one"](given) == expected
+
+
 # The whole
 
 
@@ -222,7 +250,9 @@ def test_a_run_of_tiny_models_writes_what_it_measured(tmp_path, work):
         "--output": [str(tmp_path)],
     }
     arguments = [part for name, values in options.items() for part in (name, *values)]
-    subprocess.run([sys.executable, str(TOOLS / "benchmark"), *arguments], check=True)
+    subprocess.run(
+        [sys.executable, str(TOOLS / "benchmark"), *arguments], env=environment(), check=True
+    )
     found = json.loads((tmp_path / "benchmark.json").read_text())
     assert found["machine"]["bytes_per_second"] > 1e6
     (result,) = found["results"]

@@ -18,10 +18,10 @@ DOCUMENTS = ("CONTRIBUTING.md", "docs/architecture.md")
 EXTENSIONS = ("cff", "json", "md", "py", "svg", "toml", "yaml", "yml")
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
+@pytest.mark.parametrize("document", [*DOCUMENTS, "SECURITY.md", "docs/releasing.md"])
 def test_every_path_is_there(document):
     paths = _paths_of(_text(document))
-    assert len(paths) > 20
+    assert len(paths) > (20 if document in DOCUMENTS else 2)
     assert [path for path in paths if not _exists(path)] == []
 
 
@@ -49,6 +49,30 @@ def test_contributing_names_targets_of_make():
     named = set(re.findall(r"\bmake ([a-z-]+)\b", "\n".join(_code(_text("CONTRIBUTING.md")))))
     targets = re.search(r"^\.PHONY: (.*)$", _text("Makefile"), re.M)[1].split()
     assert named and named <= set(targets)
+
+
+def test_workflows_run_targets_of_make():
+    targets = set(re.search(r"^\.PHONY: (.*)$", _text("Makefile"), re.M)[1].split())
+    workflows = [_yaml(f".github/workflows/{name}.yml") for name in ("tests", "wheel")]
+    jobs = [job for workflow in workflows for job in workflow["jobs"].values()]
+    commands = [step["run"].split() for job in jobs for step in job["steps"] if "run" in step]
+    assert {command[1] for command in commands} == {"lint", "test", "wheel"} <= targets
+    assert all(command[0] == "make" and "PYTHON=python" in command for command in commands)
+
+
+def test_addresses_are_one_that_is_reserved():
+    """Until there is a public one, which then is put into one place of each line."""
+    urls = tomllib.loads(_text("pyproject.toml"))["project"]["urls"]
+    assert {"Homepage", "Source", "Issues", "Changelog"} <= set(urls)
+    assert len({url.split("/")[2] for url in urls.values()}) == 1
+
+
+def test_the_tested_versions_of_python_are_classified():
+    project = tomllib.loads(_text("pyproject.toml"))["project"]
+    matrix = _yaml(".github/workflows/wheel.yml")["jobs"]["wheel"]["strategy"]["matrix"]
+    versions = re.findall(r"Python :: (3\.\d+)", "\n".join(project["classifiers"]))
+    assert versions == matrix["python"]
+    assert project["requires-python"] == f">={versions[0]}"
 
 
 def test_recipes_are_short():

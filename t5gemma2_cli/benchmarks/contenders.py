@@ -9,7 +9,8 @@ import pathlib
 import tempfile
 
 import numpy as np
-from sizes import Sizes, write_config
+
+from t5gemma2_cli.benchmarks.sizes import Sizes, write_config
 
 # Tokens of the decoder's prompt in "prefill"; with the first new token one bucket of length.
 PROMPT = 128

@@ -1,29 +1,29 @@
-"""The command that converts between formats."""
+"""Models written in another format."""
 
 import json
-import pathlib
 import re
 import signal
 import subprocess
 import sys
 
-import convert
 import h5py
 import keras
 import pytest
+from command_line import error_of, parsed
+from command_line import run as run_command
 from reference_gemma3 import tiny_gemma3, write_gguf
 from tasks import TOKENIZER
 
 from keras_t5gemma2 import T5Gemma2Seq2SeqLM
+from keras_t5gemma2.cli.convert import TARGETS
 from keras_t5gemma2.files.safetensors import read_safetensors
+from t5gemma2_cli.convert import TARGETS as CHOICES
 
 pytestmark = pytest.mark.once
 
-TOOL = pathlib.Path(convert.__file__)
-
 
 def run(*arguments):
-    assert convert.main([*map(str, arguments), "--quiet"]) == 0
+    run_command("convert", *arguments, "--quiet")
 
 
 def stored(directory):
@@ -55,7 +55,7 @@ def test_there_and_back(checkpoint, tmp_path):
 
 def test_keras_hub_there_and_back(checkpoint, tmp_path, capsys):
     options = (checkpoint, tmp_path / "preset", "--to", "keras-hub")
-    assert convert.main([*map(str, options), "--dry-run"]) == 0
+    run(*options, "--dry-run")
     listed = capsys.readouterr().out.splitlines()
     run(*options)
     with h5py.File(tmp_path / "preset" / "model.weights.h5") as file:
@@ -76,7 +76,7 @@ def test_dtype_of_a_preset(checkpoint, tmp_path):
 @pytest.mark.parametrize("to", ["transformers", "keras"])
 def test_a_dry_run_lists_what_would_be_written(to, checkpoint, tmp_path, capsys):
     options = (checkpoint, tmp_path / to, "--to", to, "--shard-size", "2MB")
-    assert convert.main([*map(str, options), "--dry-run"]) == 0
+    run(*options, "--dry-run")
     *lines, total = capsys.readouterr().out.splitlines()
     assert not list(tmp_path.iterdir())
     listed = {}
@@ -107,7 +107,7 @@ def gemma3(tmp_path_factory):
 
 
 def test_a_gemma3(gemma3, tmp_path, capsys):
-    assert convert.main([str(gemma3), str(tmp_path / "new"), "--dry-run"]) == 0
+    run(gemma3, tmp_path / "new", "--dry-run")
     assert "model.decoder.layers.2.mlp.up_proj.weight  float16  96x32" in capsys.readouterr().out
     run(gemma3, tmp_path / "new")
     found, source = stored(tmp_path / "new"), stored(gemma3)
@@ -121,8 +121,8 @@ def test_a_gemma3(gemma3, tmp_path, capsys):
 
 def test_a_gguf_file_without_a_tokenizer(tmp_path, capsys):
     path = write_gguf(tmp_path / "model.gguf", tiny_gemma3())
-    assert convert.main([str(path), str(tmp_path / "new")]) == 1
-    assert "error: The metadata of a GGUF file must tell" in capsys.readouterr().err
+    error = error_of(capsys, "convert", path, tmp_path / "new")
+    assert "error: The metadata of a GGUF file must tell" in error
     assert [path.name for path in tmp_path.iterdir()] == ["model.gguf"]
 
 
@@ -154,20 +154,31 @@ def test_adapters(checkpoint, tmp_path):
 )
 def test_errors(source, target, message, tmp_path, capsys):
     (tmp_path / "taken").mkdir()
-    assert convert.main([source, str(tmp_path / target)]) == 1
-    assert re.search(f"^error: .*{message}", capsys.readouterr().err)
+    error = error_of(capsys, "convert", source, tmp_path / target)
+    assert re.search(f"^error: .*{message}", error, re.M)
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
 def test_a_size_that_is_none(capsys):
-    with pytest.raises(SystemExit):
-        convert.main(["t5gemma2_tiny", "new", "--shard-size", "large"])
-    assert "Received: max_shard_size='large'" in capsys.readouterr().err
+    error = error_of(capsys, "convert", "t5gemma2_tiny", "new", "--shard-size", "large")
+    assert "Received: max_shard_size='large'" in error
 
 
-# The tool, which says when the first tensor is written, and then waits.
+def test_json_of_a_dry_run(checkpoint, tmp_path, capsys):
+    found = parsed(capsys, "convert", checkpoint, tmp_path / "new", "--dry-run", "--json")
+    assert len(found) == 137 and sum(tensor["bytes"] for tensor in found) == 4_101_952
+    shapes = {tensor["name"]: tensor["shape"] for tensor in found}
+    assert shapes["model.decoder.norm.weight"] == [128]
+
+
+def test_the_options_are_those_of_the_targets():
+    assert {name: target.about for name, target in TARGETS.items()} == CHOICES
+
+
+# The command, which says when the first tensor is written, and then waits.
 _SLOW = """
-import runpy, signal, sys
+import signal, sys
+from t5gemma2_cli import main
 from keras_t5gemma2.files import safetensors_writer
 
 def slow(tensor):
@@ -177,16 +188,14 @@ def slow(tensor):
 
 pieces, safetensors_writer._pieces = safetensors_writer._pieces, slow
 signal.signal(signal.SIGINT, signal.default_int_handler)
-tool = sys.argv.pop(1)
-sys.argv[0] = tool
-runpy.run_path(tool, run_name="__main__")
+sys.exit(main())
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_leaves_nothing(number, tmp_path):
-    command = [sys.executable, "-c", _SLOW, TOOL, "t5gemma2_tiny", tmp_path / "new"]
+    command = [sys.executable, "-c", _SLOW, "convert", "t5gemma2_tiny", tmp_path / "new"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert any(line == "written\n" for line in process.stdout)
     (half_made,) = tmp_path.iterdir()

@@ -3,7 +3,7 @@
 import pathlib
 import statistics
 
-from sizes import Cost
+from t5gemma2_cli.benchmarks.sizes import Cost
 
 _GIB = 1 << 30
 

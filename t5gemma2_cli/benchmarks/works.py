@@ -7,9 +7,17 @@ import subprocess
 import sys
 import time
 
-from contenders import CONTENDERS, IMPORTS, MOST_NEW, NEW, PROMPT, ROWS, Case
-from processes import peak, start_of_peak
-from sizes import measure_machine
+from t5gemma2_cli.benchmarks.contenders import (
+    CONTENDERS,
+    IMPORTS,
+    MOST_NEW,
+    NEW,
+    PROMPT,
+    ROWS,
+    Case,
+)
+from t5gemma2_cli.benchmarks.processes import peak, start_of_peak
+from t5gemma2_cli.benchmarks.sizes import measure_machine
 
 # What is measured, by name.
 WORKS = {
