@@ -29,10 +29,12 @@ from keras_t5gemma2.kernels.ops.dispatch import (
     logits,
     merge_heads,
     product,
+    product_of_codes,
     reads_codes,
     rms_norm,
     rotate,
     split_heads,
+    take_rows,
     times_codes,
 )
 from keras_t5gemma2.kernels.runtime.dispatch import (
@@ -78,6 +80,7 @@ __all__ = [
     "plain",
     "prepare_training",
     "product",
+    "product_of_codes",
     "reads_codes",
     "rematerialized",
     "rms_norm",
@@ -86,6 +89,7 @@ __all__ = [
     "split_heads",
     "summed_over_replicas",
     "sums_of_metrics",
+    "take_rows",
     "times",
     "times_codes",
     "use",

@@ -173,9 +173,9 @@ class Quantizable:
                 x, stored, lambda stored: self._oriented(self._dequantized(stored))
             )
         codes, scale = stored  # the sums are scaled, of which there are fewer
-        if kernels.reads_codes(x, is_table=self.axis != 0):
-            rows = codes if self.axis else ops.transpose(codes)
-            sums = kernels.times_codes(x, rows)
+        if kernels.reads_codes(x):
+            times = kernels.times_codes if self.axis else kernels.product_of_codes
+            sums = times(x, codes)
             return sums / ops.cast(scale, sums.dtype)
 
         def dequantized(stored):
@@ -269,7 +269,8 @@ class QuantizedEmbedding(Quantizable, layers.ReversibleEmbedding):
 
     def call(self, inputs, reverse=False):
         if not reverse:
-            return super().call(inputs)
+            rows = kernels.take_rows(self.matrix_variable, ops.cast(inputs, "int32"))
+            return ops.cast(rows, self.compute_dtype)
         return self._capped(kernels.logits(inputs, self.matrix_variable))
 
     def compute_output_spec(self, inputs, reverse=False):
@@ -286,7 +287,7 @@ class QuantizedEmbedding(Quantizable, layers.ReversibleEmbedding):
         if not reverse:
             inputs = ops.cast(inputs, "int32")
             return self._dequantized([ops.take(x, inputs, axis=0) for x in stored])
-        if self.quantization_mode == "int8" and kernels.reads_codes(inputs, is_table=True):
+        if self.quantization_mode == "int8" and kernels.reads_codes(inputs):
             return self._capped(self._product(inputs, stored))
         size = max(1, _BYTES_AT_A_TIME // (self.output_dim * np.dtype(self.compute_dtype).itemsize))
         pieces = [

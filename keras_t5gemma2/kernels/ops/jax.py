@@ -11,12 +11,13 @@ from keras_t5gemma2.kernels.ops.reference import (  # noqa: F401  chosen from he
     gelu,
     lay_out,
     merge_heads,
-    product,
     reads_codes,
     rotate,
     split_heads,
 )
+from keras_t5gemma2.kernels.runtime import jax as runtime
 from keras_t5gemma2.kernels.runtime.jax import map_blocks, rematerialized
+from keras_t5gemma2.kernels.runtime.reference import is_on_cpu
 
 
 def by_pieces(function, x, size):
@@ -30,13 +31,34 @@ def by_pieces(function, x, size):
     return map_blocks(lambda _, piece: (function(piece.astype(dtype)), ()), x, size, axis=1)[0]
 
 
+def product(x, kernel):
+    """See `ops.reference`; few rows are summed in float32."""
+    kernel = ops.convert_to_tensor(kernel)
+    if kernel.dtype == "bfloat16" and reads_codes(x):
+        return product_of_codes(x, kernel)
+    return reference.product(x, kernel)
+
+
+def product_of_codes(x, codes):
+    """See `ops.reference`."""
+    return reference.sliced_product(x.astype("float32"), runtime.widened(codes, x)).astype(x.dtype)
+
+
+def take_rows(table, ids):
+    """See `ops.reference`."""
+    table = ops.convert_to_tensor(table)
+    if table.dtype == "bfloat16" and is_on_cpu():
+        return runtime.take_rows(table, ids)
+    return ops.take(table, ids, axis=0)
+
+
 def logits(x, table):
     """See `ops.reference`; half precision is summed in float32 and not rounded."""
     table = ops.convert_to_tensor(table)
     if table.dtype == "float32":
         return reference.logits(x, table)
     x = x.astype(table.dtype)
-    if table.dtype == "bfloat16" and reads_codes(x, is_table=True):
+    if table.dtype == "bfloat16" and reads_codes(x):
         return times_codes(x, table)
     return jnp.matmul(x, table.T, preferred_element_type="float32")
 

@@ -21,10 +21,26 @@ def product(x, kernel):
     """(..., in) times a variable (in, out)."""
     if not _are_few_rows(x) or kernel.shape[0] % _SLICES:
         return ops.matmul(x, kernel)
-    rows = ops.reshape(x, (-1, _SLICES, x.shape[-1] // _SLICES))
-    slices = ops.reshape(kernel, (_SLICES, -1, kernel.shape[1]))
+    return sliced_product(x, kernel)
+
+
+def sliced_product(x, kernel):
+    """`product` of few rows in float32."""
+    count = math.gcd(_SLICES, kernel.shape[0])
+    rows = ops.reshape(x, (-1, count, x.shape[-1] // count))
+    slices = ops.reshape(kernel, (count, -1, kernel.shape[1]))
     sums = ops.sum(ops.einsum("rpi,pio->pro", rows, slices), axis=0)
     return ops.reshape(sums, (*x.shape[:-1], -1))
+
+
+def product_of_codes(x, codes):
+    """(..., out), as `x`, of the few rows (..., in) times int8 or bfloat16 (in, out)."""
+    return ops.cast(ops.matmul(ops.cast(x, "float32"), ops.cast(codes, "float32")), x.dtype)
+
+
+def take_rows(table, ids):
+    """The rows of a variable (V, D) that ids (...) name: (..., D)."""
+    return ops.take(table, ids, axis=0)
 
 
 def logits(x, table):
@@ -43,28 +59,13 @@ def logits(x, table):
 
 
 def times_codes(x, codes):
-    """(..., V), in float32 or as `x`, of the few rows (..., D) times int8 (V, D), transposed.
-
-    Compilers make floats of all codes in front of a loop, and each step then reads these: four
-    times the bytes. So the codes are made to depend on `x`.
-    """
-    x = ops.cast(x, "float32")
-    rows = ops.reshape(x, (-1, x.shape[-1]))
-    # Always 0, which changes no code; but the compiler does not know it.
-    nothing = ops.cast(ops.greater(rows[0, 0], float("inf")), "int8")
-    matrix = ops.cast(ops.bitwise_xor(codes, nothing), "float32")
-    sums = ops.stack([ops.matmul(matrix, row) for row in ops.unstack(rows, axis=0)])
-    return ops.reshape(sums, (*x.shape[:-1], -1))
+    """(..., V), in float32 or as `x`, of the few rows (..., D) times int8 (V, D), transposed."""
+    return ops.matmul(ops.cast(x, "float32"), ops.transpose(ops.cast(codes, "float32")))
 
 
-def reads_codes(x, is_table):
-    """Whether `times_codes` is for `x`: few rows, such as those of a step, on a CPU.
-
-    Args:
-        x: (..., D) tensor.
-        is_table: bool. Whether the codes lie in memory as (V, D); a kernel lies as (D, V).
-    """
-    if not is_table or None in x.shape or not 0 < math.prod(x.shape[:-1]) <= FEW_QUERIES:
+def reads_codes(x):
+    """Whether `times_codes` is for `x` (..., D): few rows, such as those of a step, on a CPU."""
+    if None in x.shape or not 0 < math.prod(x.shape[:-1]) <= FEW_QUERIES:
         return False
     return keras.distribution.distribution() is None and is_on_cpu()
 
@@ -76,10 +77,7 @@ def _are_few_rows(x):
     whole matrix first. Split into slices, each a product with some rows of the matrix, all cores
     read and nothing is rearranged. Each slice is rounded, so this is for float32 only.
     """
-    are_few = None not in x.shape and 0 < math.prod(x.shape[:-1]) <= FEW_QUERIES
-    if not are_few or keras.backend.standardize_dtype(x.dtype) != "float32":
-        return False
-    return keras.distribution.distribution() is None and is_on_cpu()
+    return reads_codes(x) and keras.backend.standardize_dtype(x.dtype) == "float32"
 
 
 def lay_out(variable, for_steps):

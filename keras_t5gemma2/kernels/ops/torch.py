@@ -4,6 +4,7 @@ import torch
 from torch.nn import functional
 
 from keras_t5gemma2.kernels.compat.torch import int8_product
+from keras_t5gemma2.kernels.ops.reference import take_rows  # noqa: F401  for `dispatch`
 
 _FEW_ROWS = 32  # of a product, such as those of a step of decoding
 
@@ -31,8 +32,13 @@ def logits(x, table):
     return _times(x.to(table.dtype), table).float()
 
 
-def reads_codes(x, is_table):
-    """See `ops.reference`. Kernels do too, since `lay_out` turns them; trained inputs do not."""
+def product_of_codes(x, codes):
+    """See `ops.reference`."""
+    return times_codes(x, codes.t())
+
+
+def reads_codes(x):
+    """See `ops.reference`; trained inputs do not."""
     is_plain = not (torch.is_grad_enabled() and x.requires_grad)
     return is_plain and x.device.type == "cpu" and x.shape[:-1].numel() <= _FEW_ROWS
 

@@ -158,6 +158,54 @@ def compiled(function, task, changed=()):
     return call
 
 
+@jax.custom_vjp
+def _widened(matrix, is_other):
+    if matrix.dtype == "bfloat16":
+        bits = lax.bitcast_convert_type(matrix, "uint16") ^ is_other.astype("uint16")
+        return lax.bitcast_convert_type(bits, "bfloat16").astype("float32")
+    return (matrix ^ is_other.astype("int8")).astype("float32")
+
+
+def _widened_forward(matrix, is_other):
+    return _widened(matrix, is_other), jnp.zeros((), matrix.dtype)
+
+
+def _widened_backward(like, upstream):
+    is_float = jnp.issubdtype(like.dtype, jnp.floating)
+    return upstream.astype(like.dtype) if is_float else None, None
+
+
+_widened.defvjp(_widened_forward, _widened_backward)
+
+
+def widened(matrix, x):
+    """Numbers of int8 or bfloat16 as float32, which no compiler makes in front of a loop.
+
+    There it would keep all of them, and each step would read these: up to four times the bytes. So
+    they are made to depend on `x`.
+    """
+    return _widened(matrix, x.ravel()[0] > jnp.inf)  # always False, but no compiler knows
+
+
+@jax.custom_vjp
+def take_rows(table, ids):
+    """Rows of a table of bfloat16. XLA for CPUs would make float32 of all of them first."""
+    rows = jnp.take(lax.bitcast_convert_type(table, "uint16"), ids, axis=0)
+    return lax.bitcast_convert_type(rows, "bfloat16")
+
+
+def _take_rows_forward(table, ids):
+    return take_rows(table, ids), (ids, table.shape)
+
+
+def _take_rows_backward(kept, upstream):
+    ids, shape = kept
+    return jnp.zeros(shape, upstream.dtype).at[ids].add(upstream), None
+
+
+take_rows.defvjp(_take_rows_forward, _take_rows_backward)
+
+
 def spread(x, mesh, *axes):
     """`x` with its first axes on these of the mesh."""
     return lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*axes)))

@@ -98,3 +98,36 @@ def compiled(function, task, _=()):
     if task.run_eagerly:
         return function
     return tf.function(function, autograph=False, jit_compile=True)
+
+
+def widened(matrix, x):
+    """See `runtime.jax`."""
+    is_other = tf.reshape(x, (-1,))[0] > float("inf")  # always False, but no compiler knows
+
+    @tf.custom_gradient
+    def of_floats(matrix):
+        bits = tf.bitcast(matrix, tf.uint16)
+        bits = tf.bitwise.bitwise_xor(bits, tf.cast(is_other, tf.uint16))
+        wide = tf.cast(tf.bitcast(bits, matrix.dtype), tf.float32)
+        return wide, lambda upstream: tf.cast(upstream, matrix.dtype)
+
+    if matrix.dtype.is_floating:
+        return of_floats(matrix)
+    codes = tf.bitwise.bitwise_xor(matrix, tf.cast(is_other, matrix.dtype))
+    return tf.cast(codes, tf.float32)
+
+
+def take_rows(table, ids):
+    """See `runtime.jax`."""
+
+    @tf.custom_gradient
+    def take(table):
+        rows = tf.bitcast(tf.gather(tf.bitcast(table, tf.uint16), ids), table.dtype)
+
+        def gradient(upstream):
+            sums = tf.reshape(upstream, (-1, upstream.shape[-1])), tf.reshape(ids, (-1,))
+            return tf.math.unsorted_segment_sum(*sums, table.shape[0])
+
+        return rows, gradient
+
+    return take(table)
