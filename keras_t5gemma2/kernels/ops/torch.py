@@ -5,7 +5,6 @@ from torch.nn import functional
 
 from keras_t5gemma2.kernels.compat.torch import int8_product
 from keras_t5gemma2.kernels.ops.reference import take_rows  # noqa: F401  for `dispatch`
-from keras_t5gemma2.kernels.ops.screened import HALF, LARGEST_PART
 
 _FEW_ROWS = 32  # of a product, such as those of a step of decoding
 
@@ -49,32 +48,6 @@ def times_codes(x, codes):
     ones = torch.ones(len(codes), dtype=x.dtype)
     sums = int8_product(x.reshape(-1, x.shape[-1]), codes.contiguous(), ones)
     return sums.unflatten(0, x.shape[:-1])
-
-
-def screened_logits(x, table, screen, count):
-    """See `ops.screened`. Rows are found one by one; the copy is read in bfloat16 on CPUs."""
-    table = getattr(table, "value", table)
-    x = x.to(table.dtype)
-    lower, upper = _bounds(x.float(), screen, is_half=table.dtype != torch.float32)
-    least = lower.topk(count).values[:, -1:]
-    wanted = (upper >= least).any(dim=0).nonzero()[:, 0]
-    if len(wanted) > LARGEST_PART * len(table):
-        return logits(x, table)
-    rest = torch.where(least.isnan(), least, -torch.inf)
-    found = rest.repeat(1, len(table))
-    found[:, wanted] = logits(x, table[wanted])
-    return found
-
-
-def _bounds(x, screen, is_half):
-    """See `screened.bounds`; rounding `x` takes away at most a norm as well."""
-    half = x.bfloat16()
-    ones = torch.ones(len(screen.codes), dtype=half.dtype)
-    logits = int8_product(half, screen.codes, ones).float().mul_(screen.scales)
-    norms = torch.linalg.vector_norm(torch.stack([x, x - half.float()]), dim=-1, keepdim=True)
-    slack = torch.addcmul(norms[0] * screen.errors, norms[1], screen.norms)
-    slack = slack.add_(logits.abs(), alpha=(3 if is_half else 1) * HALF)
-    return logits - slack, logits + slack
 
 
 def _times(x, rows):
