@@ -1,6 +1,5 @@
 """A task as a directory in the reference's format, laid out as the published ones."""
 
-import dataclasses
 import functools
 import json
 
@@ -203,8 +202,7 @@ def _card_of_encoder(name, backbone, metrics):
 
 def config_of(backbone, encoder_only=False):
     """The `BackboneConfig` of what is written of a model."""
-    config = backbone.config
-    return dataclasses.replace(config, decoder=None) if encoder_only else config
+    return backbone.config.encoder_alone() if encoder_only else backbone.config
 
 
 def new_tensors(backbone, dtype=None, is_merged=True, encoder_only=False):
