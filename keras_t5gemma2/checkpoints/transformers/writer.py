@@ -111,8 +111,8 @@ def write_transformers(
         files[_GENERATION_FILE] = generation_config(ids)
     with atomic_directory(path, replaces=_FILES, written_last=_CONFIG_FILE) as directory:
         write_safetensors(directory, tensors, max_bytes)
-        for name, config in (adapters or {}).items():
-            found = adapter_of(backbone, name, config)
+        for name, of_adapter in (adapters or {}).items():
+            found = adapter_of(backbone, name, of_adapter)
             place = path / "adapters" / name
             peft.write_peft_adapter(directory / "adapters" / name, found, backbone, place, metrics)
         if preprocessor is not None:
