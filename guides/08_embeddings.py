@@ -2,8 +2,7 @@
 # # Vectors of texts: names of one thing, near each other in 26 languages
 #
 # The encoder alone makes a vector of a text. Here it learns that 독일, Германия and Germany are the
-# same, from names of countries, languages and months in 26 languages, in less than five minutes on
-# two CPU cores:
+# same, from names of countries, languages and months in 26 languages, in minutes on two CPU cores:
 #
 #     pip install ".[jax]" babel matplotlib
 #     KERAS_BACKEND=jax python guides/08_embeddings.py

@@ -280,6 +280,17 @@ class BackboneConfig:
         stacks = {"encoder": self.encoder, "decoder": self.decoder}
         return {name: stack for name, stack in stacks.items() if stack is not None}
 
+    def encoder_alone(self) -> Self:
+        """The configuration without the decoder, and without what is said of its logits.
+
+        Example:
+
+        >>> config = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny").config
+        >>> list(config.encoder_alone().stacks)
+        ['encoder']
+        """
+        return dataclasses.replace(self, decoder=None, final_logit_soft_cap=None)
+
     def to_dict(self) -> dict[str, Any]:
         """The configuration as nested dicts, lists and numbers: plain JSON.
 

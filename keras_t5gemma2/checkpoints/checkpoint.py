@@ -68,7 +68,7 @@ class Checkpoint:
     def parts_of(self, config):
         """A `BackboneConfig` without the parts that are left out."""
         config = dataclasses.replace(config, vision=None) if self.text_only else config
-        return dataclasses.replace(config, decoder=None) if self.encoder_only else config
+        return config.encoder_alone() if self.encoder_only else config
 
     @property
     def origin(self):

@@ -81,6 +81,7 @@ class T5Gemma2TextEmbedder(T5Gemma2Task, keras_hub.models.TextEmbedder):
     needs_logits = True  # the rows of a batch are compared: none may be added
     columns_read = KEYS_OF_EMBEDDERS
     embedding_loss: Any = None
+    accuracy: Any = None
 
     def __init__(
         self,
@@ -341,7 +342,8 @@ class T5Gemma2TextEmbedder(T5Gemma2Task, keras_hub.models.TextEmbedder):
             )
         compat.forget_loss(self)
         self.embedding_loss = EmbeddingLoss() if is_auto else loss
-        self.accuracy = keras.metrics.Mean(name="accuracy")
+        if self.accuracy is None:  # Keras keeps each that there ever was among the metrics
+            self.accuracy = keras.metrics.Mean(name="accuracy")
         self.has_default_optimizer = isinstance(optimizer, str) and optimizer == "auto"
         if self.has_default_optimizer:
             optimizer = self.adapter_set.default_optimizer()
@@ -362,18 +364,6 @@ class T5Gemma2TextEmbedder(T5Gemma2Task, keras_hub.models.TextEmbedder):
         loss, right = self.embedding_loss(y, y_pred)
         self.accuracy.update_state(right, sample_weight=keras.ops.shape(y_pred)[0])
         return loss + sum(compat.scaled_loss(self, one) for one in self.losses)
-
-    @property
-    def metrics(self) -> list[keras.metrics.Metric]:
-        """List of the metrics: the loss and the accuracy.
-
-        Example:
-
-        >>> embedder = keras_t5gemma2.T5Gemma2TextEmbedder.from_preset("t5gemma2_tiny")
-        >>> [metric.name for metric in embedder.metrics]
-        ['loss', 'accuracy']
-        """
-        return [*super().metrics, *([self.accuracy] if self.embedding_loss is not None else [])]
 
     def predict(
         self,

@@ -122,6 +122,7 @@ def test_images_and_prompts(embedder):
 def test_fit_lowers_the_loss():
     embedder = T5Gemma2TextEmbedder.from_preset(PRESET, text_only=True, pooling="attention")
     embedder.compile(keras.optimizers.AdamW(1e-3))
+    assert [metric.name for metric in embedder.metrics] == ["loss", "accuracy"]
     rows = {
         "query": ["seven", "eight", "nine", "ten"],
         "document": ["sieben", "acht", "neun", "zehn"],

@@ -1,6 +1,5 @@
 """A task as a directory in the reference's format, laid out as the published ones."""
 
-import dataclasses
 import functools
 import json
 
@@ -113,8 +112,8 @@ def write_transformers(
         files[_GENERATION_FILE] = generation_config(ids)
     with atomic_directory(path, replaces=_FILES, written_last=_CONFIG_FILE) as directory:
         write_safetensors(directory, tensors, max_bytes)
-        for name, config in (adapters or {}).items():
-            found = adapter_of(backbone, name, config)
+        for name, of_adapter in (adapters or {}).items():
+            found = adapter_of(backbone, name, of_adapter)
             place = path / "adapters" / name
             peft.write_peft_adapter(directory / "adapters" / name, found, backbone, place, metrics)
         if preprocessor is not None:
@@ -206,8 +205,7 @@ def _card_of_encoder(name, backbone, metrics):
 
 def config_of(backbone, encoder_only=False):
     """The `BackboneConfig` of what is written of a model."""
-    config = backbone.config
-    return dataclasses.replace(config, decoder=None) if encoder_only else config
+    return backbone.config.encoder_alone() if encoder_only else backbone.config
 
 
 def new_tensors(backbone, dtype=None, is_merged=True, encoder_only=False):
