@@ -207,15 +207,11 @@ class AdapterSet:
     # Frozen and trained -----------------------------------------------------------------------
 
     def _freeze(self):
-        trained = {v.path: v for v in self.model.trainable_variables}
-        kept = {variable.path for variable in self.kept_trained()}
-        self._unfrozen = sorted(set(trained) - kept)
-        for path in self._unfrozen:
-            trained[path].trainable = False
-
-    def kept_trained(self):
-        """The variables that are trained beside an adapter."""
-        return ()
+        kept = {v.path for v in getattr(self.model, "head_variables", list)()}  # of a classifier
+        frozen = [v for v in self.model.trainable_variables if v.path not in kept]
+        self._unfrozen = sorted(variable.path for variable in frozen)
+        for variable in frozen:
+            variable.trainable = False
 
     def _unfreeze(self):
         unfrozen = set(self._unfrozen)
@@ -246,11 +242,9 @@ class AdapterSet:
 
     def trained_changed(self):
         """Called where another adapter may be the trained one."""
-        return
 
     def reset_optimizer(self):
         """Called where an optimizer has the state of other variables."""
-        return
 
     def variables_changed(self):
         """Called where variables have come or gone.

@@ -54,10 +54,6 @@ class TaskAdapters(AdapterSet):
         self._optimized = None
         super()._keep_merged()
 
-    def kept_trained(self):
-        head = getattr(self.model, "head", None)  # of a classifier, which is new
-        return () if head is None else self.model.head_variables()
-
     # The optimizer ----------------------------------------------------------------------------
 
     def trained_changed(self):

@@ -1,4 +1,4 @@
-"""A task as a directory in the reference's format, laid out as the published ones."""
+"""A task as a directory in the reference's format, as the published ones. Long by its READMEs."""
 
 import functools
 import json
