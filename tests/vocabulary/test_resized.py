@@ -121,6 +121,9 @@ def test_special_ids_of_a_trained_model_are_renumbered_and_its_other_fields_stay
             dict(fields_of(dict(fields_of(file))[2])) for file in (data, vocabulary.data)
         )
         assert trainer[10] == before[10]  # a float
+        assert trainer[4] == len(small)
+        for number, name in enumerate(("unk", "bos", "eos", "pad"), start=40):
+            assert trainer[number] == small.token_to_id(f"<{name}>")
 
 
 def test_a_post_processor_gets_the_new_ids():
