@@ -121,6 +121,9 @@ def test_special_ids_of_a_trained_model_are_renumbered_and_its_other_fields_stay
             dict(fields_of(dict(fields_of(file))[2])) for file in (data, vocabulary.data)
         )
         assert trainer[10] == before[10]  # a float
+        assert trainer[4] == len(small)
+        for number, name in enumerate(("unk", "bos", "eos", "pad"), start=40):
+            assert trainer[number] == small.token_to_id(f"<{name}>")
 
 
 def test_a_post_processor_gets_the_new_ids():
@@ -141,9 +144,9 @@ def test_a_post_processor_gets_the_new_ids():
 
 @BOTH
 def test_new_tokens_are_found_in_a_text_and_nothing_else_changes(vocabulary):
-    large = Vocabulary(with_more_tokens(vocabulary, ["Katze", "the", "猫"]))
+    large = Vocabulary(with_more_tokens(vocabulary, ["Katze", "Haus", "猫"]))
     count = len(vocabulary)
-    assert large.tokens == [*vocabulary.tokens, "Katze", "the", "猫"]
+    assert large.tokens == [*vocabulary.tokens, "Katze", "Haus", "猫"]
     assert large.encode(["Katze"]) == [[count]]
     assert large.encode(["xKatzen"])[0] == [
         *vocabulary.encode(["x"])[0],
