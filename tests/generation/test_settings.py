@@ -1,5 +1,7 @@
 """Settings of a call, from `generate` and `stream` on."""
 
+import re
+
 import keras
 import keras_hub
 import numpy as np
@@ -89,6 +91,7 @@ def test_first_tokens_come_as_often_as_in_the_reference(lm, settings):
         scores = process(None, scores)
     want = scores.softmax(-1)[0].double().numpy()
     counts = np.bincount([ids[0] for ids in found.token_ids], minlength=len(want))
+    want /= want.sum()
     assert not counts[want == 0].any()
     often = want * 2000 >= 5
     counts, want = ([*x[often], x[~often].sum()] for x in (counts, 2000 * want))
@@ -152,7 +155,7 @@ def test_runs_do_not_come_again(lm):
 
 def test_texts_end_before_a_string_across_tokens(lm):
     text = lm.generate(ROWS[0], max_new_tokens=12, stop_token_ids=None)
-    stop = text[len(text) // 2 :][:3]
+    stop = re.search("[a-z][a-z ]", text[3:])[0]  # random weights write bytes, too
     want = text[: text.index(stop)]
     found = lm.generate(
         ROWS[0], max_new_tokens=12, stop_token_ids=None, stop=stop, return_scores=True
@@ -298,7 +301,7 @@ def test_samplers_of_their_own_loop_take_no_words(lm):
 @pytest.mark.once
 def test_an_assistant_takes_strings_that_stop(lm):
     text = lm.generate(ROWS[0], max_new_tokens=12, stop_token_ids=None)
-    stop = text[len(text) // 2 :][:2]
+    stop = re.search("[a-z][a-z ]", text[3:])[0]
     found = lm.generate(
         ROWS[0], max_new_tokens=12, stop_token_ids=None, stop=stop, assistant="prompt_lookup"
     )
