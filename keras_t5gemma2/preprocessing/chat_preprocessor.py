@@ -33,7 +33,8 @@ class T5Gemma2ChatPreprocessor(T5Gemma2Seq2SeqLMPreprocessor):
 
     >>> cls = keras_t5gemma2.T5Gemma2ChatPreprocessor
     >>> preprocessor = cls.from_preset("t5gemma2_tiny")
-    >>> encoded, _ = preprocessor.encode_rows((["7 in Dutch"], ["zeven"]), training=True)
+    >>> rows = {"encoder_text": ["7 in Dutch"], "decoder_text": ["zeven"]}
+    >>> encoded, _ = preprocessor.encode_rows(rows, training=True)
     >>> preprocessor.tokenizer.detokenize(encoded.encoder_ids[0])
     '<bos><start_of_turn>user\\n7 in Dutch<end_of_turn>\\n<start_of_turn>model\\n'
     >>> preprocessor.tokenizer.detokenize(encoded.decoder_ids[0])
