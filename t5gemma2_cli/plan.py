@@ -22,9 +22,17 @@ MODES = ("inference", "fit", "lora")
 @click.option("--encoder-length", type=int, default=512, show_default=True, help="Tokens of a row.")
 @click.option("--decoder-length", type=int, default=128, show_default=True, help="Tokens of a row.")
 @click.option("--images", type=int, default=0, show_default=True, help="Images of a row.")
-@click.option("--mesh", type=int, nargs=2, default=(1, 1), show_default=True, metavar="DATA MODEL")
+@click.option(
+    "--mesh",
+    type=int,
+    nargs=2,
+    default=(1, 1),
+    show_default=True,
+    help="Devices of each axis.",
+    metavar="DATA MODEL",
+)
 @click.option("--fsdp", is_flag=True, help="Shard over the data axis what is whole on it.")
-@click.option("--optimizer", default="adam", show_default=True)
+@click.option("--optimizer", default="adam", show_default=True, help="As Keras names it.")
 @click.option("--rank", type=int, default=16, show_default=True, help="Of the adapters.")
 @click.option(
     "--checkpointing/--no-checkpointing",
@@ -33,7 +41,9 @@ MODES = ("inference", "fit", "lora")
     show_default=True,
     help="Keep one hidden state per layer in training, and make the others again.",
 )
-@click.option("--cross-attention-cache", default="auto", show_default=True)
+@click.option(
+    "--cross-attention-cache", default="auto", show_default=True, help="auto, projected or shared."
+)
 @click.option("--text-only", is_flag=True, help="Without the vision tower.")
 @options.as_json
 @options.backend
