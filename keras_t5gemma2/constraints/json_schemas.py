@@ -126,7 +126,7 @@ class _Reader:
         if path in self._open:
             raise ValueError(
                 "`schema` must not refer to itself: no automaton counts how deep a text is nested. "
-                f"Received: {shown(path)} within itself. Give it as `constraints.grammar`"
+                f"Received: {shown(path)} within itself. Write out as many levels as are needed"
             )
         target = self._root
         for name in path.removeprefix("#").strip("/").split("/"):
@@ -260,8 +260,8 @@ class _Reader:
         if unknown:
             raise ValueError(
                 "`schema` must have keywords that an automaton can follow. Received: "
-                f"{shown_names(unknown)} in {shown(schema)}. Leave them out, or give the schema "
-                "as `constraints.grammar`"
+                f"{shown_names(unknown)} in {shown(schema)}. Leave them out, and check the texts "
+                "that come"
             )
 
     def _refuse(self, what, schema):
