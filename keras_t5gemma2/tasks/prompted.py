@@ -126,9 +126,9 @@ class Prompted(Mixin):
         Example:
 
         >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
-        >>> label, probability = lm.classify("Spell 7 in Dutch.", ["six", "zeven"], "{text}")
-        >>> label, probability > 0.99
-        ('zeven', True)
+        >>> label, probability = lm.classify("Spell 7 in German.", ["acht", "sieben"], "{text}")
+        >>> label, probability > 0.5
+        ('sieben', True)
         """
         asked = [_filled(prompt, text) for text in _texts("texts", texts)]
         labels = _texts("labels", list(labels) if not isinstance(labels, str) else [labels])
