@@ -17,6 +17,7 @@ import datetime
 import pathlib
 import tempfile
 
+import keras
 import numpy as np
 from babel.dates import format_date
 from num2words import num2words
@@ -94,7 +95,8 @@ pairs = {
 for word in words:
     print(word, len(small.preprocessor.tokenizer(word)), "tokens, now", end=" ")
     print(len(larger.preprocessor.tokenizer(word)))
-larger.fit({name: values * 16 for name, values in pairs.items()}, epochs=6, verbose=0)
+larger.compile(keras.optimizers.AdamW(1e-3), sampler="greedy")
+larger.fit({name: values * 16 for name, values in pairs.items()}, epochs=20, verbose=0)
 print(larger.generate(pairs["encoder_text"], max_new_tokens=8))
 
 # %% [markdown]

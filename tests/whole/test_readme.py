@@ -120,6 +120,15 @@ def test_all_examples_one_after_another(reader, histories):
     assert [text.split()[0] for text in prompted] == ["In", "The"] and len(haikus) == 4
     assert reader.run('lm.stream("Once upon a time")').strip()
 
+    lines = reader.run("constraints.regex(").rstrip().split("\n")
+    assert re.fullmatch(r"\d{1,2} [a-z]+ \d{4}", lines[-2])
+    assert len(reader["lm"].score_tokens("(a) or (b)?", ["a", "b"]).logits) == 2
+    reader.run("lm.chat(messages")
+    assert histories[-1]["loss"][-1] < histories[-1]["loss"][0]
+    similarity = reader.run("embedder.similarity(").strip()
+    assert similarity.count("1.") >= 3 and reader["embedder"].backbone.decoder is None
+    assert reader.run("classifier.predict([").strip() == "[0 1]"
+
     reader.run('"images": ["seven.png", None]')
     assert histories[-1]["loss"][-1] < histories[-1]["loss"][0]
     evaluation = reader.run("lm.enable_lora(rank=16, alpha=32)")
@@ -128,7 +137,7 @@ def test_all_examples_one_after_another(reader, histories):
     assert "exact_match" in evaluation
 
     reader.run("Distillation(base)")
-    assert len(histories) == 4 and all(np.isfinite(h["loss"]).all() for h in histories)
+    assert len(histories) == 6 and all(np.isfinite(h["loss"]).all() for h in histories)
     reader.run('lm.quantize("int8")')
     assert reader["lm"].cache_dtype == "int8"
     assert set(reader["lm"].backbone.quantized_layers.values()) == {"int4/32"}
