@@ -10,7 +10,7 @@ import json
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -50,7 +50,7 @@ class Request:
     as_json: bool = False
 
 
-def run(out, shard_size="5GB", **options: Any):
+def run(out, shard_size="5GB", **options):
     """Writes the target, or lists to `out` what would be written.
 
     Args:

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 import time
-from typing import Any
 
 import keras
 
@@ -57,7 +56,7 @@ class Request:
     backend: str | None = None
 
 
-def run(out, resume=False, as_json=False, quiet=False, **options: Any):
+def run(out, resume=False, as_json=False, quiet=False, **options):
     """Trains, and tells `out` what stands where.
 
     Args:

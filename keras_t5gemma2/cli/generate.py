@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import sys
-from typing import Any
 
 import keras
 
@@ -44,7 +43,7 @@ class Request:
     quiet: bool = False
 
 
-def run(out, dtype=None, quantize=None, text_only=False, adapter=None, **options: Any):
+def run(out, dtype=None, quantize=None, text_only=False, adapter=None, **options):
     """Writes the answers to `out`, or to the file that the options name.
 
     Args:

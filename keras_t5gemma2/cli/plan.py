@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from types import SimpleNamespace
-from typing import Any
 
 from keras_t5gemma2.planning.plan import largest_batch, plan
 from keras_t5gemma2.planning.weights import published_models
@@ -12,7 +11,7 @@ from keras_t5gemma2.planning.work import MODES, Work
 _GIB = 1 << 30
 
 
-def run(out, models=(), mode=(), as_json=False, **chosen: Any):
+def run(out, models=(), mode=(), as_json=False, **chosen):
     """Prints a row for each model and each mode to `out`.
 
     Args:

@@ -195,11 +195,11 @@ class Generator:
         )
         stop_token_ids = inputs_of.stop_token_ids(self.model, stop_token_ids)
         check_temperature(self.sampler)
-        settings = settings_of(self, settings, stop_token_ids)
-        best = _best(settings, self.sampler, num_return_sequences)
+        chosen = settings_of(self, settings, stop_token_ids)
+        best = _best(chosen, self.sampler, num_return_sequences)
         if assistant is not None:
-            settings.check_assistant()
-        of_call = None if assistant is not None else settings
+            chosen.check_assistant()
+        of_call = None if assistant is not None else chosen
         call = calls.call_of(self, cross_attention_cache, verbose, of_call, best)
         if encoded is not None:
             check_encoded(encoded, self, call, cross_attention_cache)
@@ -219,14 +219,14 @@ class Generator:
             asked = rows, budgets, stop_token_ids, call
             if assistant is not None:
                 found = speculation.new_tokens(self, assistant, *asked)
-                return [[sequence_of(ids, stop_token_ids, settings.rules)] for ids in found]
-            return self._sequences(numbers, *asked, encoded, num_return_sequences, settings)
+                return [[sequence_of(ids, stop_token_ids, chosen.rules)] for ids in found]
+            return self._sequences(numbers, *asked, encoded, num_return_sequences, chosen)
 
         limits = max_length, max_new_tokens
         with one_warning():
-            found = self._of_batches(batches, encoded, limits, sequences, settings, verbose)
+            found = self._of_batches(batches, encoded, limits, sequences, chosen, verbose)
             outputs.report_unfinished(self.model, found, limits)
-        return outputs.finished(self.model, found, strip_prompt, is_single, settings)
+        return outputs.finished(self.model, found, strip_prompt, is_single, chosen)
 
     def _of_batches(self, batches, encoded, limits, sequences, settings, verbose):
         """For each row its prompt, its budget and a list of `Sequence`s."""

@@ -98,7 +98,7 @@ class Prompted(Mixin):
         weights = np.zeros((len(texts), 1 + max(len(ids) for _, ids in pairs)), "float32")
         for row, (prompt, ids) in enumerate(pairs):
             weights[row, _common(prompt, ids) : len(ids) + 1] = 1
-        return {"encoder_text": evidence, "decoder_text": texts}, None, weights
+        return {"encoder_text": [*evidence], "decoder_text": texts}, None, weights
 
     def classify(
         self,
@@ -143,7 +143,7 @@ class Prompted(Mixin):
             part = asked[start : start + size]
             rows = {
                 "encoder_text": [text for text in part for _ in labels],
-                "decoder_text": labels * len(part),
+                "decoder_text": [*labels] * len(part),
             }
             scores = np.reshape(self.score(rows), (len(part), len(labels)))
             chances = np.exp(scores - scores.max(axis=1, keepdims=True))
@@ -172,7 +172,7 @@ class Prompted(Mixin):
         """
         texts, answers = _columns({"texts": texts, "answers": answers})
         asked = [_filled(prompt, text) for text in texts]
-        return {"encoder_text": asked, "decoder_text": answers}
+        return {"encoder_text": asked, "decoder_text": [*answers]}
 
 
 def _texts(name, value):

@@ -13,7 +13,7 @@ class Lost(NamedTuple):
     """A token that texts had and a smaller vocabulary has not."""
 
     token: str
-    count: int
+    count: int  # type: ignore[assignment]  # a tuple's method has the name
     now: tuple[str, ...]  # the tokens in its place, where it stands alone
 
 

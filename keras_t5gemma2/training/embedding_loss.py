@@ -131,7 +131,7 @@ class EmbeddingLoss:
         loss, right = 0.0, None
         for length in self.lengths(width):
             cut = [unit(parts[:, i, :length]) for i in range(k)]
-            of_length, found = self.contrastive(*cut[:2], others, *cut[2:])
+            of_length, found = self.contrastive(cut[0], cut[1], others, *cut[2:3])
             loss += of_length
             right = found if right is None else right  # of the longest
             if self.spread_out:

@@ -139,7 +139,7 @@ class _Keras:
 
 
 class Ours(_Keras):
-    jit_compile = "auto"
+    jit_compile: str | bool = "auto"
 
     def _make(self, directory, load_weights):
         import keras_t5gemma2
