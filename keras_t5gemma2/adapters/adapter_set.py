@@ -242,9 +242,11 @@ class AdapterSet:
 
     def trained_changed(self):
         """Called where another adapter may be the trained one."""
+        return
 
     def reset_optimizer(self):
         """Called where an optimizer has the state of other variables."""
+        return
 
     def variables_changed(self):
         """Called where variables have come or gone.

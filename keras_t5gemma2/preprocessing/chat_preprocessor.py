@@ -41,6 +41,9 @@ class T5Gemma2ChatPreprocessor(T5Gemma2Seq2SeqLMPreprocessor):
     '<bos>zeven<end_of_turn><eos>'
     """
 
+    # keras-hub looks for preprocessors by backbone, and is to find the ordinary one.
+    backbone_cls = None
+
     def encode_rows(
         self,
         x: Inputs,

@@ -80,7 +80,7 @@ class Prompted(Mixin):
         >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
         >>> rows = lm.rows_to_answer(["In Dutch?"], ["Spell 7."], ["zeven"])
         >>> rows[0]["decoder_text"], int(rows[2].sum())  # the tokens of the answer and the end
-        (['Question: In Dutch?\\nAnswer: zeven'], 5)
+        (['Question: In Dutch?\\nAnswer: zeven'], 4)
         >>> history = lm.fit(rows, verbose=0)
         """
         columns = {"questions": questions, "evidence": evidence, "answers": answers}

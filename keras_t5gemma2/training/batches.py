@@ -81,9 +81,9 @@ class Batches(DataAdapter):
         """Pairs of a batch and its place in `sizes`."""
         for batch in self.get_numpy_iterator():
             x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
-            ids = x["encoder_token_ids"]
-            length = x.get("decoder_token_ids", ids).shape[-1] if self.has_token_outputs else 1
-            yield batch, (len(ids), 0, length)
+            some = next(iter(x.values()))
+            length = x.get("decoder_token_ids", some).shape[-1] if self.has_token_outputs else 1
+            yield batch, (len(some), 0, length)
 
     def _handed_over(self, batches):
         """The batches as Keras gets them; where they are joined, their sizes are written down.

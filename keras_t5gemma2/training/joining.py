@@ -30,7 +30,7 @@ def as_marked(found, batch):
 def marked(batch):
     """A batch of arrays whose logits shall be joined."""
     x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
-    return x, {_MARK: np.zeros(len(x["encoder_token_ids"]), "int32")}
+    return x, {_MARK: np.zeros(len(next(iter(x.values()))), "int32")}
 
 
 def joined(logits, sizes, order=None):

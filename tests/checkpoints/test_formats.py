@@ -24,6 +24,9 @@ from keras_t5gemma2 import (
 
 PROMPT = {"encoder_text": "the cat is", "decoder_text": "a"}
 
+# What is downloaded beside the config.
+FILES = ("*.json", "tokenizer.model", "chat_template.jinja")
+
 
 @pytest.fixture(scope="module")
 def lm():
@@ -209,9 +212,9 @@ def test_a_registered_name_is_its_handle(checkpoint, monkeypatch):
     lm = T5Gemma2Seq2SeqLM.from_preset("t5gemma2_1b_1b", load_weights=False)
     assert lm.preprocessor is not None
     repository = "google/t5gemma-2-1b-1b"
-    assert asked == [(repository, "config.json"), (repository, "*.json", "tokenizer.model")]
+    assert asked == [(repository, "config.json"), (repository, *FILES)]
     T5Gemma2Backbone.from_preset("hf://somebody/tuned")
-    assert asked[-1] == ("somebody/tuned", "*.json", "tokenizer.model", "*.safetensors")
+    assert asked[-1] == ("somebody/tuned", *FILES, "*.safetensors")
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def test_another_generator_of_a_task_has_settings_and_programs_of_its_own(lm, rn
 def test_text_is_streamed_by_a_generator_alone():
     generator = Generator(tiny_task(), "greedy")
     limits, text = (None, 12), "the cat"
-    pieces = stream(generator, text, limits, "auto", True, None, None, 0)
+    pieces = stream(generator, text, limits, "auto", True, None, None, 0, {})
     assert "".join(pieces) == generator.generate(text, max_new_tokens=12, strip_prompt=True)
     with pytest.raises(ValueError, match="must be a token of the vocabulary"):
         infill(generator, "<extra_0>", "<none>")

@@ -36,7 +36,8 @@ def chunks(monkeypatch):
 
         def call(*args):
             outputs = run(*args)
-            seen.append((int(args[-1]), ops.convert_to_numpy(outputs[0])))
+            steps = args[2]
+            seen.append((int(steps), ops.convert_to_numpy(outputs[0])))
             return outputs
 
         return call

@@ -8,6 +8,7 @@ import inspect
 import pkgutil
 import sys
 import textwrap
+import typing
 from typing import Protocol
 
 import keras
@@ -131,7 +132,7 @@ def names_of_parents():
         dict from the module of a class to a dict from its name to a set of names.
     """
     found = {}
-    classes = _classes()
+    classes = [cls for cls in _classes() if not typing.is_typeddict(cls)]
     for cls in classes:
         heirs = [other for other in classes if issubclass(other, cls)]
         parents = {parent for heir in heirs for parent in heir.__mro__}

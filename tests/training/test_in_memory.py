@@ -103,13 +103,13 @@ def test_numbered_rows_are_read_when_they_are_asked_for():
             read.append(index)
             return {"encoder_text": f"text {index}", "decoder_text": "a dog"}
 
-    rows = NumberedRows(Source(), np.arange(4.0), Columns())
+    rows = NumberedRows(Source(), np.arange(4.0), preparation("each"))
     assert read == []
     found, y, weights = rows(np.array([3, 1]))
     assert read == [3, 1] and y is None and weights.tolist() == [3.0, 1.0]
     assert [(row.encoder_text, row.number) for row in found] == [("text 3", 3), ("text 1", 1)]
     with pytest.raises(ValueError, match="an empty data set"):
-        NumberedRows([], None, Columns())
+        NumberedRows([], None, preparation("each"))
 
 
 def test_sources_of_dicts_or_pairs_have_numbered_rows():

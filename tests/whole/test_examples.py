@@ -23,7 +23,7 @@ OF_KERAS = {
     *("call", "compute_loss", "compute_output_spec", "get_metrics_result", "make_train_function"),
     *("train_step", "test_step", "predict_step", "get_quantization_layer_structure"),
     *("get_config", "from_config", "get_compile_config", "compile_from_config"),
-    *("save_assets", "load_assets", "save_own_variables"),
+    *("save_assets", "load_assets", "save_own_variables", "load_own_variables"),
     *("on_train_begin", "on_train_end", "on_epoch_begin", "on_epoch_end", "on_train_batch_end"),
 }
 # Examples that show what cannot be done here.

@@ -77,7 +77,7 @@ def test_a_few_steps_of_images(tmp_path):
 def test_a_few_steps_of_classify(tmp_path):
     shorter = {"epochs, batch_size = 6, 32": "epochs, batch_size = 1, 32", "2_400": "64"}
     shorter |= {"2_800": "128", "3_000": "64", "3_500": "128", "sentences(640": "sentences(64"}
-    output = run("11_classify.py", tmp_path, **{**shorter, "epochs=3": "epochs=1"})
+    output = run("12_classify.py", tmp_path, **{**shorter, "epochs=3": "epochs=1"})
     assert "words with countries never seen" in output
 
 

@@ -48,8 +48,9 @@ def test_keras_hub_says_what_to_import(tmp_path):
 def test_metadata_names_the_task_of_keras_hub(tmp_path):
     small_task().save_to_preset(tmp_path)
     embedded = pathlib.Path(keras_t5gemma2.presets["t5gemma2_tiny"]["directory"])
-    for directory in (tmp_path, embedded):
-        assert json.loads((directory / "metadata.json").read_text())["tasks"] == ["Seq2SeqLM"]
+    of_language_models, *of_heads = json.loads((tmp_path / "metadata.json").read_text())["tasks"]
+    assert of_language_models == "Seq2SeqLM" and of_heads == ["TextClassifier", "TextEmbedder"]
+    assert json.loads((embedded / "metadata.json").read_text())["tasks"] == ["Seq2SeqLM"]
 
 
 class Derived(T5Gemma2Seq2SeqLM):

@@ -232,12 +232,12 @@ def test_encoder_alone(saved, tmp_path):
 def test_missing_and_unexpected_tensors_are_named_together(saved, tmp_path):
     def change(tensors):
         del tensors["model.decoder.norm.weight"]
-        return {**tensors, "score.out_proj.weight": torch.zeros(3)}
+        return {**tensors, "scores.weight": torch.zeros(3)}
 
     rewrite(saved, tmp_path, change)
     with pytest.raises(
         ValueError,
-        match=r"Missing \(1\): model.decoder.norm.weight. Unexpected \(1\): score.out_proj.weight",
+        match=r"Missing \(1\): model.decoder.norm.weight. Unexpected \(1\): scores.weight",
     ):
         load_backbone(tmp_path)
 

@@ -35,7 +35,7 @@ def read(directory, name):
 
 
 FILES = [
-    "README.md",
+    *("README.md", "chat_template.jinja"),
     *("config.json", "generation_config.json", "model.safetensors", "processor_config.json"),
     *("tokenizer.json", "tokenizer_config.json"),
 ]

@@ -6,7 +6,7 @@
 # on two CPU cores:
 #
 #     pip install ".[jax,tiny]" vaderSentiment
-#     KERAS_BACKEND=jax python guides/11_classify.py
+#     KERAS_BACKEND=jax python guides/12_classify.py
 #
 # With a published preset the same lines make a head on a large model.
 
