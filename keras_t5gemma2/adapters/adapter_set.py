@@ -1,4 +1,4 @@
-"""The low-rank adapters of a backbone: which there are, which compute, and which is trained."""
+"""The adapters of a backbone: which there are, compute, and are trained. Long by hooks."""
 
 import contextlib
 import dataclasses

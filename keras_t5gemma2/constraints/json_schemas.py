@@ -118,7 +118,14 @@ class _Reader:
         self._check(schema, {"type", *_OF_TYPE[kind]})
         if kind in ("boolean", "null"):
             return _enum([True, False] if kind == "boolean" else [None])
-        return getattr(self, f"_{kind}")(schema)
+        made = {
+            "object": self._object,
+            "array": self._array,
+            "string": self._string,
+            "integer": self._integer,
+            "number": self._number,
+        }
+        return made[kind](schema)
 
     # Combinations
 

@@ -77,7 +77,7 @@ def _copied(variable, kept, new_rows):
                 values = np.concatenate([values, new_rows.astype(values.dtype)])
             return values
         values = values.view()
-        values.flags.writeable = False  # or it would be taken over
+        values.setflags(write=False)  # or it would be taken over
         return values
 
     shape = tuple(variable.shape)

@@ -118,6 +118,7 @@ class T5Gemma2Task(TrainableTask):
     @classmethod
     def _check_given(cls, given, checkpoint):
         """Raises where neither the user nor the files say what the constructor needs."""
+        return
 
     def _load_head(self, checkpoint, given, allow_nonfinite):
         """Reads the weights that are none of the backbone's, of a task that has some."""

@@ -137,7 +137,7 @@ class T5Gemma2TokenClassifier(HeadTask, keras_hub.models.Task):
         [('Spell', 0), ('7.', 6)]
         """
         preparation = self._preparation(columns=Columns(columns, self.columns_read))
-        preparation._check_preprocessor(x)
+        preparation.check_preprocessor(x)
         rows, words = preparation.rows_and_words(x)
         outputs = self.predict(rows, batch_size, verbose=0)
         places = self._places(rows, words)

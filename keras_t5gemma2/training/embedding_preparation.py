@@ -52,7 +52,7 @@ class EmbeddingPreparation(Preparation):
                 "`fit` and `evaluate` of an embedder take texts, `query` and `document`. Received: "
                 f"arrays, {shown(sorted(x))}"
             )
-        self._check_preprocessor(x)
+        self.check_preprocessor(x)
         rows, teacher = self.parsed(x, y)
         texts = self.texts(rows)
         with one_warning(self.cuts):
@@ -80,7 +80,7 @@ class EmbeddingPreparation(Preparation):
         ]
 
     def check(self, rows):
-        self._check_preprocessor(rows)
+        self.check_preprocessor(rows)
         with one_warning(self.cuts):
             self.preprocessor.check_rows(self.texts(rows), training=False)
 

@@ -45,7 +45,7 @@ class LabelPreparation(Preparation):
         if are_arrays(x):
             x, y, sample_weight = self.checked(x, y, sample_weight)
         else:
-            self._check_preprocessor(x)
+            self.check_preprocessor(x)
             if sample_weight is not None:
                 check_weights(to_numpy(sample_weight))
             rows, y = self.parsed(x, y)
@@ -71,7 +71,7 @@ class LabelPreparation(Preparation):
         return x, y, sample_weight
 
     def check(self, rows):
-        self._check_preprocessor(rows)
+        self.check_preprocessor(rows)
         with one_warning(self.cuts):
             self.preprocessor.check_rows(rows, training=False)
 

@@ -63,7 +63,7 @@ class Preparation:
             if y is not None and self.has_token_labels:
                 y, sample_weight = _without_ignored(y, sample_weight)
         else:
-            self._check_preprocessor(x)
+            self.check_preprocessor(x)
             if sample_weight is not None:
                 check_weights(to_numpy(sample_weight))
             is_parsed = isinstance(x, list) and x and isinstance(x[0], Row)
@@ -108,7 +108,7 @@ class Preparation:
 
     def check(self, rows):
         """Raises what is wrong with raw rows, as far as it shows without reading a file."""
-        self._check_preprocessor(rows)
+        self.check_preprocessor(rows)
         if self.targets == "one":
             self.with_one_target(rows)
         with one_warning(self.cuts):
@@ -136,7 +136,7 @@ class Preparation:
             f"{len(several[0].decoder_text)} texts"
         )
 
-    def _check_preprocessor(self, x):
+    def check_preprocessor(self, x):
         if self.preprocessor is None:
             raise ValueError(
                 "Without a preprocessor the data must be arrays as the model takes them, such as "

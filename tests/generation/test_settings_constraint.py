@@ -110,11 +110,12 @@ def test_with_anything_allowed_the_text_is_the_free_one(lm):
     options = {"max_new_tokens": 8, "stop_token_ids": None}
     prompts = ["the cat", "the dog", "a cat", "a dog", "what?", "here?"]
     free = dict(zip(prompts, lm.generate(prompts, **options), strict=True))
-    # What is written of bytes that are no character fits no constraint.
-    whole = {p: text for p, text in free.items() if "\N{REPLACEMENT CHARACTER}" not in text}
-    assert whole
-    found = lm.generate([*whole], constraint=constraints.regex("(?s).*"), **options)
-    assert found == [*whole.values()]
+    found = lm.generate(prompts, constraint=constraints.regex("(?s).*"), **options)
+    # Bytes that are no character fit no constraint: up to there the texts are the same.
+    whole = [text.partition("\N{REPLACEMENT CHARACTER}")[0] for text in free.values()]
+    assert any(whole)
+    for text, other in zip(whole, found, strict=True):
+        assert other.startswith(text)
 
 
 def test_constraints_of_a_size_share_a_program(monkeypatch):
