@@ -65,7 +65,7 @@ def test_exponents_of_beams_are_inputs_too():
 @pytest.mark.parametrize(
     "settings",
     [
-        {"temperature": 2.0, "top_k": 4},
+        pytest.param({"temperature": 2.0, "top_k": 4}, marks=pytest.mark.once),
         pytest.param({"top_p": 0.4, "temperature": 3.0}, marks=pytest.mark.once),
     ],
 )

@@ -78,6 +78,7 @@ def test_other_loaders_of_a_preset(tmp_path):
     assert new.predict(TEXTS, verbose=0).shape == (4, 5)
 
 
+@pytest.mark.once
 def test_regression_and_several_labels_learn():
     for num_classes, labels, metric in ((1, [0.5, -1.0, 2.0, 0.0], "mae"), (3, np.eye(4, 3), None)):
         model = classifier(num_classes)

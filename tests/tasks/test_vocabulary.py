@@ -129,6 +129,7 @@ def test_half_precision_stays_to_the_bit():
     np.testing.assert_array_equal(values, before[small.pruning.kept_ids])
 
 
+@pytest.mark.once
 def test_adapters_come_along_and_their_files_fit_both(tmp_path):
     lm = small_task(learning_rate=0.1)
     lm.enable_lora(rank=2, name="one", target=["query", "up"])
