@@ -71,6 +71,10 @@ class Gradients(keras.optimizers.Optimizer):
         super().__init__(learning_rate=1.0)
 
     def update_step(self, gradient, variable, learning_rate):
+        if hasattr(gradient, "indices"):  # TensorFlow's, of a table that is looked up in alone
+            import tensorflow as tf
+
+            gradient = tf.convert_to_tensor(gradient)
         self.assign(variable, ops.convert_to_tensor(gradient))
 
 
