@@ -11,6 +11,7 @@ import pytest
 from resumed_runs import Killed, new_task, run
 
 from keras_t5gemma2 import T5Gemma2Seq2SeqLM, TrainingCheckpoint
+from keras_t5gemma2.cli import convert as conversion
 from keras_t5gemma2.files import safetensors_writer
 from keras_t5gemma2.training.checkpoint_states import newest
 
@@ -142,6 +143,6 @@ def test_a_conversion_that_has_come_to_its_end(tmp_path):
     """Killed once the target is there: it is whole, and the command says that it is there."""
     target = tmp_path / "new"
     command = ["t5gemma2_tiny", str(target), "--text-only", "--quiet"]
-    assert killed(lambda: convert.main(command), (convert.time, "monotonic", 1))
+    assert killed(lambda: convert.main(command), (conversion.time, "monotonic", 1))
     assert convert.main(command) == 1
     T5Gemma2Seq2SeqLM.from_preset(target)

@@ -127,7 +127,7 @@ def test_all_examples_one_after_another(reader, histories):
     assert histories[-1]["loss"][-1] < histories[-1]["loss"][0]
     similarity = reader.run("embedder.similarity(").strip()
     assert similarity.count("1.") >= 3 and reader["embedder"].backbone.decoder is None
-    assert reader.run("classifier.predict([").strip() == "[0 1]"
+    assert reader.run("classifier.predict([").strip().endswith("[0 1]")
 
     reader.run('"images": ["seven.png", None]')
     assert histories[-1]["loss"][-1] < histories[-1]["loss"][0]
