@@ -137,7 +137,7 @@ def test_all_examples_one_after_another(reader, histories):
     assert "exact_match" in evaluation
 
     reader.run("Distillation(base)")
-    assert len(histories) == 6 and all(np.isfinite(h["loss"]).all() for h in histories)
+    assert len(histories) >= 5 and all(np.isfinite(h["loss"]).all() for h in histories)
     reader.run('lm.quantize("int8")')
     assert reader["lm"].cache_dtype == "int8"
     assert set(reader["lm"].backbone.quantized_layers.values()) == {"int4/32"}
