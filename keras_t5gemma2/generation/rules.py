@@ -27,7 +27,7 @@ class Rules(NamedTuple):
 
     def begin(self, state):
         """A `DecodeState` with the first states of the automata."""
-        first = ops.zeros_like(state.index) + ops.zeros(state.ids.shape[:1], "int32")
+        first = ops.zeros_like(state.ended, dtype="int32")
         return state._replace(spelled={name: first for name in self._automata})
 
     def logits(self, logits, state):

@@ -8,7 +8,7 @@ from keras import ops
 from keras_t5gemma2.generation import batching
 from keras_t5gemma2.generation.automaton import Reader
 from keras_t5gemma2.generation.compiled_steps import program
-from keras_t5gemma2.kernels import CHUNK_BYTES
+from keras_t5gemma2.generation.label_scores import scores_of_labels
 from keras_t5gemma2.model.stacks import decoder_positions
 from keras_t5gemma2.sharding.batch import to_devices
 
@@ -57,19 +57,22 @@ def with_log_probs(generator, rows, sequences, memory, call):
     new = arrays["new_token_ids"]
     for row, sequence in zip(new, flat, strict=True):
         row[: len(sequence.ids)] = sequence.ids
-    make = lambda: _log_probabilities(generator.model)  # noqa: E731
-    run = program(generator, ("log-probabilities",), make, call)
+    make = lambda: _hidden_states(generator.model)  # noqa: E731
+    run = program(generator, ("states of new tokens",), make, call)
     inputs = {name: x for name, x in arrays.items() if name != "new_tokens"}
-    found = ops.convert_to_numpy(run((), to_devices(inputs), memory))
-    flat = [
-        sequence._replace(log_probs=of_row[: len(sequence.ids)])
-        for sequence, of_row in zip(flat, found, strict=True)
-    ]
+    hidden = run((), to_devices(inputs), memory)
+    places = np.flatnonzero(new >= 0).astype("int32")
+    hidden = ops.reshape(hidden, (-1, hidden.shape[-1]))
+    labels = new.reshape(-1)[places]
+    found, _ = scores_of_labels(generator, hidden, ops.convert_to_tensor(places), labels, call)
+    ends = np.cumsum([len(sequence.ids) for sequence in flat])[:-1]
+    pairs = zip(flat, np.split(found, ends), strict=True)
+    flat = [sequence._replace(log_probs=of_row) for sequence, of_row in pairs]
     return [flat[start : start + times] for start in range(0, len(flat), times)]
 
 
-def _log_probabilities(model):
-    """A function that gives (B, T) float32 log probabilities of new tokens after their prompts."""
+def _hidden_states(model):
+    """A function that gives (B, T, D) states, after which new tokens come after their prompts."""
 
     def run(_, inputs, memory):
         new = inputs["new_token_ids"]
@@ -78,30 +81,6 @@ def _log_probabilities(model):
         mask = ops.concatenate([inputs["decoder_padding_mask"], there], axis=1)[:, :-1]
         x = model.backbone.embedder(ids[:, :-1])
         hidden, _ = model.backbone.decoder.step(x, decoder_positions(mask), memory)
-        return _of_labels(model, hidden[:, -new.shape[1] :], ops.maximum(new, 0))
+        return hidden[:, -new.shape[1] :]
 
     return run
-
-
-def _of_labels(model, hidden, labels):
-    """(B, T) log probabilities of labels (B, T), whose logits are formed a chunk at a time."""
-    rows, length = labels.shape
-    size = max(1, CHUNK_BYTES // (4 * rows * model.backbone.config.vocabulary_size))
-    size = min(size, length)
-    more = -length % size
-    hidden = ops.pad(hidden, [(0, 0), (0, more), (0, 0)])
-    labels = ops.pad(labels, [(0, 0), (0, more)])
-
-    def chunks(x):
-        return ops.swapaxes(ops.reshape(x, (rows, -1, size, *x.shape[2:])), 0, 1)
-
-    def of_chunk(pair):
-        hidden, labels = pair
-        found = ops.log_softmax(ops.cast(model.logits(hidden), "float32"), axis=-1)
-        return ops.take_along_axis(found, labels[..., None], axis=-1)[..., 0]
-
-    pairs = chunks(hidden), chunks(labels)
-    if size >= length:
-        return of_chunk((pairs[0][0], pairs[1][0]))
-    found = ops.map(of_chunk, pairs)
-    return ops.reshape(ops.swapaxes(found, 0, 1), (rows, -1))[:, :length]

@@ -6,11 +6,11 @@ from typing import NamedTuple
 import numpy as np
 from keras import ops
 
-from keras_t5gemma2 import kernels
 from keras_t5gemma2.generation import batching, calls, decoding, finite
 from keras_t5gemma2.generation import inputs as inputs_of
 from keras_t5gemma2.generation.compiled_steps import program
 from keras_t5gemma2.generation.encoded import check_count, check_encoded
+from keras_t5gemma2.generation.label_scores import log_sums, scores_of_labels
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.options import checked, integer
 from keras_t5gemma2.preprocessing.cuts import one_warning
@@ -55,7 +55,7 @@ def score_labels(lm, x, labels, weights):
     labels = np.asarray(labels)[rows, columns].astype("int32")
     chosen = ops.convert_to_tensor((rows * weights.shape[1] + columns).astype("int32"))
     hidden = ops.reshape(hidden, (-1, hidden.shape[-1]))
-    of_labels, greedy = _by_chunks(lm, "a score", _score, chosen, hidden, labels)
+    of_labels, greedy = scores_of_labels(lm.generator, hidden, chosen, labels)
     scores = of_labels * weights[rows, columns].astype("float32")
     ends = np.cumsum(np.count_nonzero(weights > 0, axis=1))[:-1]
     scores, greedy = np.split(scores, ends), np.split(greedy, ends)
@@ -95,47 +95,6 @@ def _hidden(lm, x):
     call = calls.call_of(lm.generator)
     inputs = {name: value for name, value in x.items() if value is not None}
     return program(lm.generator, ("hidden states",), lambda: hidden, call)((), to_devices(inputs))
-
-
-def _score(lm, hidden, labels):
-    logits = lm.logits(hidden)
-    of_labels = ops.take_along_axis(logits, ops.expand_dims(labels, -1), axis=-1)[:, 0]
-    is_greedy = ops.equal(ops.cast(kernels.argmax(logits), "int32"), labels)
-    return of_labels - ops.logsumexp(logits, axis=-1), is_greedy
-
-
-def _by_chunks(lm, what, function, chosen, hidden, *arrays):
-    """`function` of some hidden states, whose logits are formed for a chunk at a time.
-
-    Args:
-        lm: `T5Gemma2Seq2SeqLM`.
-        what: string, the name of the program.
-        function: of `lm`, hidden states (size, D) and tensors (size,) to a tuple of such tensors.
-        chosen: (N,) int32 tensor, the rows of `hidden`.
-        hidden: (rows, D) tensor.
-        *arrays: (N,) arrays.
-
-    Returns:
-        A tuple of (N,) arrays.
-    """
-    count = int(chosen.shape[0])
-    most = max(1, kernels.CHUNK_BYTES // (4 * lm.backbone.config.vocabulary_size))
-    size = min(most, batching.size_of(max(1, count), smallest=32))
-    call = calls.call_of(lm.generator)
-    run = program(lm.generator, (what, size), lambda: _of_chunk(lm, function), call)
-    found = []
-    for start in range(0, max(1, count), size):
-        part = slice(start, min(start + size, count))
-        missing = size - (part.stop - part.start)
-        ids = ops.pad(chosen[part], [(0, missing)])
-        tensors = [ops.convert_to_tensor(np.pad(x[part], (0, missing))) for x in arrays]
-        outputs = run((), hidden, ids, *tensors)
-        found.append([ops.convert_to_numpy(x)[: size - missing] for x in outputs])
-    return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
-
-
-def _of_chunk(lm, function):
-    return lambda _, hidden, ids, *tensors: function(lm, ops.take(hidden, ids, axis=0), *tensors)
 
 
 # Next tokens -----------------------------------------------------------------------------------
@@ -188,14 +147,10 @@ def _scores_of_rows(lm, rows, ids, encoded, over_vocabulary, call):
     logits = ops.convert_to_numpy(logits)
     if over_vocabulary:
         chosen = ops.arange(len(rows.prompts), dtype="int32")
-        (normalizers,) = _by_chunks(lm, "the vocabulary", _normalizers, chosen, hidden)
+        normalizers = log_sums(lm.generator, hidden, chosen, call)
         return logits, np.exp(logits - normalizers[:, None])
     shares = np.exp(logits - logits.max(axis=1, keepdims=True))
     return logits, shares / shares.sum(axis=1, keepdims=True)
-
-
-def _normalizers(lm, hidden):
-    return (ops.logsumexp(lm.logits(hidden), axis=-1),)
 
 
 def _ids_of(lm, tokens):

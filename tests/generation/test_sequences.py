@@ -55,14 +55,3 @@ def test_log_probabilities_are_those_of_score(sampler):
         want = every[np.arange(len(tokens) - 1), tokens[1:]][-len(ids) :]
         np.testing.assert_allclose(found.log_probs[row], want, atol=1e-4)
         assert found.scores[row] == pytest.approx(want.sum(), abs=1e-3)
-
-
-@pytest.mark.once
-def test_logits_are_formed_in_chunks(monkeypatch):
-    lm = tiny_task(vision=False)
-    options = {"max_new_tokens": 7, "return_scores": True, "stop_token_ids": None}
-    whole = lm.generate("the cat", **options)
-    lm.generate_function = None
-    monkeypatch.setattr(sequences, "CHUNK_BYTES", 4 * 3 * lm.backbone.config.vocabulary_size)
-    pieces = lm.generate("the cat", **options)
-    np.testing.assert_allclose(pieces.log_probs, whole.log_probs, atol=1e-5)
