@@ -121,7 +121,6 @@ def json_schema(schema: Any, *, steer: bool = True) -> Constraint:
     >>> list(json.loads(text))
     ['n']
     """
+    schema = json_schemas.checked(schema)
     expression = json_schemas.expression_of(schema)
-    if hasattr(schema, "model_json_schema"):
-        schema = schema.model_json_schema()
     return Constraint(("json_schema", json.dumps(schema)), lambda: expression, steer)

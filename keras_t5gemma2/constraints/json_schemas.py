@@ -57,15 +57,14 @@ _NOTES = {
 _DEPTH = 2
 
 
-def expression_of(schema):
-    """The expression of JSON texts that a schema allows.
+def checked(schema):
+    """A schema as a dict.
 
     Args:
         schema: dict, or a model of pydantic, whose `model_json_schema` it is.
 
     Raises:
         TypeError: it is neither.
-        ValueError: it has a keyword that is not followed, or refers to itself.
     """
     if hasattr(schema, "model_json_schema"):
         schema = schema.model_json_schema()
@@ -74,6 +73,15 @@ def expression_of(schema):
             "`schema` must be a dict or a model of pydantic. Received: "
             f"schema={shown(schema)} (of type {type(schema).__name__})"
         )
+    return schema
+
+
+def expression_of(schema):
+    """The expression of JSON texts that a schema, a dict, allows.
+
+    Raises:
+        ValueError: it has a keyword that is not followed, or refers to itself.
+    """
     return _Reader(schema).read(schema)
 
 
@@ -82,10 +90,12 @@ class _Reader:
         self._root, self._open = root, []
 
     def read(self, schema):
-        if schema is True or schema == {} or not {*schema} - _NOTES:
-            return _any(_DEPTH)
         if schema is False:
             self._refuse("a schema that allows nothing", schema)
+        if schema is not True and not isinstance(schema, dict):
+            self._refuse("a part that is no schema", schema)
+        if schema is True or not {*schema} - _NOTES:
+            return _any(_DEPTH)
         for name, read in (("$ref", self._reference), ("allOf", self._all), ("enum", _enum)):
             if name in schema:
                 self._check(schema, {name, "type"} if name == "enum" else {name})
@@ -135,18 +145,20 @@ class _Reader:
                 "`schema` must not refer to itself: no automaton counts how deep a text is nested. "
                 f"Received: {shown(path)} within itself. Write out as many levels as are needed"
             )
-        target = self._root
-        for name in path.removeprefix("#").strip("/").split("/"):
-            name = name.replace("~1", "/").replace("~0", "~")
-            if not path.startswith("#") or (name and name not in target):
-                raise ValueError(
-                    f"A `$ref` must point into its own schema. Received: {shown(path)}"
-                )
-            target = target[name] if name else target
         self._open.append(path)
-        found = self.read(target)
+        found = self.read(self._target(path))
         self._open.pop()
         return found
+
+    def _target(self, path):
+        """The part of the whole schema that a `$ref` names, by a JSON pointer."""
+        target = self._root if isinstance(path, str) and path.startswith("#") else None
+        for name in filter(None, str(path).removeprefix("#").split("/")):
+            name = name.replace("~1", "/").replace("~0", "~")
+            target = target.get(name) if isinstance(target, dict) else None
+        if target is None:
+            raise ValueError(f"A `$ref` must point into its own schema. Received: {shown(path)}")
+        return target
 
     def _all(self, schemas):
         if len(schemas) != 1:
@@ -160,6 +172,8 @@ class _Reader:
 
     def _are_apart(self, schemas):
         """Whether types, or constants of a property, tell the schemas apart."""
+        if not all(isinstance(schema, dict) for schema in schemas):
+            return False
         resolved = [self._resolved(schema) for schema in schemas]
         kinds = [schema.get("type") for schema in resolved]
         kinds = ["number" if kind == "integer" else kind for kind in kinds]
@@ -174,12 +188,7 @@ class _Reader:
         return False
 
     def _resolved(self, schema):
-        target = schema
-        if "$ref" in schema:
-            target = self._root
-            for name in schema["$ref"].strip("#/").split("/"):
-                target = target.get(name, {})
-        return target
+        return self._target(schema["$ref"]) if "$ref" in schema else schema
 
     # Types
 

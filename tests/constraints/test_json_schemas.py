@@ -113,13 +113,19 @@ def test_models_of_pydantic_are_their_schemas(rng):
     class Owner(pydantic.BaseModel):
         pets: list[Pet] = pydantic.Field(max_length=2)
 
-    for text in walks(automaton_of(json_schemas.expression_of(Owner)), rng):
+    for text in walks(automaton_of(json_schemas.expression_of(json_schemas.checked(Owner))), rng):
         Owner.model_validate_json(text)
 
 
 @pytest.mark.parametrize(
     ("schema", "message"),
     [
+        ({"properties": {"a": False}, "type": "object"}, "a schema that allows nothing"),
+        ({"items": ["a"], "type": "array"}, "a part that is no schema"),
+        ({"$ref": "#/$defs/none"}, "Received: '#/$defs/none'"),
+        ({"$ref": "other.json"}, "Received: 'other.json'"),
+        ({"$ref": "#"}, "must not refer to itself"),
+        ({"oneOf": [True, {"type": "null"}]}, "`oneOf` of schemas that may allow the same"),
         ({"type": "array", "uniqueItems": True}, "'uniqueItems'"),
         ({"type": "integer", "multipleOf": 3}, "'multipleOf'"),
         ({"$ref": "#", "$defs": {}}, "must not refer to itself"),
@@ -139,4 +145,9 @@ def test_what_is_not_followed_is_refused(schema, message):
 
 def test_what_is_no_schema_is_refused():
     with pytest.raises(TypeError, match="schema='object'"):
-        json_schemas.expression_of("object")
+        json_schemas.checked("object")
+
+
+def test_references_are_json_pointers():
+    schema = {"$defs": {"a/b~c": {"const": 5}}, "$ref": "#/$defs/a~1b~0c"}
+    assert accepts(automaton_of(json_schemas.expression_of(schema)), "5")
