@@ -3,6 +3,7 @@
 import itertools
 
 import pytest
+from byte_texts import accepts
 
 from keras_t5gemma2.constraints import byte_automaton
 from keras_t5gemma2.constraints.byte_automaton import Nfa, deterministic
@@ -18,15 +19,6 @@ def ends_with_ab():
     nfa.add(start, ord("a"), ord("a"), middle)
     nfa.add(middle, ord("b"), ord("b"), end)
     return nfa, start, end
-
-
-def accepts(found, text):
-    state = 0
-    for byte in text.encode():
-        state = found.step[state, byte]
-        if state < 0:
-            return False
-    return bool(found.accepts[state])
 
 
 def test_the_texts_are_the_same():

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from byte_texts import accepts
 
 from keras_t5gemma2.constraints import json_schemas
 from keras_t5gemma2.constraints.byte_automaton import DEAD
@@ -31,13 +32,6 @@ def walks(found, rng, count=30, most=60):
             byte = int(rng.choice(following))
             state, text = found.step[state, byte], text + bytes([byte])
         yield text.decode()
-
-
-def accepts(found, text):
-    state = 0
-    for byte in text.encode():
-        state = found.step[state, byte] if state >= 0 else state
-    return state >= 0 and bool(found.accepts[state])
 
 
 SCHEMAS = [

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from byte_texts import accepts
 
 from keras_t5gemma2.constraints import patterns
 from keras_t5gemma2.constraints.expressions import automaton_of
@@ -41,13 +42,6 @@ def texts_of(found, rng, count=40, most=40):
             state, text = found.step[state, byte], text + bytes([byte])
         if found.accepts[state]:
             yield text.decode()
-
-
-def accepts(found, text):
-    state = 0
-    for byte in text.encode():
-        state = found.step[state, byte] if state >= 0 else state
-    return state >= 0 and bool(found.accepts[state])
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
