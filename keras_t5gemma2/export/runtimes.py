@@ -44,8 +44,8 @@ def export(task, path, format, sizes, options):
         sizes: `Sizes`, as they were given.
         options: dict, what the format takes beside.
     """
+    makes = _functions_of(task)
     _check_format(task, path, format, options)
-    makes = getattr(task, "exported_functions", Functions)  # a classifier has one of its own
     functions = makes(task, _checked(task, format, sizes)).signatures
     if format == "torch":
         programs = torch_programs.programs(task, functions)
@@ -200,6 +200,17 @@ def _named(specs, tensors):
 def _structured(specs, tensors):
     """The inverse of `_named`."""
     return tree.map_structure(lambda spec: tensors[spec.name], specs)
+
+
+def _functions_of(task):
+    """The class of a task's functions: a classifier has one of its own, an embedder none."""
+    found = getattr(task, "exported_functions", Functions)
+    if found is None:
+        raise ValueError(
+            "`export` writes functions that generate or classify. Received: a "
+            f"{type(task).__name__}. Give an `input_signature` to write what it makes of arrays"
+        )
+    return found
 
 
 # Errors -----------------------------------------------------------------------------------------

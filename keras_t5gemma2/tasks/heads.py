@@ -1,7 +1,6 @@
 """A task that classifies: what text and token classifiers share. Long by its docstrings alone."""
 
-import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Self
 
 import keras
@@ -20,7 +19,7 @@ from keras_t5gemma2.preprocessing.columns import KEYS_OF_CLASSIFIERS, Columns
 from keras_t5gemma2.preprocessing.cuts import Cuts
 from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
 from keras_t5gemma2.tasks.agreement import check_agreement
-from keras_t5gemma2.tasks.task import T5Gemma2Task
+from keras_t5gemma2.tasks.encoder_task import EncoderTask
 from keras_t5gemma2.training.label_loss import LabelAccuracy, LabelLoss
 from keras_t5gemma2.training.label_preparation import LabelPreparation
 from keras_t5gemma2.typing import PathLike, Tensor
@@ -29,20 +28,7 @@ from keras_t5gemma2.typing import PathLike, Tensor
 _START_TOKEN_ID = 2
 
 
-class _Missing:
-    """In the place of a method that models have which write text."""
-
-    def __set_name__(self, owner, name):
-        self.name = name
-
-    def __get__(self, task, owner=None):
-        raise AttributeError(
-            f"A {owner.__name__} has no `{self.name}`, which is for models that write text. Load "
-            "a T5Gemma2Seq2SeqLM"
-        )
-
-
-class HeadTask(T5Gemma2Task):
+class HeadTask(EncoderTask):
     """A backbone with a new head on its hidden states; goes before a class of keras-hub.
 
     Args:
@@ -112,12 +98,6 @@ class HeadTask(T5Gemma2Task):
     def _graph(self):
         inputs = of_encoder(self.backbone.input)
         return inputs, self._head_outputs(inputs)
-
-    # Of models that write text.
-    score = _Missing()
-    sample_logits = _Missing()
-    token_sums = _Missing()
-    save_to_keras_hub_preset = _Missing()
 
     def export(
         self,
@@ -244,28 +224,6 @@ class HeadTask(T5Gemma2Task):
                 "The reference's head is one matrix on the decoder's states, and gives logits. "
                 f"Received: {', '.join(differing)}. Save a preset instead"
             )
-
-    # Calls ------------------------------------------------------------------------------------
-
-    def __call__(self, inputs: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
-        return super().__call__(of_encoder(inputs), *args, **kwargs)
-
-    def compute_output_spec(
-        self, inputs: Mapping[str, Tensor], training: bool | None = None, mask: Tensor = None
-    ) -> Any:
-        return super().compute_output_spec(of_encoder(inputs), training, mask)
-
-    def call(
-        self,
-        inputs: Mapping[str, Tensor],
-        training: bool | None = None,
-        mask: Tensor = None,
-        **kwargs: Any,
-    ) -> Any:
-        return super().call(of_encoder(inputs), training, mask, **kwargs)
-
-    def _without_logits(self):
-        return contextlib.nullcontext()  # a head's are few
 
     # Training ---------------------------------------------------------------------------------
 

@@ -1,6 +1,5 @@
 """The task: text and images in, a vector a row out. Long by its docstrings alone."""
 
-import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Self
 
@@ -27,7 +26,7 @@ from keras_t5gemma2.preprocessing.cuts import Cuts
 from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
 from keras_t5gemma2.preprocessing.sources import read_rows
 from keras_t5gemma2.tasks.agreement import check_agreement
-from keras_t5gemma2.tasks.task import T5Gemma2Task
+from keras_t5gemma2.tasks.encoder_task import EncoderTask
 from keras_t5gemma2.training.embedding_loss import EmbeddingLoss
 from keras_t5gemma2.training.embedding_preparation import EmbeddingPreparation
 from keras_t5gemma2.typing import (
@@ -43,7 +42,7 @@ from keras_t5gemma2.typing import (
 
 @keras.saving.register_keras_serializable(package="keras_t5gemma2")
 @compat.never_torch_compiled
-class T5Gemma2TextEmbedder(T5Gemma2Task, keras_hub.models.TextEmbedder):
+class T5Gemma2TextEmbedder(EncoderTask, keras_hub.models.TextEmbedder):
     """A T5Gemma 2 encoder that gives each row of text and images one vector.
 
     The encoder reads a row as in `T5Gemma2Seq2SeqLM.generate`, the start token included, and the
@@ -80,6 +79,7 @@ class T5Gemma2TextEmbedder(T5Gemma2Task, keras_hub.models.TextEmbedder):
     has_token_outputs = False
     needs_logits = True  # the rows of a batch are compared: none may be added
     columns_read = KEYS_OF_EMBEDDERS
+    exported_functions = None
     embedding_loss: Any = None
     accuracy: Any = None
 
@@ -134,28 +134,6 @@ class T5Gemma2TextEmbedder(T5Gemma2Task, keras_hub.models.TextEmbedder):
         images = inputs.get("images"), inputs.get("image_features")
         ids, seen = inputs["encoder_token_ids"], inputs["encoder_padding_mask"]
         return self.backbone.encode(ids, seen, *images, layer=layer)
-
-    # Calls ------------------------------------------------------------------------------------
-
-    def __call__(self, inputs: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
-        return super().__call__(of_encoder(inputs), *args, **kwargs)
-
-    def compute_output_spec(
-        self, inputs: Mapping[str, Tensor], training: bool | None = None, mask: Tensor = None
-    ) -> Any:
-        return super().compute_output_spec(of_encoder(inputs), training, mask)
-
-    def call(
-        self,
-        inputs: Mapping[str, Tensor],
-        training: bool | None = None,
-        mask: Tensor = None,
-        **kwargs: Any,
-    ) -> Any:
-        return super().call(of_encoder(inputs), training, mask, **kwargs)
-
-    def _without_logits(self):
-        return contextlib.nullcontext()
 
     @property
     def width(self) -> int:
