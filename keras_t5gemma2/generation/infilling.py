@@ -4,7 +4,9 @@ import re
 
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.options import checked
+from keras_t5gemma2.preprocessing.chat_preprocessor import T5Gemma2ChatPreprocessor
 from keras_t5gemma2.preprocessing.columns import Columns
+from keras_t5gemma2.preprocessing.dialogues import Dialogue
 from keras_t5gemma2.preprocessing.sources import read_rows
 from keras_t5gemma2.vocabulary.sentinels import FIRST_SENTINEL, sentinels
 
@@ -30,6 +32,7 @@ def infill(generator, inputs, first_sentinel=FIRST_SENTINEL, **options):
         )
     tokens = sentinels(generator.preprocessor.tokenizer, first_sentinel)
     rows, is_single = read_rows(inputs, Columns(options.pop("columns", None)))
+    _check_are_no_turns(generator.preprocessor, rows)
     marked = [_with_sentinels(row, tokens) for row in rows]
     texts = generator.generate(marked, strip_prompt=True, **options)
     filled = [
@@ -37,6 +40,21 @@ def infill(generator, inputs, first_sentinel=FIRST_SENTINEL, **options):
         for row, text in zip(rows, texts, strict=True)
     ]
     return filled[0] if is_single else filled
+
+
+def _check_are_no_turns(preprocessor, rows):
+    """A chat template writes no sentinels: what is spelled like one in a message stays text."""
+    if isinstance(preprocessor, T5Gemma2ChatPreprocessor):
+        raise ValueError(
+            "`infill` fills gaps of plain text, not of dialogues. Received a task with a "
+            "`T5Gemma2ChatPreprocessor`. Give it a `T5Gemma2Seq2SeqLMPreprocessor`"
+        )
+    for row in rows:
+        if isinstance(row.encoder_text, Dialogue):
+            raise ValueError(
+                "`infill` fills gaps of plain text, not of dialogues. Received messages in row "
+                f"{row.number}. Give their text"
+            )
 
 
 def _with_sentinels(row, tokens):

@@ -1,12 +1,13 @@
 """Gaps that the user marks."""
 
 import re
+import types
 
 import numpy as np
 import pytest
 from tasks import tiny_task
 
-from keras_t5gemma2 import T5Gemma2Seq2SeqLM
+from keras_t5gemma2 import T5Gemma2ChatPreprocessor, T5Gemma2Seq2SeqLM
 from keras_t5gemma2.generation.infilling import infill
 
 
@@ -26,6 +27,18 @@ def test_the_small_model_fills_gaps(lm):
     ]
     filled = lm.infill(texts, max_new_tokens=24)
     assert filled == [["2", "1948"], ["décembre"], ["四百六十二"]]
+
+
+@pytest.mark.once
+def test_dialogues_have_no_gaps(lm):
+    dialogue = [{"role": "user", "content": "a <extra_0>"}]
+    with pytest.raises(ValueError, match="not of dialogues. Received messages in row 0"):
+        lm.infill(dialogue)
+    base = lm.preprocessor
+    parts = {"tokenizer": base.tokenizer, "image_converter": base.image_converter}
+    ours = T5Gemma2ChatPreprocessor(**{**base.get_config(), **parts})
+    with pytest.raises(ValueError, match="not of dialogues. Received a task with a `T5Gemma2Chat"):
+        infill(Answers(types.SimpleNamespace(preprocessor=ours)), "a <extra_0>")
 
 
 class Answers:
