@@ -129,7 +129,7 @@ def budgets(model, inputs, rows, max_length, max_new_tokens):
 
 
 def stop_token_ids(model, stop_token_ids):
-    """A tuple of the ids that end a row, or `None`; of "auto" the tokenizer's end token."""
+    """A tuple of the ids that end a row, or `None`; of "auto" those of the preprocessor."""
     size = model.backbone.config.vocabulary_size
     stop_token_ids = checked(vocabulary_size=size, stop_token_ids=stop_token_ids)
     if stop_token_ids != "auto":
@@ -139,7 +139,7 @@ def stop_token_ids(model, stop_token_ids):
             '`stop_token_ids="auto"` needs a preprocessor: its tokenizer knows the end token. '
             "Received: preprocessor=None. Pass the ids, or `None` to go on to `max_length`."
         )
-    return (model.preprocessor.tokenizer.end_token_id,)
+    return model.preprocessor.stop_token_ids
 
 
 def check_all(model, batches, limits):

@@ -73,7 +73,9 @@ def stream(
     pieces = _ids(rows.prompts, reported, strip_prompt)
     if generator.preprocessor is not None:
         prompts = [[] if strip_prompt else prompt for prompt in rows.prompts]
-        pieces = _texts(pieces, generator.preprocessor.tokenizer, prompts, settings.stop)
+        end = generator.preprocessor.end_of_text
+        stop = (*settings.stop, end) if end else settings.stop
+        pieces = _texts(pieces, generator.preprocessor.tokenizer, prompts, stop)
     return (piece for _, piece in pieces) if is_scalar or is_one else pieces
 
 

@@ -1,17 +1,15 @@
 """A preprocessor for which every text is a turn of a dialogue."""
 
-from collections.abc import Mapping
 from typing import Any, Self
 
 import keras
 
-from keras_t5gemma2.preprocessing.chat_template import end_of_turn
+from keras_t5gemma2.preprocessing.chat_template import end_of_turn, stop_ids
 from keras_t5gemma2.preprocessing.dialogues import Dialogue, dialogue_of, parts_of_text
-from keras_t5gemma2.preprocessing.encoding import EncodedRows
 from keras_t5gemma2.preprocessing.from_preset import from_preset_of
 from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
 from keras_t5gemma2.preprocessing.rows import parse_rows
-from keras_t5gemma2.typing import Inputs, PathLike, Tensor
+from keras_t5gemma2.typing import PathLike
 
 
 @keras.saving.register_keras_serializable(package="keras_t5gemma2")
@@ -20,9 +18,9 @@ class T5Gemma2ChatPreprocessor(T5Gemma2Seq2SeqLMPreprocessor):
 
     `T5Gemma2Seq2SeqLMPreprocessor` does the same with messages. Here, texts without roles are
     turns too: `encoder_text` is one message of the user, in which each `<start_of_image>` stands
-    for an image of the row if there are any, and `decoder_text` in training is the answer. And the
-    text that comes out ends where the model's turn does. As the `preprocessor` of a task it makes
-    `generate`, `fit` and `evaluate_generation` those of a model that chats.
+    for an image of the row if there are any, and `decoder_text` in training is the answer. And what
+    is generated ends where the model's turn does, whose end is left out. As the `preprocessor` of a
+    task it makes `generate`, `stream`, `fit` and `evaluate_generation` those of a model that chats.
 
     Args:
         tokenizer: as of `T5Gemma2Seq2SeqLMPreprocessor`.
@@ -44,48 +42,35 @@ class T5Gemma2ChatPreprocessor(T5Gemma2Seq2SeqLMPreprocessor):
     # keras-hub looks for preprocessors by backbone, and is to find the ordinary one.
     backbone_cls = None
 
-    def encode_rows(
-        self,
-        x: Inputs,
-        training: bool = False,
-        encoder_sequence_length: int | None = None,
-        decoder_sequence_length: int | None = None,
-    ) -> tuple[EncodedRows, bool]:
-        lengths = encoder_sequence_length, decoder_sequence_length
-        rows, is_single = parse_rows(x, answers=training)
-        encoded, _ = super().encode_rows(self._dialogues(rows, training), training, *lengths)
-        return encoded, is_single
-
-    def check_rows(self, x: Inputs, training: bool = True) -> None:
-        rows, _ = parse_rows(x, answers=training)
-        super().check_rows(self._dialogues(rows, training), training)
-
-    def generate_postprocess(self, x: Mapping[str, Tensor]) -> Any:
-        """The text of generated ids up to the end of the model's turn, without special tokens.
-
-        Args:
-            x: as of `T5Gemma2Seq2SeqLMPreprocessor.generate_postprocess`.
+    @property
+    def stop_token_ids(self) -> tuple[int, ...]:
+        """The ids that end what is generated: of the turn, where one token does, and of the text.
 
         Example:
 
         >>> cls = keras_t5gemma2.T5Gemma2ChatPreprocessor
         >>> preprocessor = cls.from_preset("t5gemma2_tiny")
-        >>> ids = np.array([2, *preprocessor.tokenizer("zeven<end_of_turn>"), 1, 0])
-        >>> arrays = {"decoder_token_ids": ids, "decoder_padding_mask": ids != 0}
-        >>> preprocessor.generate_postprocess(arrays)
-        'zeven'
+        >>> [preprocessor.tokenizer.id_to_token(id) for id in preprocessor.stop_token_ids]
+        ['<end_of_turn>', '<eos>']
         """
-        texts = super().generate_postprocess(x)
-        end = end_of_turn(self.template_in_use(), self.tokenizer)
-        if not end:
-            return texts
-        is_single = isinstance(texts, str)
-        texts = [text.partition(end)[0] for text in ([texts] if is_single else texts)]
-        return texts[0] if is_single else texts
+        return stop_ids(self.end_of_text, self.tokenizer)
 
-    def _dialogues(self, rows, training):
-        """The rows, each of whose texts is a turn now."""
-        return [self._dialogue(row, training) for row in rows]
+    @property
+    def end_of_text(self) -> str:
+        """What the template writes behind the model's words, or "" for nothing.
+
+        Example:
+
+        >>> cls = keras_t5gemma2.T5Gemma2ChatPreprocessor
+        >>> cls.from_preset("t5gemma2_tiny").end_of_text
+        '<end_of_turn>'
+        """
+        return end_of_turn(self.template_in_use(), self.tokenizer)
+
+    def _rows(self, x, training):
+        rows, is_single = parse_rows(x, answers=training)
+        rows, _ = super()._rows([self._dialogue(row, training) for row in rows], training)
+        return rows, is_single
 
     def _dialogue(self, row, training):
         if isinstance(row.encoder_text, Dialogue) or row.encoder_text is None:

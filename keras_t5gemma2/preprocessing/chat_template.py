@@ -158,9 +158,16 @@ def naming_row(number):
 
 def end_of_turn(template, tokenizer):
     """What a template writes behind the model's words: "<end_of_turn>", or "" for nothing."""
-    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    answer = mark_for(template)  # which the template does not write itself
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": answer}]
     whole = render(template, messages, tokens_of(tokenizer), False)
-    return whole.rpartition("b")[2].strip()
+    return whole.rpartition(answer)[2].strip()
+
+
+def stop_ids(end, tokenizer):
+    """The ids that end an answer: of the turn, where `end` is one token, and of the text."""
+    ids = tokenizer.tokenize(end) if end else []
+    return (*(ids if len(ids) == 1 else ()), tokenizer.end_token_id)
 
 
 def _behind(prompt, whole, mark):

@@ -241,7 +241,34 @@ class T5Gemma2Seq2SeqLMPreprocessor(
             np.atleast_2d(ids), np.atleast_2d(mask), self.tokenizer.special_token_ids
         )
         texts = self.tokenizer.detokenize(rows)
+        if end := self.end_of_text:
+            texts = [text.partition(end)[0] for text in texts]
         return texts[0] if ids.ndim == 1 else texts
+
+    @property
+    def stop_token_ids(self) -> tuple[int, ...]:
+        """The ids that end what is generated, where a call gives none.
+
+        Example:
+
+        >>> cls = keras_t5gemma2.T5Gemma2Seq2SeqLMPreprocessor
+        >>> preprocessor = cls.from_preset("t5gemma2_tiny")
+        >>> preprocessor.stop_token_ids == (preprocessor.tokenizer.end_token_id,)
+        True
+        """
+        return (self.tokenizer.end_token_id,)
+
+    @property
+    def end_of_text(self) -> str:
+        """The string before which a generated text ends, or "" where none does.
+
+        Example:
+
+        >>> cls = keras_t5gemma2.T5Gemma2Seq2SeqLMPreprocessor
+        >>> cls.from_preset("t5gemma2_tiny").end_of_text
+        ''
+        """
+        return ""
 
     def apply_chat_template(
         self,
@@ -324,16 +351,14 @@ class T5Gemma2Seq2SeqLMPreprocessor(
         >>> "<start_of_turn>" in preprocessor.template_in_use()
         True
         """
-        if self.chat_template is not None:
-            return self.chat_template
-        tokenizer = self.tokenizer
-        if None in (tokenizer.start_of_turn_token_id, tokenizer.end_of_turn_token_id):
+        template, tokenizer = self.template_to_write(), self.tokenizer
+        if template is None:
             raise ValueError(
                 f"Dialogues need a vocabulary with `{tokenizer.start_of_turn_token}` and "
                 f"`{tokenizer.end_of_turn_token}`, or a `chat_template` for other tokens. "
                 "Received: chat_template=None, and a vocabulary without them"
             )
-        return templates.GEMMA_TEMPLATE
+        return template
 
     def template_to_write(self) -> str | None:
         """What an export writes: `template_in_use`, or `None` where there is none.
@@ -345,9 +370,10 @@ class T5Gemma2Seq2SeqLMPreprocessor(
         >>> preprocessor.template_to_write() == preprocessor.template_in_use()
         True
         """
+        if self.chat_template is not None:
+            return self.chat_template
         ids = self.tokenizer.start_of_turn_token_id, self.tokenizer.end_of_turn_token_id
-        is_there = self.chat_template is not None or None not in ids
-        return self.template_in_use() if is_there else None
+        return None if None in ids else templates.GEMMA_TEMPLATE
 
     def encode_rows(
         self,

@@ -1,8 +1,13 @@
 """An answer to a dialogue: what `T5Gemma2Seq2SeqLM.chat` is made of."""
 
+import collections
+
 from keras_t5gemma2.arguments import check_flags
+from keras_t5gemma2.generation.outputs import Generated
+from keras_t5gemma2.generation.streaming import End
+from keras_t5gemma2.generation.words import cut
 from keras_t5gemma2.messages import shown, warn
-from keras_t5gemma2.preprocessing.chat_template import end_of_turn
+from keras_t5gemma2.preprocessing.chat_template import end_of_turn, stop_ids
 from keras_t5gemma2.preprocessing.dialogues import are_dialogues
 from keras_t5gemma2.preprocessing.rows import parse_rows
 
@@ -22,11 +27,11 @@ def chat(task, messages, images, stream, options):
     end = end_of_turn(task.preprocessor.template_in_use(), task.preprocessor.tokenizer)
     options.setdefault("stop_token_ids", "auto")
     if options["stop_token_ids"] == "auto":
-        options["stop_token_ids"] = _stops(task.preprocessor.tokenizer, end)
+        options["stop_token_ids"] = stop_ids(end, task.preprocessor.tokenizer)
     if stream:
         return _pieces(task.stream(rows, **options), end, is_single)
     answers = _without(task.generate(rows, strip_prompt=True, **options), end)
-    return answers[0] if is_single and isinstance(answers, list) and len(answers) == 1 else answers
+    return _alone(answers) if is_single else answers
 
 
 def _check_options(options):
@@ -57,25 +62,30 @@ def _note_markers(marker, rows, images):
         )
 
 
-def _stops(tokenizer, end):
-    """The ids that end an answer: of the turn, where one token does, and of the text."""
-    ids = tokenizer.tokenize(end) if end else []
-    return (*(ids if len(ids) == 1 else ()), tokenizer.end_token_id)
-
-
 def _pieces(pieces, end, is_single):
+    """Tuples of row and text up to the end of the turn, or of a single row the text."""
+    ends = collections.defaultdict(lambda: End((end,) if end else ()))
     for row, piece in pieces:
-        piece = piece.removesuffix(end)
-        if piece:
+        if piece := ends[row].add(piece):
+            yield piece if is_single else (row, piece)
+    for row, of_row in ends.items():
+        if piece := of_row.finish():
             yield piece if is_single else (row, piece)
 
 
+def _alone(answers):
+    """Of a list of one answer, or `Generated` of one, that answer."""
+    if isinstance(answers, Generated) and len(answers.texts) == 1:
+        return Generated({name: value[0] for name, value in answers.items()})
+    return answers[0] if isinstance(answers, list) and len(answers) == 1 else answers
+
+
 def _without(found, end):
-    """What `generate` gives, the end of the turn left out of its texts."""
+    """What `generate` gives, its texts up to the end of the turn."""
     if isinstance(found, str):
-        return found.removesuffix(end)
+        return cut(found, (end,)) if end else found
     if isinstance(found, dict):
-        return {key: _without(value, end) for key, value in found.items()}
+        return type(found)({key: _without(value, end) for key, value in found.items()})
     if isinstance(found, tuple) and hasattr(found, "_fields"):
         return found._replace(
             **{name: _without(getattr(found, name), end) for name in found._fields}

@@ -257,8 +257,9 @@ class T5Gemma2Seq2SeqLM(Prompted, T5Gemma2Task, keras_hub.models.Seq2SeqLM):
                 fit into the preprocessor's `decoder_sequence_length`, with one warning if no stop
                 token came by then; without a preprocessor, what the length of
                 `decoder_token_ids` leaves room for.
-            stop_token_ids: list or tuple of the ids that end a row; "auto" for the tokenizer's end
-                token; `None`, or none in it, to go on to the last token there is room for.
+            stop_token_ids: list or tuple of the ids that end a row; "auto" for those of
+                the preprocessor, as a rule the end token; `None`, or none in it, to go on to the
+                last token there is room for.
             strip_prompt: bool. Whether to leave out the decoder's prompt.
             max_new_tokens: int. New tokens of each row, 256 by default; see `max_length`.
             assistant: who proposes tokens, several of which are checked in one step: the text of

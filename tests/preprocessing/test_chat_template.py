@@ -203,6 +203,8 @@ def test_the_end_of_a_turn_is_found():
     assert end_of_turn(GEMMA_TEMPLATE, TOKENIZER) == "<end_of_turn>"
     assert end_of_turn(chat_ml, TOKENIZER) == "<|end|>"
     assert end_of_turn("{{ messages[-1].content }}", TOKENIZER) == ""
+    with_b = "{{ messages[-1].content }}<|subject|>"
+    assert end_of_turn(with_b, TOKENIZER) == "<|subject|>"
 
 
 def test_answers_are_what_the_template_writes_behind_its_question():

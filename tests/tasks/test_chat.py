@@ -7,7 +7,7 @@ import pytest
 from dialogues import GEMMA_2, IMAGE, model, text, user
 from tasks import ONE_LAYER, TOKENIZER, small_task, tiny_task
 
-from keras_t5gemma2 import T5Gemma2Seq2SeqLM
+from keras_t5gemma2 import T5Gemma2ChatPreprocessor, T5Gemma2Seq2SeqLM
 from keras_t5gemma2.tasks import chat as module
 
 MESSAGES = [user("the cat")]
@@ -119,6 +119,42 @@ def test_an_own_template_says_how_a_turn_ends(monkeypatch):
     assert lm.chat(MESSAGES, stop_token_ids=[5]) == "a dog" and seen["stop_token_ids"] == [5]
     lm.preprocessor.chat_template = "{{ messages[-1].content }}"
     assert lm.chat(MESSAGES) == "a dog<unused0>" and seen["stop_token_ids"] == (1,)
+
+
+@pytest.mark.once
+def test_a_task_with_a_chat_preprocessor_stops_at_the_end_of_the_turn():
+    lm = small_task(ONE_LAYER, seed=1)
+    lm.preprocessor.set_lengths(encoder_sequence_length=64, decoder_sequence_length=24)
+    config = {**lm.preprocessor.get_config(), "tokenizer": TOKENIZER, "image_converter": None}
+    # Its turns end with the third token that the model happens to write.
+    template = (
+        "{% for m in messages %}{{ m.content }}{% if m.role != 'user' %}here{% endif %}{% endfor %}"
+    )
+    lm.preprocessor = T5Gemma2ChatPreprocessor(**{**config, "chat_template": template})
+    options = {"max_new_tokens": 8, "verbose": 0}
+    whole = lm.generate("the cat", stop_token_ids=None, return_scores=True, **options)
+    end = TOKENIZER.token_to_id("here")
+    assert (
+        whole.token_ids.tolist().index(end) == 2 and whole.texts == "the\N{REPLACEMENT CHARACTER}"
+    )
+    found = lm.generate("the cat", return_scores=True, **options)
+    assert found.token_ids.tolist() == whole.token_ids[:3].tolist() and found.finished
+    assert found.texts == whole.texts
+    assert "".join(lm.stream("the cat", **options)) == found.texts
+    assert "".join(lm.stream("the cat", stop_token_ids=None, **options)) == found.texts
+    answer = lm.chat("the cat", return_scores=True, **options)
+    assert (answer.texts, answer.scores) == (found.texts, found.scores)
+    lm.warmup(16, new_tokens=8)  # for the same stops
+
+
+@pytest.mark.once
+def test_an_end_of_several_tokens_is_left_out():
+    pieces = [(0, "a d"), (0, "og | en"), (0, "d. and"), (0, "more")]
+    assert "".join(module._pieces(iter(pieces), "| end.", True)) == "a dog "
+    assert list(module._pieces(iter(pieces[:2]), "| end.", False)) == [
+        *((0, "a d"), (0, "og "), (0, "| en"))
+    ]
+    assert module._without(["a dog | end. and"], "| end.") == ["a dog "]
 
 
 @pytest.mark.once
