@@ -26,14 +26,16 @@ def run_command(group, arguments, restarts):
         with _ended_by_signals():
             settings = {"arguments": arguments, "restarts": restarts}
             code = group.main(arguments, program, standalone_mode=False, obj=settings)
+            print(end="", flush=True)  # at the exit nobody could answer an error
         return code if isinstance(code, int) else 0
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except click.Abort as error:
-        return _interrupted(error.__cause__)
+    except click.Abort as error:  # in place of an interruption, or of an EOFError
+        end = _failed if isinstance(error.__cause__, EOFError) else _interrupted
+        return end(error.__cause__, arguments)
     except KeyboardInterrupt as error:
-        return _interrupted(error)
+        return _interrupted(error, arguments)
     except OSError as error:
         if error.errno == errno.EPIPE:  # as of `| head`: nobody reads the rest
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -125,21 +127,25 @@ def _start_anew(backend):
 
 @contextlib.contextmanager
 def _ended_by_signals():
-    """Inside, SIGTERM and SIGHUP end the command as Ctrl-C does: `with` blocks clean up."""
-    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    """Inside, SIGTERM and SIGHUP end the command as Ctrl-C does: `with` blocks clean up.
+
+    A signal that is ignored stays so: `nohup` ignores SIGHUP for a run to outlive the terminal.
+    """
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     if threading.current_thread() is not threading.main_thread():
-        names = []
-    before = {name: signal.getsignal(getattr(signal, name)) for name in names}
-    for name in names:
-        signal.signal(getattr(signal, name), signal.default_int_handler)
+        numbers = []
+    before = {number: signal.getsignal(number) for number in numbers}
+    before = {n: handler for n, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+    for number in before:
+        signal.signal(number, signal.default_int_handler)
     try:
         yield
     finally:
-        for name, handler in before.items():
-            signal.signal(getattr(signal, name), handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _interrupted(error):
+def _interrupted(error, arguments):
     """What has been done, as the notes of the interruption tell."""
     notes = getattr(error, "__notes__", None) or ["Interrupted"]
     print("\n" + "\n".join(notes), file=sys.stderr, flush=True)

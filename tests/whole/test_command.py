@@ -170,6 +170,48 @@ def test_an_interruption(number, monkeypatch, capsys):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_what_nohup_ignores_ends_nothing(monkeypatch):
+    def call(name):
+        os.kill(os.getpid(), signal.SIGHUP)
+        raise KeyError("went on")
+
+    monkeypatch.setattr(running, "use_backend", call)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with pytest.raises(KeyError, match="went on"):
+            main(["plan"])
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_the_end_of_a_file_is_no_interruption(monkeypatch, capsys):
+    def call(name):
+        raise EOFError("the file ends early")
+
+    monkeypatch.setattr(running, "use_backend", call)
+    assert "error: the file ends early" in error_of(capsys, "plan")
+
+
+def test_nobody_reads_what_is_written_at_the_end():
+    """A few lines wait in Python's buffer until the command is done."""
+    code = "import click; from t5gemma2_cli import main, running\n"
+    code += "running.use_backend = lambda name: print('a') or click.get_current_context().exit()\n"
+    code += "raise SystemExit(main(['plan']))"
+    reads, writes = os.pipe()
+    os.close(reads)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(PYTHONUNBUFFERED=""),
+        stdout=writes,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writes)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 def test_nobody_reads_the_rest():
     command = f"{sys.executable} -m t5gemma2_cli plan t5gemma2_tiny --json | head -c 1"
     done = subprocess.run(
