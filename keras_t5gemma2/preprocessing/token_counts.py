@@ -3,25 +3,33 @@
 import collections
 
 from keras_t5gemma2.messages import shown, shown_names
+from keras_t5gemma2.preprocessing.chat_template import rows_as_text
 from keras_t5gemma2.preprocessing.columns import Columns
+from keras_t5gemma2.preprocessing.dialogues import Dialogue
 from keras_t5gemma2.preprocessing.rows import targets_of
 from keras_t5gemma2.preprocessing.sources import read_rows
+from keras_t5gemma2.vocabulary.marked_text import unmarked
 
 _TEXTS_AT_A_TIME = 1024
 # The most frequent words of a language, which cover nearly all of a text.
 _WORDS = 40_000
 
 
-def texts_in(inputs, columns=None):
-    """All texts of rows, of both sides, as a list of strings.
+def texts_in(inputs, columns=None, preprocessor=None):
+    """All texts of rows, of both sides, as a list of strings; of dialogues those of a template.
 
     Args:
         inputs: rows as `fit` takes them: a string, a list of strings, a dict of `encoder_text`
             and `decoder_text`, and so on.
         columns: dict of new names of columns, or `None`.
+        preprocessor: the one whose template dialogues are written by.
     """
-    rows, _ = read_rows(inputs, Columns(columns), several_targets=True, reads_y=True)
-    return [text for row in rows for text in (row.encoder_text, *targets_of(row)) if text]
+    options = {"several_targets": True, "reads_y": True, "answers": True}
+    rows, _ = read_rows(inputs, Columns(columns), **options)
+    if any(isinstance(row.encoder_text, Dialogue) for row in rows):
+        rows = rows_as_text(rows, preprocessor.template_in_use(), preprocessor.tokenizer)
+    texts = [(row, text) for row in rows for text in (row.encoder_text, *targets_of(row)) if text]
+    return [unmarked(text, row.mark) for row, text in texts]
 
 
 def token_counts(vocabulary, texts, weights=None):

@@ -1,10 +1,10 @@
 """What a smaller vocabulary keeps, and what it does to texts."""
 
+import collections
+import itertools
 from typing import NamedTuple
 
 import numpy as np
-
-from keras_t5gemma2.preprocessing.token_counts import token_counts
 
 _MOST_LOST = 20
 
@@ -88,7 +88,7 @@ def losses_of(before, after, kept, texts):
     unchanged = sum(
         ids == [kept[id] for id in others] for ids, others in zip(old, new, strict=True)
     )
-    counts = token_counts(before, texts)
+    counts = collections.Counter(itertools.chain.from_iterable(old))
     gone = [(id, count) for id, count in counts.most_common() if id not in is_kept]
     most = tuple(
         Lost(before.tokens[id], count, tuple(after.tokens[i] for i in _again(after, before, id)))

@@ -1,5 +1,6 @@
 """A task with another vocabulary: fewer tokens for a job, or some more."""
 
+import functools
 import itertools
 import string
 
@@ -33,6 +34,8 @@ _MOST_SENTINELS = 100  # as the gaps of T5
 _CHARACTERS = string.printable + "¡¿«»‹›„“”‚‘’–—…•°§№€£¥₹、。，：；！？「」『』（）《》・،؛؟।॥"
 # The wording around images and turns, which the package writes itself.
 _TURNS = "user\nmodel\n"
+# What a chat template of a checkpoint's own writes its wording around.
+_DIALOGUE = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 # Products of few rows and a table are quickest where its rows divide into so many parts.
 _MULTIPLE, _LARGE = 8, 4096
 
@@ -48,7 +51,8 @@ def prune(lm, texts, languages, keep, size, held_out, columns):
         )
     size = _checked_size(size)
     needed = _needed(lm.preprocessor, vocabulary) | set(_checked_ids(keep, vocabulary))
-    counts = token_counts(vocabulary, [] if texts is None else texts_in(texts, columns))
+    read = functools.partial(texts_in, columns=columns, preprocessor=lm.preprocessor)
+    counts = token_counts(vocabulary, [] if texts is None else read(texts))
     if languages is not None:
         # Shares, all forms of a language together 4: what the texts use counts more.
         counts += language_counts(vocabulary, languages)
@@ -62,7 +66,7 @@ def prune(lm, texts, languages, keep, size, held_out, columns):
     losses = None
     if held_out is not None:
         of_small = small.preprocessor.tokenizer.loaded_vocabulary()
-        losses = losses_of(vocabulary, of_small, kept, texts_in(held_out, columns))
+        losses = losses_of(vocabulary, of_small, kept, read(held_out))
     small.pruning = Pruning(
         np.array(kept, "int32"),
         lm.backbone.config.vocabulary_size,
@@ -93,6 +97,8 @@ def _needed(preprocessor, vocabulary):
     texts = [_TURNS]
     if tokenizer.start_of_image_token_id is not None:
         texts.append(place_images(tokenizer.start_of_image_token, [2], tokenizer))
+    if preprocessor.chat_template is not None:
+        texts.append(preprocessor.apply_chat_template(_DIALOGUE, add_generation_prompt=False))
     tokens |= set(getattr(preprocessor, "sentinels", ()))
     if vocabulary.token_to_id(FIRST_SENTINEL) is not None:
         tokens |= set(itertools.islice(sentinels(tokenizer), _MOST_SENTINELS))

@@ -320,6 +320,28 @@ def test_sentinels_stay_where_they_are_needed(embedded):
 
 
 @pytest.mark.once
+def test_dialogues_count_as_a_template_writes_them():
+    lm = tiny_task()
+    lm.preprocessor.set_lengths(encoder_sequence_length=64)
+    messages = [{"role": "user", "content": "what"}, {"role": "assistant", "content": "a dog"}]
+    lm.preprocessor.chat_template = (
+        "{% for m in messages %}house{{ m.role }}: {{ m.content }}<unused0>{% endfor %}"
+    )
+    small = lm.prune_vocabulary({"messages": [messages]}, held_out=[messages])
+    losses = small.pruning.losses
+    assert losses.texts == losses.texts_unchanged == 2 and losses.tokens_lost == 0
+    assert set(lm.preprocessor.tokenizer("house")) <= set(small.pruning.kept_ids)
+    asked = {"add_generation_prompt": False, "tokenize": True}
+    small = lm.prune_vocabulary(["no dialogue"])  # the wording of the template is kept
+    tokens = [
+        [task.preprocessor.tokenizer.id_to_token(id) for id in row]
+        for task in (small, lm)
+        for row in task.preprocessor.apply_chat_template([messages], **asked)
+    ]
+    assert tokens[0][:6] == tokens[1][:6] and tokens[0][:2] == ["hou", "se"]
+
+
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [
