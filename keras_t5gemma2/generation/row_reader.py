@@ -3,8 +3,9 @@
 import numpy as np
 from keras import ops
 
-from keras_t5gemma2 import kernels
 from keras_t5gemma2.generation import batching
+from keras_t5gemma2.generation.calls import Call
+from keras_t5gemma2.generation.compiled_steps import program
 from keras_t5gemma2.model.array_checks import check_inputs
 from keras_t5gemma2.model.inputs import of_encoder
 from keras_t5gemma2.options import checked
@@ -17,6 +18,8 @@ from keras_t5gemma2.sharding.batch import row_parts, to_devices
 _ROWS_AT_A_TIME = 32
 # Tokens that short rows are padded to: queries and names are of few.
 _SHORTEST = 16
+# Nothing is cached and nothing is drawn.
+_CALL = Call("auto", "auto", "auto", None, (), None)
 
 
 class RowReader:
@@ -27,11 +30,16 @@ class RowReader:
             `T5Gemma2TextEmbedder`.
 
     Attributes:
-        programs: dict of compiled functions, or `None` where all is to be compiled anew.
+        programs: `compiled_steps.Programs`, or `None` where all is to be compiled anew.
     """
+
+    run = None  # as a `Generator` has it; a reader gives no function for that place
 
     def __init__(self, model):
         self.model, self.programs = model, None
+
+    def prepare(self):
+        """Nothing: the encoder's weights are read as they lie."""
 
     def rows(self, texts, images=None, prompt=""):
         """A list of `Row`, the prompt before each text; or arrays as they are.
@@ -56,7 +64,7 @@ class RowReader:
             rows: what `rows` gave.
             function: from a dict of the encoder's inputs to a tensor (batch, ...). What it
                 computes may hang on `key` and the model alone.
-            key: hashable.
+            key: a tuple that begins with what the function does.
             batch_size: int or `None`.
             length: int, what each row is padded to and cut at; `None` for the longest of its
                 batch.
@@ -66,21 +74,13 @@ class RowReader:
             Rows that fill a batch up come again.
         """
         batch_size, length = checked(batch_size=batch_size, length=length)
-        run, found = self._program(function, key), []
+        run, found = program(self, key, lambda: lambda _, x: function(x), _CALL), []
         with one_warning():
             for numbers, arrays in self._batches(rows, batch_size or _ROWS_AT_A_TIME, length):
                 outputs = ops.convert_to_numpy(run((), to_devices(arrays)))
                 mask = np.asarray(arrays["encoder_padding_mask"], bool)
                 found.append((numbers, mask, outputs))
         return found
-
-    def _program(self, function, key):
-        kernels.check_process(self.model.made_in_process)
-        if self.programs is None:
-            self.programs = {}
-        if key not in self.programs:
-            self.programs[key] = kernels.compiled(lambda _, x: function(x), self.model)
-        return self.programs[key]
 
     def _batches(self, rows, batch_size, length):
         if isinstance(rows, dict):
