@@ -1,4 +1,4 @@
-"""The weights of a classifier's head in files: read, checked and written."""
+"""The weights of the head of a classifier or embedder in files: read and checked."""
 
 import pathlib
 from typing import NamedTuple
@@ -17,13 +17,14 @@ REFERENCE_ROWS = {
     "head/output/kernel": ("score.out_proj.weight", LINEAR),
     "head/output/bias": ("score.out_proj.bias", AS_IS),
 }
-# What Keras calls the layers of a task that have weights of their own, by our paths.
+# What Keras calls the layers of a task that have weights of their own, by our paths, and the names
+# of these weights in the order of Keras's file.
 _LAYERS = {
-    "head/hidden": "layers/classifier_head/hidden",
-    "head/output": "layers/classifier_head/output_dense",
-    "pooler": "layers/pooling",
+    "head/hidden": ("layers/classifier_head/hidden", ("kernel", "bias")),
+    "head/output": ("layers/classifier_head/output_dense", ("kernel", "bias")),
+    "pooler": ("layers/pooling", ("query",)),
+    "embedding_head/pooling": ("layers/embedding_head/pooling", ("query",)),
 }
-_VARIABLES = ("kernel", "bias")
 
 
 class ReferenceHead(NamedTuple):
@@ -68,8 +69,8 @@ def own_head_tensors(directory):
         return {}
     names = {
         f"{layer}/vars/{number}": f"{ours}/{variable}"
-        for ours, layer in _LAYERS.items()
-        for number, variable in enumerate(_VARIABLES if ours != "pooler" else ("query",))
+        for ours, (layer, variables) in _LAYERS.items()
+        for number, variable in enumerate(variables)
     }
     found = read_h5_file(path)
     if unexpected := sorted(set(found) - set(names)):
@@ -85,7 +86,13 @@ def stored(tensor, layout=AS_IS):
     return StoredTensor(tensor.name, tensor.shape, tensor.read, tensor.release, layout)
 
 
-def assign(variables, tensors, origin, allow_nonfinite=False):
+def assign(
+    variables,
+    tensors,
+    origin,
+    allow_nonfinite=False,
+    remedy="Give `num_classes` for a new head",
+):
     """Gives variables the values of tensors, all or none.
 
     Args:
@@ -93,6 +100,7 @@ def assign(variables, tensors, origin, allow_nonfinite=False):
         tensors: dict of `StoredTensor` by path.
         origin: what errors call the file.
         allow_nonfinite: bool. Whether values may be NaN or infinite.
+        remedy: string, how to load a task without these values.
 
     Raises:
         ValueError: a tensor is missing, unexpected, of another shape, or not finite.
@@ -102,7 +110,7 @@ def assign(variables, tensors, origin, allow_nonfinite=False):
     if missing or unexpected:
         raise ValueError(
             f"The head in {origin} must be that of the task. Missing: {missing}. Unexpected: "
-            f"{unexpected}. Give `num_classes` for a new head"
+            f"{unexpected}. {remedy}"
         )
     values = {}
     for path, variable in wanted.items():
@@ -111,7 +119,7 @@ def assign(variables, tensors, origin, allow_nonfinite=False):
         if value.shape != tuple(variable.shape):
             raise ValueError(
                 f"The tensor {tensor.name} in {origin} must have the shape {tuple(variable.shape)} "
-                f"of {path}. Received: shape={value.shape}. Give `num_classes` for a new head"
+                f"of {path}. Received: shape={value.shape}. {remedy}"
             )
         if not allow_nonfinite and not is_finite(value):
             raise ValueError(nonfinite_message(tensor.name, value, value))

@@ -172,34 +172,6 @@ class HeadTask(EncoderTask):
                 f"{cls.__name__}. Received: {shown_path(checkpoint.path)}, and none"
             )
 
-    def save_task_weights(self, filepath: PathLike) -> None:
-        """Writes the weights of the head alone, as keras-hub does without the optimizer's state.
-
-        Args:
-            filepath: path of the file, which ends with `.weights.h5`.
-
-        Example:
-
-        >>> cls = keras_t5gemma2.T5Gemma2TextClassifier
-        >>> classifier = cls.from_preset("t5gemma2_tiny", num_classes=2)
-        >>> classifier.save_task_weights(directory / "task.weights.h5")
-        """
-        skipped = [*compat.all_layers(self.backbone), self.optimizer]
-        keras.saving.save_weights(self, filepath, objects_to_skip=skipped)
-
-    def head_variables(self) -> list[keras.Variable]:
-        """List of the weights of the task that are none of the backbone's.
-
-        Example:
-
-        >>> cls = keras_t5gemma2.T5Gemma2TextClassifier
-        >>> classifier = cls.from_preset("t5gemma2_tiny", num_classes=2)
-        >>> [variable.path for variable in classifier.head_variables()]
-        ['head/output/kernel', 'head/output/bias']
-        """
-        of_backbone = {id(variable) for variable in self.backbone.variables}
-        return [v for v in self.weights if id(v) not in of_backbone]
-
     def _load_head(self, checkpoint, given, allow_nonfinite):
         if "num_classes" not in given:  # else the head is a new one, as in keras-hub
             tensors = checkpoint.head_tensors()

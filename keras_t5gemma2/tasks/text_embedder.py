@@ -8,14 +8,13 @@ import keras_hub
 import numpy as np
 
 from keras_t5gemma2.arguments import check_flags
-from keras_t5gemma2.checkpoints.heads import TASK_WEIGHTS
+from keras_t5gemma2.checkpoints.heads import assign as assign_head
 from keras_t5gemma2.checkpoints.own.files import metrics_of
 from keras_t5gemma2.checkpoints.saving import by_one_process
 from keras_t5gemma2.checkpoints.transformers.sentence_transformers import (
     write_sentence_transformers,
 )
 from keras_t5gemma2.compat import keras as compat
-from keras_t5gemma2.files.finite import check_finite_variables
 from keras_t5gemma2.generation.row_reader import RowReader, joined
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.model.backbone import T5Gemma2Backbone
@@ -187,7 +186,7 @@ class T5Gemma2TextEmbedder(EncoderTask, keras_hub.models.TextEmbedder):
         """
         dimensions = checked_dimensions(dimensions, self.width)
         rows = self.reader.rows(texts, images, self._prompt(prompt))
-        read = self.reader.read(rows, self.outputs_of_inputs, "vectors", batch_size)
+        read = self.reader.read(rows, self.outputs_of_inputs, ("vectors",), batch_size)
         vectors = joined(((numbers, found) for numbers, _, found in read), _count(rows))
         return shortened(vectors, dimensions, self.normalize) if dimensions else vectors
 
@@ -229,7 +228,7 @@ class T5Gemma2TextEmbedder(EncoderTask, keras_hub.models.TextEmbedder):
         """
         layer = self.backbone.encoder.checked_layer(layer)
         rows = self.reader.rows(texts, images, self._prompt(prompt))
-        function, key = (lambda x: self._states(x, layer)), ("states", layer)
+        function, key = (lambda x: self._states(x, layer)), ("hidden states", layer)
         read = self.reader.read(rows, function, key, batch_size, length)
         most = length or max(int(mask.sum(axis=1).max()) for _, mask, _ in read)
         states = ((i, np.where(m[:, :, None], x, 0)[:, :most]) for i, m, x in read)
@@ -485,26 +484,12 @@ class T5Gemma2TextEmbedder(EncoderTask, keras_hub.models.TextEmbedder):
             **kwargs,
         )
 
-    def head_variables(self) -> list[keras.Variable]:
-        """The weights that are none of the backbone's: the query of `pooling="attention"`.
-
-        They are trained beside adapters, too.
-
-        Example:
-
-        >>> embedder = keras_t5gemma2.T5Gemma2TextEmbedder.from_preset("t5gemma2_tiny")
-        >>> embedder.head_variables()
-        []
-        """
-        return list(self.head.weights)
-
     def _load_head(self, checkpoint, given, allow_nonfinite):
-        settings = checkpoint.task(type(self))[1]
-        if not self.head.weights or settings.get("pooling") != self.pooling:
-            return
-        self.load_task_weights(checkpoint.path / TASK_WEIGHTS)
-        if not allow_nonfinite:
-            check_finite_variables(self.head.weights, checkpoint.path / TASK_WEIGHTS)
+        variables, settings = self.head_variables(), checkpoint.task(type(self))[1]
+        if variables and settings.get("pooling") == self.pooling:
+            remedy = "Give another `pooling` to do without"
+            tensors = checkpoint.head_tensors()
+            assign_head(variables, tensors, checkpoint.path, allow_nonfinite, remedy)
 
 
 def _count(rows):

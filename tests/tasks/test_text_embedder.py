@@ -8,8 +8,10 @@ import torch
 import transformers
 from keras import ops
 from preprocessors import random_image
+from tasks import tiny_task
 
 from keras_t5gemma2 import T5Gemma2Backbone, T5Gemma2Seq2SeqLM, T5Gemma2TextEmbedder
+from keras_t5gemma2.checkpoints.heads import own_head_tensors
 
 PRESET = "t5gemma2_tiny"
 TEXTS = ["Spell 7 in Dutch.", "a", "Write 2026-12-17 in French, please, and with the year."]
@@ -98,6 +100,29 @@ def test_presets_and_files(encoder_only, tmp_path):
         np.testing.assert_allclose(found.encode_text("7", prompt="query"), want, **NEAR)
     by_hub = keras_hub.models.TextEmbedder.from_preset(str(tmp_path / "preset"))
     assert type(by_hub) is cls
+    np.testing.assert_allclose(by_hub.encode_text("7", prompt="query"), want, **NEAR)
+
+
+@pytest.mark.once
+def test_a_preset_holds_the_query_alone_which_other_tasks_leave_out(tmp_path):
+    lm = tiny_task(vision=False)
+    made = with_query(T5Gemma2TextEmbedder(lm.backbone, lm.preprocessor, "attention"))
+    made.fit(["the cat"], ["a dog"], verbose=0)
+    made.save_to_preset(tmp_path)
+    query = made.head.pooling.query
+    assert list(own_head_tensors(tmp_path)) == ["embedding_head/pooling/query"] == [query.path]
+    with pytest.warns(UserWarning, match="The head of .* is left out"):
+        T5Gemma2Seq2SeqLM.from_preset(tmp_path)
+    query.assign(np.full(query.shape, np.nan))
+    made.save_to_preset(tmp_path)
+    with pytest.raises(ValueError, match="finite.*embedding_head/pooling/vars/0, of whose 28"):
+        T5Gemma2TextEmbedder.from_preset(tmp_path)
+    loaded = T5Gemma2TextEmbedder.from_preset(tmp_path, allow_nonfinite=True)
+    assert np.isnan(ops.convert_to_numpy(loaded.head.pooling.query)).all()
+    (tmp_path / "task.weights.h5").unlink()
+    with pytest.raises(ValueError, match="Missing: .*query.*Give another `pooling` to do without"):
+        T5Gemma2TextEmbedder.from_preset(tmp_path)
+    assert T5Gemma2TextEmbedder.from_preset(tmp_path, pooling="mean").pooling == "mean"
 
 
 @pytest.mark.once
