@@ -9,8 +9,10 @@ A new command is a file here that declares it, a line in `COMMANDS`, and a file 
 import click
 
 from t5gemma2_cli.benchmark import benchmark
+from t5gemma2_cli.chat import chat
 from t5gemma2_cli.convert import convert
 from t5gemma2_cli.doctor import doctor
+from t5gemma2_cli.embed import embed
 from t5gemma2_cli.evaluate import evaluate
 from t5gemma2_cli.export import export
 from t5gemma2_cli.finetune import finetune
@@ -19,7 +21,7 @@ from t5gemma2_cli.plan import plan
 from t5gemma2_cli.running import run_command
 
 # In the order of the help.
-COMMANDS = (generate, evaluate, finetune, convert, plan, export, benchmark, doctor)
+COMMANDS = (*(generate, chat, embed, evaluate, finetune, convert, plan, export, benchmark, doctor),)
 
 
 class _InOrder(click.Group):

@@ -5,8 +5,6 @@ import click
 from t5gemma2_cli import options
 from t5gemma2_cli.running import call
 
-SAMPLERS = ("greedy", "top_k", "top_p", "random", "beam", "contrastive")
-
 
 @click.command(short_help="Write text for texts and images.")
 @options.preset
@@ -23,14 +21,8 @@ SAMPLERS = ("greedy", "top_k", "top_p", "random", "beam", "contrastive")
 @options.columns
 @options.limit
 @click.option("--output", type=click.Path(), help="File for a line of JSON per row.")
-@click.option(
-    "--sampler",
-    type=click.Choice(SAMPLERS),
-    help="By default the one that the next options mean, or greedy.",
-)
-@click.option("--temperature", type=float, help="Of random choice.")
-@click.option("--top-k", type=click.IntRange(1), help="Choose among so many tokens.")
-@click.option("--top-p", type=float, help="Choose among tokens of so much probability.")
+@options.sampler
+@options.drawing
 @click.option("--beams", type=click.IntRange(1), help="Of beam search.")
 @options.seed
 @click.option("--num-return-sequences", type=click.IntRange(1), default=1, help="Of each row.")

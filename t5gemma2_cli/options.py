@@ -42,6 +42,19 @@ columns = click.option(
     help="Read the column NAME as encoder_text, decoder_text or images. Again for each.",
 )
 
+# How tokens are chosen.
+SAMPLERS = ("greedy", "top_k", "top_p", "random", "beam", "contrastive")
+sampler = click.option(
+    "--sampler",
+    type=click.Choice(SAMPLERS),
+    help="By default the one that the next options mean, or greedy.",
+)
+drawing = joined(
+    click.option("--temperature", type=float, help="Of random choice."),
+    click.option("--top-k", type=click.IntRange(1), help="Choose among so many tokens."),
+    click.option("--top-p", type=float, help="Choose among tokens of so much probability."),
+)
+
 # Of the model that is loaded.
 model = joined(
     click.option("--dtype", type=click.Choice(DTYPES), help="By default Keras's, float32."),

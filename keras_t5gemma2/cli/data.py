@@ -69,6 +69,18 @@ def checked_columns(columns):
     return dict(columns) if columns else None
 
 
+def lines_of(texts):
+    """The texts as a list, in which the lines of stdin stand in the place of "-".
+
+    Example:
+
+    >>> lines_of(("Spell 7 in Dutch.", "Spell 8 in Dutch."))
+    ['Spell 7 in Dutch.', 'Spell 8 in Dutch.']
+    """
+    lines = lambda text: sys.stdin.read().splitlines() if text == "-" else [text]  # noqa: E731
+    return [line for text in texts for line in lines(text)]
+
+
 # Formats ----------------------------------------------------------------------------------------
 
 

@@ -91,7 +91,7 @@ def _rows(request):
         raise ValueError(
             "`--column` must go with `--input`, whose columns it names. Received: no --input"
         )
-    texts = [line for text in request.texts for line in _lines(text)][: request.limit]
+    texts = files.lines_of(request.texts)[: request.limit]
     if request.images:
         if len(texts) > 1:
             raise ValueError(
@@ -109,10 +109,6 @@ def _rows(request):
     if request.decoder_text is not None:
         rows = [{**row, "decoder_text": request.decoder_text} for row in rows]
     return rows
-
-
-def _lines(text):
-    return sys.stdin.read().splitlines() if text == "-" else [text]
 
 
 def _with_places(text, count):

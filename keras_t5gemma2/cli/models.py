@@ -4,6 +4,7 @@ import keras
 import keras_hub
 
 from keras_t5gemma2.tasks.seq2seq_lm import T5Gemma2Seq2SeqLM
+from keras_t5gemma2.tasks.text_embedder import T5Gemma2TextEmbedder
 
 
 def load(
@@ -26,14 +27,26 @@ def load(
         encoder_length: int, `encoder_sequence_length`, or `None`.
         decoder_length: int, `decoder_sequence_length`, or `None`.
     """
-    options = {"dtype": dtype, "quantize": quantize}
-    options |= {"encoder_sequence_length": encoder_length}
-    options |= {"decoder_sequence_length": decoder_length}
-    options = {name: value for name, value in options.items() if value is not None}
+    options = _given(dtype, quantize, encoder_length, decoder_length)
     lm = T5Gemma2Seq2SeqLM.from_preset(preset, text_only=text_only, **options)
     if adapter is not None:
         lm.load_adapter(adapter)
     return lm
+
+
+def load_embedder(
+    preset, dtype=None, quantize=None, text_only=False, encoder_length=None, decoder_length=None
+):
+    """The `T5Gemma2TextEmbedder` of a preset, without its decoder; the arguments are of `load`."""
+    options = _given(dtype, quantize, encoder_length, decoder_length)
+    return T5Gemma2TextEmbedder.from_preset(preset, text_only=text_only, **options)
+
+
+def _given(dtype, quantize, encoder_length, decoder_length):
+    options = {"dtype": dtype, "quantize": quantize}
+    options |= {"encoder_sequence_length": encoder_length}
+    options |= {"decoder_sequence_length": decoder_length}
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def sampler_of(name=None, temperature=None, top_k=None, top_p=None, beams=None, seed=None):

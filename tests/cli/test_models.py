@@ -7,7 +7,7 @@ import pytest
 
 from keras_t5gemma2 import T5Gemma2Seq2SeqLM
 from keras_t5gemma2.cli.models import load, sampler_of
-from t5gemma2_cli.generate import SAMPLERS
+from t5gemma2_cli.options import SAMPLERS
 
 pytestmark = pytest.mark.once
 
