@@ -67,7 +67,6 @@ def program(generator, key, make, call, compiled=kernels.compiled, draws=False):
         draws: bool. Whether the sampler is called, which is then a part of the key.
     """
     model = generator.model
-    kernels.check_process(model.made_in_process)
     generator.prepare()
     kept = programs_of(generator)
     key = (*key, call.cache, *([call.sampler_key] if draws else ()))

@@ -367,6 +367,7 @@ class Generator:
         >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
         >>> lm.generator.prepare()
         """
+        kernels.check_process(self.model.made_in_process)
         optimizer = getattr(self.model, "optimizer", None)  # none where it is not compiled
         is_training = getattr(optimizer, "built", False)
         self.model.backbone.decoder.lay_out(is_training=is_training)

@@ -3,6 +3,7 @@
 import numpy as np
 from keras import ops
 
+from keras_t5gemma2 import kernels
 from keras_t5gemma2.generation import batching
 from keras_t5gemma2.generation.calls import Call
 from keras_t5gemma2.generation.compiled_steps import program
@@ -39,7 +40,8 @@ class RowReader:
         self.model, self.programs = model, None
 
     def prepare(self):
-        """Nothing: the encoder's weights are read as they lie."""
+        """Refuses a model of a process that this one is a copy of."""
+        kernels.check_process(self.model.made_in_process)
 
     def rows(self, texts, images=None, prompt=""):
         """A list of `Row`, the prompt before each text; or arrays as they are.
