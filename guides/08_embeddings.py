@@ -31,7 +31,10 @@ start = time.time()
 # like 독일, which no other resembles, is beyond this: a model must have read it somewhere.)
 
 # %%
-languages = "de fr es it pt ro nl sv da pl cs hu tr id vi ru uk el he ar hi th ja ko zh".split()
+languages = (
+    *("de", "fr", "es", "it", "pt", "ro", "nl", "sv", "da", "pl", "cs", "hu", "tr", "id", "vi"),
+    *("ru", "uk", "el", "he", "ar", "hi", "th", "ja", "ko", "zh"),
+)
 days = [datetime.date(2024, 1, 1) + datetime.timedelta(days=number) for number in range(366)]
 
 

@@ -26,11 +26,11 @@ import pytest
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Makes slow on JAX and TensorFlow what `make test` runs on torch only."""
-    if keras.config.backend() != "torch":
-        for item in items:
-            if item.get_closest_marker("once"):
-                item.add_marker(pytest.mark.slow)
+    """Makes slow what `make test` runs on fewer backends."""
+    left_out = {"torch": (), "jax": ("once",), "tensorflow": ("once", "compiled")}
+    for item in items:
+        if any(item.get_closest_marker(name) for name in left_out[keras.config.backend()]):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

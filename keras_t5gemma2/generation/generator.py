@@ -8,6 +8,7 @@ import keras
 import keras_hub
 from keras import ops
 
+from keras_t5gemma2 import kernels
 from keras_t5gemma2.generation import batching, calls, decoding, finite, outputs, speculation
 from keras_t5gemma2.generation import cache as caches
 from keras_t5gemma2.generation import inputs as inputs_of

@@ -57,6 +57,7 @@ def joined(pieces, count):
 # The same as `generate`
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("strip_prompt", [False, True])
 def test_pieces_joined_are_the_text(lm, strip_prompt):
     options = {"strip_prompt": strip_prompt, "max_new_tokens": 27}

@@ -79,6 +79,7 @@ def test_a_row_alone_is_the_row_in_a_batch(model, rng):
         assert_rows_equal(outputs_of(model, alone), part, alone)
 
 
+@pytest.mark.compiled
 def test_no_token_of_the_decoder_sees_a_later_one(model, rng):
     inputs = token_inputs(rng, (13,), (9,))
     changed = {**inputs, "decoder_token_ids": inputs["decoder_token_ids"].copy()}
@@ -132,6 +133,7 @@ def test_no_images_is_the_text_only_model(rng, monkeypatch):
     assert_rows_equal(outputs_of(model, {**inputs, "images": images}), want, inputs)
 
 
+@pytest.mark.compiled
 def test_images_fill_their_own_rows_in_order(model, rng):
     """A row of one image and a row of two, in one batch, are the rows alone."""
     two = token_inputs(rng, (17,), (9,), images=2)
