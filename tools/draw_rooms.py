@@ -29,6 +29,7 @@ FLOORS = {
         "training": "batches of any data, losses, checkpoints",
         "planning": "memory that a model will take",
         "evaluation": "texts for a data set, and their scores",
+        "inspection": "where a model looks, and how sure it is",
         "export": "programs for runtimes without Keras",
     },
     "the model": {

@@ -5,11 +5,12 @@ import threading
 from keras import ops, tree
 
 from keras_t5gemma2 import compiling, kernels
+from keras_t5gemma2.generation import batching, decoding, finite
 from keras_t5gemma2.generation import cache as caches
-from keras_t5gemma2.generation import decoding, finite
 from keras_t5gemma2.generation.loop import first_state
 from keras_t5gemma2.generation.samplers import taking_turns
 from keras_t5gemma2.model.residual import sum_dtype
+from keras_t5gemma2.sharding.batch import to_devices
 
 # Programs kept for each choice of adapters. Sizes are rounded up, so that most uses need fewer.
 # On TensorFlow, XLA keeps its part of those that go: 3.7 MB of a function of 80 operations
@@ -109,6 +110,13 @@ class _Compiled:
                     self._is_new = False
                     return outputs
         return self._run(*args)
+
+
+def remembered(generator, rows, call):
+    """What the decoder sees of the encoder's side of `batching.Rows`."""
+    backbone = generator.model.backbone
+    make = lambda: lambda _, x: decoding.remember(backbone, x, *call.cache)  # noqa: E731
+    return program(generator, ("encode",), make, call)((), to_devices(batching.pad_encoder(rows)))
 
 
 def start(generator, inputs, call, ahead=0):

@@ -13,7 +13,7 @@ from keras_t5gemma2.generation import batching, calls, decoding, finite, outputs
 from keras_t5gemma2.generation import cache as caches
 from keras_t5gemma2.generation import inputs as inputs_of
 from keras_t5gemma2.generation.beam_search import BeamSearch
-from keras_t5gemma2.generation.compiled_steps import program, programs_of, step_of
+from keras_t5gemma2.generation.compiled_steps import program, programs_of, remembered, step_of
 from keras_t5gemma2.generation.drawing import PerCall
 from keras_t5gemma2.generation.encoded import Encoded, check_count, check_encoded, source_of
 from keras_t5gemma2.generation.loop import Loop, first_state
@@ -158,7 +158,7 @@ class Generator:
         inputs, _ = inputs_of.read(self.model, inputs, columns)
         with one_warning():
             rows, _ = inputs_of.rows_of(self.model, inputs)
-        memory = self._memory(rows, call)
+        memory = remembered(self, rows, call)
         tokens = sum(int(mask.sum()) for mask in rows.encoder_masks)
         return Encoded(memory, len(rows.prompts), tokens, source_of(self, call))
 
@@ -297,7 +297,7 @@ class Generator:
             check_count(encoded, len(rows.prompts))
             memory = encoded.memory
         elif settings.return_scores:
-            memory = self._memory(rows, call)
+            memory = remembered(self, rows, call)
         if memory is None:
             inputs = to_devices({**batching.pad_encoder(rows), **arrays})
         else:
@@ -309,11 +309,6 @@ class Generator:
         new = [sequence_of(ids, stop_token_ids, settings.rules) for ids in new]
         new = [new[start : start + times] for start in range(0, len(new), times)]
         return with_log_probs(self, rows, new, memory, call) if settings.return_scores else new
-
-    def _memory(self, rows, call):
-        """What `encode` keeps of rows."""
-        make = lambda: lambda _, x: self._encode_step(x, call)  # noqa: E731
-        return program(self, ("encode",), make, call)((), to_devices(batching.pad_encoder(rows)))
 
     def make_generate_function(self, call: calls.Call | None = None) -> Callable[..., Tensor]:
         """See `T5Gemma2Seq2SeqLM.make_generate_function`.

@@ -24,6 +24,30 @@ def scores_of_labels(generator, hidden, chosen, labels, call=None):
     return _by_chunks(generator, "a score", _scores, call, chosen, hidden, labels)
 
 
+def choices_at(generator, hidden, chosen, labels, count, call=None):
+    """How likely each label is, how uncertain the choice was, and the likeliest tokens.
+
+    Args:
+        generator, hidden, chosen, labels, call: as of `scores_of_labels`.
+        count: int. How many of the likeliest tokens.
+
+    Returns:
+        (N,) float32 log-probabilities of the labels and entropies, in nats; and of the likeliest
+        tokens, from the first on, (N, count) log-probabilities and int32 ids.
+    """
+
+    def choices(model, hidden, labels):
+        log_probs = ops.log_softmax(ops.cast(model.logits(hidden), "float32"), axis=-1)
+        of_labels = ops.take_along_axis(log_probs, ops.expand_dims(labels, -1), axis=-1)[:, 0]
+        # Of a token that cannot come, 0 times -inf would be NaN.
+        entropy = -ops.sum(ops.exp(log_probs) * ops.maximum(log_probs, -1e30), axis=-1)
+        best, ids = ops.top_k(log_probs, count)
+        return of_labels, entropy, best, ops.cast(ids, "int32")
+
+    what = f"the likeliest {count} tokens"
+    return _by_chunks(generator, what, choices, call, chosen, hidden, labels)
+
+
 def log_sums(generator, hidden, chosen, call=None):
     """(N,) float32 array: the logarithm of the sum of exp(logit) over the vocabulary.
 

@@ -51,24 +51,41 @@ def with_log_probs(generator, rows, sequences, memory, call):
     """
     flat = [sequence for of_row in sequences for sequence in of_row]
     times = len(flat) // len(rows.prompts)
-    prompts = [prompt for prompt in rows.prompts for _ in range(times)]
-    longest = max(len(sequence.ids) for sequence in flat)
-    arrays = batching.pad_prompts(rows._replace(prompts=prompts), longest)
+    rows = rows._replace(prompts=[prompt for prompt in rows.prompts for _ in range(times)])
+    new = [sequence.ids for sequence in flat]
+    found, _ = scores_of_labels(generator, *states_before(generator, rows, new, memory, call), call)
+    ends = np.cumsum([len(ids) for ids in new])[:-1]
+    pairs = zip(flat, np.split(found, ends), strict=True)
+    flat = [sequence._replace(log_probs=of_row) for sequence, of_row in pairs]
+    return [flat[start : start + times] for start in range(0, len(flat), times)]
+
+
+def states_before(generator, rows, sequences, memory, call):
+    """The states that new tokens are predicted from, of one pass through the decoder.
+
+    Args:
+        generator: `Generator`.
+        rows: `batching.Rows`.
+        sequences: per row the ids that come after its prompt.
+        memory: what `decoding.remember` gave; R rows in turn may share one of its rows.
+        call: `calls.Call`.
+
+    Returns:
+        The (states, D) tensor of hidden states; the int32 tensor of those among them that a new
+        token comes after, row by row; and these tokens, an int32 array.
+    """
+    arrays = batching.pad_prompts(rows, max(map(len, sequences)))
     new = arrays["new_token_ids"]
-    for row, sequence in zip(new, flat, strict=True):
-        row[: len(sequence.ids)] = sequence.ids
+    for row, ids in zip(new, sequences, strict=True):
+        row[: len(ids)] = ids
     make = lambda: _hidden_states(generator.model)  # noqa: E731
     run = program(generator, ("states of new tokens",), make, call)
     inputs = {name: x for name, x in arrays.items() if name != "new_tokens"}
     hidden = run((), to_devices(inputs), memory)
     places = np.flatnonzero(new >= 0).astype("int32")
-    hidden = ops.reshape(hidden, (-1, hidden.shape[-1]))
     labels = new.reshape(-1)[places]
-    found, _ = scores_of_labels(generator, hidden, ops.convert_to_tensor(places), labels, call)
-    ends = np.cumsum([len(sequence.ids) for sequence in flat])[:-1]
-    pairs = zip(flat, np.split(found, ends), strict=True)
-    flat = [sequence._replace(log_probs=of_row) for sequence, of_row in pairs]
-    return [flat[start : start + times] for start in range(0, len(flat), times)]
+    hidden = ops.reshape(hidden, (-1, hidden.shape[-1]))
+    return hidden, ops.convert_to_tensor(places), labels
 
 
 def _hidden_states(model):

@@ -10,6 +10,7 @@ right, the files named after backends are what these do better, and one file cho
 """
 
 from keras_t5gemma2.kernels.attention.dispatch import attend, use, weighted_sums
+from keras_t5gemma2.kernels.attention.reference import attention_weights
 from keras_t5gemma2.kernels.attention.scaled import Scaled, plain, times
 from keras_t5gemma2.kernels.attention.segments import KeyValues, Window
 from keras_t5gemma2.kernels.attention.write import rounded, write
@@ -63,6 +64,7 @@ __all__ = [
     "Window",
     "argmax",
     "attend",
+    "attention_weights",
     "by_pieces",
     "check_parameters",
     "check_process",

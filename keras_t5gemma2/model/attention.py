@@ -86,9 +86,7 @@ class Attention(PlainCall, Configured, layers.Layer):
         Returns:
             The (B, T, D) output, and the `KeyValues` of the own tokens, `past` included.
         """
-        query = at.rotate(self.query_norm(self._heads(self.query(x))), self.config)
-        key = at.rotate(self.key_norm(self._heads(self.key(x))), self.config)
-        own = KeyValues(key, self._heads(self.value(x)), at.positions)
+        query, own = self.project(x, at)
         if past is not None:
             own = kernels.write(past, own, slot)
 
@@ -105,6 +103,12 @@ class Attention(PlainCall, Configured, layers.Layer):
             drop = self._drop if training and self.config.dropout else None
             mixed = kernels.attend(query, at.positions, segments, self.scale, drop, at.shards)
         return self.output_dense(kernels.merge_heads(mixed)), own
+
+    def project(self, x, at):
+        """The (B, N, T, H) queries of the tokens of `x`, and their `KeyValues`."""
+        query = at.rotate(self.query_norm(self._heads(self.query(x))), self.config)
+        key = at.rotate(self.key_norm(self._heads(self.key(x))), self.config)
+        return query, KeyValues(key, self._heads(self.value(x)), at.positions)
 
     @property
     def scale(self):

@@ -176,6 +176,23 @@ class Decoder(Stack):
 
         return self._through_blocks(x, run, training)
 
+    def queries_and_keys(self, x, positions, memory):
+        """What each layer compares: of embedded tokens (B, T, D), all there are.
+
+        Args:
+            x, positions, memory: as `step` has them; keys and values in every layer.
+
+        Returns:
+            Per layer (B, N, T, H) queries and the (B, K, T, H) keys of the own tokens.
+        """
+        at = Positions(positions, self.config.layers)
+
+        def run(i, block, x):
+            query, own = block.attention.project(block.attention_norm(x), at)
+            return block(x, at=at, memory=memory.of_layer(i))[0], (query, own.keys)
+
+        return self._through_blocks(x, run, training=False)[1]
+
 
 def encoder_positions(padding_mask):
     """(B, S) int32: 0, 1, ... counting padding too, which is itself hidden as -1."""

@@ -17,6 +17,7 @@ from keras_t5gemma2.model.backbone import T5Gemma2Backbone
 from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
 from keras_t5gemma2.tasks import scoring
 from keras_t5gemma2.tasks.chat import chat
+from keras_t5gemma2.tasks.inspected import Inspected
 from keras_t5gemma2.tasks.prompted import Prompted
 from keras_t5gemma2.tasks.scoring import TokenScores
 from keras_t5gemma2.tasks.task import T5Gemma2Task
@@ -46,7 +47,7 @@ def _refuse_to_be_cloned(lm):
 @keras.saving.register_keras_serializable(package="keras_t5gemma2")
 # Torch's compiler goes through a step of Keras's trainer piece by piece, for minutes.
 @compat.never_torch_compiled
-class T5Gemma2Seq2SeqLM(Prompted, T5Gemma2Task, keras_hub.models.Seq2SeqLM):
+class T5Gemma2Seq2SeqLM(Prompted, Inspected, T5Gemma2Task, keras_hub.models.Seq2SeqLM):
     """A T5Gemma 2 model that reads text and images and writes text.
 
     Called on the arrays that its preprocessor makes (see `T5Gemma2Backbone` for the keys), it

@@ -8,9 +8,11 @@ from keras_t5gemma2 import distribution
 from keras_t5gemma2.evaluation.evaluate import Evaluation
 from keras_t5gemma2.generation.encoded import Encoded
 from keras_t5gemma2.generation.generator import Generator
+from keras_t5gemma2.inspection.attention import AttentionWeights
+from keras_t5gemma2.inspection.probe import Probe
 
 # Beside `__all__`: what public functions give, and the one public module.
-MORE = (Encoded, Evaluation, Generator, distribution.distribute)
+MORE = (AttentionWeights, Encoded, Evaluation, Generator, Probe, distribution.distribute)
 # Called by Python: where these are ours, their arguments are public.
 _DUNDERS = ("__init__", "__call__", "__len__")
 

@@ -24,7 +24,7 @@ ORDER = [
     *("kernels.attention.write", "kernels.export", "kernels"),
     *("quantization", "lora", "checkpoints", "adapters.through_task", "model", "distribution"),
     *("preprocessing", "constraints", "generation", "training", "planning", "evaluation"),
-    *("export", "adapters", "tasks", "cli"),
+    *("inspection", "export", "adapters", "tasks", "cli"),
 ]
 
 # Imports of our own files inside of functions.

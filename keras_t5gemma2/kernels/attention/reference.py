@@ -45,6 +45,28 @@ def weighted_sums(queries, positions, segments, scale, drop=None):
     Returns:
         List of float32 (B, N, T, H) tensors.
     """
+    weights, total = _exponentials(queries, positions, segments, scale)
+    if drop is not None:
+        weights = [drop(x) for x in weights]
+    return [_sum(x, kv.values) / total for x, (kv, _) in zip(weights, segments, strict=True)]
+
+
+def attention_weights(query, positions, segments, scale):
+    """What `weighted_sums` multiplies values by: one softmax over the tokens of all segments.
+
+    Args:
+        query: (B, N, T, H) tensor.
+        positions, segments, scale: as `kernels.attend` has them. Values are not read.
+
+    Returns:
+        Per segment a float32 (B, N, T, S) tensor; zeros where a query sees nothing.
+    """
+    weights, total = _exponentials([query] * len(segments), positions, segments, scale)
+    return [x / total for x in weights]
+
+
+def _exponentials(queries, positions, segments, scale):
+    """Per segment the (B, N, T, S) numerators of the softmax, and its (B, N, T, 1) denominator."""
     scores = [
         _scores(ops.cast(query, "float32") * scale, positions, *segment)
         for query, segment in zip(queries, segments, strict=True)
@@ -52,10 +74,7 @@ def weighted_sums(queries, positions, segments, scale, drop=None):
     highest = [ops.max(x, axis=-1, keepdims=True) for x in scores]
     top = ops.stop_gradient(ops.maximum(functools.reduce(ops.maximum, highest), LOWEST))
     weights = [ops.exp(x - top) for x in scores]
-    total = ops.maximum(sum(ops.sum(x, axis=-1, keepdims=True) for x in weights), 1e-30)
-    if drop is not None:
-        weights = [drop(x) for x in weights]
-    return [_sum(x, kv.values) / total for x, (kv, _) in zip(weights, segments, strict=True)]
+    return weights, ops.maximum(sum(ops.sum(x, axis=-1, keepdims=True) for x in weights), 1e-30)
 
 
 def _scores(query, positions, keys_values, window):

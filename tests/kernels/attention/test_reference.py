@@ -36,6 +36,25 @@ def test_attention_is_one_softmax_over_all_parts(rng, num_kv_heads, dtype):
     np.testing.assert_allclose(numpy32(got), want, **TOLERANCE[dtype])
 
 
+def test_attention_is_the_sum_of_values_by_their_weights(rng):
+    query, own, memory = random_parts(rng, 3, "float32")
+    query, positions = ops.convert_to_tensor(query), own.positions
+    parts = [(own, Window.causal(3)), (memory, Window())]
+    weights = kernels.attention_weights(query, positions, parts, 0.3)
+    totals = sum(ops.sum(x, axis=-1) for x in weights)
+    np.testing.assert_allclose(ops.convert_to_numpy(totals), 1, rtol=1e-5)
+    values = [np.repeat(numpy32(part.values), 2, axis=1) for part, _ in parts]
+    want = numpy32(kernels.attend(query, positions, parts, 0.3))
+    got = sum(
+        np.einsum("bnts,bnsh->bnth", *pair)
+        for pair in zip(map(numpy32, weights), values, strict=True)
+    )
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+    hidden = own._replace(positions=ops.full((2, 5), -1, "int32"), values=None)
+    (nothing,) = kernels.attention_weights(query, positions, [(hidden, Window())], 0.3)
+    np.testing.assert_array_equal(numpy32(nothing), 0)
+
+
 def test_a_query_that_sees_nothing_gets_zeros(rng):
     query, own, _ = random_parts(rng, 3, "float32")
     positions = ops.convert_to_tensor(np.full((2, 5), -1, "int32"))
