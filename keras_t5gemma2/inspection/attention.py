@@ -40,9 +40,9 @@ class AttentionWeights(NamedTuple):
     Example:
 
     >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
-    >>> found = lm.attention("Spell 7 in Dutch.", output="zeven")
+    >>> found = lm.attention("Spell 7 in German.", output="sieben")
     >>> found
-    AttentionWeights(layers=4, heads=4, tokens=4, past=4, encoder=7, images=0)
+    AttentionWeights(layers=3, heads=4, tokens=2, past=2, encoder=7, images=0)
     >>> found.tokens[-1], found.past_tokens[0]
     ('<eos>', '<bos>')
     >>> bool(np.allclose(found.past.sum(axis=-1) + found.encoder.sum(axis=-1), 1))

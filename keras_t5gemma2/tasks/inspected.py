@@ -48,9 +48,9 @@ class Inspected(Mixin):
         >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
         >>> lm.compile(sampler="greedy")
         >>> found = lm.attention("Write 2026-12-17 in French.", max_new_tokens=16)
-        >>> where = found.encoder.mean(axis=(0, 1))  # over layers and heads
-        >>> found.tokens[2], found.encoder_tokens[where[2, 1:-1].argmax() + 1]
-        (' décembre', '2')
+        >>> where = found.encoder.mean(axis=(0, 1)).argmax(axis=-1)  # over layers and heads
+        >>> [(found.tokens[i], found.encoder_tokens[where[i]]) for i in range(2)]
+        [('1', '1'), ('7', '7')]
         """
         texts, is_single = written(self, row, output, generate)
         found = [attention_of(self, text) for text in texts]
@@ -82,9 +82,9 @@ class Inspected(Mixin):
         Example:
 
         >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
-        >>> probe = lm.probe("Spell 7 in Dutch.", output="zes")
-        >>> probe.tokens[probe.surprise.argmax()]
-        's'
+        >>> probe = lm.probe("Spell 7 in German.", output="sechs")
+        >>> probe.tokens[probe.surprise.argmax()], probe.alternatives[0][0][0]
+        ('sechs', 'sieben')
         """
         size, count = self.backbone.config.vocabulary_size, integer(top)
         if count is None or not 1 <= count <= size:
