@@ -161,7 +161,7 @@ def test_gemma3_weights(tmp_path):
 @pytest.mark.slow
 @pytest.mark.once
 def test_a_few_steps_of_embeddings(tmp_path):
-    shorter = {"epochs, batch_size = 12": "epochs, batch_size = 1"}
+    shorter = {"epochs, batch_size = 3": "epochs, batch_size = 1"}
     output = run("08_embeddings.py", tmp_path, **shorter)
     assert "epoch 1: loss" in output
     assert (tmp_path / "embeddings_map.png").stat().st_size > 10_000
