@@ -157,6 +157,7 @@ MODE = {
 }
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("rule", rules(1, 3, 7, 8, 12), ids=str)
 def test_gives_what_the_rule_gives(rule):
     search, ends = search_of_all_beams(rule), set()

@@ -177,6 +177,7 @@ def test_low_precision_is_finite_and_reaches_every_part(rng, dtype):
             assert layer.compute_dtype == policy.compute_dtype, layer.path
 
 
+@pytest.mark.compiled
 def test_bfloat16_is_near_float32(model, rng):
     inputs = token_inputs(rng, (13, 8), (3, 9), images=1)
     want, got = (outputs_of(m, inputs) for m in (model, tiny_backbone(dtype="bfloat16")))

@@ -17,6 +17,7 @@ def pair(request):
     return lm, in_floats(lm)
 
 
+@pytest.mark.compiled
 def test_logits(pair):
     lm, floats = pair
     got, wanted = lm.predict(SMALL_ROWS, verbose=0), floats.predict(SMALL_ROWS, verbose=0)

@@ -64,6 +64,7 @@ def test_the_loss_is_the_formula(rng, soft_cap):
     assert float(got.correct) == pytest.approx(weights[highest == labels].sum())
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("count", [5, 30])
 @pytest.mark.parametrize(
     ("dtype", "soft_cap"), [("float32", None), ("float32", 2.0), ("bfloat16", None)]

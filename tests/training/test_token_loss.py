@@ -52,6 +52,7 @@ def evaluate(lm, batch, batch_size=6):
     return lm.evaluate(*batch[:2], batch_size, batch[2], verbose=0, return_dict=True)
 
 
+@pytest.mark.compiled
 def test_training_agrees_with_a_loss_on_logits(batch):
     """The same losses, metrics and weights, step by step, as Keras's own loss and metrics give."""
     ours, plain = task(), task(loss=own_loss())
