@@ -19,9 +19,12 @@ from t5gemma2_cli.finetune import finetune
 from t5gemma2_cli.generate import generate
 from t5gemma2_cli.plan import plan
 from t5gemma2_cli.running import run_command
+from t5gemma2_cli.serve import serve
 
 # In the order of the help.
-COMMANDS = (*(generate, chat, embed, evaluate, finetune, convert, plan, export, benchmark, doctor),)
+COMMANDS = (
+    *(generate, chat, embed, serve, evaluate, finetune, convert, plan, export, benchmark, doctor),
+)
 
 
 class _InOrder(click.Group):

@@ -18,6 +18,7 @@ _EXTRAS = {
     "gguf": ["gguf"],
     "evaluation": ["sacrebleu", "rouge_score"],
     "finetune": ["matplotlib", "pyarrow"],
+    "serve": ["prometheus_client", "starlette", "uvicorn"],
 }
 _GIB = 1 << 30
 

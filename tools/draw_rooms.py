@@ -19,6 +19,7 @@ PICTURE = ROOT / "docs" / "rooms.svg"
 FLOORS = {
     "what users call": {
         "cli": "what the command t5gemma2 does, in a file for each of its commands",
+        "serving": "an endpoint: requests that share a running batch",
         "tasks": "the model that users hold: fit, generate, save, quantize, export",
         "adapters": "adding, choosing, merging, saving and loading low-rank adapters",
     },

@@ -1,0 +1,30 @@
+"""Errors in OpenAI's form."""
+
+import pytest
+
+from keras_t5gemma2.serving.errors import RequestError, of_value
+
+pytestmark = pytest.mark.once
+
+
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        ("`top_p` must be a number", "top_p"),
+        ("`max_new_tokens` must be an integer", "max_tokens"),
+        ("`constraint` must allow a text", "response_format"),
+        ("`beams` must be few", "prompt"),
+        ("It is too much", "prompt"),
+    ],
+)
+def test_the_argument_is_the_one_that_the_message_names(message, param):
+    known = ("prompt", "top_p", "max_tokens", "response_format")
+    error = of_value(ValueError(message), "prompt", known)
+    assert (error.status, error.param, error.message) == (400, param, message)
+
+
+def test_types_follow_from_the_status():
+    found = {code: RequestError(code, "a").body()["error"]["type"] for code in (400, 401, 429, 503)}
+    assert list(found.values()) == [
+        *("invalid_request_error", "authentication_error", "rate_limit_error", "server_error"),
+    ]
