@@ -18,10 +18,10 @@ PICTURE = ROOT / "docs" / "rooms.svg"
 # From the top to the bottom of the picture. Within a floor, `ORDER` says where a room stands.
 FLOORS = {
     "what users call": {
-        "cli": "what the command t5gemma2 does, in a file for each of its commands",
-        "serving": "an endpoint: requests that share a running batch",
-        "tasks": "the model that users hold: fit, generate, save, quantize, export",
-        "adapters": "adding, choosing, merging, saving and loading low-rank adapters",
+        "cli": "what the command t5gemma2 does, a file for each",
+        "serving": "an endpoint, whose requests share a batch",
+        "tasks": "the model: fit, generate, save, quantize, export",
+        "adapters": "low-rank adapters: add, choose, merge, save",
     },
     "what is done with a model": {
         "preprocessing": "text and images to arrays, and back",

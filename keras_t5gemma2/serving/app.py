@@ -15,7 +15,7 @@ from keras_t5gemma2.serving import asked, guard, replies
 from keras_t5gemma2.serving.errors import RequestError, of_value
 from keras_t5gemma2.serving.limits import Limits
 from keras_t5gemma2.serving.metrics import Metrics
-from keras_t5gemma2.serving.page import page
+from keras_t5gemma2.serving.page import headers_of, page
 from keras_t5gemma2.serving.tickets import End
 from keras_t5gemma2.serving.writing import Writing, too_late
 
@@ -63,7 +63,11 @@ class Endpoint:
 
     async def page(self, request):
         """The page for people."""
-        return HTMLResponse(page(self._name), headers=_OF_PAGE)
+        preprocessor = self._lm.preprocessor
+        has_chat = preprocessor.template_to_write() is not None
+        sees_images = self._lm.backbone.config.vision is not None
+        text = page(self._name, has_chat, sees_images)
+        return HTMLResponse(text, headers=headers_of(text))
 
     async def health(self, request):
         """Whether the engine takes requests."""
@@ -267,15 +271,6 @@ def make_app(lm, engine, embedder, name, limits=None, api_key=None, hosts=None, 
 
 
 _REASONS = {True: "stop", False: "length"}
-_OF_PAGE = {
-    # Nothing but itself: neither scripts of others, nor requests to them, nor frames around it.
-    "content-security-policy": "default-src 'none'; script-src 'unsafe-inline'; style-src "
-    "'unsafe-inline'; img-src data: blob:; connect-src 'self'; frame-ancestors 'none'; "
-    "base-uri 'none'; form-action 'none'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cache-control": "no-cache",
-}
 
 
 def _event(body):

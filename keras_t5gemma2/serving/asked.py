@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from keras_t5gemma2.constraints import Constraint, json_schema
+from keras_t5gemma2.constraints import json_schema
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.options import integer, number
 from keras_t5gemma2.serving.batch_programs import MOST_ALTERNATIVES
@@ -244,7 +244,7 @@ def _part(part, param, limits):
     )
 
 
-def _constraint(body) -> Constraint | None:
+def _constraint(body):
     form = body.get("response_format")
     if form is None or form == {"type": "text"}:
         return None
