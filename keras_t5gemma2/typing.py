@@ -15,6 +15,7 @@ import PIL.Image
 
 if TYPE_CHECKING:
     from keras_t5gemma2.constraints.constraint import Constraint
+    from keras_t5gemma2.constraints.grammars import Grammar
 
 PathLike: TypeAlias = str | os.PathLike[str]
 # An array of numpy, or a tensor of the backend, maybe symbolic.
@@ -54,7 +55,7 @@ class CallSettings(TypedDict, total=False):
     seed: PerRow | None
     stop: str | Sequence[str] | None
     bad_words: str | Sequence[str] | None
-    constraint: "Constraint | None"
+    constraint: "Constraint | Grammar | None"
     num_beams: int | None
     length_penalty: float | None
     logits_processor: Sequence[Callable[[Tensor, Tensor], Tensor]] | None

@@ -7,6 +7,7 @@ from typing import Any
 from keras_t5gemma2.constraints import json_schemas, patterns
 from keras_t5gemma2.constraints.byte_automaton import ByteAutomaton
 from keras_t5gemma2.constraints.expressions import Either, automaton_of, literal
+from keras_t5gemma2.constraints.grammars import Grammar, grammar_of_schema
 from keras_t5gemma2.messages import shown
 
 
@@ -94,12 +95,15 @@ def regex(pattern: str, *, steer: bool = True) -> Constraint:
     return Constraint(("regex", pattern), lambda: expression, steer)
 
 
-def json_schema(schema: Any, *, steer: bool = True) -> Constraint:
+def json_schema(schema: Any, *, steer: bool = True) -> Constraint | Grammar:
     """JSON that a schema allows.
 
     The text is compact, with at most one space after a comma or a colon; properties come in the
     order of the schema, those that are not required may be missing, and there are no others than
     it names. Numbers have no exponent, and values without a type are nested at most 2 deep.
+
+    A schema that refers to itself, such as that of a tree, is followed as a `grammar` is: it needs
+    that extra, knows more keywords, and leads no text to an end.
 
     Args:
         schema: dict, or a model of pydantic. It may use types, `enum`, `const`, `anyOf`, `oneOf`
@@ -108,7 +112,8 @@ def json_schema(schema: Any, *, steer: bool = True) -> Constraint:
 
     Raises:
         TypeError: it is neither.
-        ValueError: it has a keyword that no automaton follows, or refers to itself.
+        ValueError: it has a keyword that is not followed.
+        ImportError: it refers to itself, and the extra `grammar` is not installed.
 
     Example:
 
@@ -122,5 +127,8 @@ def json_schema(schema: Any, *, steer: bool = True) -> Constraint:
     ['n']
     """
     schema = json_schemas.checked(schema)
-    expression = json_schemas.expression_of(schema)
+    try:
+        expression = json_schemas.expression_of(schema)
+    except json_schemas.RefersToItself:
+        return grammar_of_schema(schema)
     return Constraint(("json_schema", json.dumps(schema)), lambda: expression, steer)

@@ -57,6 +57,10 @@ _NOTES = {
 _DEPTH = 2
 
 
+class RefersToItself(ValueError):
+    """What nests to any depth is not for an automaton."""
+
+
 def checked(schema):
     """A schema as a dict.
 
@@ -80,7 +84,8 @@ def expression_of(schema):
     """The expression of JSON texts that a schema, a dict, allows.
 
     Raises:
-        ValueError: it has a keyword that is not followed, or refers to itself.
+        RefersToItself: a part of it contains itself.
+        ValueError: it has a keyword that is not followed.
     """
     return _Reader(schema).read(schema)
 
@@ -141,14 +146,25 @@ class _Reader:
 
     def _reference(self, path):
         if path in self._open:
-            raise ValueError(
+            raise RefersToItself(
                 "`schema` must not refer to itself: no automaton counts how deep a text is nested. "
-                f"Received: {shown(path)} within itself. Write out as many levels as are needed"
+                f"Received: {shown(path)} within itself. Write out as many levels as are needed, "
+                "or give `constraints.json_schema` the whole"
             )
+        self._check_leads_somewhere(path)
         self._open.append(path)
         found = self.read(self._target(path))
         self._open.pop()
         return found
+
+    def _check_leads_somewhere(self, path):
+        seen = []
+        while path is not None:
+            if path in seen:
+                self._refuse("a reference to nothing but itself", {"$ref": path})
+            seen.append(path)
+            target = self._target(path)
+            path = target.get("$ref") if isinstance(target, dict) else None
 
     def _target(self, path):
         """The part of the whole schema that a `$ref` names, by a JSON pointer."""

@@ -28,6 +28,10 @@ class Automaton(NamedTuple):
     distance: Any  # (S,) int32: the fewest tokens to a state that accepts, FAR if there are none
     forbids: Any  # bool scalar: whether any state forbids any token
 
+    def reader(self):
+        """A `Reader` of the first token; the arrays are of numpy."""
+        return Reader(self)
+
 
 def compiled(rule, tokens, size, may_write_control, stop_token_ids=()):
     """The `Automaton` of a `ByteAutomaton`.
@@ -155,14 +159,19 @@ class Reader:
 
     Args:
         automaton: `Automaton` of numpy arrays.
+
+    Attributes:
+        state: int.
+        is_lost: bool. Whether a token was read that may not stand there.
     """
 
     def __init__(self, automaton):
-        self._automaton, self.state = automaton, 0
+        self._automaton, self.state, self.is_lost = automaton, 0, False
 
     def read(self, id):
         """Whether the text ends with this token."""
         found = self._automaton.table[self.state, self._automaton.classes[id]]
+        self.is_lost = self.is_lost or found < 0
         self.state = self.state if found < 0 else int(found)
         return bool(self._automaton.final[self.state])
 

@@ -9,18 +9,16 @@ import keras_hub
 from keras import ops
 
 from keras_t5gemma2 import kernels
-from keras_t5gemma2.generation import batching, calls, decoding, finite, outputs, speculation
-from keras_t5gemma2.generation import cache as caches
+from keras_t5gemma2.generation import batching, calls, finite, outputs, speculation
 from keras_t5gemma2.generation import inputs as inputs_of
 from keras_t5gemma2.generation.beam_search import BeamSearch
-from keras_t5gemma2.generation.compiled_steps import program, programs_of, remembered, step_of
+from keras_t5gemma2.generation.compiled_steps import program, programs_of, remembered
 from keras_t5gemma2.generation.drawing import PerCall
 from keras_t5gemma2.generation.encoded import Encoded, check_count, check_encoded, source_of
-from keras_t5gemma2.generation.loop import Loop, first_state
-from keras_t5gemma2.generation.rules import Rules
 from keras_t5gemma2.generation.samplers import check_temperature, is_greedy, take_seed
 from keras_t5gemma2.generation.sequences import sequence_of, with_log_probs
 from keras_t5gemma2.generation.settings import settings_of
+from keras_t5gemma2.generation.stepwise import begin, ids_by_steps
 from keras_t5gemma2.generation.strategies import strategy_of
 from keras_t5gemma2.messages import short_errors, shown
 from keras_t5gemma2.options import checked
@@ -269,16 +267,7 @@ class Generator:
         call = calls.call_of(self) if call is None else call
         settings = inputs.get("settings")
         strategy = strategy_of(call.sampler, settings, call.best)
-        memory = inputs["memory"] if "memory" in inputs else self._encode_step(inputs, call)
-        options = {"keep_states": strategy.keeps_states, "cache_dtype": call.cache_dtype}
-        cache, hidden = decoding.prefill(self.model.backbone, inputs, memory, **options)
-        cache = caches.folded(cache) if strategy.is_folded else cache
-        state = first_state(inputs["decoder_token_ids"], inputs["new_token_ids"], cache)
-        step = step_of(self, memory, call, strategy.is_folded)
-        limit = state.index + inputs["new_tokens"]
-        rules = None if settings is None else Rules(settings, call.processors)
-        state = state if rules is None else rules.begin(state)
-        loop = Loop(step, limit, tuple(stop_token_ids or ()), self.model, rules)
+        loop, state, hidden, _ = begin(self, strategy, inputs, stop_token_ids, call)
         state = strategy.run(state, loop, hidden)
         return finite.marked(strategy.result(state), strategy.broken(state))
 
@@ -302,8 +291,11 @@ class Generator:
             inputs = to_devices({**batching.pad_encoder(rows), **arrays})
         else:
             inputs = {**to_devices(arrays), "memory": memory}
-        step = self.make_generate_function(call)
-        token_ids = ops.convert_to_numpy(step(inputs, stop_token_ids=stop_token_ids))
+        if settings.is_stepwise:
+            token_ids = ids_by_steps(self, inputs, stop_token_ids, call, settings.constraint)
+        else:
+            step = self.make_generate_function(call)
+            token_ids = ops.convert_to_numpy(step(inputs, stop_token_ids=stop_token_ids))
         of_rows = [budget for budget in budgets for _ in range(times)]
         new = batching.new_tokens_of_rows(token_ids, length, of_rows, stop_token_ids)
         new = [sequence_of(ids, stop_token_ids, settings.rules) for ids in new]
@@ -367,9 +359,6 @@ class Generator:
         optimizer = getattr(self.model, "optimizer", None)  # none where it is not compiled
         is_training = getattr(optimizer, "built", False)
         self.model.backbone.decoder.lay_out(is_training=is_training)
-
-    def _encode_step(self, inputs, call):
-        return decoding.remember(self.model.backbone, inputs, *call.cache)
 
 
 def _best(settings, sampler, count):

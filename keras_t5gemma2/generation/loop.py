@@ -21,7 +21,8 @@ class DecodeState(NamedTuple):
     cache: Any  # of the tokens before `index - 1`: `Cache`, folded where the strategy allows it
     broken: Any  # (B,) int32: the first slot whose logits were not finite
     own: Any = ()  # what the strategy adds
-    spelled: Any = ()  # dict of (B,) int32, the states of the rules' automata
+    # Dict of (B,) int32, the states of the rules' automata, and maybe other numbers of the rows.
+    spelled: Any = ()
 
 
 class Loop(NamedTuple):
@@ -101,8 +102,8 @@ def first_state(prompt, room, cache):
     )
 
 
-def run(strategy, state, loop):
-    """The `DecodeState` when all rows have ended or the limit is reached."""
+def run(strategy, state, loop, most=None):
+    """The `DecodeState` when all rows have ended, or the limit or `most` tokens are reached."""
     rules = loop.rules
 
     def goes_on(state):
@@ -118,7 +119,8 @@ def run(strategy, state, loop):
         written = ops.slice_update(state.ids, [0, state.index], ids[:, None])
         return state._replace(ids=written, index=state.index + 1, ended=ended, spelled=spelled)
 
-    return _while(goes_on, body, state, loop.limit - state.index, strategy.variables, loop.model)
+    most = loop.limit - state.index if most is None else most
+    return _while(goes_on, body, state, most, strategy.variables, loop.model)
 
 
 def is_any(ids, wanted):

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
-from keras_t5gemma2.generation import automaton, penalties
+from keras_t5gemma2.generation import automaton, penalties, token_grammars
 
 # Settings with an automaton, whose state the loop carries.
 _AUTOMATA = ("words", "constraint")
@@ -14,7 +14,8 @@ class Rules(NamedTuple):
     """The rules of one call.
 
     Attributes:
-        settings: dict of tensors, as `settings.Settings.arrays` makes them.
+        settings: dict of tensors, as `settings.Settings.arrays` makes them; and `bits`, where
+            Python says which tokens may come next, as `token_grammars.allowed` has them.
         processors: tuple of functions of ids (B, L), -1 where no token stands, and logits.
     """
 
@@ -49,20 +50,24 @@ class Rules(NamedTuple):
                 written = index - (state.ids.shape[1] - settings["draws"].shape[1])
                 left = of_rows("budget") - written
             logits = _masked(logits, settings[name], state.spelled[name], left)
+        if "bits" in settings:
+            is_allowed = token_grammars.allowed(settings["bits"], logits.shape[1])
+            logits = ops.where(is_allowed, logits, float("-inf"))
         return logits
 
     def after(self, spelled, ids):
         """The states of the automata after the tokens `ids` (B,)."""
-        return {
-            name: automaton.after(self.settings[name], states, ids)
-            for name, states in spelled.items()
+        changed = {
+            name: automaton.after(self.settings[name], spelled[name], ids)
+            for name in self._automata
         }
+        return {**spelled, **changed}
 
     def ends(self, spelled):
         """(B,) bool: whether a text ends in these states."""
         ended = False
-        for name, states in spelled.items():
-            ended = ops.take(self.settings[name].final, states, axis=0) | ended
+        for name in self._automata:
+            ended = ops.take(self.settings[name].final, spelled[name], axis=0) | ended
         return ended
 
 

@@ -6,7 +6,6 @@ import numpy as np
 from keras import ops
 
 from keras_t5gemma2.generation import batching
-from keras_t5gemma2.generation.automaton import Reader
 from keras_t5gemma2.generation.compiled_steps import program
 from keras_t5gemma2.generation.label_scores import scores_of_labels
 from keras_t5gemma2.model.stacks import decoder_positions
@@ -24,16 +23,22 @@ class Sequence(NamedTuple):
 def sequence_of(ids, stop_token_ids, rules=()):
     """The `Sequence` of new tokens, which ends where a rule says so.
 
+    It also ends, unfinished, before a token that a rule does not allow: such a token comes only
+    where no token at all was allowed.
+
     Args:
         ids: (T,) int32, up to the first stop token.
         stop_token_ids: tuple of ints, or `None`.
-        rules: `automaton.Automaton`s of numpy arrays.
+        rules: `automaton.Automaton`s of numpy arrays, or `TokenGrammar`s.
     """
-    readers = [Reader(rule) for rule in rules]
+    readers = [rule.reader() for rule in rules]
     for place, id in enumerate(ids):
         if id < 0:
             break
-        if any([reader.read(id) for reader in readers]):
+        ends = [reader.read(id) for reader in readers]
+        if any(reader.is_lost for reader in readers):
+            return Sequence(ids[:place], False)
+        if any(ends):
             return Sequence(ids[: place + 1], True)
     is_stopped = len(ids) > 0 and int(ids[-1]) in (stop_token_ids or ())
     return Sequence(ids, is_stopped or any(reader.is_complete for reader in readers))

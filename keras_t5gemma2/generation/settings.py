@@ -11,12 +11,19 @@ from keras import ops
 
 from keras_t5gemma2.arguments import check_flags, check_known
 from keras_t5gemma2.constraints.constraint import Constraint
+from keras_t5gemma2.constraints.grammars import Grammar
 from keras_t5gemma2.generation import automaton
 from keras_t5gemma2.generation.beam_search import BeamSearch
 from keras_t5gemma2.generation.drawing import PerCall
-from keras_t5gemma2.generation.samplers import is_greedy, take_seed, taking_turns
+from keras_t5gemma2.generation.samplers import (
+    goes_token_by_token,
+    is_greedy,
+    take_seed,
+    taking_turns,
+)
 from keras_t5gemma2.generation.strategies import OwnLoop, strategy_of
-from keras_t5gemma2.generation.word_rules import kept_rule, of_words
+from keras_t5gemma2.generation.token_grammars import TokenGrammar
+from keras_t5gemma2.generation.word_rules import kept_grammar, kept_rule, of_words
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.options import integer, number
 
@@ -64,7 +71,7 @@ class Settings:
     return_scores: bool = False
     sampler: Any = None  # in the place of the generator's; `None` where nothing needs another
     words: Any = None  # `automaton.Automaton` of `stop` and `bad_words`
-    constraint: Any = None  # `automaton.Automaton`
+    constraint: Any = None  # `automaton.Automaton`, or `TokenGrammar`
     size: int = 0  # of the model's vocabulary
 
     @property
@@ -73,8 +80,13 @@ class Settings:
         return self.sampler is not None
 
     @property
+    def is_stepwise(self):
+        """Whether Python says at each step which tokens may come next."""
+        return isinstance(self.constraint, TokenGrammar)
+
+    @property
     def rules(self):
-        """The automata of the call that may end a text."""
+        """The automata and the grammar of the call that may end a text."""
         return [rule for rule in (self.words, self.constraint) if rule is not None]
 
     @property
@@ -106,9 +118,10 @@ class Settings:
             and not (isinstance(getattr(self, name), (tuple, bool)) and not getattr(self, name))
         ]
         if given:
+            value = "..." if given[0] == "constraint" else shown(getattr(self, given[0]))
             raise ValueError(
                 "`assistant` goes with `stop` and `seed` alone: what is proposed and checked is "
-                f"the greedy text. Received: {given[0]}={shown(getattr(self, given[0]))}"
+                f"the greedy text. Received: {given[0]}={value}"
             )
 
     def arrays(self, numbers, times, budgets, room):
@@ -130,7 +143,8 @@ class Settings:
         top_k = of_rows("top_k", "int32")
         of_words = automaton.anything(self.size) if self.words is None else self.words
         exponent = 1.0 if self.length_penalty is None else self.length_penalty
-        constraint = {} if self.constraint is None else {"constraint": self.constraint}
+        is_automaton = self.constraint is not None and not self.is_stepwise
+        constraint = {"constraint": self.constraint} if is_automaton else {}
         return {
             **constraint,
             "temperature": of_rows("temperature", "float32"),
@@ -220,9 +234,12 @@ def _with_sampler(settings, sampler):
     if (of_sampler := _of_sampler(sampler)) is not None:
         return dataclasses.replace(settings, **of_sampler, sampler=PerCall())
     name = "constraint" if settings.constraint is not None else "bad_words"
-    if getattr(settings, name) and isinstance(strategy_of(sampler), OwnLoop):
+    is_own = isinstance(strategy_of(sampler), OwnLoop)
+    if settings.is_stepwise:
+        is_own = not goes_token_by_token(sampler)
+    if getattr(settings, name) and is_own:
         raise ValueError(
-            f"`{name}` needs a sampler without a loop of its own. Received: sampler="
+            f"`{name}` needs a sampler that decides on one token after another. Received: sampler="
             f"{type(sampler).__name__}. Give `temperature`, say, or compile with another sampler"
         )
     return dataclasses.replace(settings, sampler=sampler)
@@ -240,6 +257,11 @@ def _with_beams(settings, sampler, beams, given):
     # Of programs, which take the exponent as an input, one serves for all.
     is_fixed = own.get("early_stopping") == "never"
     changes = {"num_beams": beams, "length_penalty": exponent if is_fixed else 1.0}
+    if settings.is_stepwise and not settings.constraint.stop_token_ids:
+        raise ValueError(
+            "`constraint` of a grammar needs stop tokens with beams, which end by them. Received: "
+            f'num_beams={beams} and no `stop_token_ids`. Leave them at "auto"'
+        )
     search = _search(**{**own, **changes, "return_all_beams": False})
     seed = 0 if settings.seed is None else settings.seed
     return dataclasses.replace(settings, sampler=search, length_penalty=exponent, seed=seed)
@@ -293,7 +315,9 @@ def _number(name, value):
 
 
 def _constraint(model, value, stop_token_ids):
-    """The `automaton.Automaton` of a `Constraint`."""
+    """The `automaton.Automaton` of a `Constraint`, or the `TokenGrammar` of a `Grammar`."""
+    if isinstance(value, Grammar):
+        return kept_grammar(model, value, tuple(stop_token_ids or ()))
     if not isinstance(value, Constraint):
         raise TypeError(
             "`constraint` must be one of `keras_t5gemma2.constraints`, such as `regex(...)`. "

@@ -8,9 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_t5gemma2.generation import batching, calls, finite
+from keras_t5gemma2.generation import batching, calls, finite, token_grammars
 from keras_t5gemma2.generation import inputs as inputs_of
-from keras_t5gemma2.generation.automaton import Reader
 from keras_t5gemma2.generation.compiled_steps import program, start, step_of
 from keras_t5gemma2.generation.drawing import PerCall
 from keras_t5gemma2.generation.loop import Loop
@@ -119,7 +118,7 @@ def _tokens(generator, rows, budgets, stop_token_ids, call, settings):
         asked = to_devices(settings.arrays(range(len(budgets)), 1, budgets, room))
         rules = Rules(asked, call.processors)
         state = rules.begin(state)
-    readers = [[Reader(rule) for rule in settings.rules] for _ in budgets]
+    readers = [[rule.reader() for rule in settings.rules] for _ in budgets]
     stops = stop_token_ids or ()
     chunk = lambda: _chunk(generator, stops, call)  # noqa: E731
     go_on = program(generator, ("stream", stops), chunk, call, draws=True)
@@ -130,18 +129,24 @@ def _tokens(generator, rows, budgets, stop_token_ids, call, settings):
         began = time.perf_counter()
         steps = min(steps, left)
         asked = () if rules is None else rules.settings
+        if settings.is_stepwise:
+            bits = token_grammars.bits_of([of_row[-1] for of_row in readers])
+            asked = {**asked, **to_devices({"bits": bits})}
         found, state = go_on(state, memory, np.array(steps, "int32"), asked)
         fresh = ops.convert_to_numpy(found)[:, here : here + steps]
         here, left = here + steps, left - steps
-        if time.perf_counter() - began < _SECONDS:
+        if time.perf_counter() - began < _SECONDS and not settings.is_stepwise:
             steps = min(2 * steps, _MOST_STEPS)
         for ids in fresh.T:
             for row in list(running):
                 before = budgets[row] - running[row]
                 finite.check(ids[row : row + 1], row, generator.dtype, before)
+                has_ended = [reader.read(int(ids[row])) for reader in readers[row]]
+                if any(reader.is_lost for reader in readers[row]):
+                    del running[row]
+                    continue
                 yield row, int(ids[row])
                 running[row] -= 1
-                has_ended = [reader.read(ids[row]) for reader in readers[row]]
                 if not running[row] or ids[row] in stops or any(has_ended):
                     del running[row]
 

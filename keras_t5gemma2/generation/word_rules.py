@@ -2,7 +2,7 @@
 
 import weakref
 
-from keras_t5gemma2.generation import automaton, words
+from keras_t5gemma2.generation import automaton, token_grammars, words
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.vocabulary.special_tokens import MASK_TOKEN
 from keras_t5gemma2.vocabulary.token_bytes import token_bytes
@@ -13,7 +13,7 @@ _kept: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # per vocabulary
 
 class _Kept:
     def __init__(self, tokens):
-        self.tokens, self.rules = tokens, {}
+        self.tokens, self.rules, self.tokenizer = tokens, {}, None
 
 
 def of_words(model, stop, bad):
@@ -36,14 +36,40 @@ def kept_rule(model, name, key, rule, may_write_control, stop_token_ids=()):
         rule: function without arguments that gives the `automaton.ByteAutomaton`.
         may_write_control, stop_token_ids: as of `automaton.compiled`.
     """
-    tokens, rules = _of_vocabulary(model, name)
-    size = model.backbone.config.vocabulary_size
-    key = (key, size, may_write_control, stop_token_ids)
-    if key not in rules:
-        rules[key] = automaton.compiled(rule(), tokens, size, may_write_control, stop_token_ids)
-    while len(rules) > _MOST_RULES:
-        del rules[next(iter(rules))]
-    return rules[key]
+    kept, size = _of_vocabulary(model, name), model.backbone.config.vocabulary_size
+
+    def make():
+        return automaton.compiled(rule(), kept.tokens, size, may_write_control, stop_token_ids)
+
+    return _kept_in(kept, (key, size, may_write_control, stop_token_ids), make)
+
+
+def kept_grammar(model, grammar, stop_token_ids):
+    """A `token_grammars.TokenGrammar`, made once for each grammar and vocabulary.
+
+    Args:
+        model: a Keras model with a preprocessor.
+        grammar: `constraints.grammars.Grammar`.
+        stop_token_ids: as of `automaton.compiled`.
+    """
+    kept, size = _of_vocabulary(model, "`constraint`"), model.backbone.config.vocabulary_size
+    if kept.tokenizer is None:
+        end = model.preprocessor.tokenizer.end_token_id
+        kept.tokenizer = token_grammars.tokenizer_of(kept.tokens, end)
+
+    def make():
+        found = kept.tokenizer, kept.tokens, size, stop_token_ids
+        return token_grammars.compiled(grammar, *found)
+
+    return _kept_in(kept, (grammar.key, size, stop_token_ids), make)
+
+
+def _kept_in(kept, key, make):
+    if key not in kept.rules:
+        kept.rules[key] = make()
+    while len(kept.rules) > _MOST_RULES:
+        del kept.rules[next(iter(kept.rules))]
+    return kept.rules[key]
 
 
 def _of_vocabulary(model, name):
@@ -60,4 +86,4 @@ def _of_vocabulary(model, name):
         control = {vocabulary.token_to_id(token) for token in control if token is not None}
         tokens = token_bytes(vocabulary, set(tokenizer.special_token_ids), control)
         _kept[vocabulary] = _Kept(tokens)
-    return _kept[vocabulary].tokens, _kept[vocabulary].rules
+    return _kept[vocabulary]

@@ -296,8 +296,9 @@ class T5Gemma2Seq2SeqLM(Prompted, Inspected, T5Gemma2Task, keras_hub.models.Seq2
                 spelled in tokens.
             bad_words: string or list of strings that a text may not contain, anywhere in a word.
             constraint: what a text must look like, one of `keras_t5gemma2.constraints`: `choice`,
-                `regex` or `json_schema`. No control token is written. Where the budget is short,
-                the text is led to an end; `finished` of `return_scores` says whether it came.
+                `regex`, `json_schema` or `grammar`. No control token is written. Where the budget
+                is short, the text is led to an end, but for that of a grammar; `finished` of
+                `return_scores` says whether it came.
             num_beams: int. Beam search in the place of the sampler where it is above 1.
             length_penalty: float, as `BeamSearch` has it.
             logits_processor: list of functions of ids (rows, length), -1 where no token stands,

@@ -40,7 +40,7 @@ LIGHT = {"PIL", "keras", "keras_hub", "ml_dtypes", "numpy", "tokenizers"}
 # The command line, which is imported without the package.
 COMMAND = PACKAGE.parent / "t5gemma2_cli"
 # Extras with what the package itself imports, of which a test knows the names.
-EXTRAS = ("jax", "tensorflow", "torch", "gguf", "finetune", "languages", "serve")
+EXTRAS = ("jax", "tensorflow", "torch", "gguf", "finetune", "languages", "serve", "grammar")
 # A name that a user's argument decides.
 UNKNOWN = {"evaluation.metrics"}
 
