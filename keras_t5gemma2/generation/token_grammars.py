@@ -37,26 +37,27 @@ class Reader:
 
     Attributes:
         is_lost: bool. Whether a token was read that may not stand there.
+        has_ended: bool. Whether the text has ended, or is lost.
     """
 
     def __init__(self, grammar, matcher):
         self._grammar, self._matcher = grammar, matcher
-        self._has_ended, self.is_lost = False, False
+        self.has_ended, self.is_lost = False, False
 
     def copy(self):
         """Another reader that has read the same."""
         found = Reader(self._grammar, self._matcher.deep_copy())
-        found._has_ended, found.is_lost = self._has_ended, self.is_lost
+        found.has_ended, found.is_lost = self.has_ended, self.is_lost
         return found
 
     def read(self, id):
         """Whether the text has ended with this token, or no text goes on from here."""
-        if not self._has_ended and id in self._grammar.stop_token_ids:
-            self._has_ended, self.is_lost = True, self.is_lost or not self._matcher.is_accepting()
-        elif not self._has_ended:
+        if not self.has_ended and id in self._grammar.stop_token_ids:
+            self.has_ended, self.is_lost = True, self.is_lost or not self._matcher.is_accepting()
+        elif not self.has_ended:
             self.is_lost = not self._matcher.consume_token(int(id))
-            self._has_ended = self.is_lost or self._matcher.is_stopped()
-        return self._has_ended
+            self.has_ended = self.is_lost or self._matcher.is_stopped()
+        return self.has_ended
 
     @property
     def is_complete(self):

@@ -37,6 +37,13 @@ def is_nested(text):
     return after == ends and 1 <= len(inner) <= 2
 
 
+def test_texts_nest_and_are_the_same_on_each_backend():
+    options = {"temperature": 3.0, "seed": 3, "max_new_tokens": 12, "verbose": 0}
+    texts = small_task().generate(ROWS, constraint=constraints.grammar(NESTED), **options)
+    assert texts == ["y", "caxzbd"] and all(map(is_nested, texts))
+
+
+@pytest.mark.once
 def test_a_grammar_gives_the_tokens_of_an_automaton():
     lm = small_task()
     options = {"temperature": 2.0, "seed": 3, "max_new_tokens": 6}
