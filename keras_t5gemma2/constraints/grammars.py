@@ -5,7 +5,6 @@ it: its masks come from Python at each step.
 """
 
 import json
-from collections.abc import Hashable
 
 from keras_t5gemma2.messages import cause, shown
 
@@ -19,7 +18,7 @@ class Grammar:
     """The texts that a call of `generate` may give, as a grammar of llguidance.
 
     Args:
-        key: hashable, equal where the texts are the same.
+        key: tuple of the kind and the text that it was made of.
         source: string, the grammar in the dialect of Lark that llguidance reads.
         name: string, the argument that errors name.
 
@@ -33,7 +32,7 @@ class Grammar:
     Grammar(('grammar', 'start: "yes" | "(" start ")"'))
     """
 
-    def __init__(self, key: Hashable, source: str, name: str = "lark") -> None:
+    def __init__(self, key: tuple, source: str, name: str = "lark") -> None:
         self.key, self.source = key, source + _OPTIONS
         is_wrong, messages = llguidance().LLMatcher.validate_grammar_with_warnings(self.source)
         if is_wrong:
