@@ -18,10 +18,11 @@ PICTURE = ROOT / "docs" / "rooms.svg"
 # From the top to the bottom of the picture. Within a floor, `ORDER` says where a room stands.
 FLOORS = {
     "what users call": {
-        "cli": "what the command t5gemma2 does, a file for each",
-        "serving": "an endpoint, whose requests share a batch",
-        "tasks": "the model: fit, generate, save, quantize, export",
-        "adapters": "low-rank adapters: add, choose, merge, save",
+        "cli": "what the command t5gemma2 does",
+        "lm_eval": "a model for another's harness",
+        "serving": "an endpoint with shared batches",
+        "tasks": "the model: fit, save, generate, export",
+        "adapters": "low-rank adapters: add, choose, save",
     },
     "what is done with a model": {
         "preprocessing": "text and images to arrays, and back",

@@ -24,7 +24,7 @@ ORDER = [
     *("kernels.attention.write", "kernels.export", "kernels"),
     *("quantization", "lora", "checkpoints", "adapters.through_task", "model", "distribution"),
     *("preprocessing", "constraints", "generation", "training", "planning", "evaluation"),
-    *("inspection", "export", "adapters", "tasks", "serving", "cli"),
+    *("inspection", "export", "adapters", "tasks", "serving", "lm_eval", "cli"),
 ]
 
 # Imports of our own files inside of functions.
@@ -40,7 +40,10 @@ LIGHT = {"PIL", "keras", "keras_hub", "ml_dtypes", "numpy", "tokenizers"}
 # The command line, which is imported without the package.
 COMMAND = PACKAGE.parent / "t5gemma2_cli"
 # Extras with what the package itself imports, of which a test knows the names.
-EXTRAS = ("jax", "tensorflow", "torch", "gguf", "finetune", "languages", "serve", "grammar")
+EXTRAS = (
+    *("jax", "tensorflow", "torch", "gguf", "finetune", "languages", "serve", "grammar"),
+    "lm-eval",
+)
 # A name that a user's argument decides.
 UNKNOWN = {"evaluation.metrics"}
 
