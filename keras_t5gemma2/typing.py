@@ -37,6 +37,8 @@ Image: TypeAlias = PathLike | bytes | IO[bytes] | PIL.Image.Image | np.ndarray |
 StopTokenIds: TypeAlias = Sequence[int] | Literal["auto"] | None
 CrossAttentionCache: TypeAlias = Literal["auto", "projected", "shared"]
 CacheDType: TypeAlias = Literal["auto", "int8"]
+# How `generate` finds the largest logits.
+HeadKind: TypeAlias = Literal["auto", "exact", "screened"]
 Verbose: TypeAlias = int | Literal["auto"]
 
 # A number for all rows, or one for each.

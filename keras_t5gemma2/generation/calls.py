@@ -8,6 +8,7 @@ from keras_t5gemma2.messages import shown
 
 CACHES = ("auto", "projected", "shared")
 CACHE_DTYPES = ("auto", "int8")
+HEADS = ("auto", "exact", "screened")
 
 
 class Call(NamedTuple):
@@ -15,11 +16,13 @@ class Call(NamedTuple):
 
     cross_attention_cache: str
     cache_dtype: str
+    head: str
     verbose: Any  # 0, 1 or "auto"
     sampler: Any  # a copy of the generator's, as it was when the call began, or the call's own
     processors: tuple  # functions of ids and logits
     sampler_key: Any  # hashable: equal where compiled programs of the sampler are
     best: int = 1  # sequences of a row that a beam search gives
+    head_steps: Any = None  # list that `generate_step` adds those of its loop to, or `None`
 
     @property
     def cache(self):
@@ -44,7 +47,8 @@ def call_of(generator, cross_attention_cache=None, verbose="auto", settings=None
         sampler, processors = settings.sampler, settings.logits_processor
     take_seed(sampler)
     key = (*key_of(sampler), processors, best)
-    return Call(cache, generator.cache_dtype, verbose, copy.copy(sampler), processors, key, best)
+    options = cache, generator.cache_dtype, generator.head, verbose
+    return Call(*options, copy.copy(sampler), processors, key, best)
 
 
 def checked_cache(value):
@@ -61,4 +65,10 @@ def checked_cache_dtype(value):
         raise ValueError(
             f"`cache_dtype` must be one of {CACHE_DTYPES}. Received: cache_dtype={shown(value)}"
         )
+    return value
+
+
+def checked_head(value):
+    if value not in HEADS:
+        raise ValueError(f"`head` must be one of {HEADS}. Received: head={shown(value)}")
     return value

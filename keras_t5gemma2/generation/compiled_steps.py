@@ -140,7 +140,7 @@ def start(generator, inputs, call, ahead=0):
     return program(generator, ("the start of a text", ahead), lambda: start, call)((), inputs)
 
 
-def step_of(generator, memory, call, is_folded=True):
+def step_of(generator, memory, call, is_folded=True, head=None):
     """The `step` of a `Loop`.
 
     Args:
@@ -148,23 +148,36 @@ def step_of(generator, memory, call, is_folded=True):
         memory: what `decoding.remember` gave.
         call: `calls.Call`.
         is_folded: bool. Whether the loop carries the cache folded.
+        head: `screening.Head`, or `None` for all logits.
     """
     model = generator.model
     # A sampler that compares states squares them.
     states_dtype = sum_dtype(model.backbone.decoder.compute_dtype)
 
-    def step(memory, ids, cache, broken, index):
+    def read(memory, ids, cache, index):
         cache = caches.unfolded(cache) if is_folded else cache
         hidden, cache = decoding.step(model.backbone, memory, ids, cache, index)
-        logits, hidden = model.logits(hidden), ops.cast(hidden, states_dtype)
-        cache = caches.folded(cache) if is_folded else cache
-        return logits, hidden, cache, finite.watched(broken, logits, index)
+        return hidden, caches.folded(cache) if is_folded else cache
 
-    run = program(generator, ("next", is_folded), lambda: step, call, kernels.compiled_step)
+    def step(memory, ids, cache, broken, index):
+        hidden, cache = read(memory, ids, cache, index)
+        logits = model.logits(hidden)
+        return logits, ops.cast(hidden, states_dtype), cache, finite.watched(broken, logits, index)
+
+    key, made = ("next", is_folded, head is None), step if head is None else read
+    run = program(generator, key, lambda: made, call, kernels.compiled_step)
 
     def step_of_state(state):
         index = ops.convert_to_tensor(state.index, dtype="int32")
-        logits, hidden, cache, broken = run(memory, state.ids, state.cache, state.broken, index)
-        return logits, hidden, state._replace(cache=cache, broken=broken)
+        if head is None:
+            found = run(memory, state.ids, state.cache, state.broken, index)
+            logits, hidden, cache, broken = found
+            return logits, hidden, state._replace(cache=cache, broken=broken)
+        # Torch's compiler knows the sizes of all tensors, and the candidates are any number.
+        hidden, cache = run(memory, state.ids, state.cache, index)
+        logits, steps = head(model, hidden)
+        broken, steps = finite.watched(state.broken, logits, index), state.head_steps + steps
+        state = state._replace(cache=cache, broken=broken, head_steps=steps)
+        return logits, ops.cast(hidden, states_dtype), state
 
     return step_of_state

@@ -16,6 +16,7 @@ from keras_t5gemma2.generation.compiled_steps import program, programs_of, remem
 from keras_t5gemma2.generation.drawing import PerCall
 from keras_t5gemma2.generation.encoded import Encoded, check_count, check_encoded, source_of
 from keras_t5gemma2.generation.samplers import check_temperature, is_greedy, take_seed
+from keras_t5gemma2.generation.screening import HeadSteps, Screening
 from keras_t5gemma2.generation.sequences import sequence_of, with_log_probs
 from keras_t5gemma2.generation.settings import settings_of
 from keras_t5gemma2.generation.stepwise import begin, ids_by_steps
@@ -29,6 +30,7 @@ from keras_t5gemma2.typing import (
     CallSettings,
     ColumnNames,
     CrossAttentionCache,
+    HeadKind,
     Inputs,
     StopTokenIds,
     Tensor,
@@ -49,10 +51,11 @@ class Generator:
         model: a Keras model with a `backbone`, a `preprocessor` or `None`, and `logits`, a function
             of the decoder's outputs, such as `T5Gemma2Seq2SeqLM`.
         sampler: name or `keras_hub.samplers.Sampler`; may be set later.
-        cross_attention_cache, cache_dtype: as `T5Gemma2Seq2SeqLM` has them.
+        cross_attention_cache, cache_dtype, head: as `T5Gemma2Seq2SeqLM` has them.
 
     Attributes:
         programs: `compiled_steps.Programs`, or `None` where all is to be compiled anew.
+        screening: `screening.Screening`, the copy of the table that a screened head reads.
 
     Example:
 
@@ -66,6 +69,8 @@ class Generator:
     (True, 'GreedySampler')
     >>> generator.dtype, generator.cache_dtype, generator.cross_attention_cache
     ('float32', 'auto', 'auto')
+    >>> generator.head, generator.head_steps
+    ('auto', HeadSteps(screened=0, full=0))
     """
 
     def __init__(
@@ -74,8 +79,10 @@ class Generator:
         sampler: str | keras_hub.samplers.Sampler | None = None,
         cross_attention_cache: CrossAttentionCache = "auto",
         cache_dtype: CacheDType = "auto",
+        head: HeadKind = "auto",
     ) -> None:
         self.model, self.programs = model, None
+        self.screening, self.head = Screening(), head
         self.cross_attention_cache, self.cache_dtype = cross_attention_cache, cache_dtype
         self._sampler: keras_hub.samplers.Sampler | None = None
         if sampler is not None:
@@ -98,6 +105,22 @@ class Generator:
     @cache_dtype.setter
     def cache_dtype(self, value: CacheDType) -> None:
         self._cache_dtype = calls.checked_cache_dtype(value)
+
+    @property
+    def head(self) -> HeadKind:
+        """See `T5Gemma2Seq2SeqLM.head`."""
+        return self._head
+
+    @head.setter
+    def head(self, value: HeadKind) -> None:
+        self._head = calls.checked_head(value)
+        if value == "exact":
+            self.screening.forget()
+
+    @property
+    def head_steps(self) -> HeadSteps:
+        """See `T5Gemma2Seq2SeqLM.head_steps`."""
+        return self.screening.steps
 
     @property
     def sampler(self) -> keras_hub.samplers.Sampler:
@@ -269,6 +292,8 @@ class Generator:
         strategy = strategy_of(call.sampler, settings, call.best)
         loop, state, hidden, _ = begin(self, strategy, inputs, stop_token_ids, call)
         state = strategy.run(state, loop, hidden)
+        if call.head_steps is not None:
+            call.head_steps.append(state.head_steps)
         return finite.marked(strategy.result(state), strategy.broken(state))
 
     def _sequences(self, numbers, rows, budgets, stop_token_ids, call, encoded, times, settings):
@@ -294,6 +319,8 @@ class Generator:
         if settings.is_stepwise:
             token_ids = ids_by_steps(self, inputs, stop_token_ids, call, settings.constraint)
         else:
+            sizes = arrays["new_token_ids"].shape
+            inputs |= self.screening.inputs(self, call, *sizes, settings)
             step = self.make_generate_function(call)
             token_ids = ops.convert_to_numpy(step(inputs, stop_token_ids=stop_token_ids))
         of_rows = [budget for budget in budgets for _ in range(times)]
@@ -342,10 +369,20 @@ class Generator:
         is_of_task = getattr(self.model, "generator", None) is self
         step = self.model.generate_step if is_of_task else self.generate_step
 
-        def make():
-            return lambda _, inputs: step(inputs, stops, call)
+        is_screened = "screen" in inputs
 
-        return program(self, ("generate", stops), make, call, draws=True)((), inputs)
+        def make():
+            if not is_screened:
+                return lambda _, inputs: step(inputs, stops, call)
+            return lambda _, inputs: _with_head_steps(step, inputs, stops, call)
+
+        key = "generate", stops, is_screened
+        found = program(self, key, make, call, draws=True)((), inputs)
+        if not is_screened:
+            return found
+        ids, steps = found
+        self.screening.count(steps)
+        return ids
 
     def prepare(self) -> None:
         """Lays weights out for steps; what is in training stays as its optimizer has it.
@@ -359,6 +396,13 @@ class Generator:
         optimizer = getattr(self.model, "optimizer", None)  # none where it is not compiled
         is_training = getattr(optimizer, "built", False)
         self.model.backbone.decoder.lay_out(is_training=is_training)
+
+
+def _with_head_steps(step, inputs, stop_token_ids, call):
+    """What a step gives, and the `head_steps` of its loops."""
+    found = []
+    outputs = step(inputs, stop_token_ids, call._replace(head_steps=found))
+    return outputs, sum(found, ops.zeros((2,), "int32"))
 
 
 def _best(settings, sampler, count):

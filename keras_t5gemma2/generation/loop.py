@@ -23,6 +23,7 @@ class DecodeState(NamedTuple):
     own: Any = ()  # what the strategy adds
     # Dict of (B,) int32, the states of the rules' automata, and maybe other numbers of the rows.
     spelled: Any = ()
+    head_steps: Any = ()  # (2,) int32, as `screening.HeadSteps`, where the head is screened
 
 
 class Loop(NamedTuple):

@@ -85,6 +85,17 @@ class Settings:
         return isinstance(self.constraint, TokenGrammar)
 
     @property
+    def keeps_logits(self):
+        """Whether tokens are chosen by the model's own logits, which no penalty or rule changes."""
+        numbers = ("repetition_penalty", "no_repeat_ngram_size")
+        given = [(name, getattr(self, name)) for name in numbers]
+        changes = [
+            value is not None and np.any(value != _NUMBERS[name][3]) for name, value in given
+        ]
+        rules = self.bad_words or self.constraint is not None or self.logits_processor
+        return not any(changes) and not rules
+
+    @property
     def rules(self):
         """The automata and the grammar of the call that may end a text."""
         return [rule for rule in (self.words, self.constraint) if rule is not None]

@@ -8,6 +8,7 @@ from keras_t5gemma2.generation import batching, calls, decoding, finite
 from keras_t5gemma2.generation import cache as caches
 from keras_t5gemma2.generation.compiled_steps import program, start
 from keras_t5gemma2.generation.samplers import is_greedy
+from keras_t5gemma2.generation.screening import Head
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.model.array_checks import image_shapes
 
@@ -79,8 +80,12 @@ class _Reader:
     def __init__(self, generator, inputs, ahead, call):
         self._memory, state = start(generator, inputs, call, ahead)
         self._cache = state.cache
+        self._screening = generator.screening
+        room = inputs["new_token_ids"].shape[1]
+        self._screen = self._screening.screen(generator, call, ahead + 1, room) or ()
         read = lambda: _reading(generator.model)  # noqa: E731
-        self._read = program(generator, ("a step of generate",), read, call)
+        key = "a step of generate", bool(self._screen)
+        self._read = program(generator, key, read, call)
 
     def read(self, ids, first):
         """Per token, the likeliest next one: ids stand in the slots from `first` on.
@@ -88,19 +93,22 @@ class _Reader:
         Where the logits are not finite, it is `finite.NOT_FINITE`.
         """
         ids, first = np.array([ids], "int32"), np.array(first, "int32")
-        likeliest, self._cache = self._read(self._cache, self._memory, ids, first)
+        found = self._read(self._cache, self._memory, ids, first, self._screen)
+        likeliest, self._cache, steps = found
+        if self._screen:
+            self._screening.count(steps)
         return ops.convert_to_numpy(likeliest)[0].tolist()
 
 
 def _reading(model):
-    def read(cache, memory, ids, first):
+    def read(cache, memory, ids, first, screen):
         ids, first = (ops.convert_to_tensor(x, dtype="int32") for x in (ids, first))
         cache = caches.unfolded(cache)
         hidden, cache = decoding.read(model.backbone, memory, ids, cache, first)
-        logits = model.logits(hidden)
+        logits, steps = Head(screen)(model, hidden) if screen else (model.logits(hidden), ())
         likeliest = ops.cast(ops.argmax(logits, axis=-1), "int32")
         likeliest = ops.where(finite.is_broken(logits), finite.NOT_FINITE, likeliest)
-        return likeliest, caches.folded(cache)
+        return likeliest, caches.folded(cache), steps
 
     return read
 

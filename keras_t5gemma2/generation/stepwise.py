@@ -14,6 +14,7 @@ from keras_t5gemma2.generation.beams import Beams
 from keras_t5gemma2.generation.compiled_steps import program, step_of
 from keras_t5gemma2.generation.loop import Loop, first_state, run
 from keras_t5gemma2.generation.rules import Rules
+from keras_t5gemma2.generation.screening import head_of
 from keras_t5gemma2.generation.strategies import strategy_of
 from keras_t5gemma2.sharding.batch import to_devices
 
@@ -43,7 +44,9 @@ def begin(generator, strategy, inputs, stop_token_ids, call):
     state = first_state(inputs["decoder_token_ids"], inputs["new_token_ids"], cache)
     limit = state.index + inputs["new_tokens"]
     settings = inputs.get("settings")
-    loop = _loop_of(generator, strategy, memory, limit, stop_token_ids, settings, call)
+    head = head_of(inputs.get("screen"), call.sampler, settings)
+    state = state if head is None else state._replace(head_steps=ops.zeros((2,), "int32"))
+    loop = _loop_of(generator, strategy, memory, limit, stop_token_ids, settings, call, head)
     state = state if loop.rules is None else loop.rules.begin(state)
     return loop, state, hidden, memory
 
@@ -113,7 +116,7 @@ def _step(generator, stop_token_ids, call):
     return step
 
 
-def _loop_of(generator, strategy, memory, limit, stop_token_ids, settings, call):
-    step = step_of(generator, memory, call, strategy.is_folded)
+def _loop_of(generator, strategy, memory, limit, stop_token_ids, settings, call, head=None):
+    step = step_of(generator, memory, call, strategy.is_folded, head)
     rules = None if settings is None else Rules(settings, call.processors)
     return Loop(step, limit, tuple(stop_token_ids or ()), generator.model, rules)

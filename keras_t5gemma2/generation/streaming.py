@@ -16,6 +16,7 @@ from keras_t5gemma2.generation.loop import Loop
 from keras_t5gemma2.generation.outputs import report_unfinished
 from keras_t5gemma2.generation.rules import Rules
 from keras_t5gemma2.generation.samplers import check_temperature, goes_token_by_token
+from keras_t5gemma2.generation.screening import head_of
 from keras_t5gemma2.generation.sequences import sequence_of
 from keras_t5gemma2.generation.settings import OPTIONS, settings_of
 from keras_t5gemma2.generation.strategies import strategy_of
@@ -120,8 +121,13 @@ def _tokens(generator, rows, budgets, stop_token_ids, call, settings):
         state = rules.begin(state)
     readers = [[rule.reader() for rule in settings.rules] for _ in budgets]
     stops = stop_token_ids or ()
+    screen = generator.screening.screen(generator, call, *arrays["new_token_ids"].shape, settings)
+    if screen is not None:
+        state = state._replace(head_steps=ops.zeros((2,), "int32"))
+    screen = screen or ()
     chunk = lambda: _chunk(generator, stops, call)  # noqa: E731
-    go_on = program(generator, ("stream", stops), chunk, call, draws=True)
+    key = "stream", stops, bool(screen)
+    go_on = program(generator, key, chunk, call, draws=True)
 
     here = arrays["decoder_token_ids"].shape[1]
     left, running, steps = max(budgets), dict(enumerate(budgets)), 1
@@ -132,7 +138,10 @@ def _tokens(generator, rows, budgets, stop_token_ids, call, settings):
         if settings.is_stepwise:
             bits = token_grammars.bits_of([of_row[-1] for of_row in readers])
             asked = {**asked, **to_devices({"bits": bits})}
-        found, state = go_on(state, memory, np.array(steps, "int32"), asked)
+        found, state = go_on(state, memory, np.array(steps, "int32"), asked, screen)
+        if screen:
+            generator.screening.count(state.head_steps)
+            state = state._replace(head_steps=ops.zeros((2,), "int32"))
         fresh = ops.convert_to_numpy(found)[:, here : here + steps]
         here, left = here + steps, left - steps
         if time.perf_counter() - began < _SECONDS and not settings.is_stepwise:
@@ -154,11 +163,12 @@ def _tokens(generator, rows, budgets, stop_token_ids, call, settings):
 def _chunk(generator, stop_token_ids, call):
     """The loop of `generate` for a few steps: the ids so far, and the state to go on from."""
 
-    def go_on(state, memory, steps, settings):
+    def go_on(state, memory, steps, settings, screen):
         rules = Rules(settings, call.processors) if settings else None
         strategy = strategy_of(call.sampler, settings)
         limit = state.index + ops.convert_to_tensor(steps, dtype="int32")
-        step = step_of(generator, memory, call)
+        head = head_of(screen, call.sampler, settings)
+        step = step_of(generator, memory, call, head=head)
         loop = Loop(step, limit, stop_token_ids, generator.model, rules)
         state = strategy.run(state, loop)
         return finite.marked(state.ids, state.broken), state

@@ -34,7 +34,10 @@ def warmup(generator, sizes, images, stop_token_ids, verbose):
         if shape not in done:
             done.add(shape)
             step = generator.make_generate_function(call)
-            ops.convert_to_numpy(step(to_devices(arrays), stop_token_ids=stop_token_ids))
+            sizes = arrays["new_token_ids"].shape
+            screen = generator.screening.inputs(generator, call, *sizes)
+            inputs = {**to_devices(arrays), **screen}
+            ops.convert_to_numpy(step(inputs, stop_token_ids=stop_token_ids))
     for variable, value in zip(generator.sampler.variables, random_state, strict=True):
         variable.assign(value)
 

@@ -267,6 +267,11 @@ class QuantizedEmbedding(Quantizable, layers.ReversibleEmbedding):
     def matrix_shape(self):
         return self.input_dim, self.output_dim
 
+    @property
+    def is_plain(self):
+        """Whether logits are products with floats, and nothing else."""
+        return self.quantization_mode is None and self.logit_soft_cap is None
+
     def call(self, inputs, reverse=False):
         if not reverse:
             rows = kernels.take_rows(self.matrix_variable, ops.cast(inputs, "int32"))

@@ -11,6 +11,7 @@ from keras_t5gemma2.generation.calls import Call
 from keras_t5gemma2.generation.encoded import Encoded
 from keras_t5gemma2.generation.generator import Generator
 from keras_t5gemma2.generation.infilling import infill
+from keras_t5gemma2.generation.screening import HeadSteps, of_table
 from keras_t5gemma2.generation.streaming import stream
 from keras_t5gemma2.generation.warmup import warmup
 from keras_t5gemma2.model.backbone import T5Gemma2Backbone
@@ -26,6 +27,7 @@ from keras_t5gemma2.typing import (
     CallSettings,
     ColumnNames,
     CrossAttentionCache,
+    HeadKind,
     Inputs,
     StopTokenIds,
     Tensor,
@@ -60,6 +62,8 @@ class T5Gemma2Seq2SeqLM(Prompted, Inspected, T5Gemma2Task, keras_hub.models.Seq2
         cross_attention_cache: "auto", "projected" or "shared", what `generate` keeps of the
             encoder's output; see the attribute.
         cache_dtype: "auto" or "int8", how `generate` stores what it keeps; see the attribute.
+        head: "auto", "exact" or "screened", how `generate` finds the likeliest token; see the
+            attribute.
 
     Example:
 
@@ -75,9 +79,10 @@ class T5Gemma2Seq2SeqLM(Prompted, Inspected, T5Gemma2Task, keras_hub.models.Seq2
         preprocessor: T5Gemma2Seq2SeqLMPreprocessor | None = None,
         cross_attention_cache: CrossAttentionCache = "auto",
         cache_dtype: CacheDType = "auto",
+        head: HeadKind = "auto",
         **kwargs: Any,
     ) -> None:
-        self.generator = Generator(self, None, cross_attention_cache, cache_dtype)
+        self.generator = Generator(self, None, cross_attention_cache, cache_dtype, head)
         super().__init__(backbone, preprocessor, **kwargs)
 
     def get_config(self) -> dict[str, Any]:
@@ -85,6 +90,7 @@ class T5Gemma2Seq2SeqLM(Prompted, Inspected, T5Gemma2Task, keras_hub.models.Seq2
             **super().get_config(),
             "cross_attention_cache": self.cross_attention_cache,
             "cache_dtype": self.cache_dtype,
+            "head": self.head,
         }
 
     def outputs_of(self, of_backbone: Mapping[str, Tensor]) -> Tensor:
@@ -99,6 +105,7 @@ class T5Gemma2Seq2SeqLM(Prompted, Inspected, T5Gemma2Task, keras_hub.models.Seq2
         """
         return self.logits(of_backbone["decoder_sequence_output"])
 
+    @of_table
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., vocabulary) logits of (..., hidden_dim) outputs of the decoder.
 
@@ -153,6 +160,57 @@ class T5Gemma2Seq2SeqLM(Prompted, Inspected, T5Gemma2Task, keras_hub.models.Seq2
     @cache_dtype.setter
     def cache_dtype(self, value: CacheDType) -> None:
         self.generator.cache_dtype = value
+
+    @property
+    def head(self) -> HeadKind:
+        """ "exact", "screened" or "auto": how a step of `generate` finds the likeliest token.
+
+        "exact" computes the logits of all tokens, from the whole embedding table. "screened" reads
+        a copy of the table in 8 bits, which bounds each logit, and then those rows of the table
+        alone that may hold the largest: the tokens are the same, for a quarter of the bytes and a
+        little. Where too many rows may, a step computes all logits; see `head_steps`. "auto"
+        screens where that is quicker: a table of 64 MB or more in float32, more than 32 new
+        tokens, and up to 4 rows.
+
+        Screened are greedy choice, also the checking of an assistant's proposals, and calls that
+        draw with `top_k` up to 64. All logits are computed by every other sampler, under penalties,
+        `bad_words`, constraints and processors, of more than 8 rows, and by models that are
+        quantized, sharded, on an accelerator, with a soft cap of logits or in a mixed precision or
+        float16. So are `log_probs` of `return_scores`.
+
+        The copy takes a quarter of the memory of a table in float32, half of one in bfloat16. It
+        is made when it is first needed, again when the table has changed, and it is never saved.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.head
+        'auto'
+        >>> lm.head = "screened"
+        >>> lm.compile(sampler="greedy")
+        >>> lm.generate("Spell 42 in German.", max_new_tokens=16)
+        'zweiundvierzig'
+        """
+        return self.generator.head
+
+    @head.setter
+    def head(self, value: HeadKind) -> None:
+        self.generator.head = value
+
+    @property
+    def head_steps(self) -> HeadSteps:
+        """How many steps had a screened `head` so far, and how many of them computed all logits.
+
+        They do where there is no room for all candidates, a sixteenth of the table, or where
+        numbers are very large or not finite. Where these are most steps, "exact" is quicker.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> lm.head_steps
+        HeadSteps(screened=0, full=0)
+        """
+        return self.generator.head_steps
 
     @property
     def sampler(self) -> keras_hub.samplers.Sampler:

@@ -12,6 +12,7 @@ from tiny_models import SMALL_CONFIG, tiny_backbone
 from keras_t5gemma2 import AttentionConfig, StackConfig, T5Gemma2Seq2SeqLM, kernels
 from keras_t5gemma2.generation import batching
 from keras_t5gemma2.kernels import KeyValues, Window, attend
+from keras_t5gemma2.kernels.ops.screened import Screen
 from keras_t5gemma2.model.stacks import Encoder
 
 BACKEND = keras.config.backend()
@@ -271,3 +272,26 @@ def test_a_loop_carries_no_floats_of_codes(rng, dtype, rows):
     assert carried
     wide = re.compile(r"f32\[(1024,64|64,1024|64,96|8,8,96|96,64)\]")
     assert not [shapes for shapes in carried if wide.search(shapes)]
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="it compiles no loop")
+@pytest.mark.parametrize("rows", [1, pytest.param(4, marks=pytest.mark.slow)])
+def test_a_loop_that_screens_a_table_carries_the_table_and_its_codes_alone(rng, rows):
+    table = rng.standard_normal((4096, 64)).astype("float32")
+    screen = kernels.screen_of(ops.convert_to_tensor(table))
+
+    def loop(x, table, *screen):
+        def step(i, x):
+            found = kernels.screened_logits(x, table, Screen(*screen))
+            ids = ops.argmax(found.logits, axis=-1)
+            return i + 1, x + ops.take(table, ids, axis=0)
+
+        return ops.while_loop(lambda i, x: i < 9, step, (0, x))[1]
+
+    text = program(loop, ops.ones((rows, 64)), table, *map(ops.convert_to_numpy, screen))
+    carried = re.findall(r"= \((.*?)\) while\(", text)
+    assert any("s8[4096,64]" in shapes for shapes in carried)
+    for shapes in carried:
+        arrays = re.findall(r"f32\[([\d,]+)\]", shapes)
+        sizes = [math.prod(map(int, shape.split(","))) for shape in arrays]
+        assert sizes.count(table.size) <= 1

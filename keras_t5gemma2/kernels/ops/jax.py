@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from keras import ops
 
-from keras_t5gemma2.kernels.ops import reference
+from keras_t5gemma2.kernels.ops import reference, screened
 from keras_t5gemma2.kernels.ops.reference import (  # noqa: F401  chosen from here by `dispatch`
     argmax,
     gated,
@@ -15,6 +15,7 @@ from keras_t5gemma2.kernels.ops.reference import (  # noqa: F401  chosen from he
     rotate,
     split_heads,
 )
+from keras_t5gemma2.kernels.ops.screened import screen_of  # noqa: F401  for `dispatch`
 from keras_t5gemma2.kernels.runtime import jax as runtime
 from keras_t5gemma2.kernels.runtime.jax import map_blocks, rematerialized
 from keras_t5gemma2.kernels.runtime.reference import is_on_cpu
@@ -70,6 +71,12 @@ def times_codes(x, codes):
     # The compiler reads codes inside the product of one row, and inside the sum of several.
     sums = rows @ matrix.T if len(rows) == 1 else jnp.sum(matrix * rows[:, None], axis=-1)
     return sums.reshape(*x.shape[:-1], -1)
+
+
+def screened_logits(x, table, screen, most=1, counts=None):
+    """See `ops.screened`."""
+    functions = logits, times_codes, take_rows
+    return screened.screened_logits(x, table, screen, most, counts, functions)
 
 
 def rms_norm(x, scale, epsilon, dtype):

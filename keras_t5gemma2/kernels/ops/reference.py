@@ -5,7 +5,7 @@ import math
 import keras
 from keras import activations, ops
 
-from keras_t5gemma2.kernels.runtime.reference import FEW_QUERIES, is_on_cpu
+from keras_t5gemma2.kernels.runtime.reference import FEW_QUERIES, is_one_cpu
 
 _SLICES = 8  # of the product of few rows and a matrix
 
@@ -67,7 +67,7 @@ def reads_codes(x):
     """Whether `times_codes` is for `x` (..., D): few rows, such as those of a step, on a CPU."""
     if None in x.shape or not 0 < math.prod(x.shape[:-1]) <= FEW_QUERIES:
         return False
-    return keras.distribution.distribution() is None and is_on_cpu()
+    return is_one_cpu()
 
 
 def _are_few_rows(x):

@@ -3,7 +3,7 @@
 import tensorflow as tf
 from keras import ops
 
-from keras_t5gemma2.kernels.ops import reference
+from keras_t5gemma2.kernels.ops import reference, screened
 from keras_t5gemma2.kernels.ops.reference import (  # noqa: F401  chosen from here by `dispatch`
     argmax,
     by_pieces,
@@ -16,6 +16,7 @@ from keras_t5gemma2.kernels.ops.reference import (  # noqa: F401  chosen from he
     rotate,
     split_heads,
 )
+from keras_t5gemma2.kernels.ops.screened import screen_of  # noqa: F401  for `dispatch`
 from keras_t5gemma2.kernels.runtime import tensorflow as runtime
 from keras_t5gemma2.kernels.runtime.reference import is_on_cpu
 
@@ -56,3 +57,9 @@ def times_codes(x, codes):
     matrix = runtime.widened(codes, rows)
     sums = tf.stack([tf.linalg.matvec(matrix, row) for row in tf.unstack(rows)])
     return tf.reshape(sums, (*x.shape[:-1], codes.shape[0]))
+
+
+def screened_logits(x, table, screen, most=1, counts=None):
+    """See `ops.screened`."""
+    functions = logits, times_codes, take_rows
+    return screened.screened_logits(x, table, screen, most, counts, functions)

@@ -4,7 +4,9 @@ import torch
 from torch.nn import functional
 
 from keras_t5gemma2.kernels.compat.torch import int8_product
+from keras_t5gemma2.kernels.ops import torch_screened
 from keras_t5gemma2.kernels.ops.reference import take_rows  # noqa: F401  for `dispatch`
+from keras_t5gemma2.kernels.ops.torch_screened import screen_of  # noqa: F401  for `dispatch`
 
 _FEW_ROWS = 32  # of a product, such as those of a step of decoding
 
@@ -48,6 +50,11 @@ def times_codes(x, codes):
     ones = torch.ones(len(codes), dtype=x.dtype)
     sums = int8_product(x.reshape(-1, x.shape[-1]), codes.contiguous(), ones)
     return sums.unflatten(0, x.shape[:-1])
+
+
+def screened_logits(x, table, screen, most=1, counts=None):
+    """See `ops.screened`."""
+    return torch_screened.screened_logits(x, table, screen, most, counts, logits)
 
 
 def _times(x, rows):

@@ -1,6 +1,7 @@
 """JAX's gradients, loops, compiler and devices."""
 
 import functools
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from keras_t5gemma2.kernels.runtime import reference
+from keras_t5gemma2.kernels.runtime.reference import is_one_cpu  # noqa: F401  for `dispatch`
 
 
 def differentiable(forward, backward):
@@ -204,6 +206,16 @@ def _take_rows_backward(kept, upstream):
 
 
 take_rows.defvjp(_take_rows_forward, _take_rows_backward)
+
+
+def mark_of(tensor):
+    """See `runtime.reference`. Arrays of JAX do not change: another value is another array."""
+    return weakref.ref(tensor)
+
+
+def has_mark(tensor, mark):
+    """See `runtime.reference`."""
+    return mark() is tensor
 
 
 def spread(x, mesh, *axes):

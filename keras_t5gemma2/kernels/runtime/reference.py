@@ -1,15 +1,53 @@
 """Loops over blocks in pure `keras.ops`, and what is known of the device."""
 
+import hashlib
+
 import keras
+import numpy as np
 from keras import ops
 
 # Up to this many queries, as in a decoding step, scores are small beside the keys, and shared or
 # `Scaled` keys are read as they are. With more queries it pays to convert the keys first.
 FEW_QUERIES = 8
+# Of a matrix in half precision, as many rows are float32 at the same time.
+_ROWS_AT_A_TIME = 1 << 14
+_MARKED = 20_26  # a seed
 
 
 def is_on_cpu():
     return all(device.startswith("cpu") for device in keras.distribution.list_devices())
+
+
+def is_one_cpu(_=None):
+    """Whether what is computed with a tensor is on one CPU, and not spread over devices."""
+    return keras.distribution.distribution() is None and is_on_cpu()
+
+
+def mark_of(tensor):
+    """What `has_mark` compares to tell whether the numbers of a matrix have changed.
+
+    It is the product with a random vector, row by row. Of a changed row it stays the same to the
+    bit by a chance of one in thousands, or where the change is less than rounding.
+    """
+    rows, width = tensor.shape
+    vector = np.random.default_rng(_MARKED).standard_normal((width, 1)).astype("float32")
+    is_whole = keras.backend.standardize_dtype(tensor.dtype) == "float32"
+    size = rows if is_whole else _ROWS_AT_A_TIME
+    sums = [
+        ops.convert_to_numpy(
+            ops.matmul(ops.cast(ops.stop_gradient(tensor[start : start + size]), "float32"), vector)
+        )
+        for start in range(0, rows, size)
+    ]
+    digest = hashlib.blake2b(digest_size=16)
+    for part in sums:
+        digest.update(np.ascontiguousarray(part).tobytes())
+    return digest.digest()
+
+
+def has_mark(tensor, mark):
+    """Whether the numbers of a matrix are still those that `mark_of` gave the mark for."""
+    return mark_of(tensor) == mark
 
 
 def zero_after(x):

@@ -3,7 +3,12 @@
 import keras
 import tensorflow as tf
 
-from keras_t5gemma2.kernels.runtime.reference import map_blocks  # noqa: F401  chosen from here by `dispatch`
+from keras_t5gemma2.kernels.runtime.reference import (  # noqa: F401  chosen from here by `dispatch`
+    has_mark,
+    is_one_cpu,
+    map_blocks,
+    mark_of,
+)
 
 
 def differentiable(forward, backward):

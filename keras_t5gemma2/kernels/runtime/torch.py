@@ -3,7 +3,11 @@
 import keras
 import torch
 
-from keras_t5gemma2.kernels.runtime.reference import map_blocks  # noqa: F401  chosen from here by `dispatch`
+from keras_t5gemma2.kernels.runtime.reference import (  # noqa: F401  chosen from here by `dispatch`
+    has_mark,
+    map_blocks,
+    mark_of,
+)
 from keras_t5gemma2.kernels.runtime.torch_processes import (  # noqa: F401  chosen from here by `dispatch`
     check_parameters,
     prepare_training,
@@ -34,6 +38,11 @@ class _Differentiable(torch.autograd.Function):
 def rematerialized(function):
     """See `runtime.jax.rematerialized`."""
     return keras.remat(function)
+
+
+def is_one_cpu(tensor):
+    """See `runtime.reference`."""
+    return tensor.device.type == "cpu"
 
 
 def is_traced(_):

@@ -22,6 +22,17 @@ def test_products_are_those_of_the_codes_as_floats(rng, dtype, rows):
     np.testing.assert_allclose(found, want, **TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("width", [5, 28, 40, 100])
+def test_rows_of_codes_may_have_any_width(rng, width):
+    """Vectors of 16 numbers would read past their end."""
+    x = ops.cast(rng.standard_normal((3, width)), "bfloat16")
+    codes = rng.integers(-128, 128, (48, width)).astype("int8")
+    found = kernels.times_codes(x, ops.convert_to_tensor(codes))
+    want = ops.convert_to_numpy(ops.cast(x, "float32")) @ codes.T.astype("float32")
+    found = ops.convert_to_numpy(ops.cast(found, "float32"))
+    np.testing.assert_allclose(found / 1000, want / 1000, **TOLERANCE["bfloat16"])
+
+
 def test_a_row_that_is_not_finite_spoils_no_other(rng):
     x = rng.standard_normal((3, 64)).astype("float32")
     codes = ops.convert_to_tensor(rng.integers(-128, 128, (48, 64)).astype("int8"))
