@@ -44,6 +44,7 @@ MODES = ("inference", "fit", "lora")
 @click.option(
     "--cross-attention-cache", default="auto", show_default=True, help="auto, projected or shared."
 )
+@click.option("--head", default="auto", show_default=True, help="auto, exact or screened.")
 @click.option("--text-only", is_flag=True, help="Without the vision tower.")
 @options.as_json
 @options.backend

@@ -52,7 +52,7 @@ def as_table(rows, options):
         f"GiB of {devices} of {options.memory:g} GiB; {options.dtype}, batches of "
         f"{options.batch_size} x {options.encoder_length} tokens in, {options.decoder_length} out"
     )
-    parts = ["weights", "optimizer", "gradients", "cache", "activations", "total"]
+    parts = ["weights", "optimizer", "gradients", "cache", "activations", "head", "total"]
     lines = [
         *(title, ""),
         f"| model | mode | {' | '.join(parts)} | fits | largest batch |",

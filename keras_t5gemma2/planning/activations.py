@@ -3,9 +3,9 @@
 import math
 
 from keras_t5gemma2.generation import cache as caches
-from keras_t5gemma2.generation import decoding
+from keras_t5gemma2.generation import decoding, screening
 from keras_t5gemma2.generation.batching import size_of
-from keras_t5gemma2.kernels import CHUNK_BYTES
+from keras_t5gemma2.kernels import CHUNK_BYTES, FEW_QUERIES
 from keras_t5gemma2.kernels.attention.blocked import KEYS, QUERIES
 from keras_t5gemma2.model.blocks import TOKENS_AT_A_TIME
 from keras_t5gemma2.planning.work import FLOAT32, INT32, compute_size, divides
@@ -30,6 +30,22 @@ def of_cache(config, work):
     counts = caches.slot_counts(decoder, 1 + size_of(work.decoder_length, smallest=32))
     own = sum(2 * width * rows * n * size for width, n in zip(widths, counts, strict=True))
     return seen + positions + own + rows * sum(set(counts)) * INT32
+
+
+def of_head(config, work):
+    """A byte for each number of the table, and three float32 numbers for each row."""
+    dtypes = {work.policy.compute_dtype, work.policy.variable_dtype}
+    is_spread = work.fsdp or work.mesh != (1, 1)
+    if is_spread or len(dtypes) != 1 or not dtypes <= set(screening.DTYPES):
+        return 0
+    if work.head == "exact" or config.final_logit_soft_cap is not None:
+        return 0
+    room = size_of(work.decoder_length, smallest=32)
+    numbers = config.vocabulary_size * config.hidden_dim
+    is_worthwhile = screening.is_worthwhile(*dtypes, numbers, work.rows, room)
+    if work.rows > FEW_QUERIES or (work.head == "auto" and not is_worthwhile):
+        return 0
+    return numbers + 3 * config.vocabulary_size * FLOAT32
 
 
 def of_inference(config, work):

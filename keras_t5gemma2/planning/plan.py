@@ -3,7 +3,7 @@
 import dataclasses
 
 from keras_t5gemma2.messages import shown
-from keras_t5gemma2.planning.activations import of_cache, of_inference, of_training
+from keras_t5gemma2.planning.activations import of_cache, of_head, of_inference, of_training
 from keras_t5gemma2.planning.weights import config_of, shares, weights_of
 
 
@@ -18,6 +18,7 @@ class Plan:
         cache: int. What `generate` keeps: the encoder's output as the decoder sees it, and the
             decoder's own keys and values.
         activations: int. The most that is held of intermediate values at one time.
+        head: int. The copy of the embedding table that a screened head reads, on a CPU.
     """
 
     weights: int
@@ -25,6 +26,7 @@ class Plan:
     gradients: int = 0
     cache: int = 0
     activations: int = 0
+    head: int = 0
 
     @property
     def total(self):
@@ -71,7 +73,10 @@ def plan(model, work, text_only=False):
     of_weights = sum(share(w, w.num_bytes) for w in weights)
     if work.mode == "inference":
         return Plan(
-            of_weights, cache=of_cache(config, work), activations=of_inference(config, work)
+            of_weights,
+            cache=of_cache(config, work),
+            activations=of_inference(config, work),
+            head=of_head(config, work),
         )
     trained = [weight for weight in weights if weight.is_trainable]
     return Plan(

@@ -6,6 +6,7 @@ import math
 import keras
 import numpy as np
 
+from keras_t5gemma2.generation.calls import checked_head
 from keras_t5gemma2.messages import shown
 
 MODES = ("inference", "fit", "lora")
@@ -30,6 +31,7 @@ class Work:
         rank: int. Of the adapters.
         gradient_checkpointing: bool. As the backbone's.
         cross_attention_cache: "auto", "projected" or "shared". As the task's.
+        head: "auto", "exact" or "screened". As the task's, which a CPU alone can screen.
 
     Raises:
         ValueError: `mode` is none of the three, or a number is not positive.
@@ -47,11 +49,13 @@ class Work:
     rank: int = 16
     gradient_checkpointing: bool = True
     cross_attention_cache: str = "auto"
+    head: str = "auto"
 
     def __post_init__(self):
         keras.DTypePolicy(self.dtype)  # raises where it is none
         if self.mode not in MODES:
             raise ValueError(f"`mode` must be one of {MODES}. Received: mode={shown(self.mode)}")
+        checked_head(self.head)
         for name in ("encoder_length", "decoder_length", "batch_size", "rank"):
             if getattr(self, name) < 1:
                 raise ValueError(

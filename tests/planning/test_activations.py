@@ -16,7 +16,9 @@ from keras_t5gemma2 import (
     interleave,
 )
 from keras_t5gemma2.generation import batching, decoding
+from keras_t5gemma2.planning.activations import of_head
 from keras_t5gemma2.planning.plan import plan
+from keras_t5gemma2.planning.weights import config_of
 from keras_t5gemma2.planning.work import Work
 
 IS_JAX = keras.config.backend() == "jax"
@@ -150,3 +152,23 @@ def test_activations_of_generation(sizes):
     found = plan(config, work)
     want = measured_generation(config, work)
     np.testing.assert_allclose(found.activations + found.cache, want, rtol=0.25)
+
+
+@pytest.mark.once
+def test_a_screened_head_takes_a_quarter_of_a_table_in_float32():
+    config = config_of("t5gemma2_270m_270m", text_only=True)
+    table = 262_144 * 640
+    float32 = Work("inference", dtype="float32")
+    assert of_head(config, float32) == table + 3 * 4 * 262_144
+    kept = dataclasses.replace
+    assert of_head(config, kept(float32, head="exact")) == 0
+    assert of_head(config, kept(float32, decoder_length=32)) == 0
+    assert of_head(config, kept(float32, batch_size=8)) == 0
+    assert of_head(config, kept(float32, batch_size=8, head="screened")) > table
+    assert of_head(config, kept(float32, mesh=(1, 2), head="screened")) == 0
+    assert of_head(config, kept(float32, dtype="bfloat16")) == 0
+    assert of_head(config, kept(float32, dtype="bfloat16", head="screened")) > table
+    assert of_head(config, kept(float32, dtype="mixed_bfloat16", head="screened")) == 0
+    assert plan(config, float32).total - plan(config, kept(float32, head="exact")).total > table
+    with pytest.raises(ValueError, match=r"`head` must be one of .*head='fast'"):
+        Work(head="fast")
