@@ -16,12 +16,12 @@ class Call(NamedTuple):
 
     cross_attention_cache: str
     cache_dtype: str
-    head: str
     verbose: Any  # 0, 1 or "auto"
     sampler: Any  # a copy of the generator's, as it was when the call began, or the call's own
     processors: tuple  # functions of ids and logits
     sampler_key: Any  # hashable: equal where compiled programs of the sampler are
     best: int = 1  # sequences of a row that a beam search gives
+    head: str = "exact"
     head_steps: Any = None  # list that `generate_step` adds those of its loop to, or `None`
 
     @property
@@ -47,8 +47,8 @@ def call_of(generator, cross_attention_cache=None, verbose="auto", settings=None
         sampler, processors = settings.sampler, settings.logits_processor
     take_seed(sampler)
     key = (*key_of(sampler), processors, best)
-    options = cache, generator.cache_dtype, generator.head, verbose
-    return Call(*options, copy.copy(sampler), processors, key, best)
+    options = cache, generator.cache_dtype, verbose
+    return Call(*options, copy.copy(sampler), processors, key, best, generator.head)
 
 
 def checked_cache(value):
