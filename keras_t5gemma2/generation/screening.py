@@ -22,7 +22,7 @@ _FEWEST_BYTES, _FEWEST_NEW_TOKENS = 64 << 20, 33
 _MOST_ROWS = {"jax": 4, "tensorflow": 4, "torch": 4}
 
 
-_of_table = set()  # functions
+_of_table: set[Any] = set()  # functions
 
 
 def of_table(logits):
