@@ -18,8 +18,8 @@ MOST_DRAWN = 64
 # Where a head of "auto" is screened: the copy takes the time of about 20 steps to make, and that of
 # one step to tell whether it is still right.
 _FEWEST_BYTES, _FEWEST_NEW_TOKENS = 64 << 20, 33
-# More rows have more candidates, and products that wait less for memory.
-_MOST_ROWS = {"jax": 4, "tensorflow": 4, "torch": 4}
+# More rows have more candidates, and products that wait less for memory: not measured.
+_MOST_ROWS = 1
 
 
 _of_table: set[Any] = set()  # functions
@@ -171,5 +171,5 @@ def is_worthwhile(dtype, numbers, rows, room):
         dtype == "float32"
         and 4 * numbers >= _FEWEST_BYTES
         and room >= _FEWEST_NEW_TOKENS
-        and rows <= _MOST_ROWS[keras.config.backend()]
+        and rows <= _MOST_ROWS
     )

@@ -170,7 +170,7 @@ class T5Gemma2Seq2SeqLM(Prompted, Inspected, T5Gemma2Task, keras_hub.models.Seq2
         alone that may hold the largest: the tokens are the same, for a quarter of the bytes and a
         little. Where too many rows may, a step computes all logits; see `head_steps`. "auto"
         screens where that is quicker: a table of 64 MB or more in float32, more than 32 new
-        tokens, and up to 4 rows.
+        tokens, and one row.
 
         Screened are greedy choice, also the checking of an assistant's proposals, and calls that
         draw with `top_k` up to 64. All logits are computed by every other sampler, under penalties,
