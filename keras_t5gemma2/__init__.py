@@ -10,6 +10,7 @@ from keras_t5gemma2.config import (
 )
 from keras_t5gemma2.evaluation.evaluate import EvaluateGeneration, evaluate_generation
 from keras_t5gemma2.generation.beam_search import BeamSearch
+from keras_t5gemma2.inspection.drawing import show_attention
 from keras_t5gemma2.kernels.runtime.compilation_cache import enable_compilation_cache
 from keras_t5gemma2.model.backbone import T5Gemma2Backbone
 from keras_t5gemma2.preprocessing.chat_preprocessor import T5Gemma2ChatPreprocessor
@@ -57,4 +58,5 @@ __all__ = [
     "evaluate_generation",
     "interleave",
     "presets",
+    "show_attention",
 ]

@@ -94,7 +94,7 @@ PUBLIC = {
         *("to_tokenizer_json", "token_to_id", "tokenize", "unk_token", "vocabulary_size"),
     ],
 }
-FUNCTIONS = ["enable_compilation_cache", "evaluate_generation", "interleave"]
+FUNCTIONS = ["enable_compilation_cache", "evaluate_generation", "interleave", "show_attention"]
 
 # What instances have beside the names of their class.
 TOKENS = ("start", "end", "pad", "start_of_image", "end_of_image", "image")

@@ -96,6 +96,17 @@ def row_of(output, name):
     return dict(zip(header.split(), map(float, lines[place].split()[1:]), strict=True))
 
 
+@pytest.mark.slow
+def test_attention(tmp_path):
+    """Each digit looks at its own picture."""
+    output = run("10_attention.py", tmp_path)
+    shares = re.findall(r"'[42]' looks at the pictures with ([\d.]+) and ([\d.]+)", output)
+    assert len(shares) == 4
+    for (own, other), (other_again, own_again) in (shares[:2], shares[2:]):
+        assert float(own) > float(other) and float(own_again) > float(other_again)
+    assert (tmp_path / "attention.png").stat().st_size > 10_000
+
+
 @pytest.mark.real
 @pytest.mark.once
 @pytest.mark.slow
