@@ -76,7 +76,8 @@ def regex(pattern: str, *, steer: bool = True) -> Constraint:
 
     Args:
         pattern: string, a regular expression of characters, classes, groups, alternatives and
-            repetitions. `^` and `$` may stand at its borders, `(?i)` and `(?s)` at its start.
+            repetitions. `^` and `$` may stand where the text starts and ends, and flags such as
+            `(?i)` and `(?s)` at its start or for a group, as `(?i:...)`.
         steer: bool. Whether, near the end of its budget, a text is led to the nearest end.
 
     Raises:

@@ -7,7 +7,6 @@ an object come in the order of the schema, and no others than it names. Numbers 
 """
 
 import json
-import re
 
 from keras_t5gemma2.constraints import patterns
 from keras_t5gemma2.constraints.expressions import (
@@ -252,7 +251,9 @@ class _Reader:
         if (pattern is not None and kind is not None) or least or most is not None:
             self._refuse("`pattern` or `format` with another rule of the string", schema)
         return _within(
-            '"', _escaped(_searched(pattern) if kind is None else patterns.expression_of(kind)), '"'
+            '"',
+            _escaped(patterns.searched(pattern) if kind is None else patterns.expression_of(kind)),
+            '"',
         )
 
     def _integer(self, schema):
@@ -368,16 +369,6 @@ def _any(depth):
 
 
 # Patterns in strings ------------------------------------------------------------------------------
-
-
-def _searched(pattern):
-    """The expression of texts in which `re.search` finds a pattern, which is anchored or not."""
-    anywhere = Repeated(patterns.expression_of("."), 0, None)
-    starts = re.match(r"\^|\\A", pattern)
-    ends = re.search(r"(?<!\\)(?:\\\\)*(\$|\\Z)$", pattern)
-    inner = pattern[starts.end() if starts else 0 : ends.start(1) if ends else None]
-    inner = patterns.expression_of(f"(?:{inner})")
-    return Sequence((*([] if starts else [anywhere]), inner, *([] if ends else [anywhere])))
 
 
 def _escaped(expression):

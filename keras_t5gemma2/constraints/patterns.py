@@ -6,6 +6,7 @@ written always matches there.
 
 import functools
 import re
+from typing import NamedTuple
 
 from keras_t5gemma2.constraints.expressions import Characters, Either, Repeated, Sequence
 from keras_t5gemma2.messages import cause, shown
@@ -16,8 +17,16 @@ _CLASS = re.compile(r"\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
 _ESCAPE = re.compile(
     r"\\(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|0[0-7]{0,2}|.)", re.DOTALL
 )
-_GROUP = re.compile(r"\((?:\?:|\?P<\w+>)?(?!\?)")
-_FLAGS = re.compile(r"\(\?([is]+)\)")
+_GROUP = re.compile(r"\((?:\?(?:P<\w+>|([aimsu]*)(?:-([ims]+))?:))?(?!\?)")
+_FLAGS = re.compile(r"\(\?([aimsu]+)\)")
+_ANYTHING = Repeated(Characters(((0, 9), (11, 0x10FFFF))), 0, None)  # within a line
+
+
+class _Border(NamedTuple):
+    """An anchor: the text starts or ends here."""
+
+    is_start: bool
+    place: int  # in the pattern
 
 
 def expression_of(pattern):
@@ -33,6 +42,26 @@ def expression_of(pattern):
     Either(parts=(Characters(ranges=((97, 97),)), Repeated(part=Characters(ranges=((98, 98),)), \
 least=1, most=None)))
     """
+    reader = _Reader(pattern)
+    return reader.within(reader.read(), True, True)
+
+
+def searched(pattern):
+    """The expression of texts in which `re.search` finds a pattern, within a line around it.
+
+    Example:
+
+    >>> searched("^a$|^b$")
+    Either(parts=(Sequence(parts=(Characters(ranges=((97, 97),)),)), \
+Sequence(parts=(Characters(ranges=((98, 98),)),))))
+    """
+    reader = _Reader(pattern)
+    found = reader.read()
+    alternatives = found.parts if isinstance(found, Either) else (found,)
+    return Either(tuple(map(reader.around, alternatives)))
+
+
+def _check(pattern):
     if not isinstance(pattern, str):
         raise TypeError(f"`pattern` must be a string. Received: pattern={shown(pattern)}")
     try:
@@ -42,16 +71,17 @@ least=1, most=None)))
             f"`pattern` must be a regular expression of `re`: {cause(error)}. Received: "
             f"pattern={shown(pattern)}"
         ) from error
-    return _Reader(pattern).read()
 
 
 class _Reader:
     def __init__(self, pattern):
+        _check(pattern)
         self._pattern, self._place, self._flags = pattern, 0, 0
 
     def read(self):
-        if flags := self._take(_FLAGS):
-            self._flags = (re.IGNORECASE * ("i" in flags[1])) | (re.DOTALL * ("s" in flags[1]))
+        """The expression, in which a `_Border` stands for each anchor."""
+        while flags := self._take(_FLAGS):
+            self._flags |= _flags_of(flags[1])
         found = self._either()
         if self._place < len(self._pattern):
             self._refuse()
@@ -66,42 +96,76 @@ class _Reader:
     def _sequence(self):
         parts = []
         while self._place < len(self._pattern) and self._pattern[self._place] not in "|)":
-            if self._is_border():
-                continue
             parts.append(self._repeated(self._atom()))
         return parts[0] if len(parts) == 1 else Sequence(tuple(parts))
 
-    def _is_border(self):
-        """Whether an anchor stands at the border of the whole pattern, where it says nothing."""
-        here = self._place
-        for anchor in ("^", r"\A"):
-            if here == 0 and self._next(anchor):
-                return True
-        for anchor in ("$", r"\Z"):
-            if here == len(self._pattern) - len(anchor) and self._next(anchor):
-                return True
-        return False
+    def within(self, found, is_start, is_end):
+        """The expression without its anchors, all of which must stand where they say nothing.
+
+        Args:
+            found: expression.
+            is_start, is_end: bool. Whether the text starts before it, and ends behind it.
+        """
+        if isinstance(found, _Border):
+            if not (is_start if found.is_start else is_end):
+                self._place = found.place
+                self._refuse()
+            return Sequence(())
+        if isinstance(found, Either):
+            return Either(tuple(self.within(part, is_start, is_end) for part in found.parts))
+        if isinstance(found, Sequence):
+            return self._sequence_within(found.parts, is_start, is_end)
+        if isinstance(found, Repeated):
+            is_once = found.most == 1
+            return found._replace(
+                part=self.within(found.part, is_start and is_once, is_end and is_once)
+            )
+        return found
+
+    def _sequence_within(self, parts, is_start, is_end):
+        borders, found = [isinstance(part, _Border) for part in parts], []
+        for n, part in enumerate(parts):
+            starts, ends = is_start and all(borders[:n]), is_end and all(borders[n + 1 :])
+            one = self.within(part, starts, ends)
+            found += [] if borders[n] else [one]
+        return Sequence(tuple(found))
+
+    def around(self, found):
+        """An alternative with anything around it, but where it has an anchor."""
+        parts = found.parts if isinstance(found, Sequence) else (found,)
+        starts = any(isinstance(part, _Border) and part.is_start for part in parts[:1])
+        ends = any(isinstance(part, _Border) and not part.is_start for part in parts[-1:])
+        inner = self.within(Sequence(parts), starts, ends)
+        before, behind = ([] if here else [_ANYTHING] for here in (starts, ends))
+        return Sequence((*before, *inner.parts, *behind))
 
     def _atom(self):
         char = self._pattern[self._place]
         if char == "(":
-            if not self._take(_GROUP):
-                self._refuse()
-            found = self._either()
-            self._place += 1  # `re` has seen that the group is closed
-            return found
+            return self._group()
         if char == "[":
             return _characters(self._take(_CLASS)[0], self._flags)
         if char == "\\":
             escape = self._take(_ESCAPE)[0]
-            if escape[1:] in (*"AZbBG", *"123456789", "N"):
+            if escape[1:] in ("A", "Z"):
+                return _Border(escape[1:] == "A", self._place - len(escape))
+            if escape[1:] in (*"bBG", *"123456789", "N"):
                 self._place -= len(escape)
                 self._refuse()
             return _characters(escape, self._flags)
-        if char in "^$":
-            self._refuse()
         self._place += 1
+        if char in "^$":
+            return _Border(char == "^", self._place - 1)
         return _characters(char if char == "." else re.escape(char), self._flags)
+
+    def _group(self):
+        opening = self._take(_GROUP) or self._refuse()
+        around = self._flags
+        self._flags = (around | _flags_of(opening[1])) & ~_flags_of(opening[2])
+        found = self._either()
+        self._flags = around
+        self._place += 1  # `re` has seen that the group is closed
+        return found
 
     def _repeated(self, part):
         while (count := self._count()) is not None:
@@ -143,6 +207,12 @@ class _Reader:
             "automaton looks around, back or at borders within a text. Received: pattern="
             f"{shown(self._pattern)}, with {shown(self._pattern[self._place :][:8])}"
         )
+
+
+def _flags_of(letters):
+    """Flags of `re`; "m" changes nothing at the borders of a text, and "u" nothing at all."""
+    known = {"i": re.IGNORECASE, "s": re.DOTALL, "a": re.ASCII}
+    return sum(flag for letter, flag in known.items() if letter in (letters or ""))
 
 
 _ALL = "".join(map(chr, (*range(0xD800), *range(0xE000, 0x110000))))

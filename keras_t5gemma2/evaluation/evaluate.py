@@ -38,7 +38,8 @@ def evaluate_generation(
         data: rows as `fit` takes them, or a tuple of texts and their references; a data set is
             read to its end. A row's `decoder_text` is its reference or a list of several.
             `decoder_prompt` may hold per row what the decoder continues; it does not belong to
-            the prediction.
+            the prediction. Dialogues too, as `messages`, or `prompt` and `completion`: the model
+            reads what comes before the last answer of each, which is its reference.
         batch_size: int. The most rows that are generated at once.
         metrics: names among "exact_match", "chrf", "bleu" (both by sacrebleu), "rouge" (by
             rouge-score) and "anls"; see `text_metrics`. The libraries come with the extra

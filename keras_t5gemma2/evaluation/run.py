@@ -11,10 +11,13 @@ import keras
 from keras_t5gemma2.files.disk import local_path
 from keras_t5gemma2.generation.batching import sorted_batches
 from keras_t5gemma2.generation.generator import Generator
+from keras_t5gemma2.generation.words import cut
 from keras_t5gemma2.messages import shown
-from keras_t5gemma2.preprocessing.columns import KEYS, Columns
+from keras_t5gemma2.preprocessing.chat_template import end_of_turn, stop_ids
+from keras_t5gemma2.preprocessing.columns import DIALOGUE_KEYS, KEYS, Columns
 from keras_t5gemma2.preprocessing.containers import texts_of
 from keras_t5gemma2.preprocessing.cuts import one_warning
+from keras_t5gemma2.preprocessing.dialogues import Dialogue, text_of
 from keras_t5gemma2.preprocessing.rows import (
     Row,
     as_table,
@@ -36,7 +39,8 @@ class Run:
 
     def __init__(self, models, examples, normalize=None):
         self.rows, self.references = examples
-        self.generators = [_generator(model) for model in models]
+        has_dialogues = any(isinstance(row.encoder_text, Dialogue) for row in self.rows)
+        self.generators = [_generator(model, has_dialogues) for model in models]
         self.normalize = normalize or str
         self.texts = {}  # by row, a text of each generator
 
@@ -72,14 +76,16 @@ class Run:
 
     def _line(self, index, texts):
         row, references = self.rows[index], self.references[index]
-        line = {"index": index, "input": row.encoder_text, "images": len(row.images)}
+        source = row.encoder_text
+        source = source.messages if isinstance(source, Dialogue) else source
+        line = {"index": index, "input": source, "images": len(row.images)}
         if row.decoder_text is not None:
             line["prompt"] = row.decoder_text
         line["references"] = references
         exact = [t in self._normalized(references) for t in self._normalized(texts)]
         for prefix, text, is_exact in zip(("", "base_"), texts, exact, strict=False):
             line |= {f"{prefix}prediction": text, f"{prefix}exact": is_exact}
-        return json.dumps(line, ensure_ascii=False) + "\n"
+        return json.dumps(line, ensure_ascii=False, default=str) + "\n"
 
     def _normalized(self, texts):
         return [self.normalize(text) for text in texts]
@@ -116,6 +122,8 @@ def read(data, columns=None):
 def _examples(x, y, columns):
     """The rows of a batch, whether it was a single row, and the references of each."""
     table = as_table(x, y, columns)
+    if not table.keys().isdisjoint(DIALOGUE_KEYS):
+        return _of_dialogues(table)
     references = texts_of(table.get("decoder_text"), "decoder_text")
     if references is None:
         received = f"one with {list(x)}" if isinstance(x, dict) else type(x)
@@ -133,6 +141,15 @@ def _examples(x, y, columns):
             f"{len(rows)} of the inputs and {count} of `decoder_text`"
         )
     return rows, is_single, [_references_of_row(*item) for item in enumerate(references)]
+
+
+def _of_dialogues(table):
+    """As `_examples`: of each dialogue what comes before its last answer, and that answer."""
+    answers, _ = parse_rows(table, answers=True)
+    last = list({row.number: row for row in answers}.values())
+    rows = [row._replace(decoder_text=None) for row in last]
+    # Without spaces at its ends, as templates write it.
+    return rows, False, [[text_of(row.decoder_text["content"]).strip()] for row in last]
 
 
 def _references_of_row(row, references):
@@ -154,15 +171,29 @@ def _references_of_row(row, references):
     return references
 
 
-def _generator(model):
+def _generator(model, has_dialogues):
     if getattr(model, "preprocessor", True) is None:
         raise ValueError(
             "A model must have a preprocessor to be evaluated on text. Received: a "
             f"{type(model).__name__} with preprocessor=None"
         )
     if isinstance(getattr(model, "generator", None), Generator):  # the batches are made here
-        return functools.partial(model.generate, batch_size=sys.maxsize)
+        generate = functools.partial(model.generate, batch_size=sys.maxsize)
+        return _of_turns(generate, model.preprocessor) if has_dialogues else generate
     return getattr(model, "generate", model)
+
+
+def _of_turns(generate, preprocessor):
+    """A function like `generate` that ends with the model's turn, as `chat` does."""
+    end = end_of_turn(preprocessor.template_in_use(), preprocessor.tokenizer)
+
+    def answers(rows, stop_token_ids="auto", **options):
+        if isinstance(stop_token_ids, str):
+            stop_token_ids = stop_ids(end, preprocessor.tokenizer)
+        texts = generate(rows, stop_token_ids=stop_token_ids, **options)
+        return [cut(text, (end,)) if end else text for text in texts]
+
+    return answers
 
 
 _WIDTH = 48  # of a column of samples, in characters
@@ -179,6 +210,7 @@ def table_of_samples(examples, predictions, count):
     lines = [("input", "target", "output")]
     for row, references, text in list(zip(*examples, predictions, strict=True))[:count]:
         source = f"{len(row.images)} images" if row.encoder_text is None else row.encoder_text
+        source = text_of(source.messages[-1]["content"]) if isinstance(source, Dialogue) else source
         more = f" (+{len(references) - 1})" if len(references) > 1 else ""
         lines.append((_cut(source), _cut(references[0]) + more, "" if text is None else _cut(text)))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

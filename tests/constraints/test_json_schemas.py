@@ -38,6 +38,8 @@ SCHEMAS = [
     {"type": "string", "minLength": 1, "maxLength": 3},
     {"type": "string", "pattern": "^[a-z]+\\d$"},
     {"type": "string", "pattern": 'a["\\\\\\n]'},
+    {"type": "string", "pattern": "(?i)^ab$"},
+    {"type": "string", "pattern": "^a+|b{2}$"},
     {"type": "string", "format": "date-time"},
     {"type": "integer", "minimum": -17, "exclusiveMaximum": 1305},
     {"type": "number", "minimum": -1.5, "maximum": 2.25},

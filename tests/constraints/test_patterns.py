@@ -27,6 +27,17 @@ PATTERNS = [
     r"a{|b{,}",
     "☃+",
     "",
+    r"(?i)^a[b-d]$",
+    r"(?is)\Aa.\Z",
+    r"(?i)(?s)a.",
+    r"(?m)^a+$",
+    r"(?a)\w\d?",
+    r"(?i:a)b|(?-i:c)",
+    r"(?i)a(?-i:b)",
+    r"^a+|^b$|c$",
+    r"(^(?:ab|cd)$)",
+    r"(?:^a)?b(?:c$)?",
+    r"^^a$$",
 ]
 
 
@@ -57,7 +68,20 @@ def test_automata_agree_with_re(pattern, rng):
 
 @pytest.mark.parametrize(
     "pattern",
-    [r"a(?=b)", r"(a)\1", r"\bword", r"a^b", r"x++", r"(?>a)", r"a$b", r"(?<!a)b", r"(?m)a"],
+    [
+        r"a(?=b)",
+        r"(a)\1",
+        r"\bword",
+        r"a^b",
+        r"x++",
+        r"(?>a)",
+        r"a$b",
+        r"(?<!a)b",
+        r"(?x)a b",
+        r"(^a)+",
+        r"(a$|b)c",
+        r"c(^a)",
+    ],
 )
 def test_what_no_automaton_follows_is_refused(pattern):
     with pytest.raises(ValueError, match="no automaton looks around"):
