@@ -41,11 +41,21 @@ _NUMBERS = {
 }
 _OF_ALL_ROWS = ("num_beams", "length_penalty")
 _DRAW = ("temperature", "top_k", "top_p", "min_p")
-# What a method names itself, for the hint of an error.
-_NAMED = (
-    *("max_length", "max_new_tokens", "stop_token_ids", "strip_prompt", "assistant", "encoded"),
-    *("num_return_sequences", "batch_size", "cross_attention_cache", "columns", "verbose"),
-)
+# What the methods name themselves, for the hints of errors.
+_ALL = ("max_length", "max_new_tokens", "stop_token_ids", "strip_prompt", "cross_attention_cache")
+_NAMED = {
+    "generate": (
+        *_ALL,
+        "assistant",
+        "encoded",
+        "num_return_sequences",
+        "batch_size",
+        "columns",
+        "verbose",
+    ),
+    "stream": (*_ALL, "columns", "verbose"),
+    "warmup": ("new_tokens", "batch_size", "prompt_length", "images", "stop_token_ids", "verbose"),
+}
 OPTIONS = (*_NUMBERS, "stop", "constraint", "bad_words", "logits_processor", "return_scores")
 
 
@@ -196,7 +206,7 @@ def settings_of(generator, options, stop_token_ids, function="generate", known=O
         TypeError: an option is unknown, and the message says which is meant; or of a wrong type.
         ValueError: a value is out of range, or does not go with another.
     """
-    check_known(function, options, (*_NAMED, *known))
+    check_known(function, options, (*_NAMED[function], *known))
     given = {name: value for name, value in options.items() if value is not None}
     checked = {name: _number(name, given[name]) for name in _NUMBERS if name in given}
     checked |= {

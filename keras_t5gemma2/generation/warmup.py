@@ -8,24 +8,35 @@ from keras import ops
 from keras_t5gemma2.generation import batching, calls
 from keras_t5gemma2.generation import inputs as inputs_of
 from keras_t5gemma2.generation.samplers import check_temperature
+from keras_t5gemma2.generation.settings import OPTIONS, settings_of
+from keras_t5gemma2.generation.stepwise import ids_by_steps
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.options import integer
 from keras_t5gemma2.sharding.batch import row_parts, to_devices
 
+# Of the settings of `generate`, those that its program knows.
+_SETTINGS = tuple(name for name in OPTIONS if name != "return_scores")
 
-def warmup(generator, sizes, images, stop_token_ids, verbose):
+
+def warmup(generator, sizes, images, stop_token_ids, verbose, options):
     """See `T5Gemma2Seq2SeqLM.warmup`.
 
     Args:
         generator: `Generator`.
         sizes: dict of `lengths`, `new_tokens`, `batch_size` and `prompt_length`.
+        options: dict of the settings of a call.
         Others are those of that method.
     """
     stop_token_ids = inputs_of.stop_token_ids(generator.model, stop_token_ids)
     check_temperature(generator.sampler)
     sizes = [_positive_integers(name, value) for name, value in sizes.items()]
     seen = _images_of_a_row(generator.model, images)
-    call = calls.call_of(generator, verbose=verbose)
+    # Their values are inputs: any make the program of all.
+    given = {"seed": 0, **options}
+    settings = settings_of(generator, given, stop_token_ids, "warmup", _SETTINGS)
+    runs = [_with_settings(generator, settings, stop_token_ids, verbose)]
+    if not options:
+        runs.append(_without_settings(generator, stop_token_ids, verbose))
     random_state = [variable.numpy() for variable in generator.sampler.variables]
     done = set()
     for size in itertools.product(*sizes):
@@ -33,13 +44,42 @@ def warmup(generator, sizes, images, stop_token_ids, verbose):
         shape = tuple(arrays[name].shape for name in sorted(arrays))
         if shape not in done:
             done.add(shape)
-            step = generator.make_generate_function(call)
-            sizes = arrays["new_token_ids"].shape
-            screen = generator.screening.inputs(generator, call, *sizes)
-            inputs = {**to_devices(arrays), **screen}
-            ops.convert_to_numpy(step(inputs, stop_token_ids=stop_token_ids))
+            for run in runs:
+                run(arrays)
     for variable, value in zip(generator.sampler.variables, random_state, strict=True):
         variable.assign(value)
+
+
+def _without_settings(generator, stop_token_ids, verbose):
+    call = calls.call_of(generator, verbose=verbose)
+    step = generator.make_generate_function(call)
+
+    def run(arrays):
+        screen = generator.screening.inputs(generator, call, *arrays["new_token_ids"].shape)
+        _wait(step({**to_devices(arrays), **screen}, stop_token_ids=stop_token_ids))
+
+    return run
+
+
+def _with_settings(generator, settings, stop_token_ids, verbose):
+    call = calls.call_of(generator, verbose=verbose, settings=settings)
+    step = generator.make_generate_function(call)
+
+    def run(arrays):
+        rows, room = arrays["new_token_ids"].shape
+        asked = settings.arrays([0] * rows, 1, [room] * rows, room)
+        inputs = to_devices({**arrays, "settings": asked})
+        if settings.is_stepwise:
+            ids_by_steps(generator, inputs, stop_token_ids, call, settings.constraint)
+        else:
+            inputs |= generator.screening.inputs(generator, call, rows, room, settings)
+            _wait(step(inputs, stop_token_ids=stop_token_ids))
+
+    return run
+
+
+def _wait(ids):
+    ops.convert_to_numpy(ids)
 
 
 def _images_of_a_row(model, count):

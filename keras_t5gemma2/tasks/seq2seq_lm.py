@@ -594,6 +594,7 @@ class T5Gemma2Seq2SeqLM(Prompted, Inspected, T5Gemma2Task, keras_hub.models.Seq2
         images: int = 0,
         stop_token_ids: StopTokenIds = "auto",
         verbose: Verbose = "auto",
+        **settings: Unpack[CallSettings],
     ) -> None:
         """Compiles for inputs of these lengths, so that `generate` does not have to.
 
@@ -601,6 +602,10 @@ class T5Gemma2Seq2SeqLM(Prompted, Inspected, T5Gemma2Task, keras_hub.models.Seq2
         tokens and prompts: one call for the longest of each kind is enough. The sampler is that
         of `compile`, whose random numbers go on as if nothing had been generated. Each program
         runs once, for one token.
+
+        For each size there are two programs: of calls without settings such as `temperature`, and
+        of all calls that have some. Beams, constraints (of each size of their tables), grammars
+        and logits processors have others: give such settings to compile theirs instead.
 
         Args:
             lengths: int or list of ints. Tokens on the encoder's side.
@@ -612,6 +617,7 @@ class T5Gemma2Seq2SeqLM(Prompted, Inspected, T5Gemma2Task, keras_hub.models.Seq2
             images: int. Of the row that has most, crops included.
             stop_token_ids: as `generate` has it.
             verbose: 0, 1 or "auto". Whether to say on stderr what is compiled, unless 0.
+            **settings: of `generate`, from `temperature` on, but for `return_scores`.
 
         Raises:
             ValueError: a number is less than 1, or there are images and no vision tower.
@@ -628,7 +634,7 @@ class T5Gemma2Seq2SeqLM(Prompted, Inspected, T5Gemma2Task, keras_hub.models.Seq2
             "batch_size": batch_size,
             "prompt_length": prompt_length,
         }
-        warmup(self.generator, sizes, images, stop_token_ids, verbose)
+        warmup(self.generator, sizes, images, stop_token_ids, verbose, settings)
 
     def generate_step(
         self,

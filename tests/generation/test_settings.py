@@ -282,8 +282,9 @@ def test_what_is_wrong_is_refused(lm, options, message):
 def test_streams_have_no_beams_and_no_scores(lm):
     with pytest.raises(ValueError, match="sampler=BeamSearch"):
         lm.stream(ROWS, num_beams=2)
-    with pytest.raises(TypeError, match="`stream` has no argument `return_scores`"):
-        lm.stream(ROWS, return_scores=True)
+    for name in ("return_scores", "num_return_sequences", "assistant", "batch_size"):
+        with pytest.raises(TypeError, match=f"`stream` has no argument `{name}`"):
+            lm.stream(ROWS, **{name: 2})
 
 
 @pytest.mark.once

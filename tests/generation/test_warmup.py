@@ -9,6 +9,7 @@ import pytest
 from tasks import small_task, tiny_task
 from tiny_models import SMALL_CONFIG, VISION, tiny_backbone, token_inputs
 
+import keras_t5gemma2
 from keras_t5gemma2 import T5Gemma2Seq2SeqLM
 from keras_t5gemma2.generation.generator import Generator
 
@@ -23,7 +24,7 @@ def traces(monkeypatch):
     step = Generator.generate_step
 
     def counted(self, inputs, *args, **kwargs):
-        found.append({name: tuple(value.shape) for name, value in inputs.items()})
+        found.append({name: tuple(getattr(value, "shape", ())) for name, value in inputs.items()})
         return step(self, inputs, *args, **kwargs)
 
     monkeypatch.setattr(Generator, "generate_step", counted)
@@ -36,7 +37,7 @@ def test_generate_of_warm_sizes_compiles_nothing(traces, rng):
     lm.compile(sampler="greedy")
     # 50 and 60 tokens are one size, and so are 70 and 128.
     lm.warmup([50, 60, 70], new_tokens=20, batch_size=2, stop_token_ids=None)
-    assert len(traces) == 2
+    assert len(traces) == 4 and sum("settings" in shapes for shapes in traces) == 2
 
     traces.clear()
     for length in (3, 128):
@@ -56,7 +57,8 @@ def test_warm_for_text_and_for_images(traces):
     lm = tiny_task(config=dataclasses.replace(SMALL_CONFIG, vision=VISION))
     lm.warmup(11, prompt_length=3)
     lm.warmup(11, images=2, prompt_length=3)
-    assert [shapes["images"] for shapes in traces] == [(1, 0, 28, 28, 3), (1, 2, 28, 28, 3)]
+    shapes = [shapes["images"] for shapes in traces]
+    assert shapes == [(1, 0, 28, 28, 3)] * 2 + [(1, 2, 28, 28, 3)] * 2
     traces.clear()
     image = np.zeros((30, 20, 3), "uint8")
     lm.generate({"encoder_text": "the cat", "decoder_text": "a dog"})
@@ -91,3 +93,31 @@ def test_wrong_sizes_are_refused():
         lm.warmup(5, new_tokens=[2.5])
     with pytest.raises(ValueError, match="Received: images=3"):
         lm.warmup(5, images=3)
+
+
+def test_calls_with_settings_are_warm_too(traces):
+    lm = small_task()
+    lm.warmup(10, new_tokens=8, stop_token_ids=None)
+    assert len(traces) == 2
+    traces.clear()
+    options = {"max_new_tokens": 5, "stop_token_ids": None, "verbose": 0}
+    lm.generate("the cat", **options)
+    lm.generate("the cat", temperature=0.7, stop=["e"], seed=3, **options)
+    assert len(traces) == 2 * TRACES
+
+
+@pytest.mark.once
+def test_other_settings_have_their_own_programs(traces):
+    lm = small_task()
+    options = {"stop_token_ids": None, "verbose": 0}
+    given = {"num_beams": 2, "bad_words": ["a"]}
+    lm.warmup(10, new_tokens=8, **given, **options)
+    assert len(traces) == 1 and "settings" in traces[0]
+    traces.clear()
+    lm.generate("the cat", max_new_tokens=5, **given, **options)
+    assert len(traces) == TRACES
+    lm.warmup(10, constraint=keras_t5gemma2.constraints.grammar('start: "a"'), **options)
+    programs = {key[0][0] for key in lm.generator.programs._by_key if key[0][0] != "generate"}
+    assert TRACES or "a step of generate" in programs
+    with pytest.raises(TypeError, match="`warmup` has no argument `max_new_tokens`"):
+        lm.warmup(10, max_new_tokens=5)
