@@ -28,8 +28,9 @@ class Rules(NamedTuple):
 
     def begin(self, state):
         """A `DecodeState` with the first states of the automata."""
-        first = ops.zeros_like(state.ended, dtype="int32")
-        return state._replace(spelled={name: first for name in self._automata})
+        # Each its own: the memory of a state is given away, and no tensor can be given twice.
+        zeros = lambda: ops.zeros_like(state.ended, dtype="int32")  # noqa: E731
+        return state._replace(spelled={name: zeros() for name in self._automata})
 
     def logits(self, logits, state):
         """(B, V) logits for slot `state.index` under the rules."""
