@@ -5,6 +5,7 @@ import pytest
 from keras import ops, tree
 from tasks import small_task
 
+from keras_t5gemma2 import constraints
 from keras_t5gemma2.generation.cache import Cache
 from keras_t5gemma2.generation.loop import first_state
 from keras_t5gemma2.generation.rules import Rules
@@ -58,3 +59,9 @@ def test_automata_read_what_is_written_and_end_a_text(lm):
     spelled = rules.after(state.spelled, ids)
     assert ops.convert_to_numpy(rules.ends(state.spelled)).tolist() == [False, False]
     assert ops.convert_to_numpy(rules.ends(spelled)).tolist() == [True, False]
+
+
+def test_no_two_states_are_one_tensor(lm):
+    """Compiled programs give the memory of each away."""
+    _, state = rules_of(lm, [[2]], stop=["a"], constraint=constraints.choice(["a"]))
+    assert state.spelled["words"] is not state.spelled["constraint"]

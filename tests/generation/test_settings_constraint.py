@@ -98,6 +98,7 @@ def test_a_choice_is_the_likeliest_token_by_token(lm):
     assert greedy in options and np.isfinite(scores).all() and logits(0, 1) == 1
 
 
+@pytest.mark.once
 def test_pieces_of_a_stream_obey_as_well(lm):
     constraint = constraints.regex("[a-z]{4}")
     options = {"constraint": constraint, "temperature": 2.0, "seed": 5, "max_new_tokens": 9}
