@@ -16,6 +16,7 @@ import numpy as np
 
 import keras_t5gemma2
 from keras_t5gemma2.serving.engine import Engine
+from keras_t5gemma2.serving.replies import Text
 from keras_t5gemma2.serving.tickets import tickets_of
 
 LANGUAGES = ("German", "French", "Spanish", "Dutch")
@@ -54,7 +55,8 @@ def together(lm, texts, length, clients):
             began = time.perf_counter()
             ((tokens, _),) = engine.write(tickets_of(lm, text, max_new_tokens=length))
             times[number] = time.perf_counter() - began
-            found[number] = lm.preprocessor.tokenizer.detokenize([token.id for token in tokens])
+            text = Text(lm.preprocessor.tokenizer, (), ())
+            found[number] = text.add([token.id for token in tokens]) + text.finish()
 
     began = time.perf_counter()
     threads = [threading.Thread(target=ask) for _ in range(clients)]

@@ -56,7 +56,7 @@ class Engine:
     >>> (ticket,) = tickets_of(lm, "Spell 7 in Dutch.", max_new_tokens=8)
     >>> tokens, end = engine.write([ticket])[0]
     >>> lm.preprocessor.tokenizer.detokenize([token.id for token in tokens]), end.is_finished
-    ('zeven', True)
+    ('zeven<eos>', True)
     >>> engine.close()
     """
 
