@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from keras_t5gemma2.messages import cause, shown
 from keras_t5gemma2.serving import asked, guard, replies
+from keras_t5gemma2.serving.engine import ClosedError
 from keras_t5gemma2.serving.errors import RequestError, of_value
 from keras_t5gemma2.serving.limits import Limits
 from keras_t5gemma2.serving.metrics import Metrics
@@ -43,6 +44,7 @@ class Endpoint:
             "/v1/completions": self.complete,
             "/v1/chat/completions": self.chat,
             "/v1/embeddings": self.embed,
+            "/v1/attention": self.attend,
         }
         gets = {
             "/": self.page,
@@ -188,18 +190,38 @@ class Endpoint:
         texts, form, dimensions, prompt = asked.embedding_of(body, self._limits)
         count = await asyncio.to_thread(self._checked_tokens, texts)
         run = lambda: self._embedder.encode_text(texts, prompt=prompt, dimensions=dimensions)  # noqa: E731
-        try:
-            future = asyncio.wrap_future(self._engine.call(run))
-            async with asyncio.timeout(self._limits.seconds):
-                vectors = await future
-        except TimeoutError as error:
-            raise too_late() from error
-        except (ValueError, TypeError) as error:
-            raise of_value(error, "input", asked.EMBEDDING) from error
+        vectors = await self._called(run, "input", asked.EMBEDDING)
         self.metrics.tokens(count, 0)
         return JSONResponse(replies.embeddings(vectors, form, self._name, count))
 
-    def _checked_tokens(self, texts):
+    async def attend(self, request, began):
+        """Where the model looks in its input while it writes a text."""
+        body = await self._body(request)
+        row, text = await asyncio.to_thread(asked.attention_of, body, self._limits)
+        read = await asyncio.to_thread(self._checked_tokens, [row["encoder_text"]], "prompt")
+        written = len(self._lm.preprocessor.tokenizer.tokenize(text)) + 1
+        if read * written > _MOST_WEIGHTS or written > self._limits.max_tokens:
+            raise RequestError(
+                400, f"`text` is too long to be looked at. Received: {written} tokens", "text"
+            )
+        run = lambda: self._lm.attention(row, text)  # noqa: E731
+        found = await self._called(run, "prompt", asked.ATTENTION)
+        return JSONResponse(replies.attention(found, self._name))
+
+    async def _called(self, run, default, known):
+        """What a function gives that the thread of the engine calls."""
+        try:
+            future = asyncio.wrap_future(self._engine.call(run))
+            async with asyncio.timeout(self._limits.seconds):
+                return await future
+        except TimeoutError as error:
+            raise too_late() from error
+        except ClosedError as error:
+            raise RequestError(503, "The server is shutting down") from error
+        except (ValueError, TypeError) as error:
+            raise of_value(error, default, known) from error
+
+    def _checked_tokens(self, texts, param="input"):
         """How many tokens the texts have, each of which must fit."""
         most = self._lm.preprocessor.encoder_sequence_length
         counts = [len(ids) + 1 for ids in self._lm.preprocessor.tokenizer.tokenize(texts)]
@@ -207,7 +229,7 @@ class Endpoint:
             raise RequestError(
                 400,
                 f"A text must have at most {most} tokens. Received: {max(counts)}. Shorten it",
-                "input",
+                param,
                 "context_length_exceeded",
             )
         return sum(counts)
@@ -270,6 +292,8 @@ def make_app(lm, engine, embedder, name, limits=None, api_key=None, hosts=None, 
     return guard.Guard(app, api_key, hosts, limits.body_bytes)
 
 
+# Weights of attention for each head, of an answer: tokens that are read times tokens written.
+_MOST_WEIGHTS = 1 << 18
 _REASONS = {True: "stop", False: "length"}
 
 

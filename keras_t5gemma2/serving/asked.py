@@ -18,6 +18,7 @@ _OF_ALL = (
 )
 COMPLETION = ("prompt", "images", "decoder_text", *_OF_ALL)
 CHAT = ("messages", "max_completion_tokens", "top_logprobs", *_OF_ALL)
+ATTENTION = ("model", "prompt", "images", "text")
 EMBEDDING = ("model", "input", "encoding_format", "dimensions", "prompt")
 # What is read and changes nothing.
 _WITHOUT_EFFECT = ("user", "metadata", "safety_identifier", "prompt_cache_key", "store")
@@ -90,11 +91,9 @@ def completion_of(body, limits):
         raise _wrong("prompt", "a string or a list of strings", body)
     inputs = [{"encoder_text": text} for text in prompts]
     if body.get("images"):
-        if not isinstance(body["images"], list) or len(prompts) != 1:
+        if len(prompts) != 1:
             raise _wrong("images", "a list of data URLs, beside one prompt", body)
-        _check_count(len(body["images"]), limits, "images")
-        urls = body["images"]
-        inputs[0]["images"] = [image_of(url, "images", limits.image_pixels) for url in urls]
+        inputs[0]["images"] = _images(body, limits)
     if body.get("decoder_text") is not None:
         if not isinstance(body["decoder_text"], str):
             raise _wrong("decoder_text", "a string, what each text begins with", body)
@@ -160,6 +159,25 @@ def embedding_of(body, limits):
     return texts, form, _integer(body, "dimensions", 1), prompt
 
 
+def attention_of(body, limits):
+    """The row of a body of /v1/attention, and the text of the model.
+
+    Example:
+
+    >>> from keras_t5gemma2.serving.limits import Limits
+    >>> attention_of({"prompt": "Spell 7 in Dutch.", "text": "zeven"}, Limits())
+    ({'encoder_text': 'Spell 7 in Dutch.'}, 'zeven')
+    """
+    body = _known(body, ATTENTION)
+    for name in ("prompt", "text"):
+        if not isinstance(body.get(name), str):
+            raise _wrong(name, "a string", body)
+    row = {"encoder_text": body["prompt"]}
+    if body.get("images"):
+        row["images"] = _images(body, limits)
+    return row, body["text"]
+
+
 # Parts -------------------------------------------------------------------------------------------
 
 
@@ -199,6 +217,13 @@ def _asked(body, inputs, alternatives, tokens, limits, of_tokens="max_tokens"):
     has_usage = _flag(options, "include_usage")
     streams = _flag(body, "stream")
     return Asked(inputs, count, tokens, settings, alternatives, streams, has_usage)
+
+
+def _images(body, limits):
+    if not isinstance(body["images"], list):
+        raise _wrong("images", "a list of data URLs", body)
+    _check_count(len(body["images"]), limits, "images")
+    return [image_of(url, "images", limits.image_pixels) for url in body["images"]]
 
 
 def _message(message, number, limits):

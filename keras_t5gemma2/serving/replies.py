@@ -186,3 +186,27 @@ def embeddings(vectors, form, model, read):
     ]
     usage = {"prompt_tokens": read, "total_tokens": read}
     return {"object": "list", "data": rows, "model": model, "usage": usage}
+
+
+def attention(found, model):
+    """The body of an answer of /v1/attention.
+
+    Args:
+        found: `AttentionWeights`.
+        model: string, the name of the model.
+
+    Example:
+
+    >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+    >>> body = attention(lm.attention("Spell 7 in Dutch.", "zeven"), "tiny")
+    >>> len(body["weights"]) == len(body["tokens"])
+    True
+    """
+    weights = np.round(np.asarray(found.encoder, "float64").mean(axis=(0, 1)), 4)
+    return {
+        "object": "attention",
+        "model": model,
+        "tokens": list(found.tokens),
+        "encoder_tokens": list(found.encoder_tokens),
+        "weights": weights.tolist(),
+    }

@@ -172,6 +172,20 @@ def test_embeddings(lm, client):
     )
 
 
+@pytest.mark.once
+def test_attention(lm, client):
+    body = {"model": NAME, "prompt": TEXTS[2], "text": "zweiundvierzig"}
+    found = client.post("/attention", body=body, cast_to=object)
+    want = lm.attention(TEXTS[2], "zweiundvierzig")
+    assert found["tokens"] == list(want.tokens)
+    assert found["encoder_tokens"] == list(want.encoder_tokens)
+    np.testing.assert_allclose(found["weights"], want.encoder.mean(axis=(0, 1)), atol=1e-4)
+    for name, value in (("text", "a " * 60), ("prompt", "a " * 60), ("text", 3)):
+        wrong = {**body, name: value}
+        error = refused(lambda body=wrong: client.post("/attention", body=body, cast_to=object))
+        assert error.param == name, error.message
+
+
 # The rest
 
 
