@@ -126,7 +126,8 @@ class Endpoint:
         form = replies.Replies(kind, self._name, spelling)
         if wanted.streams:
             events = self._stream(writing, form, wanted, began)
-            first = await anext(events)  # an error before the answer begins has its own status
+            async with _while_connected(request):
+                first = await anext(events)  # an error before it has a status of its own
             return _Events(first, events, writing.cancel)
         async with _while_connected(request):
             return JSONResponse(await self._whole(writing, form, began))
@@ -317,7 +318,8 @@ class _Events(StreamingResponse):
     """Server-sent events, of which nothing more is computed when the client has gone."""
 
     def __init__(self, first, rest, cancel):
-        super().__init__(self._all(first, rest), media_type="text/event-stream")
+        headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        super().__init__(self._all(first, rest), 200, headers, "text/event-stream")
         self._cancel = cancel
 
     @staticmethod

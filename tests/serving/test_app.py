@@ -180,7 +180,7 @@ def test_attention(lm, client):
     assert found["tokens"] == list(want.tokens)
     assert found["encoder_tokens"] == list(want.encoder_tokens)
     np.testing.assert_allclose(found["weights"], want.encoder.mean(axis=(0, 1)), atol=1e-4)
-    for name, value in (("text", "a " * 60), ("prompt", "a " * 60), ("text", 3)):
+    for name, value in (("text", "a " * 100), ("prompt", "a " * 100), ("text", 3)):
         wrong = {**body, name: value}
         error = refused(lambda body=wrong: client.post("/attention", body=body, cast_to=object))
         assert error.param == name, error.message
