@@ -47,7 +47,7 @@ for number, token in enumerate(found.tokens[:2]):
 
 # %% [markdown]
 # `show_attention` draws the text with shades and the pictures under a map of their parts. In a
-# notebook the figure is HTML.
+# notebook the figure is HTML. guides/10_attention.png is the picture of this.
 
 # %%
 figure = keras_t5gemma2.show_attention(found, tokens=[0, 1], layers=layer, heads=head)
