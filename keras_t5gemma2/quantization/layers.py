@@ -18,6 +18,7 @@ from keras_t5gemma2.layer_config import registered
 from keras_t5gemma2.quantization import plans
 from keras_t5gemma2.quantization.codes import Scheme, quantized
 from keras_t5gemma2.quantization.dequantize import of_blocks, times_dequantized, unpacked
+from keras_t5gemma2.quantization.packing import Packed, is_packed
 from keras_t5gemma2.quantization.schemes import check_quantized_dtype, scheme_of
 from keras_t5gemma2.sharding import layouts as sharding
 
@@ -37,6 +38,7 @@ class Quantizable:
     matrix, axis = "kernel", 0
 
     def build(self, input_shape=None):
+        self.packed = Packed()
         if (mode := plans.planned_mode(self)) is not None:
             check_quantized_dtype(mode, self.compute_dtype)
             self.dtype_policy = f"{mode}_from_{self.dtype_policy.name}"
@@ -168,6 +170,8 @@ class Quantizable:
 
     def _product(self, x, stored):
         """`x` times the matrix, as the layer has it, or times rows of a table."""
+        if self._is_packed(x):
+            return kernels.times_blocks(x, self.packed.of(self, stored))
         if self.quantization_mode != "int8":
             return times_dequantized(
                 x, stored, lambda stored: self._oriented(self._dequantized(stored))
@@ -182,6 +186,9 @@ class Quantizable:
             return self._oriented(ops.cast(stored[0], x.dtype))
 
         return times_dequantized(x, [codes], dequantized) / ops.cast(scale, x.dtype)
+
+    def _is_packed(self, x):
+        return self.quantization_mode == "int4" and is_packed(self, x)
 
     def _oriented(self, matrix):
         """The matrix as it is on the right of a product."""
@@ -292,7 +299,8 @@ class QuantizedEmbedding(Quantizable, layers.ReversibleEmbedding):
         if not reverse:
             inputs = ops.cast(inputs, "int32")
             return self._dequantized([ops.take(x, inputs, axis=0) for x in stored])
-        if self.quantization_mode == "int8" and kernels.reads_codes(inputs):
+        reads_codes = self.quantization_mode == "int8" and kernels.reads_codes(inputs)
+        if reads_codes or self._is_packed(inputs):
             return self._capped(self._product(inputs, stored))
         size = max(1, _BYTES_AT_A_TIME // (self.output_dim * np.dtype(self.compute_dtype).itemsize))
         pieces = [

@@ -28,3 +28,21 @@ def int8_product(x, codes, scales):
     if codes.shape[1] % _NUMBERS_OF_A_VECTOR:
         return ((x.float() @ codes.float().t()) * scales.float()).to(x.dtype)
     return torch._weight_int8pack_mm(x, codes, scales)
+
+
+def packed_int4(codes, block, scales):
+    """Codes (out, in) from 0 to 15 and scales (in / block, out, 2), as `int4_product` has them.
+
+    A number is (code - 8) times the first of the two, plus the second (torch 2.13).
+    """
+    return torch._convert_weight_to_int4pack_for_cpu(codes, 1), block, scales
+
+
+def int4_product(x, packed):
+    """Rows (M, in) times what `packed_int4` gave, transposed, both of bfloat16 (torch 2.13)."""
+    return torch._weight_int4pack_mm_for_cpu(x, *packed)
+
+
+def version_of(tensor):
+    """A number that grows with each change of a tensor in place (torch 2.13)."""
+    return tensor._version

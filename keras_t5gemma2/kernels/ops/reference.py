@@ -70,6 +70,31 @@ def reads_codes(x):
     return is_one_cpu()
 
 
+def packs_blocks(x, shape, block):
+    """Whether `times_blocks` is for `x` (..., in) and a matrix of a shape (in, out), in blocks."""
+    return False
+
+
+def state_of(tensors):
+    """What is another after a change of one of the tensors, whose values never change here."""
+    return tuple(map(id, tensors))
+
+
+def packed_blocks(pieces, scale, zero, block):
+    """What `times_blocks` takes, of pieces (..., in) of int8 (out, in) from -8 to 7.
+
+    `scale` and `zero` (in / block, out) make numbers of them: (code - zero) * scale.
+    """
+    codes = ops.cast(ops.transpose(ops.concatenate(list(pieces))), scale.dtype)
+    scale, zero = (ops.repeat(x, block, axis=0) for x in (scale, zero))
+    return (codes - zero) * scale
+
+
+def times_blocks(x, packed):
+    """(..., out), as `x`, of the few rows (..., in) times what `packed_blocks` gave."""
+    return ops.cast(ops.matmul(ops.cast(x, packed.dtype), packed), x.dtype)
+
+
 def _are_few_rows(x):
     """Whether a CPU would spend the product of `x` and a matrix waiting for memory.
 

@@ -11,10 +11,14 @@ from keras_t5gemma2.kernels.ops.reference import (  # noqa: F401  chosen from he
     gelu,
     lay_out,
     merge_heads,
+    packed_blocks,
+    packs_blocks,
     reads_codes,
     rms_norm,
     rotate,
     split_heads,
+    state_of,
+    times_blocks,
 )
 from keras_t5gemma2.kernels.ops.screened import screen_of  # noqa: F401  for `dispatch`
 from keras_t5gemma2.kernels.runtime import tensorflow as runtime

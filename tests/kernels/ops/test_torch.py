@@ -51,3 +51,21 @@ def test_pieces_are_of_the_size_and_the_last_is_shorter(rng):
     got = kernels.by_pieces(lambda piece: sizes.append(piece.shape[1]) or piece + 1, x, 4)
     assert sizes == [4, 4, 2]
     np.testing.assert_array_equal(got, x + 1)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_many_rows_of_half_precision_are_multiplied_in_float32(dtype, monkeypatch):
+    """Where the CPU has no quick product of them, which takes far longer than float32's."""
+    import torch
+
+    from keras_t5gemma2.kernels.ops import torch as module
+
+    monkeypatch.setattr(module, "_SLOW", (torch.float16, torch.bfloat16))
+    x = torch.randn(64, 40).to(getattr(torch, dtype))
+    kernel = keras.Variable(np.random.default_rng(0).normal(size=(40, 24)), dtype=dtype)
+    found = module.product(x, kernel)
+    want = (x.float() @ kernel.value.float()).to(x.dtype)
+    assert found.dtype == x.dtype
+    torch.testing.assert_close(found, want, rtol=0, atol=0)
+    monkeypatch.setattr(module, "_SLOW", ())
+    torch.testing.assert_close(module.product(x, kernel), want)
