@@ -14,7 +14,7 @@ from keras_t5gemma2.inspection import attention
 ROW = {"encoder_text": "what is in the garden", "decoder_text": "a red bee and a house"}
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("side", ["left", pytest.param("right", marks=pytest.mark.once)])
 def test_weights_are_those_of_the_reference(side):
     """Of three rows with 1, 2 and 0 images, some of them padded, in sliding and full layers."""
     reference = tiny_reference()
@@ -40,6 +40,7 @@ def test_weights_are_those_of_the_reference(side):
         assert of_row.tokens == [str(i) for i in inputs["decoder_token_ids"][row, read + 1]]
 
 
+@pytest.mark.once
 def test_blocks_give_the_same_weights(monkeypatch):
     lm = small_task()
     whole = lm.attention(ROW)
