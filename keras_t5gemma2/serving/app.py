@@ -1,4 +1,7 @@
-"""The endpoint: routes in OpenAI's form around an `Engine`. Needs the extra `serve`."""
+"""The endpoint: routes in OpenAI's form around an `Engine`. Long: what a request may ask for.
+
+Needs the extra `serve`.
+"""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Bodies of requests as OpenAI's clients write them, checked and in the package's own words."""
+"""Bodies of requests as OpenAI's clients write them, checked. Long: each argument has its rule."""
 
 import dataclasses
 from typing import Any

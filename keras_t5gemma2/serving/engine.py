@@ -1,4 +1,4 @@
-"""One thread that owns the model, and lets all that waits share its batches."""
+"""One thread that owns the model, and lets all that waits share its batches. Long: one class."""
 
 import collections
 import concurrent.futures
