@@ -96,7 +96,7 @@ def test_streams_and_draws_from_few_tokens_are_screened(rng, how, options):
         {"top_k": [5, 0], "seed": 1},
         *slow({"top_k": 65, "seed": 1}, {"top_p": 0.9, "seed": 1}, {"num_beams": 2}),
     ],
-    ids=str,
+    ids=lambda options: next(iter(options)),
 )
 def test_what_the_bounds_do_not_cover_gets_all_logits(rng, options):
     inputs = token_inputs(rng, [7, 3], [2, 1], side="left")
