@@ -10,7 +10,7 @@ import sys
 
 import keras
 import pytest
-from command_line import error_of, parsed
+from command_line import parsed
 from repository import TOOLS, environment
 
 
@@ -212,23 +212,12 @@ def test_the_command_asks_for_what_its_options_say(monkeypatch, tmp_path, capsys
     taken = []
     monkeypatch.setattr(_tool("main"), "run", lambda request: taken.append(request) or {"a": 1})
     options = ("--works", "decode", "--lengths", "40", "--lengths", "50", "--long")
-    options += ("--implementations", "ours compiled")
     assert parsed(capsys, "benchmark", *options, "--output", tmp_path, "--json") == [{"a": 1}]
     (request,) = taken
     assert (request.works, request.lengths, request.long) == (("decode",), (40, 50), True)
     assert request.command == (
-        "t5gemma2 benchmark --works decode --implementations 'ours compiled' --lengths 40 "
-        f"--lengths 50 --long --output {tmp_path}"
+        f"t5gemma2 benchmark --works decode --lengths 40 --lengths 50 --long --output {tmp_path}"
     )
-
-
-@pytest.mark.once
-def test_nothing_to_measure_is_an_error_and_no_earlier_report(tmp_path, capsys):
-    (tmp_path / "benchmark.md").write_text("of another run")
-    options = ("--works", "train", "--implementations", "ours compiled", "--output", tmp_path)
-    error = error_of(capsys, "benchmark", *options)
-    assert "must do one of the works on one of the backends" in error
-    assert "Received: works=('train',), implementations=('ours compiled',)" in error
 
 
 @pytest.mark.once
