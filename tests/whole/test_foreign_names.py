@@ -14,6 +14,7 @@ ROOMS = ("compat", "kernels.compat")
 # Attributes of other libraries' objects that their documentation assigns.
 PUBLIC = {
     "files.disk": {"argtypes =", "reserved ="},  # of a function of ctypes, of a `threading.local`
+    "inspection.drawing": {"_repr_html_"},  # what notebooks ask any object for
     "kernels.export.saved_model": {"setattr(converter)"},  # options of TensorFlow's converter
     "kernels.loss.torch": {"dtypes ="},  # of a context of autograd
     "kernels.runtime.torch": {"backward_of =", "fixed ="},

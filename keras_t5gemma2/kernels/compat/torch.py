@@ -31,9 +31,9 @@ def int8_product(x, codes, scales):
 
 
 def packed_int4(codes, block, scales):
-    """Codes (out, in) from 0 to 15 and scales (in / block, out, 2), as `int4_product` has them.
+    """Codes (out, in) and scales (in / block, out, 2) as `int4_product` has them (torch 2.13).
 
-    A number is (code - 8) times the first of the two, plus the second (torch 2.13).
+    A number is (code - 8), of codes from 0 to 15, times the first scale, plus the second.
     """
     return torch._convert_weight_to_int4pack_for_cpu(codes, 1), block, scales
 
