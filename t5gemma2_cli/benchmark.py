@@ -1,6 +1,7 @@
 """`t5gemma2 benchmark`."""
 
 import pathlib
+import shlex
 import sys
 
 import click
@@ -98,4 +99,4 @@ def _shown(chosen):
         if option.is_flag:
             yield option.opts[0]
         for item in value if option.multiple else [] if option.is_flag else [value]:
-            yield f"{option.opts[0]} {item}"
+            yield f"{option.opts[0]} {shlex.quote(str(item))}"

@@ -58,7 +58,16 @@ def run(request):
 
     Returns:
         What is in `benchmark.json`.
+
+    Raises:
+        ValueError: no implementation does any of the works on one of the backends.
     """
+    if not any(True for work in request.works for _ in _who(work, request)):
+        raise ValueError(
+            'An implementation must do one of the works on one of the backends: "ours compiled" '
+            f"is of decode and first, on torch. Received: works={request.works}, "
+            f"implementations={request.implementations}, backends={request.backends}"
+        )
     request.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=request.scratch) as scratch:
         groups = _groups(request, _checkpoint(request, scratch))

@@ -180,30 +180,41 @@ def measure_machine(mebibytes=1024, matrix=4096):
 
     Args:
         mebibytes: int. What is read: more than the caches hold.
-        matrix: int. Rows and columns of what is multiplied.
+        matrix: int. Rows and columns of what is multiplied, or fewer where that takes minutes.
     """
     import numpy as np
 
     rows = np.ones((mebibytes << 8, 1024), "float32")
     vector = np.ones((1024,), "float32")
     square = np.random.default_rng(0).standard_normal((matrix, matrix), "float32")
-    reads, products = [lambda: rows @ vector], {"float32": [lambda: square @ square]}
+    reads, products = [lambda: rows @ vector], {"float32": [square]}
     try:
         import torch
     except ModuleNotFoundError:
         pass
     else:
-        theirs, half = torch.from_numpy(square), torch.from_numpy(square).bfloat16()
+        theirs = torch.from_numpy(square)
         reads.append(lambda: torch.mv(torch.from_numpy(rows), torch.from_numpy(vector)))
-        products["float32"].append(lambda: theirs @ theirs)
-        products["bfloat16"] = [lambda: half @ half]
+        products["float32"].append(theirs)
+        products["bfloat16"] = [theirs.bfloat16()]
     return {
         "bytes_per_second": rows.nbytes / min(_seconds(read) for read in reads),
         "operations_per_second": {
-            dtype: 2 * matrix**3 / min(_seconds(product) for product in candidates)
+            dtype: max(map(_operations_per_second, candidates))
             for dtype, candidates in products.items()
         },
     }
+
+
+def _operations_per_second(square, seconds=2.0):
+    """Of a matrix times itself, or of a corner of it where all of it would take far longer."""
+    size = min(256, len(square))
+    while True:
+        corner = square[:size, :size]
+        taken = _seconds(lambda corner=corner: corner @ corner)
+        if size == len(square) or 8 * taken > seconds:  # twice the size takes 8 times as long
+            return 2 * size**3 / taken
+        size = min(2 * size, len(square))
 
 
 def _seconds(run, repeats=7):

@@ -9,8 +9,9 @@ import subprocess
 import sys
 
 import keras
+import numpy as np
 import pytest
-from command_line import parsed
+from command_line import error_of, parsed
 from repository import TOOLS, environment
 
 
@@ -212,12 +213,36 @@ def test_the_command_asks_for_what_its_options_say(monkeypatch, tmp_path, capsys
     taken = []
     monkeypatch.setattr(_tool("main"), "run", lambda request: taken.append(request) or {"a": 1})
     options = ("--works", "decode", "--lengths", "40", "--lengths", "50", "--long")
+    options += ("--implementations", "ours compiled")
     assert parsed(capsys, "benchmark", *options, "--output", tmp_path, "--json") == [{"a": 1}]
     (request,) = taken
     assert (request.works, request.lengths, request.long) == (("decode",), (40, 50), True)
     assert request.command == (
-        f"t5gemma2 benchmark --works decode --lengths 40 --lengths 50 --long --output {tmp_path}"
+        "t5gemma2 benchmark --works decode --implementations 'ours compiled' --lengths 40 "
+        f"--lengths 50 --long --output {tmp_path}"
     )
+
+
+@pytest.mark.once
+def test_nothing_to_measure_is_an_error_and_nothing_is_measured(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(_tool("main"), "_machine", lambda request: pytest.fail("measured"))
+    options = ("--works", "train", "--implementations", "ours compiled", "--output", tmp_path)
+    error = error_of(capsys, "benchmark", *options)
+    assert "must do one of the works on one of the backends" in error
+    assert "Received: works=('train',), implementations=('ours compiled',)" in error
+
+
+@pytest.mark.once
+def test_a_product_that_takes_long_is_measured_of_a_part(monkeypatch):
+    sizes, seen = _tool("sizes"), []
+
+    def seconds(run):
+        seen.append(len(run()))
+        return seen[-1] / 1000
+
+    monkeypatch.setattr(sizes, "_seconds", seconds)
+    found = sizes._operations_per_second(np.ones((2048, 2048), "float32"), seconds=5.0)
+    assert seen == [256, 512, 1024] and found == 2 * 1024**3 / 1.024
 
 
 @pytest.mark.once
