@@ -48,7 +48,7 @@ names = {language: names_of(language) for language in ["en", *languages]}
 count = len(names["en"])
 cells = [(language, thing) for language in languages for thing in range(count)]
 held_out = {cells[place] for place in np.random.permutation(len(cells))[: len(cells) // 10]}
-# What is spelled as a name in training would be no test.
+# A name that is also one in training would be no test.
 training = [cell for cell in cells if cell not in held_out]
 seen = {names[language][thing] for language, thing in training}
 queries = [cell for cell in sorted(held_out) if names[cell[0]][cell[1]] not in seen]

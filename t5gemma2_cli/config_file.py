@@ -4,6 +4,8 @@ import difflib
 
 import click
 
+_TEXTS = (click.types.StringParamType, click.Path, click.Choice)
+
 
 def config_option():
     """The option `--config FILE` of a command."""
@@ -52,14 +54,17 @@ def _checked(parameter, key, value, path):
         return [f"{old}={new}" for old, new in value.items()]
     is_flag = getattr(parameter, "is_flag", False)
     is_integer = isinstance(parameter.type, click.types.IntParamType)
+    is_text = isinstance(parameter.type, _TEXTS)
     items = value if isinstance(value, list) and parameter.multiple else [value]
     for item in items:
         wrong = (
             isinstance(item, (dict, list))
             or is_flag != isinstance(item, bool)
             or (is_integer and not isinstance(item, int))
+            or (is_text and not isinstance(item, str))
         )
         if wrong:
-            kind = "true or false" if is_flag else "an integer" if is_integer else "a plain value"
+            kinds = {"true or false": is_flag, "an integer": is_integer, "a string": is_text}
+            kind = next((kind for kind, is_kind in kinds.items() if is_kind), "a plain value")
             raise click.BadParameter(f"{key} in {path} must be {kind}. Received: {item!r}")
     return items if parameter.multiple else value

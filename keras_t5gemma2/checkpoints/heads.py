@@ -17,7 +17,7 @@ REFERENCE_ROWS = {
     "head/output/kernel": ("score.out_proj.weight", LINEAR),
     "head/output/bias": ("score.out_proj.bias", AS_IS),
 }
-# What Keras calls the layers of a task that have weights of their own, by our paths, and the names
+# By our paths: Keras's names of the layers of a task that have weights of their own, and the names
 # of these weights in the order of Keras's file.
 _LAYERS = {
     "head/hidden": ("layers/classifier_head/hidden", ("kernel", "bias")),

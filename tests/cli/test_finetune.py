@@ -199,6 +199,9 @@ def test_errors(options, message, folder, capsys):
         ("full = 'yes'", "full in .* must be true or false. Received: 'yes'"),
         ("epochs = true", "epochs in .* must be an integer. Received: True"),
         ("[rank]\na = 1", "rank in .* must be an integer. Received: {'a': 1}"),
+        ("data = 77", "data in .* must be a string. Received: 77"),
+        ("target = ['query', 3]", "target in .* must be a string. Received: 3"),
+        ("dropout = [0.5]", "dropout in .* must be a plain value. Received: .0.5"),
         ("epochs", "must be TOML"),
         (
             "preset = 'a'\ndata = 'b'\noutput = 'c'\nmetrics = ['accuracy']",
