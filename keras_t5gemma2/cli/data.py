@@ -70,7 +70,7 @@ def checked_columns(columns):
 
 
 def lines_of(texts):
-    """The texts as a list, in which the lines of stdin stand in the place of "-".
+    """The texts as a list; "-" stands for the lines of stdin.
 
     Example:
 
