@@ -32,9 +32,10 @@ def test_the_loss_which_forms_no_logits(pair):
     np.testing.assert_allclose(got, wanted, rtol=1e-5)
 
 
+# Of few rows, 8 bits have a product of their own on each backend.
 @pytest.mark.parametrize(
     "pair",
-    ["blocks of 8", *(pytest.param(w, marks=pytest.mark.once) for w in WAYS if w != "blocks of 8")],
+    [w if w in ("int8", "blocks of 8") else pytest.param(w, marks=pytest.mark.once) for w in WAYS],
     indirect=True,
 )
 @pytest.mark.parametrize("cache", ["shared", pytest.param("projected", marks=pytest.mark.once)])

@@ -108,6 +108,7 @@ def compiled(function, task, _=()):
 def widened(matrix, x):
     """See `runtime.jax`."""
     is_other = tf.reshape(x, (-1,))[0] > float("inf")  # always False, but no compiler knows
+    matrix = tf.convert_to_tensor(keras.ops.convert_to_tensor(matrix))  # of TensorFlow's own dtype
 
     @tf.custom_gradient
     def of_floats(matrix):
