@@ -18,7 +18,7 @@ from keras_t5gemma2.layer_config import registered
 from keras_t5gemma2.quantization import plans
 from keras_t5gemma2.quantization.codes import Scheme, quantized
 from keras_t5gemma2.quantization.dequantize import of_blocks, times_dequantized, unpacked
-from keras_t5gemma2.quantization.packing import Packed, is_packed
+from keras_t5gemma2.quantization.packing import Packed
 from keras_t5gemma2.quantization.schemes import check_quantized_dtype, scheme_of
 from keras_t5gemma2.sharding import layouts as sharding
 
@@ -170,8 +170,11 @@ class Quantizable:
 
     def _product(self, x, stored):
         """`x` times the matrix, as the layer has it, or times rows of a table."""
-        if self._is_packed(x):
-            return kernels.times_blocks(x, self.packed.of(self, stored))
+        if (packed := self._packed(x, stored)) is not None:
+            return kernels.times_blocks(x, packed)
+        return self._plain_product(x, stored)
+
+    def _plain_product(self, x, stored):
         if self.quantization_mode != "int8":
             return times_dequantized(
                 x, stored, lambda stored: self._oriented(self._dequantized(stored))
@@ -187,8 +190,11 @@ class Quantizable:
 
         return times_dequantized(x, [codes], dequantized) / ops.cast(scale, x.dtype)
 
-    def _is_packed(self, x):
-        return self.quantization_mode == "int4" and is_packed(self, x)
+    def _packed(self, x, stored):
+        """The codes as a product with `x` reads them best, or `None`."""
+        if self.quantization_mode != "int4" or not kernels.packs_blocks(x):
+            return None
+        return self.packed.of(self, stored)
 
     def _oriented(self, matrix):
         """The matrix as it is on the right of a product."""
@@ -299,12 +305,13 @@ class QuantizedEmbedding(Quantizable, layers.ReversibleEmbedding):
         if not reverse:
             inputs = ops.cast(inputs, "int32")
             return self._dequantized([ops.take(x, inputs, axis=0) for x in stored])
-        reads_codes = self.quantization_mode == "int8" and kernels.reads_codes(inputs)
-        if reads_codes or self._is_packed(inputs):
-            return self._capped(self._product(inputs, stored))
+        if (packed := self._packed(inputs, stored)) is not None:
+            return self._capped(kernels.times_blocks(inputs, packed))
+        if self.quantization_mode == "int8" and kernels.reads_codes(inputs):
+            return self._capped(self._plain_product(inputs, stored))
         size = max(1, _BYTES_AT_A_TIME // (self.output_dim * np.dtype(self.compute_dtype).itemsize))
         pieces = [
-            self._product(inputs, [x[start : start + size] for x in stored])
+            self._plain_product(inputs, [x[start : start + size] for x in stored])
             for start in range(0, self.input_dim, size)
         ]
         return self._capped(ops.concatenate(pieces, axis=-1))

@@ -70,13 +70,16 @@ def reads_codes(x):
     return is_one_cpu()
 
 
-def packs_blocks(x, shape, block):
-    """Whether `times_blocks` is for `x` (..., in) and a matrix of a shape (in, out), in blocks."""
+def packs_blocks(x):
+    """Whether `times_blocks` is for `x` (..., in): few rows on a CPU whose product it is."""
     return False
 
 
 def state_of(tensors):
-    """What is another after a change of one of the tensors, whose values never change here."""
+    """What is another after a change of one of the tensors, while these are kept; maybe `None`.
+
+    Here no tensor changes; `None` says that nothing tells of changes.
+    """
     return tuple(map(id, tensors))
 
 

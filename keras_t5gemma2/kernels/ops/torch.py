@@ -20,7 +20,6 @@ _HAS_BFLOAT16 = not torch.backends.cpu.get_cpu_capability().startswith(("AVX2", 
 _SLOW = (torch.float16,) if _HAS_BFLOAT16 else (torch.float16, torch.bfloat16)
 _FEWEST_ROWS = 3  # up to which torch's product of int8 and bfloat16 is the quickest
 _ROWS_AT_A_TIME = 256  # of codes, which as floats stay in the cache of the core that made them
-_PACKED_TOGETHER = 64  # columns
 
 
 def rms_norm(x, scale, epsilon, dtype):
@@ -38,8 +37,27 @@ def product(x, kernel):
     """See `ops.reference`; as the others here, without what Keras does around each call."""
     kernel = kernel.value
     if x.device.type == "cpu" and x.dtype in _SLOW and x.shape[:-1].numel() > _FEW_ROWS:
-        return (x.float() @ kernel.float()).to(x.dtype)
+        return _InFloat32.apply(x, kernel)
     return x @ kernel if kernel.is_contiguous() else _times(x, kernel.t()).contiguous()
+
+
+class _InFloat32(torch.autograd.Function):
+    """A product of half precision in float32, of which nothing is kept for its gradient."""
+
+    @staticmethod
+    def forward(ctx, x, kernel):
+        ctx.save_for_backward(x, kernel)
+        return (x.float() @ kernel.float()).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, upstream):
+        x, kernel = ctx.saved_tensors
+        upstream, of_x, of_kernel = upstream.float(), None, None
+        if ctx.needs_input_grad[0]:
+            of_x = (upstream @ kernel.float().t()).to(x.dtype)
+        if ctx.needs_input_grad[1]:
+            of_kernel = (x.flatten(0, -2).float().t() @ upstream.flatten(0, -2)).to(kernel.dtype)
+        return of_x, of_kernel
 
 
 def logits(x, table):
@@ -66,24 +84,25 @@ def times_codes(x, codes):
     if is_quick or torch.compiler.is_compiling():
         ones = torch.ones(len(codes), dtype=x.dtype)
         return int8_product(rows, codes.contiguous(), ones).unflatten(0, x.shape[:-1])
-    floats = torch.empty((min(len(codes), _ROWS_AT_A_TIME), codes.shape[1]), dtype=x.dtype)
-    sums = torch.empty((len(codes), len(rows)), dtype=x.dtype)
+    dtype = torch.float32 if x.dtype in _SLOW else x.dtype
+    rows, sums = rows.to(dtype), torch.empty((len(codes), len(rows)), dtype=dtype)
+    floats = torch.empty((min(len(codes), _ROWS_AT_A_TIME), codes.shape[1]), dtype=dtype)
     for piece, of_piece in zip(
         codes.split(_ROWS_AT_A_TIME), sums.split(_ROWS_AT_A_TIME), strict=True
     ):
         torch.mm(floats[: len(piece)].copy_(piece), rows.t(), out=of_piece)
-    return sums.t().unflatten(0, x.shape[:-1])
+    return sums.t().to(x.dtype).unflatten(0, x.shape[:-1])
 
 
-def packs_blocks(x, shape, block):
+def packs_blocks(x):
     """See `ops.reference`."""
-    is_known = shape[0] % block == 0 and shape[1] % _PACKED_TOGETHER == 0
-    is_eager = not torch.compiler.is_compiling()
-    return is_known and is_eager and x.dtype == torch.bfloat16 and reads_codes(x)
+    return x.dtype == torch.bfloat16 and reads_codes(x) and not torch.compiler.is_compiling()
 
 
 def state_of(tensors):
-    """See `ops.reference`."""
+    """See `ops.reference`; tensors of `torch.inference_mode` do not count their changes."""
+    if any(x.is_inference() for x in tensors):
+        return None
     return tuple((x.data_ptr(), version_of(x)) for x in tensors)
 
 

@@ -69,3 +69,41 @@ def test_many_rows_of_half_precision_are_multiplied_in_float32(dtype, monkeypatc
     torch.testing.assert_close(found, want, rtol=0, atol=0)
     monkeypatch.setattr(module, "_SLOW", ())
     torch.testing.assert_close(module.product(x, kernel), want)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_gradients_of_half_precision_keep_no_float32(dtype, monkeypatch):
+    import torch
+
+    from keras_t5gemma2.kernels.ops import torch as module
+
+    monkeypatch.setattr(module, "_SLOW", (torch.float16, torch.bfloat16))
+    x = torch.randn(2, 33, 40).to(getattr(torch, dtype)).requires_grad_()
+    kernel = keras.Variable(np.random.default_rng(0).normal(size=(40, 24)), dtype=dtype)
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: saved.append(t.dtype) or t, lambda t: t
+    ):
+        found = module.product(x, kernel)
+    upstream = torch.randn(found.shape).to(found.dtype)
+    gradients = torch.autograd.grad(found, (x, kernel.value), upstream)
+    assert set(saved) == {x.dtype}
+    wide = x.detach().float().requires_grad_(), kernel.value.detach().float().requires_grad_()
+    want = torch.autograd.grad(wide[0] @ wide[1], wide, upstream.float())
+    for mine, its in zip(gradients, want, strict=True):
+        assert mine.dtype == x.dtype
+        torch.testing.assert_close(mine, its.to(x.dtype))
+
+
+@pytest.mark.parametrize("rows", [4, 9, 32])
+def test_many_rows_times_codes_are_as_exact_as_few(rows):
+    import torch
+
+    from keras_t5gemma2.kernels.ops import torch as module
+
+    codes = torch.randint(-127, 128, (600, 64), dtype=torch.int8)
+    x = torch.randn(rows, 64).bfloat16()
+    found = module.times_codes(x, codes)
+    want = (x.double() @ codes.double().t()).to(x.dtype)
+    assert found.dtype == x.dtype
+    torch.testing.assert_close(found, want)
