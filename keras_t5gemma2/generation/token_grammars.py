@@ -68,11 +68,12 @@ class Reader:
         """(V / 32,) uint32: the tokens that may come next; none where no token leads on."""
         if self.is_lost:
             return np.zeros_like(self._grammar.texts)
-        if self._matcher.is_stopped():
+        if self.has_ended or self._matcher.is_stopped():
             return self._grammar.stops
         ends = self._grammar.stops if self._matcher.is_accepting() else 0
-        found = np.frombuffer(self._matcher.compute_bitmask(), "uint32")
-        found = np.pad(found, (0, len(self._grammar.texts) - len(found)))
+        size = len(self._grammar.texts)
+        found = np.frombuffer(self._matcher.compute_bitmask(), "uint32")[:size]  # it may have more
+        found = np.pad(found, (0, size - len(found)))
         return (found & self._grammar.texts) | ends
 
 

@@ -5,7 +5,7 @@ import pytest
 from keras import ops
 from tasks import TOKENIZER, tiny_task
 
-from keras_t5gemma2 import constraints
+from keras_t5gemma2 import T5Gemma2Seq2SeqLM, constraints
 from keras_t5gemma2.constraints import patterns
 from keras_t5gemma2.constraints.expressions import automaton_of
 from keras_t5gemma2.generation import automaton, token_grammars
@@ -91,8 +91,25 @@ def test_rows_that_have_ended_are_free():
     assert (lost == -1).all() and (other == readers[1].bits().view("int32")).all()
 
 
-@pytest.mark.parametrize("lark", ["start: <end_of_turn>", "start: <[3]>", 'start: "a" <eos>'])
-def test_no_grammar_names_a_control_token(lark):
+@pytest.mark.parametrize(
+    ("lark", "rule"),
+    [
+        ("start: <end_of_turn>", "must fit"),
+        ("start: <[3]>", "must allow"),
+        ('start: "a" <eos>', "must fit"),
+    ],
+)
+def test_no_grammar_names_a_control_token(lark, rule):
     lm = tiny_task(vision=False)
-    with pytest.raises(ValueError, match=r"`constraint` must (fit|allow).*Received: constraint=Gr"):
+    with pytest.raises(ValueError, match=f"`constraint` {rule}.*Received: constraint=Gr"):
         lm.generate("the cat", constraint=constraints.grammar(lark), max_new_tokens=2)
+
+
+def test_vocabularies_of_whole_words_of_bits():
+    """Of the embedded preset's 2,560 tokens, more bits come than tokens."""
+    lm = T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny", text_only=True)
+    lm.compile(sampler="greedy")
+    assert lm.backbone.config.vocabulary_size % 32 == 0
+    nested = constraints.grammar('start: "(" start ")" | /[a-z]+/')
+    text = lm.generate("Spell 42 in German.", constraint=nested, max_new_tokens=16)
+    assert text == "zweiundvierzig"
