@@ -1,5 +1,6 @@
 """The automata of strings that end a text or may not stand in it, kept for a vocabulary."""
 
+import threading
 import weakref
 
 from keras_t5gemma2.generation import automaton, token_grammars, words
@@ -8,12 +9,14 @@ from keras_t5gemma2.vocabulary.special_tokens import MASK_TOKEN
 from keras_t5gemma2.vocabulary.token_bytes import token_bytes
 
 _MOST_RULES = 64
+_lock = threading.Lock()
 _kept: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # per vocabulary its `_Kept`
 
 
 class _Kept:
     def __init__(self, tokens):
         self.tokens, self.rules, self.tokenizer = tokens, {}, None
+        self.lock = threading.RLock()
 
 
 def of_words(model, stop, bad):
@@ -53,11 +56,11 @@ def kept_grammar(model, grammar, stop_token_ids):
         stop_token_ids: as of `automaton.compiled`.
     """
     kept, size = _of_vocabulary(model, "`constraint`"), model.backbone.config.vocabulary_size
-    if kept.tokenizer is None:
-        end = model.preprocessor.tokenizer.end_token_id
-        kept.tokenizer = token_grammars.tokenizer_of(kept.tokens, end)
+    end = model.preprocessor.tokenizer.end_token_id
 
     def make():
+        if kept.tokenizer is None:
+            kept.tokenizer = token_grammars.tokenizer_of(kept.tokens, end)
         found = kept.tokenizer, kept.tokens, size, stop_token_ids
         return token_grammars.compiled(grammar, *found)
 
@@ -65,11 +68,13 @@ def kept_grammar(model, grammar, stop_token_ids):
 
 
 def _kept_in(kept, key, make):
-    if key not in kept.rules:
-        kept.rules[key] = make()
-    while len(kept.rules) > _MOST_RULES:
-        del kept.rules[next(iter(kept.rules))]
-    return kept.rules[key]
+    """The rules of a key, made by one thread; those that were used last are kept."""
+    with kept.lock:
+        found = kept.rules.pop(key, None)
+        kept.rules[key] = found = make() if found is None else found
+        while len(kept.rules) > _MOST_RULES:
+            del kept.rules[next(iter(kept.rules))]
+    return found
 
 
 def _of_vocabulary(model, name):
@@ -80,6 +85,11 @@ def _of_vocabulary(model, name):
         )
     tokenizer = model.preprocessor.tokenizer
     vocabulary = tokenizer.loaded_vocabulary()
+    with _lock:
+        return _kept_of(vocabulary, tokenizer)
+
+
+def _kept_of(vocabulary, tokenizer):
     if vocabulary not in _kept:
         control = [MASK_TOKEN, tokenizer.unk_token, tokenizer.start_of_turn_token]
         control += [tokenizer.end_of_turn_token]
