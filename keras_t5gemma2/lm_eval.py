@@ -20,7 +20,7 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from keras_t5gemma2.evaluation.continuations import Continuation, score_continuations
 from keras_t5gemma2.messages import shown, warn
 from keras_t5gemma2.options import checked, integer
-from keras_t5gemma2.preprocessing.chat_template import end_of_turn, stop_ids
+from keras_t5gemma2.preprocessing.chat_template import TurnEnd, turn_end
 from keras_t5gemma2.tasks.seq2seq_lm import T5Gemma2Seq2SeqLM
 
 # The harness's sign for an image in a text.
@@ -230,22 +230,20 @@ class T5Gemma2HarnessLM(LM):
         rows: dict[str, Any] = {"encoder_text": contexts}
         if any(images):
             rows["images"] = [list(seen) for seen in images]
+        end, stop_token_ids = self._end()
         with self._unlimited():
             return self.lm.generate(
                 rows,
                 max_new_tokens=budget,
-                stop_token_ids=self._stop_token_ids(),
-                stop=stops or None,
+                stop_token_ids=stop_token_ids,
+                stop=[*stops, *([end] if end else [])] or None,
                 batch_size=self.batch_size,
                 **options,
             )
 
-    def _stop_token_ids(self):
+    def _end(self):
         preprocessor = self.lm.preprocessor
-        if not self._chats:
-            return preprocessor.stop_token_ids
-        end = end_of_turn(preprocessor.template_in_use(), preprocessor.tokenizer)
-        return stop_ids(end, preprocessor.tokenizer)
+        return turn_end(preprocessor) if self._chats else TurnEnd("", preprocessor.stop_token_ids)
 
     @contextlib.contextmanager
     def _unlimited(self):

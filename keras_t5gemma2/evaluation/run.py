@@ -13,7 +13,7 @@ from keras_t5gemma2.generation.batching import sorted_batches
 from keras_t5gemma2.generation.generator import Generator
 from keras_t5gemma2.generation.words import cut
 from keras_t5gemma2.messages import shown
-from keras_t5gemma2.preprocessing.chat_template import end_of_turn, stop_ids
+from keras_t5gemma2.preprocessing.chat_template import turn_end
 from keras_t5gemma2.preprocessing.columns import DIALOGUE_KEYS, KEYS, Columns
 from keras_t5gemma2.preprocessing.containers import texts_of
 from keras_t5gemma2.preprocessing.cuts import one_warning
@@ -185,11 +185,11 @@ def _generator(model, has_dialogues):
 
 def _of_turns(generate, preprocessor):
     """A function like `generate` that ends with the model's turn, as `chat` does."""
-    end = end_of_turn(preprocessor.template_in_use(), preprocessor.tokenizer)
+    end, ids = turn_end(preprocessor)
 
     def answers(rows, stop_token_ids="auto", **options):
         if isinstance(stop_token_ids, str):
-            stop_token_ids = stop_ids(end, preprocessor.tokenizer)
+            stop_token_ids = ids
         texts = generate(rows, stop_token_ids=stop_token_ids, **options)
         return [cut(text, (end,)) if end else text for text in texts]
 

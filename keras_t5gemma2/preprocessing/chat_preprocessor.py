@@ -4,7 +4,7 @@ from typing import Any, Self
 
 import keras
 
-from keras_t5gemma2.preprocessing.chat_template import end_of_turn, stop_ids
+from keras_t5gemma2.preprocessing.chat_template import turn_end
 from keras_t5gemma2.preprocessing.dialogues import Dialogue, dialogue_of, parts_of_text
 from keras_t5gemma2.preprocessing.from_preset import from_preset_of
 from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
@@ -53,7 +53,7 @@ class T5Gemma2ChatPreprocessor(T5Gemma2Seq2SeqLMPreprocessor):
         >>> [preprocessor.tokenizer.id_to_token(id) for id in preprocessor.stop_token_ids]
         ['<end_of_turn>', '<eos>']
         """
-        return stop_ids(self.end_of_text, self.tokenizer)
+        return turn_end(self).stop_token_ids
 
     @property
     def end_of_text(self) -> str:
@@ -65,7 +65,7 @@ class T5Gemma2ChatPreprocessor(T5Gemma2Seq2SeqLMPreprocessor):
         >>> cls.from_preset("t5gemma2_tiny").end_of_text
         '<end_of_turn>'
         """
-        return end_of_turn(self.template_in_use(), self.tokenizer)
+        return turn_end(self).text
 
     def _rows(self, x, training):
         rows, is_single = parse_rows(x, answers=training)

@@ -8,6 +8,7 @@ import contextlib
 import datetime
 import functools
 import json
+from typing import NamedTuple
 
 from keras_t5gemma2.messages import cause, shown
 from keras_t5gemma2.preprocessing.dialogues import Dialogue
@@ -156,18 +157,32 @@ def naming_row(number):
         raise ValueError(f"In row {number}: {cause(error, 1500)}") from error
 
 
+class TurnEnd(NamedTuple):
+    """Where the model's turn ends: a string, "" for nothing, and the ids that end its text."""
+
+    text: str
+    stop_token_ids: tuple
+
+
+def turn_end(preprocessor):
+    """The `TurnEnd` of the template that a preprocessor uses: "<end_of_turn>" of Gemma's."""
+    tokenizer = preprocessor.tokenizer
+    text = end_of_turn(preprocessor.template_in_use(), tokenizer)
+    ids = tokenizer.tokenize(text) if text else []
+    return TurnEnd(text, (*(ids if len(ids) == 1 else ()), tokenizer.end_token_id))
+
+
 def end_of_turn(template, tokenizer):
-    """What a template writes behind the model's words: "<end_of_turn>", or "" for nothing."""
+    """What a template writes behind the model's words, or "" for nothing."""
+    return _end_of_turn(template, tuple(tokens_of(tokenizer).items()))
+
+
+@functools.lru_cache(maxsize=16)
+def _end_of_turn(template, tokens):
     answer = mark_for(template)  # which the template does not write itself
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": answer}]
-    whole = render(template, messages, tokens_of(tokenizer), False)
-    return whole.rpartition(answer)[2].strip()
-
-
-def stop_ids(end, tokenizer):
-    """The ids that end an answer: of the turn, where `end` is one token, and of the text."""
-    ids = tokenizer.tokenize(end) if end else []
-    return (*(ids if len(ids) == 1 else ()), tokenizer.end_token_id)
+    _, mark, end = render(template, messages, dict(tokens), False).rpartition(answer)
+    return end.strip() if mark else ""  # without a mark, it writes no answers
 
 
 def _behind(prompt, whole, mark):

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 
-from keras_t5gemma2.preprocessing.chat_template import end_of_turn, stop_ids
+from keras_t5gemma2.preprocessing.chat_template import turn_end
 from keras_t5gemma2.serving.engine import ClosedError, FullError
 from keras_t5gemma2.serving.errors import RequestError, of_value
 from keras_t5gemma2.serving.replies import Text
@@ -64,8 +64,7 @@ class Writing:
         ends = [preprocessor.end_of_text] if preprocessor.end_of_text else []
         if "messages" not in self._asked.inputs[0]:
             return ends, {}
-        end = end_of_turn(preprocessor.template_in_use(), preprocessor.tokenizer)
-        stops = stop_ids(end, preprocessor.tokenizer)
+        end, stops = turn_end(preprocessor)
         return [*ends, *([end] if end else [])], {"stop_token_ids": stops}
 
     async def events(self, engine, seconds):

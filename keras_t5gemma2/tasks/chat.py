@@ -7,7 +7,7 @@ from keras_t5gemma2.generation.outputs import Generated
 from keras_t5gemma2.generation.streaming import End
 from keras_t5gemma2.generation.words import cut
 from keras_t5gemma2.messages import shown, warn
-from keras_t5gemma2.preprocessing.chat_template import end_of_turn, stop_ids
+from keras_t5gemma2.preprocessing.chat_template import turn_end
 from keras_t5gemma2.preprocessing.dialogues import are_dialogues
 from keras_t5gemma2.preprocessing.rows import parse_rows
 
@@ -24,10 +24,10 @@ def chat(task, messages, images, stream, options):
     _check_messages(messages)
     rows, is_single = parse_rows({"messages": messages, "images": images})
     _note_markers(task.preprocessor.tokenizer.start_of_image_token, rows, images)
-    end = end_of_turn(task.preprocessor.template_in_use(), task.preprocessor.tokenizer)
+    end, stop_token_ids = turn_end(task.preprocessor)
     options.setdefault("stop_token_ids", "auto")
     if options["stop_token_ids"] == "auto":
-        options["stop_token_ids"] = stop_ids(end, task.preprocessor.tokenizer)
+        options["stop_token_ids"] = stop_token_ids
     if stream:
         return _pieces(task.stream(rows, **options), end, is_single)
     answers = _without(task.generate(rows, strip_prompt=True, **options), end)

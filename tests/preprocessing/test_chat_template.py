@@ -205,6 +205,8 @@ def test_the_end_of_a_turn_is_found():
     assert end_of_turn("{{ messages[-1].content }}", TOKENIZER) == ""
     with_b = "{{ messages[-1].content }}<|subject|>"
     assert end_of_turn(with_b, TOKENIZER) == "<|subject|>"
+    of_users = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
+    assert end_of_turn(of_users, TOKENIZER) == ""
 
 
 def test_answers_are_what_the_template_writes_behind_its_question():
