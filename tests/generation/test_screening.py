@@ -245,8 +245,8 @@ def test_the_copy_is_that_of_the_table_as_it_is(rng, change):
 
 @pytest.mark.once
 def test_the_copy_is_made_anew_for_another_table_alone(rng, monkeypatch):
-    made, make = [], screening.kernels.screen_of
-    monkeypatch.setattr(screening.kernels, "screen_of", lambda x: made.append(1) or make(x))
+    made, mark_of = [], screening.kernels.mark_of  # of each copy
+    monkeypatch.setattr(screening.kernels, "mark_of", lambda x: made.append(1) or mark_of(x))
     lm, inputs = task(), token_inputs(rng, [7], [2])
     for _ in range(3):
         tokens(lm, inputs)

@@ -12,7 +12,7 @@ from scipy import stats
 from tasks import small_task, tiny_task
 from transformers.generation import logits_process as reference
 
-from keras_t5gemma2 import BeamSearch, T5Gemma2Seq2SeqLM
+from keras_t5gemma2 import BeamSearch, T5Gemma2Seq2SeqLM, constraints
 from keras_t5gemma2.generation import decoding
 
 IS_COMPILED = keras.config.backend() != "torch"
@@ -266,6 +266,10 @@ def test_a_stream_gives_the_text_of_generate(lm, settings):
         ({"return_scores": 1}, "`return_scores` must be True or False"),
         ({"num_return_sequences": 2, "temperature": 0}, "needs a sampler that draws"),
         ({"assistant": "prompt_lookup", "temperature": 2.0}, "`assistant` goes with `stop`"),
+        (
+            {"assistant": "prompt_lookup", "constraint": constraints.choice(["a"])},
+            "Received: constraint=...",
+        ),
         ({"do_sample": True}, "make a call draw"),
         ({"stop_strings": ["a"]}, "Did you mean `stop`?"),
         ({"eos_token_id": 1}, "Did you mean `stop_token_ids`?"),
@@ -301,6 +305,8 @@ def test_samplers_of_their_own_loop_take_no_words(lm):
     other.generator._sampler = keras_hub.samplers.BeamSampler(num_beams=2)
     with pytest.raises(ValueError, match="`bad_words` needs a sampler"):
         other.generate(ROWS, bad_words=["a"], max_new_tokens=2)
+    with pytest.raises(ValueError, match="`constraint` needs a sampler"):
+        other.generate(ROWS, constraint=constraints.grammar('start: "a"'), max_new_tokens=2)
 
 
 @pytest.mark.once
