@@ -27,13 +27,14 @@ endif
 DIST        := dist
 WHEEL_ENV   := .venv-wheel
 
-.PHONY: help demo test test-slow lint environment wheel clean clean-all
+.PHONY: help demo test test-slow lint docs environment wheel clean clean-all
 
 help:
 	@echo "make demo       install with one backend into $(DEMO_ENV) and run the demo (BACKEND=$(BACKEND))"
 	@echo "make test       install with all backends into $(TEST_ENV) and run the tests on each"
 	@echo "make test-slow  the tests that take minutes (marker: slow)"
 	@echo "make lint       lint and check the format"
+	@echo "make docs       build the documentation into site/, without network"
 	@echo "make wheel      build the wheel into $(DIST), install it into $(WHEEL_ENV), ask it a question"
 	@echo "make clean      remove caches and build output; make clean-all: the environments too"
 	@echo "Options: PYTHON=python3.12 BACKEND=torch BACKENDS='jax torch' PYTEST_ARGS='-x -k text'"
@@ -53,6 +54,10 @@ lint: $(TEST_ENV)/.ready
 	$(TEST_ENV)/bin/python -m ruff check .
 	$(TEST_ENV)/bin/python -m ruff format --check .
 
+docs: $(TEST_ENV)/.ready
+	NO_MKDOCS_2_WARNING=1 $(TEST_ENV)/bin/python -m mkdocs build
+	@echo "== open site/index.html, or serve it: $(TEST_ENV)/bin/python -m http.server --directory site"
+
 environment: $(TEST_ENV)/.ready
 	@echo "== $(TEST_ENV) is ready: `$(TEST_ENV)/bin/python --version`"
 
@@ -69,7 +74,7 @@ wheel:
 	cd $(WHEEL_ENV) && bin/t5gemma2 generate t5gemma2_tiny "Spell 4268 in German." --backend jax
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache
 	find keras_t5gemma2 tests guides tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 clean-all: clean
