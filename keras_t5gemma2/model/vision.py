@@ -225,7 +225,7 @@ class VisionBlock(Configured, layers.Layer):
         segments = [(KeyValues(key, value, positions=None), Window())]
         scale = (self.config.hidden_dim // self.config.num_heads) ** -0.5
         drop = self._drop if training and self.config.dropout else None
-        mixed = kernels.attend(query, None, segments, scale, drop)
+        mixed = kernels.attend(query, None, segments, scale, drop=drop)
         x = x + ops.cast(self.output_dense(kernels.merge_heads(mixed)), x.dtype)
         return x + ops.cast(self.down(kernels.gelu(self.up(self.mlp_norm(x)))), x.dtype)
 

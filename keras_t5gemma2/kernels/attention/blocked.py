@@ -32,17 +32,17 @@ class _Segment(NamedTuple):
     window: Any
 
 
-def attend(query, positions, segments, scale):
+def attend(query, positions, segments, scale, cap=None):
     """See `kernels.attend`; no dropout of probabilities, and no gradients where rows share keys."""
     if positions is None:
         positions = ops.zeros((ops.shape(query)[0], ops.shape(query)[2]), "int32")
     windows = [window for _, window in segments]
 
     def forward(fixed, *tensors):
-        return _Blocks(fixed, tensors, windows, scale).forward(map_blocks)
+        return _Blocks(fixed, tensors, windows, scale, cap).forward(map_blocks)
 
     def backward(fixed, tensors, *results_and_upstream):
-        return _Blocks(fixed, tensors, windows, scale).backward(*results_and_upstream)
+        return _Blocks(fixed, tensors, windows, scale, cap).backward(*results_and_upstream)
 
     fixed = (positions, *(for_each_row(_positions(kv), query) for kv, _ in segments))
     tensors = [tensor for kv, _ in segments for tensor in (kv.keys, kv.values)]
@@ -61,9 +61,9 @@ class _Blocks:
     The G query heads of a key head are rows of one product: tiles are (B, K, G * size, ...).
     """
 
-    def __init__(self, fixed, tensors, windows, scale):
+    def __init__(self, fixed, tensors, windows, scale, cap):
         (positions, *key_positions), (query, *keys_and_values) = fixed, tensors
-        self.scale, self.dtype = scale, query.dtype
+        self.scale, self.cap, self.dtype = scale, cap, query.dtype
         self.batch, self.heads, self.length, self.width = ops.shape(query)
         self.kv_heads = keys_and_values[0].shape[1]
         self.size = _smaller(QUERIES, self.length)
@@ -110,7 +110,7 @@ class _Blocks:
             def body(j, state, segment=segment):
                 top, total, summed = state
                 keys, values, is_seen = self._keys(segment, j, positions)
-                scores = ops.matmul(query, ops.swapaxes(keys, 2, 3))
+                scores = self._scores(query, keys)
                 scores = ops.where(is_seen, scores, UNSEEN)
                 higher = ops.maximum(top, ops.max(scores, axis=-1, keepdims=True))
                 weights, shrunk = ops.exp(scores - higher), ops.exp(top - higher)
@@ -161,9 +161,11 @@ class _Blocks:
             def body(j, state, segment=segment):
                 of_query, of_keys, of_values = state
                 keys, values, is_seen = self._keys(segment, j, positions)
-                scores = ops.matmul(query, ops.swapaxes(keys, 2, 3))
+                scores = self._scores(query, keys)
                 weights = ops.where(is_seen, ops.exp(scores - log_sums), 0.0)
                 slopes = weights * (ops.matmul(upstream, ops.swapaxes(values, 2, 3)) - mean)
+                if self.cap is not None:  # the derivative of the capped score
+                    slopes = slopes * (1.0 - ops.square(scores / self.cap))
                 of_query = of_query + ops.matmul(slopes, keys)
                 of_keys = _add(of_keys, ops.matmul(ops.swapaxes(slopes, 2, 3), query), j, segment)
                 of_values = _add(
@@ -195,6 +197,10 @@ class _Blocks:
         """Float32 (B, K, G * size, H) as (B, K, G, size, H) in the dtype of the query."""
         shape = (self.batch, self.kv_heads, -1, self.size, self.width)
         return ops.cast(ops.reshape(rows, shape), self.dtype)
+
+    def _scores(self, query, keys):
+        scores = ops.matmul(query, ops.swapaxes(keys, 2, 3))
+        return scores if self.cap is None else self.cap * ops.tanh(scores / self.cap)
 
     def _tile_of_positions(self, i):
         """(B, G * size) int32."""

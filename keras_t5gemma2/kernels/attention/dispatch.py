@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import functools
 import importlib
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ weighted_sums = backend.weighted_sums
 _forced = contextvars.ContextVar("forced", default=None)
 
 
-def attend(query, positions, segments, scale, drop=None, shards=None):
+def attend(query, positions, segments, scale, cap=None, drop=None, shards=None):
     """Attention of `query` over the tokens of several segments, under one softmax.
 
     Args:
@@ -29,6 +30,7 @@ def attend(query, positions, segments, scale, drop=None, shards=None):
             lies inside the segment's window around the query's. The batch of a segment may be
             B / R: then R consecutive rows of the query share one of its rows.
         scale: float, times the scores.
+        cap: `None`, or a float: scores become `cap * tanh(scores / cap)`.
         drop: `None`, or a function that drops some of a tensor of probabilities.
         shards: `None`, or the `TokenShards` that the rows of the query are. There is one segment
             then, of one row.
@@ -39,19 +41,21 @@ def attend(query, positions, segments, scale, drop=None, shards=None):
     if query.shape[2] is None or query.shape[2] > FEW_QUERIES:
         segments = [(kv.plain(query.dtype), window) for kv, window in segments]
     if drop is not None:  # the one kernel whose probabilities can be had
-        return reference.attend(query, positions, segments, scale, drop)
+        return reference.attend(query, positions, segments, scale, cap, drop)
     if shards is not None:
         mesh = shards.device_mesh.backend_mesh
+        attend_here = functools.partial(_attend, cap=cap)
         return backend.attend_on_shards(
-            _attend, query, positions, segments, scale, mesh, shards.axis
+            attend_here, query, positions, segments, scale, mesh, shards.axis
         )
-    if choose(query, segments) is KERNELS["blocked"]:
+    if choose(query, segments, cap) is KERNELS["blocked"]:
         segments = [(_whole(keys_values), window) for keys_values, window in segments]
-    return _attend(query, positions, segments, scale)
+    return _attend(query, positions, segments, scale, cap)
 
 
-def _attend(query, positions, segments, scale):
-    return choose(query, segments).attend(query, positions, segments, scale)
+def _attend(query, positions, segments, scale, cap=None):
+    capped = () if cap is None else (cap,)  # which not every kernel takes
+    return choose(query, segments, cap).attend(query, positions, segments, scale, *capped)
 
 
 def _whole(keys_values):
@@ -74,21 +78,33 @@ def use(name):
         _forced.reset(token)
 
 
-def choose(query, segments):
-    """The kernel that `use` asks for, or the first that suits the call."""
-    if _forced.get() is not None:
-        return KERNELS[_forced.get()]
-    return next(kernel for kernel in KERNELS.values() if kernel.suits(query, segments))
+def choose(query, segments, cap=None):
+    """The kernel that `use` asks for, or the first that suits the call.
+
+    Raises:
+        ValueError: scores are to be capped, which the kernel that is asked for cannot do.
+    """
+    if (name := _forced.get()) is None:
+        able = (kernel for kernel in KERNELS.values() if cap is None or kernel.caps)
+        return next(kernel for kernel in able if kernel.suits(query, segments))
+    if cap is not None and not KERNELS[name].caps:
+        able = [name for name, kernel in KERNELS.items() if kernel.caps]
+        raise ValueError(
+            f"The kernel must be one that caps scores, {', '.join(able)}. Received: {name}, and "
+            f"cap={shown(cap)}"
+        )
+    return KERNELS[name]
 
 
 class _Kernel(NamedTuple):
     attend: Any  # function of (query, positions, segments, scale)
     suits: Any  # from (query, segments) to whether to choose it, if none above it is chosen
+    caps: bool  # whether `attend` takes a cap of scores too
 
 
 # The first that suits is chosen.
 KERNELS = {
     **{name: _Kernel(*kernel) for name, kernel in backend.ATTENTION.items()},
-    "reference": _Kernel(reference.attend, reference.suits),
-    "blocked": _Kernel(blocked.attend, lambda *_: True),
+    "reference": _Kernel(reference.attend, reference.suits, True),
+    "blocked": _Kernel(blocked.attend, lambda *_: True, True),
 }

@@ -1,5 +1,7 @@
 """Attention on JAX: its kernels for TPUs and GPUs, and who computes what on a mesh of devices."""
 
+import functools
+
 import jax
 import keras
 from jax.sharding import PartitionSpec
@@ -11,8 +13,8 @@ from keras_t5gemma2.kernels.attention.slots import write_slots  # noqa: F401  ch
 from keras_t5gemma2.kernels.runtime.jax import spread
 
 
-def _attend_on_tpu(query, positions, segments, scale):
-    attend = _splash().attend
+def _attend_on_tpu(query, positions, segments, scale, cap=None):
+    attend = functools.partial(_splash().attend, cap=cap)
     distribution = keras.distribution.distribution()
     if distribution is None or jax.sharding.get_abstract_mesh().manual_axes:
         return attend(query, positions, segments, scale)
@@ -39,8 +41,8 @@ def _suits_gpu(query, segments):
 
 # See `attention.torch`.
 ATTENTION = {
-    "splash": (_attend_on_tpu, _suits_tpu),
-    "cudnn": (jax_cudnn.attend, _suits_gpu),
+    "splash": (_attend_on_tpu, _suits_tpu, True),
+    "cudnn": (jax_cudnn.attend, _suits_gpu, False),
 }
 
 

@@ -25,13 +25,13 @@ def can(query, segments):
     return is_encoder and is_square and length % _LANES == 0 and width % _LANES == 0
 
 
-def attend(query, positions, segments, scale):
+def attend(query, positions, segments, scale, cap=None):
     """See `kernels.attend`."""
     ((keys, values, key_positions), window), *_ = segments
     (batch, heads, length, width), kv_heads = query.shape, keys.shape[1]
     query = (query.astype("float32") * scale).astype(query.dtype)
     query = query.reshape(batch, kv_heads, heads // kv_heads, length, width)
-    kernel = _kernel(heads // kv_heads, length, window, jax.default_backend() != "tpu")
+    kernel = _kernel(heads // kv_heads, length, window, jax.default_backend() != "tpu", cap)
 
     def of_row(query, keys, values, segment_ids):
         return jax.vmap(kernel, in_axes=(0, 0, 0, None))(query, keys, values, segment_ids)
@@ -46,7 +46,7 @@ def attend(query, positions, segments, scale):
 
 
 @functools.lru_cache(maxsize=16)
-def _kernel(groups, length, window, is_interpreted):
+def _kernel(groups, length, window, is_interpreted, cap=None):
     """Of one key head and the `groups` query heads that share it."""
     shape = (length, length)
     if window.left is None and window.right is None:
@@ -59,5 +59,8 @@ def _kernel(groups, length, window, is_interpreted):
     # Its tables are arrays: made while a program is traced, they would belong to that program.
     with jax.ensure_compile_time_eval():
         return splash.make_splash_mqa_single_device(
-            masks.MultiHeadMask([mask] * groups), block_sizes=sizes, interpret=is_interpreted
+            masks.MultiHeadMask([mask] * groups),
+            block_sizes=sizes,
+            attn_logits_soft_cap=cap,
+            interpret=is_interpreted,
         )

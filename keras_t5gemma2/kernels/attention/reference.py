@@ -16,9 +16,9 @@ UNSEEN = -1e30
 LOWEST = -1e20
 
 
-def attend(query, positions, segments, scale, drop=None):
+def attend(query, positions, segments, scale, cap=None, drop=None):
     """See `kernels.attend`. Scores, softmax and sums are float32, rounded once at the end."""
-    sums = weighted_sums([query] * len(segments), positions, segments, scale, drop=drop)
+    sums = weighted_sums([query] * len(segments), positions, segments, scale, cap, drop)
     return ops.cast(sum(sums), query.dtype)
 
 
@@ -35,40 +35,40 @@ def suits(query, segments):
     return length * sum(kv.keys.shape[2] for kv, _ in segments) <= 256 * 256
 
 
-def weighted_sums(queries, positions, segments, scale, drop=None):
+def weighted_sums(queries, positions, segments, scale, cap=None, drop=None):
     """Per segment, the sum of its values weighted by one softmax over the tokens of all segments.
 
     Args:
         queries: a query (B, N, T, H) for each segment, whose widths may differ.
-        positions, segments, scale, drop: as `kernels.attend` has them.
+        positions, segments, scale, cap, drop: as `kernels.attend` has them.
 
     Returns:
         List of float32 (B, N, T, H) tensors.
     """
-    weights, total = _exponentials(queries, positions, segments, scale)
+    weights, total = _exponentials(queries, positions, segments, scale, cap)
     if drop is not None:
         weights = [drop(x) for x in weights]
     return [_sum(x, kv.values) / total for x, (kv, _) in zip(weights, segments, strict=True)]
 
 
-def attention_weights(query, positions, segments, scale):
+def attention_weights(query, positions, segments, scale, cap=None):
     """What `weighted_sums` multiplies values by: one softmax over the tokens of all segments.
 
     Args:
         query: (B, N, T, H) tensor.
-        positions, segments, scale: as `kernels.attend` has them. Values are not read.
+        positions, segments, scale, cap: as `kernels.attend` has them. Values are not read.
 
     Returns:
         Per segment a float32 (B, N, T, S) tensor; zeros where a query sees nothing.
     """
-    weights, total = _exponentials([query] * len(segments), positions, segments, scale)
+    weights, total = _exponentials([query] * len(segments), positions, segments, scale, cap)
     return [x / total for x in weights]
 
 
-def _exponentials(queries, positions, segments, scale):
+def _exponentials(queries, positions, segments, scale, cap):
     """Per segment the (B, N, T, S) numerators of the softmax, and its (B, N, T, 1) denominator."""
     scores = [
-        _scores(ops.cast(query, "float32") * scale, positions, *segment)
+        _scores(ops.cast(query, "float32") * scale, positions, *segment, cap)
         for query, segment in zip(queries, segments, strict=True)
     ]
     highest = [ops.max(x, axis=-1, keepdims=True) for x in scores]
@@ -77,12 +77,14 @@ def _exponentials(queries, positions, segments, scale):
     return weights, ops.maximum(sum(ops.sum(x, axis=-1, keepdims=True) for x in weights), 1e-30)
 
 
-def _scores(query, positions, keys_values, window):
+def _scores(query, positions, keys_values, window, cap):
     """(B, N, T, S) float32 scores of one segment, `UNSEEN` where its rule hides a token."""
     numbers, scales = numbers_and_scales(keys_values.keys)
     scores = _per_head(query, numbers, "xth,xsh->xts")
     if scales is not None:
         scores = scores * _for_each_query(scales, query)
+    if cap is not None:  # before anything is hidden
+        scores = cap * ops.tanh(scores / cap)
     if keys_values.positions is None:
         return scores
     there = for_each_row(keys_values.positions, query)

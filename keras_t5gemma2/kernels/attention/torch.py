@@ -21,10 +21,10 @@ def rounded(x):
     return Scaled((x / scales.clamp(min=1e-30)).round_().to(torch.int8), scales)
 
 
-def weighted_sums(queries, positions, segments, scale):
+def weighted_sums(queries, positions, segments, scale, cap=None):
     """See `attention.reference`."""
     scores = [
-        _scores(query.float() * scale, positions, *segment)
+        _scores(query.float() * scale, positions, *segment, cap)
         for query, segment in zip(queries, segments, strict=True)
     ]
     top = torch.stack([x.amax(dim=-1, keepdim=True) for x in scores]).amax(dim=0)
@@ -34,17 +34,19 @@ def weighted_sums(queries, positions, segments, scale):
     return [_sum(x, kv.values) / total for x, (kv, _) in zip(weights, segments, strict=True)]
 
 
-def attend_scores(query, positions, segments, scale):
+def attend_scores(query, positions, segments, scale, cap=None):
     """See `kernels.attend`: for few queries, whose scores are small beside the keys."""
-    sums = weighted_sums([query] * len(segments), positions, segments, scale)
+    sums = weighted_sums([query] * len(segments), positions, segments, scale, cap)
     return sum(sums).to(query.dtype)
 
 
-def _scores(query, positions, keys_values, window):
+def _scores(query, positions, keys_values, window, cap):
     numbers, scales = numbers_and_scales(keys_values.keys)
     scores = _per_head(query, numbers.transpose(2, 3))
     if scales is not None:
         scores = scores * _for_each_query(scales, query)
+    if cap is not None:
+        scores = cap * (scores / cap).tanh()
     if keys_values.positions is None:
         return scores
     key = reference.for_each_row(keys_values.positions, query)[:, None]
@@ -95,10 +97,10 @@ def _flex():
     return torch_flex
 
 
-# Kernels by name, the better ones first: see `attention.dispatch`.
+# Kernels by name, the better ones first, and whether they cap scores: see `attention.dispatch`.
 ATTENTION = {
-    "few": (torch_flash.attend_few, torch_flash.suits_few),
-    "scores": (attend_scores, lambda query, _: query.shape[2] <= FEW_QUERIES),
-    "flash": (torch_flash.attend, torch_flash.suits),
-    "flex": (_attend_flex, _suits_gpu),
+    "few": (torch_flash.attend_few, torch_flash.suits_few, False),
+    "scores": (attend_scores, lambda query, _: query.shape[2] <= FEW_QUERIES, True),
+    "flash": (torch_flash.attend, torch_flash.suits, False),
+    "flex": (_attend_flex, _suits_gpu, True),
 }

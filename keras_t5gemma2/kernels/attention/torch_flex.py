@@ -23,9 +23,9 @@ def suits(query, segments):
     return query.device.type == "cuda" and has_triton() and not reference.suits(query, segments)
 
 
-def attend(query, positions, segments, scale):
+def attend(query, positions, segments, scale, cap=None):
     """See `kernels.attend`."""
-    results = [_attend_segment(query, positions, *segment, scale) for segment in segments]
+    results = [_attend_segment(query, positions, *segment, scale, cap) for segment in segments]
     if len(results) == 1:
         return results[0][0]
     # A query that sees nothing has an output of zeros and a log-sum-exp of minus infinity.
@@ -35,7 +35,7 @@ def attend(query, positions, segments, scale):
     return (shares * outputs).sum(dim=0).to(query.dtype)
 
 
-def _attend_segment(query, positions, keys_values, window, scale):
+def _attend_segment(query, positions, keys_values, window, scale, cap):
     """Output (B, N, T, H) and log-sum-exp (B, N, T)."""
     keys, values = (for_each_row(x, query) for x in keys_values[:2])
     there = keys_values.positions
@@ -43,9 +43,17 @@ def _attend_segment(query, positions, keys_values, window, scale):
     if there is not None:
         mask = _block_mask(positions, for_each_row(there, query), window)
     kernel = _compiled() if query.device.type == "cuda" else _as_it_is
-    return kernel(
-        query, keys, values, block_mask=mask, scale=scale, enable_gqa=True, return_lse=True
-    )
+    rules = {"score_mod": None if cap is None else _capped(cap), "block_mask": mask}
+    return kernel(query, keys, values, **rules, scale=scale, enable_gqa=True, return_lse=True)
+
+
+# One function for each cap: around another one the kernel would be compiled anew.
+@functools.cache
+def _capped(cap):
+    def capped(score, row, head, query, key):
+        return cap * torch.tanh(score / cap)
+
+    return capped
 
 
 # The layers of a stack ask the same, with the same tensors, one after the other.

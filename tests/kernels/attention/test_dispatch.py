@@ -18,6 +18,7 @@ WINDOWS = [Window(), Window.causal(), Window.causal(6), Window.bidirectional(7)]
 # Two are for the shapes of their devices, and have tests of their own.
 OWN_TESTS = ("reference", "splash", "cudnn")
 OTHERS = [name for name in attention.KERNELS if name not in OWN_TESTS]
+CAPPED = [name for name in OTHERS if attention.KERNELS[name].caps]
 # Of the one for GPUs the gradients are compiled there only.
 DIFFERENTIABLE = [name for name in OTHERS if name not in ("few", "flex")]
 
@@ -50,13 +51,13 @@ def random_call(rng, num_kv_heads, length=37, others=29, dtype="float32"):
     return tensors, *(ops.convert_to_tensor(x) for x in (positions, seen, slope))
 
 
-def attend(kernel, tensors, positions, seen, window):
+def attend(kernel, tensors, positions, seen, window, cap=None):
     query, keys, values, *memory = tensors
     parts = [(KeyValues(keys, values, positions), window)]
     if memory:
         parts.append((KeyValues(*memory, seen), Window()))
     with kernels.use(kernel):
-        return kernels.attend(query, positions, parts, 0.3)
+        return kernels.attend(query, positions, parts, 0.3, cap)
 
 
 ONCE = pytest.mark.once  # the same formulas, which elsewhere take long to compile
@@ -85,6 +86,52 @@ def test_outputs_and_gradients(rng, name, num_kv_heads, window):
     assert got == pytest.approx(want, rel=1e-5, abs=1e-4)
     for gradient, expected in zip(gradients, wanted, strict=True):
         assert relative_error(gradient, expected) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["reference", *CAPPED])
+def test_capped_scores(rng, name):
+    """Outputs as written out, and gradients as those of the kernel that forms all scores."""
+    tensors, positions, seen, slope = random_call(rng, 3)
+    window, cap = Window.causal(6), 0.7
+    query, keys, values, *memory = map(ops.convert_to_numpy, tensors)
+    here, there = ops.convert_to_numpy(positions), ops.convert_to_numpy(seen)
+    keys, values = (
+        np.concatenate(pair, axis=2) for pair in zip((keys, values), memory, strict=True)
+    )
+    scores = np.einsum("bnth,bnsh->bnts", query * 0.3, np.repeat(keys, 2, axis=1))
+    before = here[:, :, None] - here[:, None]
+    is_seen = (here[:, None] >= 0) & (before >= 0) & (before < 6)
+    is_seen = np.concatenate([is_seen, np.repeat(there[:, None] >= 0, 37, axis=1)], axis=2)[:, None]
+    weights = np.where(is_seen, np.exp(cap * np.tanh(scores / cap)), 0.0)
+    weights /= weights.sum(axis=-1, keepdims=True)
+    want = np.einsum("bnts,bnsh->bnth", weights, np.repeat(values, 2, axis=1))
+    is_there = here >= 0
+    got = ops.convert_to_numpy(attend(name, tensors, positions, seen, window, cap))
+    got, want = (x.swapaxes(1, 2)[is_there] for x in (got, want))
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+    if name not in DIFFERENTIABLE:
+        return
+
+    def function(kernel):
+        return lambda *x: ops.sum(attend(kernel, x, positions, seen, window, cap) * slope)
+
+    _, wanted = value_and_gradients(function("reference"), tensors)
+    _, gradients = value_and_gradients(function(name), tensors)
+    for gradient, expected in zip(gradients, wanted, strict=True):
+        assert relative_error(gradient, expected) < 1e-5
+
+
+def test_kernels_that_cannot_cap_scores_are_not_chosen(rng):
+    tensors, positions, seen, _ = random_call(rng, 3)
+    parts = [(KeyValues(*tensors[1:3], positions), Window.causal())]
+    assert attention.choose(tensors[0], parts, 50.0).caps
+    for name, kernel in attention.KERNELS.items():
+        if not kernel.caps:
+            with pytest.raises(ValueError, match=f"caps scores, .*Received: {name}, and cap=50.0"):
+                attend(name, tensors, positions, seen, Window.causal(), 50.0)
+    long = ops.zeros((1, 4, 300, 8))
+    chosen = attention.choose(long, [(KeyValues(long, long, None), Window())], 50.0)
+    assert chosen is attention.KERNELS["blocked"]
 
 
 @pytest.mark.parametrize("name", OTHERS)

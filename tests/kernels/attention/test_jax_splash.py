@@ -13,22 +13,24 @@ from keras_t5gemma2.kernels import KeyValues, Window
 pytestmark = pytest.mark.skipif(keras.config.backend() != "jax", reason="a kernel of JAX")
 
 
-def attend(kernel, tensors, positions, window):
+def attend(kernel, tensors, positions, window, cap=None):
     query, keys, values = tensors
     with kernels.use(kernel):
-        return kernels.attend(query, positions, [(KeyValues(keys, values, positions), window)], 0.3)
+        parts = [(KeyValues(keys, values, positions), window)]
+        return kernels.attend(query, positions, parts, 0.3, cap)
 
 
 @pytest.mark.parametrize(
-    ("window", "num_kv_heads"),
+    ("window", "num_kv_heads", "cap"),
     [
-        (Window.bidirectional(64), 1),
-        pytest.param(Window.bidirectional(9), 2, marks=pytest.mark.slow),
-        pytest.param(Window(), 1, marks=pytest.mark.slow),
+        (Window.bidirectional(64), 1, None),
+        pytest.param(Window.bidirectional(9), 2, None, marks=pytest.mark.slow),
+        pytest.param(Window(), 1, None, marks=pytest.mark.slow),
+        pytest.param(Window.bidirectional(9), 2, 0.7, marks=pytest.mark.slow),
     ],
     ids=str,
 )
-def test_splash_attention(rng, window, num_kv_heads):
+def test_splash_attention(rng, window, num_kv_heads, cap):
     length, width = 256, 128
     shapes = [(4, length, width), *[(num_kv_heads, length, width)] * 2]
     tensors = [ops.convert_to_tensor(rng.standard_normal((2, *s), "float32")) for s in shapes]
@@ -39,7 +41,7 @@ def test_splash_attention(rng, window, num_kv_heads):
     positions, slope = ops.convert_to_tensor(positions), ops.convert_to_tensor(slope)
 
     def function(kernel):
-        return lambda *x: ops.sum(attend(kernel, x, positions, window) * slope)
+        return lambda *x: ops.sum(attend(kernel, x, positions, window, cap) * slope)
 
     want, wanted = value_and_gradients(function("reference"), tensors)
     got, gradients = value_and_gradients(function("splash"), tensors)

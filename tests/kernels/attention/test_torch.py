@@ -69,7 +69,7 @@ def test_kernels_are_in_the_table_with_the_better_ones_first():
     assert list(backend.ATTENTION) == ["few", "scores", "flash", "flex"]
     query = ops.zeros((1, 2, 9, 8))
     segments = [(KeyValues(query, query, None), Window())]
-    suits = {name: suits(query, segments) for name, (_, suits) in backend.ATTENTION.items()}
+    suits = {name: suits(query, segments) for name, (_, suits, _) in backend.ATTENTION.items()}
     assert not suits["scores"] and not suits["flex"]
     query = query[:, :, :8]
     assert backend.ATTENTION["scores"][1](query, segments)
