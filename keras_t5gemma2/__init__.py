@@ -13,14 +13,22 @@ from keras_t5gemma2.generation.beam_search import BeamSearch
 from keras_t5gemma2.inspection.drawing import show_attention
 from keras_t5gemma2.kernels.runtime.compilation_cache import enable_compilation_cache
 from keras_t5gemma2.model.backbone import T5Gemma2Backbone
+from keras_t5gemma2.model.t5gemma1 import T5GemmaBackbone
 from keras_t5gemma2.preprocessing.chat_preprocessor import T5Gemma2ChatPreprocessor
 from keras_t5gemma2.preprocessing.denoising_preprocessor import T5Gemma2DenoisingPreprocessor
 from keras_t5gemma2.preprocessing.image_converter import T5Gemma2ImageConverter
 from keras_t5gemma2.preprocessing.image_features import ImageFeatures
 from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
+from keras_t5gemma2.preprocessing.t5gemma1 import T5GemmaSeq2SeqLMPreprocessor, T5GemmaTokenizer
 from keras_t5gemma2.preprocessing.tokenizer import T5Gemma2Tokenizer
 from keras_t5gemma2.registry import presets
 from keras_t5gemma2.tasks.seq2seq_lm import T5Gemma2Seq2SeqLM
+from keras_t5gemma2.tasks.t5gemma1 import (
+    T5GemmaSeq2SeqLM,
+    T5GemmaTextClassifier,
+    T5GemmaTextEmbedder,
+    T5GemmaTokenClassifier,
+)
 from keras_t5gemma2.tasks.text_classifier import T5Gemma2TextClassifier
 from keras_t5gemma2.tasks.text_embedder import T5Gemma2TextEmbedder
 from keras_t5gemma2.tasks.token_classifier import T5Gemma2TokenClassifier
@@ -50,6 +58,13 @@ __all__ = [
     "T5Gemma2TextEmbedder",
     "T5Gemma2TokenClassifier",
     "T5Gemma2Tokenizer",
+    "T5GemmaBackbone",
+    "T5GemmaSeq2SeqLM",
+    "T5GemmaSeq2SeqLMPreprocessor",
+    "T5GemmaTextClassifier",
+    "T5GemmaTextEmbedder",
+    "T5GemmaTokenClassifier",
+    "T5GemmaTokenizer",
     "TeacherSamples",
     "TrainingCheckpoint",
     "VisionConfig",

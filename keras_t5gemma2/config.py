@@ -10,6 +10,11 @@ from keras_t5gemma2.messages import shown
 from keras_t5gemma2.options import integer, number
 
 
+def _later(default):
+    """A field that is not written where it has its default: files stay as they were without it."""
+    return dataclasses.field(default=default, metadata={"is_later": True})
+
+
 @dataclasses.dataclass(frozen=True)
 class AttentionConfig:
     """Sizes and rules of one attention layer.
@@ -26,6 +31,8 @@ class AttentionConfig:
         query_pre_attn_scalar: float. Scores are scaled by its inverse square root.
         dropout: float. Dropout of the attention probabilities, in training.
         norm_epsilon: float. Of the query and key norms.
+        qk_norm: bool. Whether queries and keys of each head go through a norm. T5Gemma 1 has none.
+        soft_cap: float or `None`. Scores become `cap * tanh(scores / cap)`, as in T5Gemma 1.
 
     Example:
 
@@ -43,6 +50,8 @@ class AttentionConfig:
     query_pre_attn_scalar: float = 256.0
     dropout: float = 0.0
     norm_epsilon: float = 1e-6
+    qk_norm: bool = _later(True)
+    soft_cap: float | None = _later(None)
 
     def __repr__(self) -> str:
         return _short(self)
@@ -50,6 +59,9 @@ class AttentionConfig:
     def __post_init__(self) -> None:
         _take_numbers(self)
         _check_positive(self, "num_heads", "num_kv_heads", "head_dim", "rope_factor")
+        _check_flag(self, "qk_norm")
+        if self.soft_cap is not None:
+            _check_positive(self, "soft_cap")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 "`num_heads` must be a multiple of `num_kv_heads`, so that each key head serves "
@@ -91,6 +103,9 @@ class StackConfig:
         layers: tuple of `AttentionConfig`, one per layer, first layer first. See `interleave`.
         norm_epsilon: float. Of the layer norms.
         dropout: float. Dropout of the hidden states, in training.
+        cross_attention_dim: int or `None`. Of a decoder whose layers attend to the encoder's output
+            apart from their own tokens, as in T5Gemma 1, the width of that output. `None` in an
+            encoder, and in a decoder that attends to both at once.
 
     Example:
 
@@ -104,10 +119,13 @@ class StackConfig:
     layers: tuple[AttentionConfig, ...]
     norm_epsilon: float = 1e-6
     dropout: float = 0.0
+    cross_attention_dim: int | None = _later(None)
 
     def __post_init__(self) -> None:
         _take_numbers(self)
         _check_positive(self, "hidden_dim", "mlp_dim")
+        if self.cross_attention_dim is not None:
+            _check_positive(self, "cross_attention_dim")
         object.__setattr__(self, "layers", tuple(self.layers))
 
     def __repr__(self) -> str:
@@ -217,17 +235,21 @@ class VisionConfig:
 
 @dataclasses.dataclass(frozen=True)
 class BackboneConfig:
-    """Sizes of a whole T5Gemma 2 model.
+    """Sizes of a whole model, of T5Gemma 2 or of T5Gemma 1.
 
     Args:
-        vocabulary_size: int. Rows of the one embedding table.
+        vocabulary_size: int. Rows of an embedding table.
         encoder: `StackConfig`.
-        decoder: `StackConfig`, of the same `hidden_dim`: its layers project the encoder's
-            output with their own key and value weights. `None` for an encoder alone.
+        decoder: `StackConfig`; `None` for an encoder alone. Without a `cross_attention_dim` its
+            layers project the encoder's output with their own key and value weights, and it is of
+            the same `hidden_dim`; with one, which is the encoder's `hidden_dim`, of any.
         vision: `VisionConfig`, or `None` for a text-only model.
-        end_of_image_token_id: int. The id whose embedding is a vector of its own.
-        image_token_id: int. The id whose positions the features of images fill.
+        end_of_image_token_id: int. The id whose embedding is a vector of its own; `None` where
+            none is.
+        image_token_id: int. The id whose positions the features of images fill, or `None`.
         final_logit_soft_cap: float or `None`. Logits become `cap * tanh(logits / cap)`.
+        decoder_table: bool. Whether the decoder has an embedding table of its own, of which the
+            logits are too, as in T5Gemma 1; if false, both stacks and the logits share one.
 
     Example:
 
@@ -245,9 +267,10 @@ class BackboneConfig:
     encoder: StackConfig
     decoder: StackConfig | None
     vision: VisionConfig | None = None
-    end_of_image_token_id: int = 256_000
-    image_token_id: int = 256_001
+    end_of_image_token_id: int | None = 256_000
+    image_token_id: int | None = 256_001
     final_logit_soft_cap: float | None = None
+    decoder_table: bool = _later(False)
 
     def __repr__(self) -> str:
         return _short(self)
@@ -255,17 +278,24 @@ class BackboneConfig:
     def __post_init__(self) -> None:
         _take_numbers(self)
         _check_positive(self, "vocabulary_size")
-        if self.decoder is not None and self.encoder.hidden_dim != self.decoder.hidden_dim:
-            raise ValueError(
-                "Encoder and decoder must have the same `hidden_dim`. Received: "
-                f"encoder.hidden_dim={shown(self.encoder.hidden_dim)}, "
-                f"decoder.hidden_dim={shown(self.decoder.hidden_dim)}"
-            )
+        _check_flag(self, "decoder_table")
+        _check_stacks(self)
 
     @property
     def hidden_dim(self) -> int:
-        """Width of the hidden states of both stacks."""
+        """Width of the encoder's hidden states; in T5Gemma 2 of the decoder's too."""
         return self.encoder.hidden_dim
+
+    @property
+    def generation(self) -> int:
+        """1 for T5Gemma 1, whose layers have no norm of queries and keys; 2 for T5Gemma 2.
+
+        Example:
+
+        >>> keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny").config.generation
+        2
+        """
+        return 2 if all(layer.qk_norm for layer in self.encoder.layers) else 1
 
     @property
     def stacks(self) -> dict[str, StackConfig]:
@@ -289,7 +319,9 @@ class BackboneConfig:
         >>> list(config.encoder_alone().stacks)
         ['encoder']
         """
-        return dataclasses.replace(self, decoder=None, final_logit_soft_cap=None)
+        return dataclasses.replace(
+            self, decoder=None, final_logit_soft_cap=None, decoder_table=False
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as nested dicts, lists and numbers: plain JSON.
@@ -351,8 +383,12 @@ def _short(config, **shown):
 def to_json(value: Any) -> Any:
     """A config, or any frozen dataclass of numbers, as nested dicts, lists and numbers."""
     if dataclasses.is_dataclass(value):
-        fields = dataclasses.fields(value)
-        return {field.name: to_json(getattr(value, field.name)) for field in fields}
+        values = {field: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return {
+            field.name: to_json(held)
+            for field, held in values.items()
+            if not (field.metadata.get("is_later") and held == field.default)
+        }
     if isinstance(value, tuple):
         return [to_json(item) for item in value]
     return value
@@ -375,6 +411,44 @@ def _take_numbers(config):
                 f"`{field.name}` must be {what}{none}. Received: {field.name}={shown(value)}"
             )
         object.__setattr__(config, field.name, taken)
+
+
+def _check_stacks(config):
+    """Raises where the stacks of a `BackboneConfig` do not fit each other."""
+    encoder, decoder = config.encoder, config.decoder
+    if encoder.cross_attention_dim is not None:
+        raise ValueError(
+            "`cross_attention_dim` must be `None` in an encoder, which attends to itself. "
+            f"Received: encoder.cross_attention_dim={shown(encoder.cross_attention_dim)}"
+        )
+    if decoder is None:
+        if config.decoder_table:
+            raise ValueError(
+                "`decoder_table` must be false in an encoder alone. Received: decoder_table=True, "
+                "decoder=None"
+            )
+        return
+    widths = (
+        f"encoder.hidden_dim={shown(encoder.hidden_dim)}, "
+        f"decoder.hidden_dim={shown(decoder.hidden_dim)}"
+    )
+    if decoder.cross_attention_dim not in (None, encoder.hidden_dim):
+        raise ValueError(
+            "`cross_attention_dim` of a decoder must be the width of the encoder's output. "
+            f"Received: decoder.cross_attention_dim={shown(decoder.cross_attention_dim)}, {widths}"
+        )
+    is_merged = decoder.cross_attention_dim is None
+    if encoder.hidden_dim != decoder.hidden_dim and (is_merged or not config.decoder_table):
+        raise ValueError(
+            "Encoder and decoder must have the same `hidden_dim`, unless the decoder has a "
+            f"`cross_attention_dim` and a table of its own (`decoder_table`). Received: {widths}"
+        )
+
+
+def _check_flag(config, name):
+    value = getattr(config, name)
+    if not isinstance(value, bool):
+        raise TypeError(f"`{name}` must be true or false. Received: {name}={shown(value)}")
 
 
 def _check_positive(config, *names):

@@ -13,11 +13,13 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_t5gemma2.checkpoints.formats import generation_of_preset
 from keras_t5gemma2.config import BackboneConfig
 from keras_t5gemma2.kernels.runtime.host_memory import device_memory
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.model.backbone import T5Gemma2Backbone
 from keras_t5gemma2.model.loading import shapes_only
+from keras_t5gemma2.model.t5gemma1 import T5GemmaBackbone
 from keras_t5gemma2.sharding import layouts as sharding
 from keras_t5gemma2.sharding.layout_map import ModelParallel, get_layout_map
 from keras_t5gemma2.typing import PathLike
@@ -101,8 +103,9 @@ def _shapes(config):
 
     def build():
         if isinstance(config, BackboneConfig):
-            return T5Gemma2Backbone(config)
-        return T5Gemma2Backbone.from_preset(config, load_weights=False)
+            return (T5Gemma2Backbone if config.generation == 2 else T5GemmaBackbone)(config)
+        cls = T5Gemma2Backbone if generation_of_preset(config) == 2 else T5GemmaBackbone
+        return cls.from_preset(config, load_weights=False)
 
     with _set(None):
         return shapes_only(build)

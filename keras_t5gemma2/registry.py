@@ -3,6 +3,17 @@
 import pathlib
 from typing import Any
 
+# Of T5Gemma 1, both tables counted, by the sizes of encoder and decoder.
+_FIRST_PARAMETERS = {
+    ("s", "s"): 312_517_632,
+    ("b", "b"): 591_490_560,
+    ("l", "l"): 1_241_761_792,
+    ("ml", "ml"): 2_200_345_344,
+    ("xl", "xl"): 3_766_980_608,
+    ("2b", "2b"): 5_596_853_760,
+    ("9b", "2b"): 12_292_375_296,
+    ("9b", "9b"): 20_333_401_088,
+}
 _LICENSE = "Gemma Terms of Use, https://ai.google.dev/gemma/terms"
 
 
@@ -30,6 +41,34 @@ def _published(size, parameters, encoder_and_decoder):
     )
 
 
+def _published_first(encoder, decoder, objective, is_tuned):
+    """A row of T5Gemma 1, whose stacks are of the sizes `encoder` and `decoder`."""
+    ending = f"{objective}{'_it' if is_tuned else ''}"
+    name = f"t5gemma_{encoder}_{decoder}_{ending}"
+    trained = {
+        "ul2": "adapted with the denoising tasks of UL2",
+        "prefixlm": "adapted to continue prefixes, with distillation",
+    }[objective]
+    return (
+        name,
+        {
+            "metadata": {
+                "description": (
+                    f"T5Gemma with an encoder of the size {encoder} and a decoder of the size "
+                    f"{decoder}; {trained}{', and instruction-tuned' if is_tuned else ''}."
+                ),
+                "params": _FIRST_PARAMETERS[encoder, decoder],
+                "path": "t5gemma",
+                "encoder_context_length": 8192,
+                "decoder_context_length": 8192,
+                "license": _LICENSE,
+            },
+            "hf_handle": f"hf://google/t5gemma-{encoder}-{decoder}-{ending.replace('_', '-')}",
+            "kaggle_handle": f"kaggle://keras/t5-gemma/keras/{name}/1",
+        },
+    )
+
+
 def _embedded(name, description, parameters, context_lengths):
     return (
         name,
@@ -48,8 +87,7 @@ def _embedded(name, description, parameters, context_lengths):
     )
 
 
-# Context lengths in tokens, from the model card; parameters with the one embedding table counted
-# once.
+# Context lengths in tokens, from the model cards; parameters with each table counted once.
 presets: dict[str, dict[str, Any]] = dict(
     [
         _embedded(
@@ -62,5 +100,25 @@ presets: dict[str, dict[str, Any]] = dict(
         _published("270m", 786_029_296, "270M"),
         _published("1b", 2_115_977_456, "1B"),
         _published("4b", 7_508_928_880, "4B"),
+        *(
+            _published_first(*sizes, objective, is_tuned)
+            for sizes in _FIRST_PARAMETERS
+            for objective in ("ul2", "prefixlm")
+            for is_tuned in (False, True)
+        ),
     ]
 )
+
+
+def generation_of(row: dict[str, Any]) -> int:
+    """1 or 2: which T5Gemma the row of a preset is of."""
+    return 1 if row["metadata"]["path"] == "t5gemma" else 2
+
+
+def class_name(name: str, generation: int) -> str:
+    """The name of a class of T5Gemma 2, or of the one for T5Gemma 1 in its place.
+
+    >>> class_name("T5Gemma2Seq2SeqLM", 2), class_name("T5Gemma2Seq2SeqLM", 1)
+    ('T5Gemma2Seq2SeqLM', 'T5GemmaSeq2SeqLM')
+    """
+    return name if generation == 2 else name.replace("T5Gemma2", "T5Gemma", 1)

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 from tasks import small_task
+from tasks_t5gemma1 import CONFIG as FIRST
 from tiny_models import CONFIG, DECODER, LOCAL, VISION
 
 from keras_t5gemma2 import T5Gemma2Backbone
@@ -50,6 +51,44 @@ def test_interleave_puts_a_full_layer_at_every_sixth():
 def test_what_cannot_be_is_refused(config, change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(config, **change)
+
+
+def test_what_files_did_not_say_is_written_only_where_it_is_another():
+    fields = CONFIG.to_dict()
+    assert "decoder_table" not in fields and "cross_attention_dim" not in fields["decoder"]
+    assert not {"qk_norm", "soft_cap"} & set(fields["encoder"]["layers"][0])
+    fields = FIRST.to_dict()
+    assert fields["decoder_table"] is True and fields["decoder"]["cross_attention_dim"] == 28
+    assert fields["encoder"]["layers"][0]["qk_norm"] is False
+    assert BackboneConfig.from_dict(json.loads(json.dumps(fields))) == FIRST
+    assert reader.backbone_config("here", json.loads(json.dumps(fields))) == FIRST
+    fields["decoder_table"] = 1
+    with pytest.raises(ValueError, match="decoder_table=1"):
+        reader.backbone_config("here", fields)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"decoder_table": False}, "same `hidden_dim`, unless .* decoder.hidden_dim=20"),
+        ({"encoder": FIRST.decoder}, "encoder.cross_attention_dim=28"),
+        (
+            {"decoder": dataclasses.replace(FIRST.decoder, cross_attention_dim=20)},
+            "cross_attention_dim=20, encoder.hidden_dim=28",
+        ),
+        ({"decoder": None}, "decoder_table=True, decoder=None"),
+    ],
+)
+def test_stacks_that_do_not_fit_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(FIRST, **change)
+
+
+def test_flags_must_be_true_or_false():
+    with pytest.raises(TypeError, match="qk_norm=1"):
+        dataclasses.replace(LOCAL, qk_norm=1)
+    with pytest.raises(ValueError, match="`soft_cap` must be positive"):
+        dataclasses.replace(LOCAL, soft_cap=0.0)
 
 
 def _of_numpy(value):

@@ -22,9 +22,9 @@ from tolerances import TOLERANCE
 from keras_t5gemma2 import T5Gemma2ImageConverter, T5Gemma2Seq2SeqLMPreprocessor
 from keras_t5gemma2.kernels import Window
 from keras_t5gemma2.lora.dense import Dense
-from keras_t5gemma2.model.attention import Attention
+from keras_t5gemma2.model.attention import Attention, CrossAttention
 from keras_t5gemma2.model.blocks import Block, GatedMLP
-from keras_t5gemma2.model.embedder import Embedder
+from keras_t5gemma2.model.embedder import DecoderEmbedder, Embedder
 from keras_t5gemma2.model.norm import RMSNorm
 from keras_t5gemma2.model.rotary import Positions
 from keras_t5gemma2.model.stacks import Decoder, Encoder
@@ -52,7 +52,17 @@ def at():
     return Positions(keras.ops.convert_to_tensor(MASK * np.arange(5, dtype="int32")), [ATTENTION])
 
 
+def crossed(layer):
+    """The output of attention to a memory that is narrower."""
+    if not layer.built:
+        layer.build(None)
+    memory = layer.remember(keras.ops.convert_to_tensor(X[..., :20]), at().positions)
+    return layer(X, at=at(), memory=memory)
+
+
 LAYERS = {
+    DecoderEmbedder: ({"config": MODEL}, lambda layer: layer(IDS)),
+    CrossAttention: ({"config": ATTENTION, "hidden_dim": WIDTH, "memory_dim": 20}, crossed),
     Embedder: ({"config": MODEL}, lambda layer: layer(IDS)),
     RMSNorm: ({"epsilon": 1e-4}, lambda layer: layer(X)),
     Attention: (

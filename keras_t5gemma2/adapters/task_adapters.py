@@ -78,7 +78,8 @@ class TaskAdapters(AdapterSet):
     def default_optimizer(self):
         """The optimizer where the user has named none; that of adapters is said."""
         of_adapters = self.trained is not None
-        optimizer = default_optimizer(self.backbone.config.hidden_dim, of_adapters)
+        config = self.backbone.config
+        optimizer = default_optimizer((config.decoder or config.encoder).hidden_dim, of_adapters)
         if of_adapters:
             say(
                 f"The adapter {self.trained!r} trains with AdamW and a learning rate of "

@@ -71,6 +71,11 @@ class Checkpoint:
         return config.encoder_alone() if self.encoder_only else config
 
     @property
+    def generation(self):
+        """1 or 2: which T5Gemma it is, told without a look at its sizes."""
+        return 2
+
+    @property
     def origin(self):
         """What errors call the source of `config`."""
         return self.path / "config.json"

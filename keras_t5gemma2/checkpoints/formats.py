@@ -19,7 +19,7 @@ from keras_t5gemma2.files.downloads import (
 from keras_t5gemma2.files.json_object import read_json
 from keras_t5gemma2.lora.config import check_described
 from keras_t5gemma2.messages import shown
-from keras_t5gemma2.registry import presets
+from keras_t5gemma2.registry import class_name, generation_of, presets
 
 _LONGEST_PRESET = 4096
 _HUB, _KAGGLE = "hf://", "kaggle://"
@@ -27,7 +27,7 @@ _HUB_PAGES = ("https://huggingface.co/", "https://hf.co/", "huggingface.co/", "h
 
 
 def open_checkpoint(
-    preset, load_weights=True, text_only=False, embeddings=None, encoder_only=False
+    preset, load_weights=True, text_only=False, embeddings=None, encoder_only=False, cls=None
 ):
     """What is behind the name of a preset.
 
@@ -39,6 +39,7 @@ def open_checkpoint(
         text_only: bool. Leave out the vision tower.
         embeddings: "encoder", "decoder", "mean" or `None`, for presets of keras-hub alone.
         encoder_only: bool. Leave out the decoder.
+        cls: the class to be loaded, whose `generation` the checkpoint must be of, or `None`.
 
     Returns:
         A `Checkpoint`, downloaded if need be, and `None`; or `None` and what keras-hub is to load.
@@ -47,17 +48,63 @@ def open_checkpoint(
         FileNotFoundError: there is no such directory, repository or `config.json`.
         PermissionError: the repository asks for a login, or for its terms to be accepted.
         ConnectionError: the hub cannot be reached, and the files are not in the local cache.
-        ValueError: `config.json` is none, or `embeddings` no choice or not to be chosen.
+        ValueError: `config.json` is none, or `embeddings` no choice or not to be chosen, or the
+            model is of the other generation.
     """
+    if (row := _row_of(preset)) is not None:  # nothing is downloaded for the wrong class
+        check_class(cls, generation_of(row), f"preset={shown(preset)}")
     directory, remote = locate(preset, load_weights)
     if directory is None:
         return None, remote
     check_choice(embeddings)
     kind = _kind_of(directory)
-    if kind is KerasHubCheckpoint:
-        return kind(directory, text_only, preset, encoder_only, embeddings), None
-    check_no_choice(embeddings, directory)
-    return kind(directory, text_only, preset, encoder_only), None
+    choice = (embeddings,) if kind is KerasHubCheckpoint else ()
+    checkpoint = kind(directory, text_only, preset, encoder_only, *choice)
+    if not choice or checkpoint.generation == 1:
+        check_no_choice(embeddings, directory)
+    check_class(cls, checkpoint.generation, f"preset={shown(preset)}")
+    return checkpoint, None
+
+
+def check_class(cls, generation, received):
+    """Raises where a class is for models of the other generation.
+
+    Args:
+        cls: class of this package, or derived from one, with a `generation`; or `None` for any.
+        generation: int, of the model.
+        received: string, what an error says was received.
+    """
+    wanted = getattr(cls, "generation", None)
+    if wanted in (None, generation):
+        return
+    of_package = (c for c in cls.__mro__ if c.__module__.startswith("keras_t5gemma2."))
+    name = next(c.__name__ for c in of_package if c.__name__.startswith("T5Gemma"))
+    of_second = name if wanted == 2 else name.replace("T5Gemma", "T5Gemma2", 1)
+    other = class_name(of_second, generation)
+    raise ValueError(
+        f"A `{name}` must be of a T5Gemma {wanted}. Received: {received}, a T5Gemma {generation}. "
+        f"For it there is `{other}`"
+    )
+
+
+def generation_of_preset(preset):
+    """1 or 2: which T5Gemma is behind the name of a preset, as `open_checkpoint` has it.
+
+    2 where nobody can tell before keras-hub has loaded it.
+    """
+    if (row := _row_of(preset)) is not None:
+        return generation_of(row)
+    checkpoint, _ = open_checkpoint(preset, load_weights=False)
+    return 2 if checkpoint is None else checkpoint.generation
+
+
+def _row_of(preset):
+    """The row of a preset, by its name or by one of its handles."""
+    if not isinstance(preset, str):
+        return None
+    handles = ("hf_handle", "kaggle_handle")
+    rows = presets.items()
+    return next((r for name, r in rows if preset in (name, *map(r.get, handles))), None)
 
 
 def locate(preset, load_weights=True):

@@ -41,7 +41,7 @@ def source_of(preset, directory):
     if preset.startswith(_KAGGLE):
         for row in presets.values():
             handle = row.get("kaggle_handle", "").rpartition("/")[0]
-            if handle and preset.startswith(handle):
+            if handle and f"{preset}/".startswith(f"{handle}/"):
                 return row["hf_handle"].removeprefix(_HUB)
     return _of_directory(directory)
 

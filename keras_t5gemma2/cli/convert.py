@@ -26,7 +26,9 @@ from keras_t5gemma2.files.safetensors_writer import NewTensor, parse_size, shard
 from keras_t5gemma2.messages import say
 from keras_t5gemma2.model.backbone import T5Gemma2Backbone
 from keras_t5gemma2.model.loading import shapes_only
+from keras_t5gemma2.model.t5gemma1 import T5GemmaBackbone
 from keras_t5gemma2.tasks.seq2seq_lm import T5Gemma2Seq2SeqLM
+from keras_t5gemma2.tasks.t5gemma1 import T5GemmaSeq2SeqLM
 
 _GEMMA3 = ("gemma3", "gemma3_text")
 
@@ -125,7 +127,9 @@ def _load(arguments, target):
         lm = T5Gemma2Seq2SeqLM.from_gemma3(path, arguments.decoder, **options)
     else:
         options["embeddings"] = arguments.embeddings
-        lm = T5Gemma2Seq2SeqLM.from_preset(arguments.source, **options)
+        is_first = formats.generation_of_preset(arguments.source) == 1
+        cls = T5GemmaSeq2SeqLM if is_first else T5Gemma2Seq2SeqLM
+        lm = cls.from_preset(arguments.source, **options)
     if arguments.adapter is not None:
         load = lm.load_peft_adapter if arguments.adapter.is_dir() else lm.load_adapter
         load(arguments.adapter)
@@ -138,8 +142,10 @@ def _backbone_to_list(arguments, target):
         return _load(arguments, target).backbone
     dtype = arguments.dtype or _stored_dtype(arguments.source, load_weights=False)
     options = {} if dtype is None else {"dtype": dtype}
+    is_first = formats.generation_of_preset(arguments.source) == 1
+    cls = T5GemmaBackbone if is_first else T5Gemma2Backbone
     return shapes_only(
-        lambda: T5Gemma2Backbone.from_preset(
+        lambda: cls.from_preset(
             arguments.source, load_weights=False, text_only=arguments.text_only, **options
         )
     )
@@ -219,11 +225,13 @@ def _keras_hub_files(backbone, arguments):
     variables = {variable.path: variable for variable in backbone.weights}
     found = []
     for row in keras_hub_names.rows(backbone.config):
-        if backbone.config.vision is None and row.name == keras_hub_names.ENDS_OF_IMAGE[0]:
+        config = backbone.config
+        is_second = config.generation == 2
+        if is_second and config.vision is None and row.name == keras_hub_names.ENDS_OF_IMAGE[0]:
             continue  # it has none without a tower
         variable = variables[row.path]
         shape = row.layout.from_variable_shape(tuple(variable.shape))
-        for name in keras_hub_names.copies(row.name):
+        for name in keras_hub_names.copies(row.name, config.generation):
             found.append(NewTensor(name, shape, np.dtype(variable.dtype), None))
     return _keras_file(found, arguments)
 

@@ -11,6 +11,7 @@ from keras_t5gemma2.serving.app import make_app
 from keras_t5gemma2.serving.engine import Engine
 from keras_t5gemma2.serving.guard import hosts_of
 from keras_t5gemma2.serving.limits import Limits
+from keras_t5gemma2.tasks.t5gemma1 import T5GemmaTextEmbedder
 from keras_t5gemma2.tasks.text_embedder import T5Gemma2TextEmbedder
 
 # Seconds that answers may still take when the server is told to end.
@@ -68,7 +69,8 @@ def run(
     lm = models.load(preset, **of_model)
     lm.compile(sampler="greedy")
     engine = Engine(lm, rows, queue)
-    embedder = T5Gemma2TextEmbedder(lm.backbone, lm.preprocessor)
+    cls = T5Gemma2TextEmbedder if lm.generation == 2 else T5GemmaTextEmbedder
+    embedder = cls(lm.backbone, lm.preprocessor)
     about = model_name or name_of(preset), limits, api_key, hosts_of(host)
     app = make_app(lm, engine, embedder, *about, engine.close)
     try:

@@ -6,7 +6,7 @@ from keras_t5gemma2.options import number
 
 LARGEST_SIZE = 1 << 24
 MOST_LAYERS = 1_000
-# The largest published model has 7.5e9.
+# The largest published model has 2e10.
 _MOST_PARAMETERS = 10**11
 
 
@@ -37,10 +37,15 @@ def check_size(config, origin):
 def num_parameters(config):
     """About how many parameters a model has: all matrices, without norms and biases."""
     count = config.vocabulary_size * config.hidden_dim
+    if config.decoder_table:
+        count += config.vocabulary_size * config.decoder.hidden_dim
     for stack in config.stacks.values():
         for layer in stack.layers:
             heads = 2 * layer.num_heads + 2 * layer.num_kv_heads
             count += stack.hidden_dim * (heads * layer.head_dim + 3 * stack.mlp_dim)
+            if (width := stack.cross_attention_dim) is not None:
+                queries = 2 * layer.num_heads * stack.hidden_dim
+                count += (queries + 2 * layer.num_kv_heads * width) * layer.head_dim
     if (vision := config.vision) is not None:
         layer = 4 * vision.hidden_dim + 2 * vision.mlp_dim
         around = vision.patches_per_side**2 + 3 * vision.patch_size**2 + config.hidden_dim

@@ -80,7 +80,7 @@ def prefill(backbone, inputs, memory, keep_states=False, ahead=0, cache_dtype="a
         past = [caches.empty(a, batch_size, n, dtype) for a, n in attentions]
         positions = {n: ops.full((batch_size, n), -1, dtype="int32") for n in counts}
         return Cache(tuple(past), positions, padding), None
-    x = backbone.embedder(token_ids[:, :known])
+    x = backbone.embed_decoder(token_ids[:, :known])
     hidden, own = decoder.step(x, decoder_positions(mask)[:, :known], memory)
     if cache_dtype == "int8":
         own = map(caches.in_int8, own)
@@ -133,7 +133,7 @@ def read(backbone, memory, token_ids, cache, first):
     positions, slots = caches.written(cache, first, here)
     past = [KeyValues(k, v, positions[k.shape[2]]) for k, v in cache.past]
     with plain_calls():
-        x = backbone.embedder(token_ids)
+        x = backbone.embed_decoder(token_ids)
         hidden, past = backbone.decoder.step(x, here, memory, past, slots)
     past = tuple((keys, values) for keys, values, _ in past)
     return hidden, Cache(past, positions, cache.padding)

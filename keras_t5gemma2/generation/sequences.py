@@ -101,7 +101,7 @@ def _hidden_states(model):
         ids = ops.concatenate([inputs["decoder_token_ids"], ops.maximum(new, 0)], axis=1)
         there = ops.cast(new >= 0, inputs["decoder_padding_mask"].dtype)
         mask = ops.concatenate([inputs["decoder_padding_mask"], there], axis=1)[:, :-1]
-        x = model.backbone.embedder(ids[:, :-1])
+        x = model.backbone.embed_decoder(ids[:, :-1])
         hidden, _ = model.backbone.decoder.step(x, decoder_positions(mask), memory)
         return hidden[:, -new.shape[1] :]
 

@@ -1,4 +1,4 @@
-"""Where the decoder looks: its merged attention, as numbers."""
+"""Where the decoder looks: its attention, as numbers."""
 
 import functools
 from typing import Any, NamedTuple
@@ -21,8 +21,9 @@ class AttentionWeights(NamedTuple):
     """Where the decoder looks while it writes each token of a text.
 
     What `T5Gemma2Seq2SeqLM.attention` gives. In each layer and head, the weights of a token over
-    `past` and over `encoder` come from one softmax: together they sum to 1. A sliding layer gives 0
-    to what lies outside of its window.
+    `past` and over `encoder` come from one softmax: together they sum to 1. In T5Gemma 1, whose
+    layers attend to the two apart, each sums to 1. A sliding layer gives 0 to what lies outside of
+    its window.
 
     Attributes:
         tokens: list of T strings, the tokens that were written.
@@ -106,7 +107,7 @@ def _weights(lm, written):
     def compare(_, inputs):
         mask = inputs["decoder_padding_mask"]
         memory = decoding.remember(lm.backbone, inputs, "projected")
-        x = lm.backbone.embedder(inputs["decoder_token_ids"])
+        x = lm.backbone.embed_decoder(inputs["decoder_token_ids"])
         positions = decoder_positions(mask)
         own = lm.backbone.decoder.queries_and_keys(x, positions, memory)
         return positions, own, memory.positions, [keys for keys, _ in memory.layers]
@@ -117,13 +118,13 @@ def _weights(lm, written):
     past = np.zeros((len(layers), heads, count, length), "float32")
     encoder = np.zeros((len(layers), heads, count, int(seen_by.sum())), "float32")
     for i, block in enumerate(lm.backbone.decoder.blocks):
-        (query, keys), attention = own[i], block.attention
-        rule = size, attention.window, attention.scale
+        (query, keys, of_memory), attention = own[i], block.attention
+        rule = size, attention.window, attention.scale, attention.config.soft_cap
         make = functools.partial(_of_block, *rule)
         run = program(generator, ("attention weights", *rule), make, call)
         for start in range((length - count) // size * size, length, size):
             place = ops.convert_to_tensor(start, "int32")
-            found = run((), place, query, positions, keys, memory[i], seen)
+            found = run((), place, query, of_memory, positions, keys, memory[i], seen)
             of_past, of_encoder = (ops.convert_to_numpy(x)[0] for x in found)
             # Rows of the block, and of the result; of a prompt that stands before none.
             first = max(0, length - count - start)
@@ -134,16 +135,23 @@ def _weights(lm, written):
     return past, encoder
 
 
-def _of_block(size, window, scale):
+def _of_block(size, window, scale, cap):
     """A function that gives the weights of `size` queries from `start` on."""
 
-    def of_block(_, start, query, positions, own, memory, seen):
+    def of_block(_, start, query, of_memory, positions, own, memory, seen):
         batch, heads, _, width = query.shape
-        query = ops.slice(query, (0, 0, start, 0), (batch, heads, size, width))
+        place, shape = (0, 0, start, 0), (batch, heads, size, width)
+        query = ops.slice(query, place, shape)
         places = ops.slice(positions, (0, start), (batch, size))
         own, memory = KeyValues(own, None, positions), KeyValues(memory, None, seen)
         segments = [(own, window), (memory, Window())]
-        return kernels.attention_weights(query, places, segments, scale)
+        if not of_memory:
+            return kernels.attention_weights(query, places, segments, scale, cap)
+        queries = [query, ops.slice(of_memory[0], place, shape)]
+        return [
+            kernels.attention_weights(x, places, [segment], scale, cap)[0]
+            for x, segment in zip(queries, segments, strict=True)
+        ]
 
     return of_block
 

@@ -9,9 +9,11 @@ def dense_layers(backbone):
     """Dict of the `Dense` layers of the stacks by their paths, in their order."""
     found = {}
     for block in (block for stack in backbone.stacks for block in stack.blocks):
-        attention, mlp = block.attention, block.mlp
-        own = (attention.query, attention.key, attention.value, attention.output_dense)
-        found |= {layer.path: layer for layer in (*own, mlp.gate, mlp.up, mlp.down)}
+        layers = []
+        for attention in filter(None, (block.attention, block.cross_attention)):
+            layers += [attention.query, attention.key, attention.value, attention.output_dense]
+        layers += [block.mlp.gate, block.mlp.up, block.mlp.down]
+        found |= {layer.path: layer for layer in layers}
     return found
 
 

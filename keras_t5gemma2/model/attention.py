@@ -1,4 +1,4 @@
-"""Attention over a layer's own tokens and the encoder's, merged."""
+"""Attention over a layer's own tokens and the encoder's, merged or apart."""
 
 from typing import Any, NamedTuple
 
@@ -56,20 +56,26 @@ class Attention(PlainCall, Configured, layers.Layer):
         # Keras would cast float32 inputs that must stay so, such as the scales of a cache.
         super().__init__(autocast=False, **kwargs)
         self.config, self.window, self.hidden_dim = config, window, hidden_dim
+        self.memory_dim = hidden_dim  # width of what keys and values are made of
         self.query = linear(self, "query", config.num_heads * config.head_dim)
         self.key = linear(self, "key", config.num_kv_heads * config.head_dim)
         self.value = linear(self, "value", config.num_kv_heads * config.head_dim)
         self.output_dense = linear(self, "output", hidden_dim)
-        self.query_norm = RMSNorm(config.norm_epsilon, dtype=self.dtype_policy, name="query_norm")
-        self.key_norm = RMSNorm(config.norm_epsilon, dtype=self.dtype_policy, name="key_norm")
+        self.query_norm = self.key_norm = None
+        if config.qk_norm:
+            same = {"epsilon": config.norm_epsilon, "dtype": self.dtype_policy}
+            self.query_norm = RMSNorm(**same, name="query_norm")
+            self.key_norm = RMSNorm(**same, name="key_norm")
         self.dropout = layers.Dropout(config.dropout, dtype="float32", name="dropout")
 
     def build(self, shape):
-        for dense in (self.query, self.key, self.value):
-            dense.build((None, None, self.hidden_dim))
+        self.query.build((None, None, self.hidden_dim))
+        for dense in (self.key, self.value):
+            dense.build((None, None, self.memory_dim))
         self.output_dense.build((None, None, self.config.num_heads * self.config.head_dim))
-        for norm in (self.query_norm, self.key_norm):
-            norm.build((None, None, None, self.config.head_dim))
+        if self.config.qk_norm:
+            for norm in (self.query_norm, self.key_norm):
+                norm.build((None, None, None, self.config.head_dim))
         self.built = True
 
     def call(self, x, at, memory=None, past=None, slot=None, training=False):
@@ -89,25 +95,28 @@ class Attention(PlainCall, Configured, layers.Layer):
         query, own = self.project(x, at)
         if past is not None:
             own = kernels.write(past, own, slot)
+        seen = own if at.shards is None else at.shards.whole(own)
+        mixed = self._mix(query, at, [(seen, self.window)], memory, training)
+        return self.output_dense(kernels.merge_heads(mixed)), own
 
+    def _mix(self, query, at, own, memory, training):
+        """(B, N, T, H) of the queries: values of the segments `own` and of the encoder's tokens."""
         if isinstance(memory, SharedMemory) and query.shape[2] > kernels.FEW_QUERIES:
             # The keys and values of one layer at a time are in memory.
             encoded = kernels.plain(memory.encoded, query.dtype)
             memory = self.remember(encoded[:, 0], memory.positions)
         if isinstance(memory, SharedMemory):
-            mixed = self._attend_shared(query, at, own, memory)
-        else:
-            seen = own if at.shards is None else at.shards.whole(own)
-            # The encoder's tokens are seen whole from every layer, sliding or not.
-            segments = [(seen, self.window)] + ([] if memory is None else [(memory, Window())])
-            drop = self._drop if training and self.config.dropout else None
-            mixed = kernels.attend(query, at.positions, segments, self.scale, drop, at.shards)
-        return self.output_dense(kernels.merge_heads(mixed)), own
+            return self._attend_shared(query, at, own, memory)
+        # The encoder's tokens are seen whole from every layer, sliding or not.
+        segments = own + ([] if memory is None else [(memory, Window())])
+        drop = self._drop if training and self.config.dropout else None
+        how = self.scale, self.config.soft_cap, drop, at.shards
+        return kernels.attend(query, at.positions, segments, *how)
 
     def project(self, x, at):
         """The (B, N, T, H) queries of the tokens of `x`, and their `KeyValues`."""
-        query = at.rotate(self.query_norm(self._heads(self.query(x))), self.config)
-        key = at.rotate(self.key_norm(self._heads(self.key(x))), self.config)
+        query = at.rotate(self.queries(x), self.config)
+        key = at.rotate(self._normed(self.key_norm, self._heads(self.key(x))), self.config)
         return query, KeyValues(key, self._heads(self.value(x)), at.positions)
 
     @property
@@ -119,15 +128,19 @@ class Attention(PlainCall, Configured, layers.Layer):
 
         Keys of the encoder's tokens are not rotated: with k = norm(W h) * (1 + s) and r the
         inverse norm, the product q k is (W (q * (1 + s))) h * r, and the sum of p V h is V times
-        the sum of p h. So nothing is projected but the query and the sum.
+        the sum of p h. So nothing is projected but the query and the sum. Without a norm, s is 0
+        and r is 1.
         """
-        scaled = ops.cast(query, "float32") * (1.0 + ops.cast(self.key_norm.scale, "float32"))
-        queries = [query, self._by_head(scaled, memory.key_kernel)]
+        scaled = ops.cast(query, "float32")
+        if self.key_norm is not None:
+            scaled = scaled * (1.0 + ops.cast(self.key_norm.scale, "float32"))
+        queries = [query for _ in own] + [self._by_head(scaled, memory.key_kernel)]
         keys = kernels.times(memory.encoded, memory.inverse_norms)
         seen = KeyValues(keys, memory.encoded, memory.positions)
-        segments = [(own, self.window), (seen, Window())]
-        own_sum, seen_sum = kernels.weighted_sums(queries, at.positions, segments, self.scale)
-        summed = own_sum + self._by_head(seen_sum, memory.value_kernel)
+        segments = [*own, (seen, Window())]
+        how = self.scale, self.config.soft_cap
+        *own_sums, seen_sum = kernels.weighted_sums(queries, at.positions, segments, *how)
+        summed = sum(own_sums, self._by_head(seen_sum, memory.value_kernel))
         return ops.cast(summed, query.dtype)
 
     def _by_head(self, x, kernel):
@@ -143,7 +156,8 @@ class Attention(PlainCall, Configured, layers.Layer):
     def remember(self, encoded, positions, training=False):
         """`KeyValues` of the encoder's tokens: the same projections, the keys not rotated."""
         # `training` is passed on: Keras's call context is absent during recomputation.
-        key = self.key_norm(self._heads(self.key(encoded, training=training)))
+        key = self._heads(self.key(encoded, training=training))
+        key = self._normed(self.key_norm, key)
         value = self._heads(self.value(encoded, training=training))
         return KeyValues(key, value, positions)
 
@@ -151,16 +165,48 @@ class Attention(PlainCall, Configured, layers.Layer):
         """This layer's part of a `SharedMemory` of (B, 1, S, D): small beside that itself."""
         heads, width = self.config.num_kv_heads, self.config.head_dim
         key = ops.cast(self._heads(self.key(encoded[:, 0])), "float32")
-        mean = ops.mean(ops.square(key), axis=-1, keepdims=True)
-        inverse_norms = ops.rsqrt(mean + self.config.norm_epsilon)
+        if self.key_norm is None:
+            inverse_norms = ops.ones_like(key[..., :1])
+        else:
+            mean = ops.mean(ops.square(key), axis=-1, keepdims=True)
+            inverse_norms = ops.rsqrt(mean + self.config.norm_epsilon)
         # (in, heads * H) to a matrix for each head, of the keys transposed.
         key_kernel, value_kernel = (
-            ops.reshape(dense.effective_kernel(), (self.hidden_dim, heads, width))
+            ops.reshape(dense.effective_kernel(), (self.memory_dim, heads, width))
             for dense in (self.key, self.value)
         )
         key_kernel = ops.transpose(key_kernel, (1, 2, 0))
         value_kernel = ops.transpose(value_kernel, (1, 0, 2))
         return inverse_norms, key_kernel, value_kernel
 
+    def queries(self, x):
+        """The (B, N, T, H) queries of the tokens of `x`, not rotated."""
+        return self._normed(self.query_norm, self._heads(self.query(x)))
+
+    def _normed(self, norm, x):
+        return x if norm is None else norm(x)
+
     def _heads(self, x):
         return kernels.split_heads(x, self.config.head_dim)
+
+
+@registered
+class CrossAttention(Attention):
+    """Attention over the encoder's tokens alone, which need not be as wide; nothing is rotated.
+
+    Args:
+        config: `AttentionConfig`, whose window and rotary embedding mean nothing here.
+        hidden_dim: int. Width of the inputs and outputs.
+        memory_dim: int. Width of the encoder's output.
+    """
+
+    arguments = {"config": AttentionConfig, "hidden_dim": None, "memory_dim": None}
+
+    def __init__(self, config, hidden_dim, memory_dim, **kwargs):
+        super().__init__(config, Window(), hidden_dim, **kwargs)
+        self.memory_dim = memory_dim
+
+    def call(self, x, at, memory, training=False):
+        """The (B, T, D) output for every token of `x`; arguments as `Attention.call` has them."""
+        mixed = self._mix(self.queries(x), at, [], memory, training)
+        return self.output_dense(kernels.merge_heads(mixed))

@@ -22,7 +22,8 @@ from keras_t5gemma2.checkpoints.transformers.writer import write_transformers
 from keras_t5gemma2.compat.jax_trainer import keep_state
 from keras_t5gemma2.config import BackboneConfig
 from keras_t5gemma2.files.config_objects import check_parts
-from keras_t5gemma2.model.embedder import Embedder
+from keras_t5gemma2.messages import shown
+from keras_t5gemma2.model.embedder import DecoderEmbedder, Embedder
 from keras_t5gemma2.model.from_checkpoint import load_backbone
 from keras_t5gemma2.model.inputs import completed, completed_spec, of_encoder, symbolic_inputs
 from keras_t5gemma2.model.quantize import Quantizes
@@ -104,6 +105,7 @@ class T5Gemma2Backbone(
     (2, 3, 128)
     """
 
+    generation = 2  # of the models that the class is for
     presets = presets  # those that `from_preset` knows by name
     _replaced_files = ("model*.weights.h5", "model.weights.json", "task.weights.h5")
 
@@ -120,6 +122,7 @@ class T5Gemma2Backbone(
         check_constructor(self, kwargs)
         if isinstance(config, dict):
             config = BackboneConfig.from_dict(config)
+        formats.check_class(type(self), config.generation, f"config={shown(config)}")
         self.config = config
         keep_state()
         plan = plans.plan_of_modes(quantized_layers, rounds_activations)
@@ -138,7 +141,10 @@ class T5Gemma2Backbone(
         self.vision = config.vision and Vision(config, dtype=dtype, name="vision")
         self.encoder = Encoder(config.encoder, dtype=dtype, name="encoder")
         self.decoder = config.decoder and Decoder(config.decoder, dtype=dtype, name="decoder")
-        self.token_embedding = self.embedder.table
+        self.decoder_embedder = None
+        if config.decoder_table:
+            self.decoder_embedder = DecoderEmbedder(config, dtype=dtype, name="decoder_embedder")
+        self.token_embedding = (self.decoder_embedder or self.embedder).table
 
         inputs = symbolic_inputs(config)
         seen = inputs["encoder_padding_mask"]
@@ -146,7 +152,7 @@ class T5Gemma2Backbone(
         encoded = self.encode(inputs["encoder_token_ids"], seen, *images)
         if self.decoder is None:
             return {"inputs": inputs, "outputs": {"encoder_sequence_output": encoded}}
-        x = self.embedder(inputs["decoder_token_ids"])
+        x = self.embed_decoder(inputs["decoder_token_ids"])
         decoded = self.decoder(x, inputs["decoder_padding_mask"], encoded, seen)
         outputs = {"encoder_sequence_output": encoded, "decoder_sequence_output": decoded}
         return {"inputs": inputs, "outputs": outputs}
@@ -181,6 +187,17 @@ class T5Gemma2Backbone(
         ['encoder']
         """
         return [self.encoder] if self.decoder is None else [self.encoder, self.decoder]
+
+    def embed_decoder(self, token_ids: Tensor) -> Tensor:
+        """What the decoder reads of ids (batch, decoder length): (batch, length, its width).
+
+        Example:
+
+        >>> backbone = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny")
+        >>> tuple(backbone.embed_decoder(np.ones((1, 3), "int32")).shape)
+        (1, 3, 128)
+        """
+        return (self.decoder_embedder or self.embedder)(token_ids)
 
     def encode(
         self,
@@ -348,14 +365,25 @@ class T5Gemma2Backbone(
         """
         check_loading(cls, "from_preset", kwargs, _IN_A_PRESET)
         parts = text_only, embeddings, encoder_only
-        checkpoint, preset = formats.open_checkpoint(preset, load_weights, *parts)
+        checkpoint, preset = formats.open_checkpoint(preset, load_weights, *parts, cls=cls)
         if checkpoint is not None:
             how = load_weights, quantize, allow_nonfinite
-            return load_backbone(T5Gemma2Backbone, checkpoint, *how, **kwargs)
+            return load_backbone(cls.class_of_presets(), checkpoint, *how, **kwargs)
         options = {"quantize": quantize, "allow_nonfinite": allow_nonfinite}
         options |= {"text_only": text_only, "encoder_only": encoder_only}
         formats.check_only_keras(preset, embeddings, **options)
         return super().from_preset(preset, load_weights, **kwargs)
+
+    @classmethod
+    def class_of_presets(cls) -> "type[T5Gemma2Backbone]":
+        """The class of this package that a preset gives, whatever is derived from it.
+
+        Example:
+
+        >>> keras_t5gemma2.T5Gemma2Backbone.class_of_presets().__name__
+        'T5Gemma2Backbone'
+        """
+        return T5Gemma2Backbone
 
     get_layout_map = staticmethod(get_layout_map)
 
@@ -405,7 +433,14 @@ class T5Gemma2Backbone(
         save_for_keras_hub(path, self, max_shard_size=max_shard_size)
 
 
-# Another name, for the `config.json` of presets: where this package has not been imported, it is
-# what keras-hub says that it does not know.
-_NAME = f"{IMPORT}{keras.saving.get_registered_name(T5Gemma2Backbone)}"
-keras.saving.get_custom_objects()[_NAME] = T5Gemma2Backbone
+def register_for_import(cls):
+    """Registers a backbone under another name too, for the `config.json` of presets.
+
+    Where this package has not been imported, it is what keras-hub says that it does not know.
+    """
+    name = f"{IMPORT}{keras.saving.get_registered_name(cls)}"
+    keras.saving.get_custom_objects()[name] = cls
+    return cls
+
+
+register_for_import(T5Gemma2Backbone)

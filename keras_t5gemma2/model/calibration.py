@@ -2,8 +2,8 @@
 
 Keras's calibration runs a text through a list of layers, and watches the dense layers in one after
 another. Here the first half of a text is the encoder's and the second the decoder's, which
-continues it: a tensor (1, length, D) holds the states of both, and each layer of the chain changes
-one half.
+continues it: a tensor (1, length, D) holds the states of both, zeros behind those of the narrower
+stack, and each layer of the chain changes one half.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ def layer_structure(backbone):
     if backbone.decoder is not None:
         rows += [(_decode, block) for block in backbone.decoder.blocks]
     chain = [_Link(block, functools.partial(run, backbone, block)) for run, block in rows]
-    return {"pre_block_layers": [backbone.embedder], "sequential_blocks": chain}
+    return {"pre_block_layers": [_Embedding(backbone)], "sequential_blocks": chain}
 
 
 @contextlib.contextmanager
@@ -57,6 +57,25 @@ def _factor_of_inverse(matrix):
     return ops.convert_to_tensor(factor.astype("float32"))
 
 
+class _Embedding(layers.Layer):
+    """The states of a text's ids: its first half embedded for the encoder, its second decoder's."""
+
+    def __init__(self, backbone):
+        super().__init__(dtype=backbone.embedder.dtype_policy)
+        self.backbone = backbone
+        self.built = True
+
+    def call(self, ids):
+        if self.backbone.decoder is None:
+            return self.backbone.embedder(ids)
+        length = ids.shape[1] // 2
+        halves = (
+            self.backbone.embedder(ids[:, :length]),
+            self.backbone.embed_decoder(ids[:, length:]),
+        )
+        return _joined(*halves)
+
+
 class _Link(layers.Layer):
     """A block of a stack, and what is to be done with it."""
 
@@ -71,25 +90,35 @@ class _Link(layers.Layer):
 
 def _encode(backbone, block, states):
     """The states after one block of the encoder; after its last, the last norm too."""
-    encoded, decoded, mask = _halves(states)
+    encoded, decoded, mask = _halves(backbone, states)
     encoder = backbone.encoder
     encoded, _ = block(encoded, at=Positions(encoder_positions(mask[0]), encoder.config.layers))
     if block is encoder.blocks[-1]:
         encoded = encoder.norm(encoded)
-    return ops.concatenate([encoded, decoded], axis=1)
+    return _joined(encoded, decoded)
 
 
 def _decode(backbone, block, states):
-    encoded, decoded, mask = _halves(states)
+    encoded, decoded, mask = _halves(backbone, states)
     decoder = backbone.decoder
-    memory = block.attention.remember(encoded, encoder_positions(mask[0]))
+    memory = block.memory_attention.remember(encoded, encoder_positions(mask[0]))
     at = Positions(decoder_positions(mask[1]), decoder.config.layers)
     decoded, _ = block(decoded, at=at, memory=memory)
-    return ops.concatenate([encoded, decoded], axis=1)
+    return _joined(encoded, decoded)
 
 
-def _halves(states):
+def _halves(backbone, states):
     """The states of the encoder and of the decoder, and a mask for each, of tokens only."""
-    length = states.shape[1] // 2
-    halves = states[:, :length], states[:, length:]
+    config, length = backbone.config, states.shape[1] // 2
+    encoder, decoder = (stack or config.encoder for stack in (config.encoder, config.decoder))
+    halves = states[:, :length, : encoder.hidden_dim], states[:, length:, : decoder.hidden_dim]
     return *halves, [ops.ones(half.shape[:2], "int32") for half in halves]
+
+
+def _joined(encoded, decoded):
+    """The states of both in one tensor."""
+    width = max(encoded.shape[-1], decoded.shape[-1])
+    wide = [
+        ops.pad(half, [(0, 0), (0, 0), (0, width - half.shape[-1])]) for half in (encoded, decoded)
+    ]
+    return ops.concatenate(wide, axis=1)

@@ -1,4 +1,4 @@
-"""A backbone with other rows in its table, and all else as it is."""
+"""A backbone with other rows in its tables, and all else as it is."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from keras_t5gemma2.model.loading import build_with_weights
 
 
 def with_rows(backbone, kept, new_rows=None, **ids):
-    """A new backbone whose table holds some rows of another one's, and further ones behind them.
+    """A new backbone whose tables hold some rows of another one's, and further ones behind them.
 
     Its weights are copies, one of which is made at a time. Adapters stay behind, unless they are
     merged. Weights of integers stay as they are; new rows are quantized as the table is.
@@ -17,17 +17,20 @@ def with_rows(backbone, kept, new_rows=None, **ids):
     Args:
         backbone: `T5Gemma2Backbone`, which stays as it is.
         kept: (rows,) integers, the rows of its table in the order of the new one.
-        new_rows: (more, hidden_dim) floats that follow these, or `None`.
+        new_rows: (more, hidden_dim) floats that follow these, or `None`; for two tables a pair.
         **ids: `end_of_image_token_id` and `image_token_id`, where they are others now.
 
     Returns:
         A backbone of the same class.
     """
-    more = 0 if new_rows is None else len(new_rows)
+    tables = tables_of(backbone)
+    of_tables = new_rows if len(tables) > 1 and new_rows is not None else [new_rows] * len(tables)
+    more = 0 if of_tables[0] is None else len(of_tables[0])
     fields = backbone.get_config()
     fields["config"] = {**fields["config"], "vocabulary_size": len(kept) + more, **ids}
-    table = backbone.token_embedding
-    added = _stored_rows(table, new_rows)
+    added = {}
+    for table, rows in zip(tables, of_tables, strict=True):
+        added |= _stored_rows(table, rows)
     of_adapters = {id(variable) for variable in _adapter_variables(backbone)}
     tensors = {}
     for variable in backbone.weights:
@@ -42,10 +45,15 @@ def with_rows(backbone, kept, new_rows=None, **ids):
     return made
 
 
-def rows_of_table(backbone, ids):
-    """(len(ids), hidden_dim) float32: rows of the embedding table, of integers too."""
-    rows = backbone.token_embedding(np.asarray(ids, "int32"))
-    return host_array(rows).astype("float32")
+def tables_of(backbone):
+    """The embedding tables: the one, or that of the encoder and that of the decoder."""
+    embedders = (backbone.embedder, backbone.decoder_embedder)
+    return [embedder.table for embedder in embedders if embedder is not None]
+
+
+def rows_of_table(table, ids):
+    """(len(ids), hidden_dim) float32: rows of an embedding table, of integers too."""
+    return host_array(table(np.asarray(ids, "int32"))).astype("float32")
 
 
 def _stored_rows(table, new_rows):

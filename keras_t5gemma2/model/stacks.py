@@ -128,7 +128,7 @@ class Decoder(Stack):
             # The keys and values of the encoder's tokens are made here, once a layer and not
             # for all layers at once: gradient checkpointing keeps none of them.
             def forward(x, encoded):
-                memory = block.attention.remember(encoded, seen, training)
+                memory = block.memory_attention.remember(encoded, seen, training)
                 return block(x, at=at, memory=memory, training=training)[0]
 
             return self._trained(block, forward, x, encoded, training=training), None
@@ -146,7 +146,7 @@ class Decoder(Stack):
         With `is_shared`, that is one tensor for all layers and not keys and values for each.
         """
         positions = encoder_positions(encoder_padding_mask)
-        attentions = [block.attention for block in self.blocks]
+        attentions = [block.memory_attention for block in self.blocks]
         if is_shared:
             encoded = ops.expand_dims(encoded, axis=1)
             of_layers = tuple(a.remember_shared(encoded) for a in attentions)
@@ -183,13 +183,19 @@ class Decoder(Stack):
             x, positions, memory: as `step` has them; keys and values in every layer.
 
         Returns:
-            Per layer (B, N, T, H) queries and the (B, K, T, H) keys of the own tokens.
+            Per layer (B, N, T, H) queries, the (B, K, T, H) keys of the own tokens, and a tuple: of
+            the queries of the encoder's tokens, where these are others.
         """
         at = Positions(positions, self.config.layers)
 
         def run(i, block, x):
+            seen = memory.of_layer(i)
             query, own = block.attention.project(block.attention_norm(x), at)
-            return block(x, at=at, memory=memory.of_layer(i))[0], (query, own.keys)
+            x, _ = block.after_attention(x, at, seen)
+            of_memory = ()
+            if (cross := block.cross_attention) is not None:
+                of_memory = (cross.queries(block.cross_attention_norm(x)),)
+            return block.after_own_tokens(x, at, seen), (query, own.keys, of_memory)
 
         return self._through_blocks(x, run, training=False)[1]
 

@@ -41,7 +41,7 @@ def of_head(config, work):
     if work.head == "exact" or config.final_logit_soft_cap is not None:
         return 0
     room = size_of(work.decoder_length, smallest=32)
-    numbers = config.vocabulary_size * config.hidden_dim
+    numbers = config.vocabulary_size * config.decoder.hidden_dim
     is_worthwhile = screening.is_worthwhile(*dtypes, numbers, work.rows, room)
     if work.rows > FEW_QUERIES or (work.head == "auto" and not is_worthwhile):
         return 0
@@ -63,13 +63,13 @@ def of_training(config, work):
     read, written = (work.rows * length for length in (work.encoder_length, work.decoder_length))
     stacks = [(config.encoder, read), (config.decoder, written)]
     of_layers = [
-        _kept_of_layer(stack, attention, work, tokens)
+        _kept_of_layer(stack, attention, work, tokens) + _kept_of_cross(stack, attention, work)
         for stack, tokens in stacks
         for attention in stack.layers
     ]
     if work.gradient_checkpointing:
-        kept = sum(len(stack.layers) * tokens for stack, tokens in stacks)
-        kept = kept * config.hidden_dim * size + max(of_layers)
+        kept = sum(len(stack.layers) * tokens * stack.hidden_dim for stack, tokens in stacks)
+        kept = kept * size + max(of_layers)
     else:
         kept = sum(of_layers)
     scores = _of_scores(config.encoder, work, work.encoder_length)
@@ -82,6 +82,20 @@ def _kept_of_layer(stack, attention, work, tokens):
     own = attention.num_kv_heads * attention.head_dim / divides(attention.num_kv_heads, work)
     wide = stack.mlp_dim / divides(stack.mlp_dim, work)
     numbers = tokens * (7.3 * stack.hidden_dim + 5.2 * heads + 1.3 * own + 3.1 * wide)
+    return math.ceil(numbers * compute_size(work))
+
+
+def _kept_of_cross(stack, attention, work):
+    """What the gradient of a decoder's attention to the encoder needs, where it is one of its own.
+
+    Counted as its part of what was measured of a layer's attention.
+    """
+    if stack.cross_attention_dim is None:
+        return 0
+    read, written = (work.rows * length for length in (work.encoder_length, work.decoder_length))
+    heads = attention.num_heads * attention.head_dim / divides(attention.num_heads, work)
+    own = attention.num_kv_heads * attention.head_dim / divides(attention.num_kv_heads, work)
+    numbers = written * (3 * stack.hidden_dim + 5.2 * heads) + read * 1.3 * own
     return math.ceil(numbers * compute_size(work))
 
 
@@ -108,7 +122,7 @@ def _of_loss(config, work, tokens):
     vocabulary = config.vocabulary_size / divides(config.vocabulary_size, work)
     chunk = min(tokens, max(1, CHUNK_BYTES // (FLOAT32 * config.vocabulary_size)))
     of_logits = 2 * chunk * vocabulary * FLOAT32
-    of_table = vocabulary * config.hidden_dim * FLOAT32 if work.mode == "fit" else 0
+    of_table = vocabulary * config.decoder.hidden_dim * FLOAT32 if work.mode == "fit" else 0
     return math.ceil(of_logits + of_table)
 
 

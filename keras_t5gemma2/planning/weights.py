@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
+from keras_t5gemma2.checkpoints.formats import generation_of_preset
 from keras_t5gemma2.config import (
     AttentionConfig,
     BackboneConfig,
@@ -19,6 +20,8 @@ from keras_t5gemma2.config import (
 from keras_t5gemma2.lora import targets
 from keras_t5gemma2.model.backbone import T5Gemma2Backbone
 from keras_t5gemma2.model.loading import shapes_only
+from keras_t5gemma2.model.t5gemma1 import T5GemmaBackbone
+from keras_t5gemma2.registry import generation_of, presets
 from keras_t5gemma2.sharding import layouts as sharding
 
 # Width, MLP's width, layers of a stack, query heads, key heads, window of the sliding layers.
@@ -26,6 +29,19 @@ _PUBLISHED = {
     "t5gemma2_270m_270m": (640, 2048, 18, 4, 1, 512),
     "t5gemma2_1b_1b": (1152, 6912, 26, 4, 1, 512),
     "t5gemma2_4b_4b": (2560, 10240, 34, 8, 4, 1024),
+}
+# Of a stack of T5Gemma 1: width, MLP's width, layers, query heads, key heads, width of a head.
+_FIRST_SIZES = {
+    "s": (512, 1024, 8, 8, 8, 64),
+    "b": (768, 2048, 12, 12, 12, 64),
+    "l": (1024, 2816, 24, 16, 16, 64),
+    "ml": (1152, 6912, 26, 4, 4, 256),
+    "xl": (2048, 5120, 24, 32, 32, 64),
+    "2b": (2304, 9216, 26, 8, 4, 256),
+    "9b": (3584, 14336, 42, 16, 8, 256),
+}
+_FIRST = {
+    name: tuple(name.split("_")[1:3]) for name, row in presets.items() if generation_of(row) == 1
 }
 _AXES = ("batch", "model")
 
@@ -36,14 +52,17 @@ def config_of(model, text_only=False):
         config = model
     elif str(model) in _PUBLISHED:
         config = _published(*_PUBLISHED[str(model)])
+    elif str(model) in _FIRST:
+        config = first_generation(*_FIRST[str(model)])
     else:
-        config = shapes_only(lambda: T5Gemma2Backbone.from_preset(model, load_weights=False)).config
+        cls = T5Gemma2Backbone if generation_of_preset(model) == 2 else T5GemmaBackbone
+        config = shapes_only(lambda: cls.from_preset(model, load_weights=False)).config
     return dataclasses.replace(config, vision=None) if text_only else config
 
 
 def published_models():
     """The names of the published models whose sizes are known without a download."""
-    return tuple(_PUBLISHED)
+    return (*_PUBLISHED, *_FIRST)
 
 
 def _published(hidden_dim, mlp_dim, num_layers, num_heads, num_kv_heads, window):
@@ -52,6 +71,26 @@ def _published(hidden_dim, mlp_dim, num_layers, num_heads, num_kv_heads, window)
     full = AttentionConfig(**sizes, rope_theta=1_000_000.0, rope_factor=8.0)
     stack = StackConfig(hidden_dim, mlp_dim, interleave(local, full, num_layers))
     return BackboneConfig(262_144, stack, stack, VisionConfig())
+
+
+def first_generation(encoder, decoder):
+    """The `BackboneConfig` of a T5Gemma 1, of the names of the sizes of its stacks, as "9b"."""
+    encoder, decoder = (_stack_of_size(size) for size in (encoder, decoder))
+    layers = (
+        dataclasses.replace(layer, window=layer.window and 2 * layer.window - 1)
+        for layer in encoder.layers
+    )
+    encoder = dataclasses.replace(encoder, layers=tuple(layers))  # as many tokens to the right
+    decoder = dataclasses.replace(decoder, cross_attention_dim=encoder.hidden_dim)
+    return BackboneConfig(256_000, encoder, decoder, None, None, None, 30.0, decoder_table=True)
+
+
+def _stack_of_size(size):
+    hidden_dim, mlp_dim, num_layers, num_heads, num_kv_heads, head_dim = _FIRST_SIZES[size]
+    rules = {"query_pre_attn_scalar": float(head_dim), "qk_norm": False, "soft_cap": 50.0}
+    full = AttentionConfig(num_heads, num_kv_heads, head_dim, **rules)
+    local = dataclasses.replace(full, window=4096)
+    return StackConfig(hidden_dim, mlp_dim, interleave(local, full, num_layers, period=2))
 
 
 class Weight(NamedTuple):
@@ -88,7 +127,8 @@ def weights_of(config, work):
 @functools.lru_cache
 def _weights(config, dtype):
     """The `Weight`s, and the paths of the kernels that `enable_lora` means by default."""
-    backbone = shapes_only(lambda: T5Gemma2Backbone(config, dtype=dtype))
+    cls = T5Gemma2Backbone if config.generation == 2 else T5GemmaBackbone
+    backbone = shapes_only(lambda: cls(config, dtype=dtype))
     weights = [
         Weight(v.path, tuple(v.shape), keras.backend.standardize_dtype(v.dtype), v.trainable)
         for v in backbone.weights

@@ -39,12 +39,17 @@ class LoadsFromCheckpoints(Mixin):
         >>> cls.from_preset("t5gemma2_tiny", encoder_sequence_length=32).encoder_sequence_length
         32
         """
+        return cls._from_preset(preset, cls, kwargs)
+
+    @classmethod
+    def _from_preset(cls, preset, checked_class, kwargs):
+        """As `from_preset`, of a preset of the generation of `checked_class`, or of any."""
         check_loading(cls, "from_preset", kwargs, by_preset=("proto",))
         for name in ("encoder_sequence_length", "decoder_sequence_length"):
             if name in kwargs:
                 value = kwargs.pop(name)  # `None` for that of the preset
                 kwargs |= {} if value is None else {name: checked(**{name: value})}
-        checkpoint, preset = formats.open_checkpoint(preset, load_weights=False)
+        checkpoint, preset = formats.open_checkpoint(preset, False, cls=checked_class)
         if checkpoint is None:
             return super().from_preset(preset, **kwargs)
         if issubclass(cls, keras_hub.tokenizers.Tokenizer):
@@ -83,7 +88,7 @@ def from_preset_of(cls, base, preset, kwargs):
     check_loading(cls, "from_preset", kwargs)
     names = ("encoder_sequence_length", "decoder_sequence_length")  # `None`: the preset's own
     lengths = {name: kwargs.pop(name) for name in names if name in kwargs}
-    found = base.from_preset(preset, **lengths)
+    found = base._from_preset(preset, None, lengths)
     config = found.get_config()
     if not isinstance(found, cls):
         shared = inspect.signature(base.__init__).parameters
@@ -143,7 +148,8 @@ def _made(cls, saved, kwargs):
     """A layer with the settings of a `SavedLayer`, and with `kwargs` instead of some of them."""
     if saved.path is None:
         return cls(**{**saved.arguments, **kwargs})
-    found = registered_class(saved.registered_name, cls)
+    # What a model of either generation was given may have been made for the other one.
+    found = registered_class(saved.registered_name, getattr(cls, "base_of_saved", cls))
     if found is None:
         raise ValueError(
             f"`registered_name` of {saved.path} must be that of {cls.__name__}, or of a class that "

@@ -81,6 +81,7 @@ class T5Gemma2ImageConverter(
            [-1., -1., -1.]], dtype=float32)
     """
 
+    generation = 2
     backbone_cls = T5Gemma2Backbone
     presets = presets  # those that `from_preset` knows by name
 

@@ -104,6 +104,8 @@ class T5Gemma2Seq2SeqLMPreprocessor(
            [1., 1., 0., 0., 0.]], dtype=float32)
     """
 
+    generation: int | None = 2
+    default_template = templates.GEMMA_TEMPLATE
     backbone_cls: type[T5Gemma2Backbone] | None = T5Gemma2Backbone
     tokenizer_cls = T5Gemma2Tokenizer
     image_converter_cls = T5Gemma2ImageConverter
@@ -339,7 +341,7 @@ class T5Gemma2Seq2SeqLMPreprocessor(
         self._chat_template = value
 
     def template_in_use(self) -> str:
-        """The template of dialogues: the checkpoint's own, else Gemma 3's.
+        """The template of dialogues: the checkpoint's own, else that of the generation's Gemma.
 
         Raises:
             ValueError: there is none of its own, and the vocabulary has no tokens for turns.
@@ -373,7 +375,7 @@ class T5Gemma2Seq2SeqLMPreprocessor(
         if self.chat_template is not None:
             return self.chat_template
         ids = self.tokenizer.start_of_turn_token_id, self.tokenizer.end_of_turn_token_id
-        return None if None in ids else templates.GEMMA_TEMPLATE
+        return None if None in ids else self.default_template
 
     def encode_rows(
         self,
@@ -520,7 +522,7 @@ class T5Gemma2Seq2SeqLMPreprocessor(
         check_parts(
             cls,
             config,
-            tokenizer=cls.tokenizer_cls,
+            tokenizer=getattr(cls.tokenizer_cls, "base_of_saved", cls.tokenizer_cls),
             image_converter=cls.image_converter_cls,
             audio_converter=None,
             video_converter=None,

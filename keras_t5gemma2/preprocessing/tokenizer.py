@@ -90,6 +90,7 @@ class T5Gemma2Tokenizer(
     (0, 6)
     """
 
+    generation = 2
     backbone_cls = T5Gemma2Backbone
     presets = presets  # those that `from_preset` knows by name
 

@@ -10,7 +10,9 @@ import keras
 
 from keras_t5gemma2.compat import keras as compat
 
-_ATTENTION = re.compile(r"(encoder|decoder)/layer_([0-9]+)/attention/(query|key|value|output)/")
+_ATTENTION = re.compile(
+    r"(encoder|decoder)/layer_([0-9]+)/(?:cross_)?attention/(query|key|value|output)/"
+)
 _TOWER_ATTENTION = re.compile(r"vision/tower/layer_[0-9]+/(query|key|value|output)/")
 
 

@@ -59,7 +59,8 @@ def _check_image_ids(config, tokenizer, converter):
     wherever the table holds it."""
     end, image = tokenizer.end_of_image_token_id, tokenizer.image_token_id
     sees_images = converter is not None and config.vision is not None
-    has_end = end is not None and config.end_of_image_token_id < config.vocabulary_size
+    theirs = config.end_of_image_token_id
+    has_end = None not in (end, theirs) and theirs < config.vocabulary_size
     if sees_images or has_end:
         _check_equal("end_of_image_token_id", end, config.end_of_image_token_id)
     if sees_images:

@@ -75,6 +75,7 @@ class T5Gemma2Task(TrainableTask):
     """
 
     needs_decoder = True
+    generation = 2  # of the models that the class is for
     backbone_cls = T5Gemma2Backbone
     preprocessor_cls = T5Gemma2Seq2SeqLMPreprocessor
     presets = presets  # those that `from_preset` knows by name
@@ -91,6 +92,7 @@ class T5Gemma2Task(TrainableTask):
         **kwargs: Any,
     ) -> None:
         check_constructor(self, kwargs, "compile")
+        formats.check_class(type(self), backbone.generation, f"backbone={shown(backbone)}")
         self._check_has_decoder(backbone)
         self.made_in_process = os.getpid()
         backbone.belongs_to(self)
@@ -160,7 +162,9 @@ class T5Gemma2Task(TrainableTask):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        parts = {"backbone": cls.backbone_cls, "preprocessor": cls.preprocessor_cls}
+        made_by = cls.preprocessor_cls
+        made_by = getattr(made_by, "base_of_saved", made_by)
+        parts = {"backbone": cls.backbone_cls, "preprocessor": made_by}
         check_parts(cls, config, **parts)
         adapters = config.get("adapters")
         if adapters is not None:
@@ -270,7 +274,7 @@ class T5Gemma2Task(TrainableTask):
         check_loading(cls, "from_preset", kwargs, by_preset=("backbone",), more=("compile",))
         lengths = given_lengths(kwargs, encoder_sequence_length, decoder_sequence_length)
         parts = text_only, embeddings, encoder_only
-        checkpoint, preset = formats.open_checkpoint(preset, load_weights, *parts)
+        checkpoint, preset = formats.open_checkpoint(preset, load_weights, *parts, cls=cls)
         if checkpoint is None:
             options = {"quantize": quantize, "allow_nonfinite": allow_nonfinite}
             options |= {"text_only": text_only, "encoder_only": encoder_only}
@@ -287,7 +291,7 @@ class T5Gemma2Task(TrainableTask):
                 kwargs["preprocessor"] = made
             how = load_weights, quantize, allow_nonfinite, kwargs.pop("dtype", None)
             task._check_given({**settings, **kwargs}, checkpoint)
-            backbone = load_backbone(T5Gemma2Backbone, checkpoint, *how)
+            backbone = load_backbone(cls.backbone_cls.class_of_presets(), checkpoint, *how)
             lm = task(backbone, **{**settings, **kwargs})
             if load_weights:
                 lm._load_head(checkpoint, kwargs, allow_nonfinite)
@@ -343,6 +347,7 @@ class T5Gemma2Task(TrainableTask):
         >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_gemma3("gemma-3-270m.gguf")  # doctest: +SKIP
         """
         check_loading(cls, "from_gemma3", kwargs, by_preset=("backbone",), more=("compile",))
+        formats.check_class(cls, 2, "a Gemma 3 model, which makes")
         lengths = given_lengths(kwargs, encoder_sequence_length, decoder_sequence_length)
         checkpoint = Gemma3Checkpoint(encoder, text_only, decoder=decoder)
         if "preprocessor" not in kwargs:
@@ -1043,7 +1048,8 @@ class T5Gemma2Task(TrainableTask):
         Args:
             tokens: list of strings without spaces, none of which is a token yet.
             init: "mean": the row of a token is the mean of the rows of the tokens that have
-                spelled it so far. Or an array (tokens, hidden_dim).
+                spelled it so far. Or an array (tokens, hidden_dim); of a T5Gemma 1 a
+                pair of them, for the table of the encoder and for that of the decoder.
 
         Returns:
             The new model.

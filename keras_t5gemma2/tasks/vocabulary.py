@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_t5gemma2.adapters import files as adapter_files
 from keras_t5gemma2.messages import shown, shown_names, warn
-from keras_t5gemma2.model.resizing import rows_of_table, with_rows
+from keras_t5gemma2.model.resizing import rows_of_table, tables_of, with_rows
 from keras_t5gemma2.options import integer
 from keras_t5gemma2.preprocessing.image_prompts import place_images
 from keras_t5gemma2.preprocessing.token_counts import language_counts, texts_in, token_counts
@@ -83,10 +83,20 @@ def extend(lm, tokens, init):
     vocabulary = _tokenizer_of(lm, "extend_vocabulary").loaded_vocabulary()
     tokens = tokens if isinstance(tokens, (str, bytes)) else list(tokens)
     data = with_more_tokens(vocabulary, tokens)
+    tables = tables_of(lm.backbone)
     if isinstance(init, str) and init == "mean":
-        rows = np.stack([_mean_of_pieces(lm.backbone, ids) for ids in vocabulary.encode(tokens)])
+        pieces = vocabulary.encode(tokens)
+        rows = [np.stack([_mean_of_pieces(table, ids) for ids in pieces]) for table in tables]
     else:
-        rows = _checked_rows(init, (len(tokens), lm.backbone.config.hidden_dim))
+        given = init if len(tables) > 1 and isinstance(init, (tuple, list)) else [init]
+        shapes = [(len(tokens), width) for width in _widths(lm.backbone.config)]
+        if len(given) != len(shapes):
+            raise ValueError(
+                "`init` of a model with two tables must be a pair of arrays, the encoder's and the "
+                f"decoder's, of shapes {shapes}. Received: init={shown(init)}"
+            )
+        rows = [_checked_rows(*pair) for pair in zip(given, shapes, strict=True)]
+    rows = rows[0] if len(tables) == 1 else rows
     return _with_vocabulary(lm, data, np.arange(len(vocabulary), dtype="int32"), rows)
 
 
@@ -115,7 +125,8 @@ def _with_vocabulary(lm, data, kept, new_rows=None):
     tokenizer = lm.preprocessor.tokenizer
     tokenizer = type(tokenizer).from_config(tokenizer.get_config())
     tokenizer.set_proto(data)
-    size = len(kept) + (0 if new_rows is None else len(new_rows))
+    more = [] if new_rows is None else new_rows[0] if isinstance(new_rows, list) else new_rows
+    size = len(kept) + len(more)
     ids = _image_ids(lm.backbone.config, kept, size)
     backbone = with_rows(lm.backbone, kept, new_rows, **ids)
     preprocessor = type(lm.preprocessor).from_config(
@@ -137,6 +148,8 @@ def _image_ids(config, kept, size):
     found = {}
     for name in ("end_of_image_token_id", "image_token_id"):
         old = getattr(config, name)
+        if old is None:
+            continue
         new = np.flatnonzero(kept == old)
         # An id that no token has must not become that of another one.
         found[name] = int(new[0]) if new.size else max(old, size)
@@ -170,8 +183,13 @@ def _compile_as(made, lm):
         )
 
 
-def _mean_of_pieces(backbone, ids):
-    return rows_of_table(backbone, ids).mean(axis=0)
+def _widths(config):
+    stacks = (config.encoder, config.decoder) if config.decoder_table else (config.encoder,)
+    return [stack.hidden_dim for stack in stacks]
+
+
+def _mean_of_pieces(table, ids):
+    return rows_of_table(table, ids).mean(axis=0)
 
 
 def _tokenizer_of(lm, name):

@@ -219,7 +219,7 @@ def sample_batch(task, x, num_samples, seeds):
     hidden = ops.convert_to_tensor(outputs["decoder_sequence_output"])
     mask = np.asarray(x["decoder_padding_mask"]).astype(bool)
     places = np.flatnonzero(mask)
-    hidden = ops.reshape(hidden, (-1, backbone.config.hidden_dim))
+    hidden = ops.reshape(hidden, (-1, hidden.shape[-1]))
     # Always as many tokens, so that one program is compiled.
     size = min(max(1, _CHUNK_BYTES // (4 * backbone.config.vocabulary_size)), mask.size)
     generator = _generator()

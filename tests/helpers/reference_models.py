@@ -85,7 +85,7 @@ def tiny_reference(
         model = model_class(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(_random_weight(name, parameter, generator))
+            parameter.copy_(random_weight(name, parameter, generator))
     return model.eval()
 
 
@@ -135,7 +135,7 @@ def our_logits(backbone, inputs):
     return ops.convert_to_numpy(ops.cast(logits, "float32"))
 
 
-def _random_weight(name, parameter, generator):
+def random_weight(name, parameter, generator):
     """Matrices keep the variance of what they multiply; the rest is noise about its usual value."""
     noise = torch.randn(parameter.shape, generator=generator)
     if "norm" in name and name.endswith(".weight"):

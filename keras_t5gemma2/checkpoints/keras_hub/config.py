@@ -1,10 +1,12 @@
 """The config of keras-hub's own T5Gemma 2 as a `BackboneConfig`, and back."""
 
+from keras_t5gemma2.checkpoints.keras_hub.objects import dtype_object, keras_object
 from keras_t5gemma2.config import AttentionConfig, BackboneConfig, StackConfig, VisionConfig
 from keras_t5gemma2.files.limits import MOST_LAYERS
 from keras_t5gemma2.files.section import Section
 
 BACKBONE_NAME = "keras_hub>T5Gemma2Backbone"
+FIRST_BACKBONE_NAME = "keras_hub>T5GemmaBackbone"
 # What the published vocabulary has; keras-hub leaves it to the tokenizer.
 IMAGE_TOKEN_ID = 256_001
 
@@ -12,12 +14,12 @@ _SLIDING, _FULL = "sliding_attention", "full_attention"
 # Not in the config: keras-hub's layers have it in their code.
 _FULL_ROPE_THETA = 1_000_000.0
 _VISION_NAME = "keras_hub>Gemma3VisionEncoder"
-_STACK_SIZES = (
+STACK_SIZES = (
     *("hidden_dim", "intermediate_dim", "num_layers", "num_attention_heads"),
     *("num_key_value_heads", "head_dim", "layer_types"),
 )
 _DEFAULTS = {
-    **{f"{stack}_{key}": None for stack in ("encoder", "decoder") for key in _STACK_SIZES},
+    **{f"{stack}_{key}": None for stack in ("encoder", "decoder") for key in STACK_SIZES},
     "vocabulary_size": None,
     "dropout_rate": 0.0,
     "rms_norm_eps": 1e-6,
@@ -52,8 +54,8 @@ _VISION_SIZES = {
 
 
 def is_keras_hub(values):
-    """Whether a parsed `config.json` is that of a preset of keras-hub's own T5Gemma 2."""
-    return values.get("registered_name") == BACKBONE_NAME
+    """Whether a parsed `config.json` is that of a preset of keras-hub's own T5Gemma 2 or 1."""
+    return values.get("registered_name") in (BACKBONE_NAME, FIRST_BACKBONE_NAME)
 
 
 def config_from_keras_hub(values, image_token_id=IMAGE_TOKEN_ID, text_only=False):
@@ -78,8 +80,8 @@ def config_from_keras_hub(values, image_token_id=IMAGE_TOKEN_ID, text_only=False
     return model.make(
         BackboneConfig,
         vocabulary_size=model.size("vocabulary_size"),
-        encoder=_stack(model, "encoder"),
-        decoder=_stack(model, "decoder"),
+        encoder=stack_of(model, "encoder"),
+        decoder=stack_of(model, "decoder"),
         vision=None if text_only or model["vision_encoder"] is None else _vision(model),
         end_of_image_token_id=model.token_id("eoi_token_index"),
         image_token_id=image_token_id,
@@ -113,8 +115,8 @@ def config_to_keras_hub(config, dtype="float32"):
         "trainable": True,
         "dtype": dtype_object(dtype),
         "vocabulary_size": config.vocabulary_size,
-        **_stack_fields("encoder", config.encoder),
-        **_stack_fields("decoder", config.decoder),
+        **stack_fields("encoder", config.encoder),
+        **stack_fields("decoder", config.decoder),
         "dropout_rate": config.encoder.dropout,
         "rms_norm_eps": config.encoder.norm_epsilon,
         "tie_word_embeddings": True,
@@ -137,28 +139,8 @@ def config_to_keras_hub(config, dtype="float32"):
     }
     place = "keras_hub.src.models.t5gemma2.t5gemma2_backbone"
     values = keras_object(place, BACKBONE_NAME, fields)
-    _check_nothing_is_lost(config, config_from_keras_hub(values, config.image_token_id))
+    check_nothing_is_lost(config, config_from_keras_hub(values, config.image_token_id))
     return values
-
-
-def keras_object(module, registered_name, config):
-    """An object as Keras writes it into JSON."""
-    return {
-        "module": module,
-        "class_name": registered_name.partition(">")[2],
-        "config": config,
-        "registered_name": registered_name,
-    }
-
-
-def dtype_object(name):
-    """A plain dtype policy as Keras writes it into JSON."""
-    return {
-        "module": "keras",
-        "class_name": "DTypePolicy",
-        "config": {"name": name},
-        "registered_name": None,
-    }
 
 
 def _check_fixed(model):
@@ -175,14 +157,15 @@ def _check_fixed(model):
         raise model.error("dtype", "be a float type: quantized weights cannot be read")
 
 
-def _stack(model, stack):
+def stack_of(model, stack, attention=None):
+    """The `StackConfig` of a stack, its layers made by `attention` or as T5Gemma 2 has them."""
     kinds = model[f"{stack}_layer_types"]
     count = model.size(f"{stack}_num_layers", MOST_LAYERS)
     is_sound = isinstance(kinds, list) and all(kind in (_SLIDING, _FULL) for kind in kinds)
     if not is_sound or len(kinds) != count:
         rule = f"be a list of {count} ({stack}_num_layers) times {_SLIDING!r} or {_FULL!r}"
         raise model.error(f"{stack}_layer_types", rule)
-    by_kind = {kind: _attention(model, stack, kind) for kind in set(kinds)}
+    by_kind = {kind: (attention or _attention)(model, stack, kind) for kind in set(kinds)}
     return StackConfig(
         hidden_dim=model.size(f"{stack}_hidden_dim"),
         mlp_dim=model.size(f"{stack}_intermediate_dim"),
@@ -233,7 +216,8 @@ def _vision(model):
     )
 
 
-def _stack_fields(name, stack):
+def stack_fields(name, stack):
+    """The fields of a stack's sizes."""
     first = stack.layers[0]
     return {
         f"{name}_hidden_dim": stack.hidden_dim,
@@ -279,21 +263,31 @@ def _one(config, kind, field, default):
     return _of_stack(config.encoder, kind, field, default) if found is None else found
 
 
-def _check_nothing_is_lost(config, again):
-    lost = _differences("", config.to_dict(), again.to_dict())
+_RULES = {
+    2: "one window, norm epsilon, dropout and query scale for all layers, one RoPE for each kind "
+    "of layer of a stack, of base 1e6 in full layers, and no dropout in the vision tower",
+    1: "one window, norm epsilon, dropout, query scale, soft cap and RoPE for all layers of both "
+    "stacks, the encoder's window to both sides",
+}
+
+
+def check_nothing_is_lost(config, again):
+    """Raises where what was written is read as `again`, and not as `config`."""
+    theirs, ours = again.to_dict(), config.to_dict()
+    lost = _differences("", ours, theirs)
     if lost:
         shown = "; ".join(lost[:5]) + (f"; and {len(lost) - 5} more" if len(lost) > 5 else "")
         raise ValueError(
-            "The model must have sizes that keras-hub's T5Gemma 2 can be given: one window, norm "
-            "epsilon, dropout and query scale for all layers, one RoPE for each kind of layer of a "
-            "stack, of base 1e6 in full layers, and no dropout in the vision tower. Received, and "
-            f"what would become of it: {shown}"
+            f"The model must have sizes that keras-hub's T5Gemma {config.generation} can be given: "
+            f"{_RULES[config.generation]}. Received, and what would become of it: {shown}"
         )
 
 
 def _differences(name, ours, theirs):
     if isinstance(ours, dict) and isinstance(theirs, dict):
-        return [d for key in ours for d in _differences(f"{name}.{key}", ours[key], theirs[key])]
+        keys = {**ours, **theirs}
+        pairs = ((key, ours.get(key), theirs.get(key)) for key in keys)
+        return [d for key, a, b in pairs for d in _differences(f"{name}.{key}", a, b)]
     if isinstance(ours, list) and isinstance(theirs, list):
         pairs = enumerate(zip(ours, theirs, strict=True))
         return [d for i, (a, b) in pairs for d in _differences(f"{name}[{i}]", a, b)]

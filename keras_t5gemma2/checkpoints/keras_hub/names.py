@@ -1,4 +1,4 @@
-"""Where keras-hub's own T5Gemma 2 keeps each weight in its file, and in which shape: one table.
+"""Where keras-hub's own T5Gemma keeps each weight in its file, and in which shape: one table.
 
 Keras names what it stores after classes and attributes: the second layer of a class is
 `t5_gemma2_encoder_layer_1`. The same rows serve reading and writing.
@@ -43,11 +43,12 @@ class Row(NamedTuple):
     layout: object = AS_IS
 
 
-# keras-hub has two of what the model has one: of the encoder, and of the decoder.
+# keras-hub has two of what T5Gemma 2 has one: of the encoder, and of the decoder.
 TABLES = ("layers/embedding/vars/0", "layers/reversible_embedding/vars/0")
 ENDS_OF_IMAGE = ("vars/0", "vars/1")
 
 _TABLE = Row(TABLES[0], "embedder/table/embeddings")
+_DECODER_TABLE = Row(TABLES[1], "decoder_embedder/table/embeddings")
 _END_OF_IMAGE = Row(ENDS_OF_IMAGE[0], "embedder/end_of_image")
 _LAYER = (
     Row("pre_self_attn_layernorm/vars/0", "attention_norm/scale"),
@@ -60,6 +61,11 @@ _LAYER = (
     Row("mlp/down_proj/vars/0", "mlp/down/kernel"),
     Row("post_feedforward_layernorm/vars/0", "mlp_output_norm/scale"),
 )
+_CROSS_NORMS = (
+    Row("pre_cross_attn_layernorm/vars/0", "cross_attention_norm/scale"),
+    Row("post_cross_attn_layernorm/vars/0", "cross_attention_output_norm/scale"),
+)
+_OF_QK_NORM = ("query_norm/scale", "key_norm/scale")
 _ATTENTION = (
     # path in the file, path of the variable, axis of the heads, whose heads
     ("{attention}/query_dense/vars/0", "attention/query/kernel", 1, "num_heads"),
@@ -69,8 +75,10 @@ _ATTENTION = (
 )
 # Stack: its layers' class, the name of their attention, and where its last norm is.
 _STACKS = {
-    "encoder": ("t5_gemma2_encoder_layer", "self_attn", "layers/rms_normalization/vars/0"),
-    "decoder": ("t5_gemma2_decoder_layer", "merged_attn", "layers/rms_normalization_1/vars/0"),
+    (2, "encoder"): ("t5_gemma2_encoder_layer", "self_attn", "layers/rms_normalization/vars/0"),
+    (2, "decoder"): ("t5_gemma2_decoder_layer", "merged_attn", "layers/rms_normalization_1/vars/0"),
+    (1, "encoder"): ("t5_gemma_encoder_layer", "self_attn", "layers/rms_normalization/vars/0"),
+    (1, "decoder"): ("t5_gemma_decoder_layer", "self_attn", "layers/rms_normalization_1/vars/0"),
 }
 _VISION = "layers/gemma3_vision_encoder/layers/"
 _TOWER = (
@@ -108,10 +116,14 @@ def rows(config):
     """Every weight of a model, as a list of `Row`; of a pair in the file its first.
 
     Args:
-        config: `BackboneConfig`. Without a vision part, the file has no vector for the end of an
-            image, and there is a row for it all the same.
+        config: `BackboneConfig`. Without a vision part, the file of a T5Gemma 2 has no vector for
+            the end of an image, and there is a row for it all the same.
     """
-    found = [_TABLE, _END_OF_IMAGE]
+    found = [_TABLE]
+    if config.end_of_image_token_id is not None:
+        found.append(_END_OF_IMAGE)
+    if config.decoder_table:
+        found.append(_DECODER_TABLE)
     if config.vision is not None:
         found += _under(f"{_VISION}gemma3_vision_encoder_block/", "vision/tower/", _TOWER)
         for i in range(config.vision.num_layers):
@@ -120,25 +132,30 @@ def rows(config):
             found += _under(name, f"vision/tower/layer_{i}/", _TOWER_LAYER)
         found += _under(f"{_VISION}gemma3_vision_output/", "vision/projector/", _PROJECTOR)
     for stack, sizes in config.stacks.items():
-        layer_class, attention, last_norm = _STACKS[stack]
+        layer_class, attention, last_norm = _STACKS[config.generation, stack]
         for i, layer in enumerate(sizes.layers):
             name, path = f"layers/{_numbered(layer_class, i)}/", f"{stack}/layer_{i}/"
-            table = [*_LAYER, *_attention_rows(layer)]
+            table = [row for row in _LAYER if layer.qk_norm or not row.path.endswith(_OF_QK_NORM)]
+            table += _attention_rows(layer)
+            if sizes.cross_attention_dim is not None:
+                table += [*_CROSS_NORMS, *_of_cross(_attention_rows(layer))]
             named = [row._replace(name=row.name.format(attention=attention)) for row in table]
             found += _under(name, path, named)
         found.append(Row(last_norm, f"{stack}/norm/scale"))
     return found
 
 
-def copies(name):
+def copies(name, generation=2):
     """All paths in the file of what the model has once, the path of a row first."""
+    if generation == 1:
+        return (name,)
     return next((pair for pair in (TABLES, ENDS_OF_IMAGE) if name in pair), (name,))
 
 
 def is_decoder_name(name):
     """Whether a path in the file is one of the decoder's layers or of its last norm."""
-    layer_class, _, last_norm = _STACKS["decoder"]
-    return name.startswith(f"layers/{layer_class}") or name == last_norm
+    classes = tuple(f"layers/{_STACKS[number, 'decoder'][0]}" for number in (1, 2))
+    return name.startswith(classes) or name == _STACKS[2, "decoder"][2]
 
 
 def is_vision_name(name):
@@ -150,6 +167,13 @@ def _attention_rows(layer):
     return [
         Row(name, path, Heads(axis, getattr(layer, heads)))
         for name, path, axis, heads in _ATTENTION
+    ]
+
+
+def _of_cross(rows):
+    return [
+        Row(row.name.format(attention="cross_attn"), f"cross_{row.path}", row.layout)
+        for row in rows
     ]
 
 

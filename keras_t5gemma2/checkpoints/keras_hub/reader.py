@@ -1,4 +1,4 @@
-"""A preset of keras-hub's own T5Gemma 2."""
+"""A preset of keras-hub's own T5Gemma 2, or of its T5Gemma 1."""
 
 import dataclasses
 import functools
@@ -6,8 +6,12 @@ import functools
 import numpy as np
 
 from keras_t5gemma2.checkpoints.checkpoint import Checkpoint, SavedLayer
-from keras_t5gemma2.checkpoints.keras_hub import names
-from keras_t5gemma2.checkpoints.keras_hub.config import IMAGE_TOKEN_ID, config_from_keras_hub
+from keras_t5gemma2.checkpoints.keras_hub import names, t5gemma1
+from keras_t5gemma2.checkpoints.keras_hub.config import (
+    FIRST_BACKBONE_NAME,
+    IMAGE_TOKEN_ID,
+    config_from_keras_hub,
+)
 from keras_t5gemma2.checkpoints.keras_hub.tokenizer import TOKENIZER_ASSET, tokenizer_asset
 from keras_t5gemma2.checkpoints.keras_hub.untied import one_of
 from keras_t5gemma2.files.chat_template import TEMPLATE_FILE, read_template
@@ -25,7 +29,7 @@ _LEVELS = {"scale": 1 / 127.5, "offset": -1.0}
 
 @dataclasses.dataclass(frozen=True)
 class KerasHubCheckpoint(Checkpoint):
-    """A preset directory of keras-hub's own T5Gemma 2.
+    """A preset directory of keras-hub's own T5Gemma 2, or of its T5Gemma 1.
 
     Args:
         embeddings: "encoder", "decoder", "mean" or `None`: which of the two embedding tables of
@@ -37,15 +41,24 @@ class KerasHubCheckpoint(Checkpoint):
     small_files = (*Checkpoint.small_files, TEMPLATE_FILE)
     tokenizer_files = str(TOKENIZER_ASSET)
 
+    @property
+    def generation(self):
+        values = read_json(self.path, "config.json")
+        return 1 if values.get("registered_name") == FIRST_BACKBONE_NAME else 2
+
     @functools.cached_property
     def config(self):
         values = read_json(self.path, "config.json")
+        if self.generation == 1:
+            return self.parts_of(t5gemma1.config_from_keras_hub(values))
         config = config_from_keras_hub(values, text_only=self.text_only)
         if config.vision is not None:
             config = config_from_keras_hub(values, _image_token_id(self.path, config))
         return self.parts_of(config)
 
     def tensors(self):
+        if self.generation == 1:
+            return _tensors_of_first(self.path, self.config)
         # An encoder alone is asked for no choice: it takes its own table.
         embeddings = self.embeddings or ("encoder" if self.encoder_only else None)
         return _tensors_by_path(self.path, self.config, embeddings)
@@ -116,6 +129,21 @@ def _tensors_by_path(directory, config, embeddings):
         found[first] = one_of(found[first], found.pop(second), embeddings, directory)
     if not has_vector:
         found[names.ENDS_OF_IMAGE[0]] = _end_of_image(found[names.TABLES[0]], config)
+    return stored_tensors(directory, rows, found)
+
+
+def _tensors_of_first(directory, config):
+    """Of T5Gemma 1, which has two tables as keras-hub has them."""
+    found = {name: checked_float(tensor) for name, tensor in read_h5(directory).items()}
+    if config.decoder is None:
+        of_decoder = names.TABLES[1]
+        found = {
+            name: tensor
+            for name, tensor in found.items()
+            if not names.is_decoder_name(name) and name != of_decoder
+        }
+    rows = names.rows(config)
+    check_names(directory, {row.name for row in rows}, found)
     return stored_tensors(directory, rows, found)
 
 

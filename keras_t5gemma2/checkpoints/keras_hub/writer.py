@@ -11,11 +11,9 @@ from keras import ops
 
 from keras_t5gemma2.checkpoints.cards import Card, write_card
 from keras_t5gemma2.checkpoints.keras_hub import names as keras_hub_names
-from keras_t5gemma2.checkpoints.keras_hub.config import (
-    config_to_keras_hub,
-    dtype_object,
-    keras_object,
-)
+from keras_t5gemma2.checkpoints.keras_hub import t5gemma1
+from keras_t5gemma2.checkpoints.keras_hub.config import config_to_keras_hub
+from keras_t5gemma2.checkpoints.keras_hub.objects import dtype_object, keras_object
 from keras_t5gemma2.checkpoints.keras_hub.tokenizer import TOKENIZER_ASSET, sentencepiece_of
 from keras_t5gemma2.checkpoints.own.files import metrics_of
 from keras_t5gemma2.checkpoints.sources import KEY
@@ -26,8 +24,9 @@ from keras_t5gemma2.files.h5 import Array, write_h5
 from keras_t5gemma2.files.tensors import num_bytes
 from keras_t5gemma2.lora import targets
 from keras_t5gemma2.messages import warn
+from keras_t5gemma2.registry import class_name
 
-_MODELS = "keras_hub.src.models.t5gemma2"
+_MODELS = {1: "keras_hub.src.models.t5gemma", 2: "keras_hub.src.models.t5gemma2"}
 _BYTES_PER_UNIT = 1024**3
 # Files of an earlier save that go even if the new one has none of the same name.
 _REPLACED = (
@@ -48,17 +47,19 @@ def save(path, backbone, task=None, max_shard_size=10):
     """
     _check_plain(backbone)
     dtype = backbone.dtype_policy.name
-    configs = {"config.json": config_to_keras_hub(backbone.config, dtype)}
+    write = config_to_keras_hub if backbone.generation == 2 else t5gemma1.config_to_keras_hub
+    configs = {"config.json": write(backbone.config, dtype)}
     proto = None
     if task is not None:
-        preprocessor = task.preprocessor and _preprocessor(task.preprocessor)
+        generation = backbone.generation
+        preprocessor = task.preprocessor and _preprocessor(task.preprocessor, generation)
         if preprocessor is not None:
             proto = sentencepiece_of(task.preprocessor.tokenizer.loaded_vocabulary())
             configs["preprocessor.json"] = preprocessor
             configs["tokenizer.json"] = preprocessor["config"]["tokenizer"]
             if "image_converter" in preprocessor["config"]:
                 configs["image_converter.json"] = preprocessor["config"]["image_converter"]
-        configs["task.json"] = _task(configs["config.json"], preprocessor)
+        configs["task.json"] = _task(configs["config.json"], preprocessor, generation)
     stored = _stored(backbone)
     configs["metadata.json"] = {**_metadata(stored), KEY: backbone.source}
     arrays = [Array(name, num_bytes(value), _reader(value, kind)) for name, value, kind in stored]
@@ -77,12 +78,13 @@ def save(path, backbone, task=None, max_shard_size=10):
 
 def _card(name, backbone, task):
     cls = "T5Gemma2Backbone" if task is None else "T5Gemma2Seq2SeqLM"
+    cls = class_name(cls, backbone.generation)
     return Card(
         title=name,
         what=(
-            f"{'The backbone of a' if task is None else 'A'} T5Gemma 2 model (an encoder-decoder: "
-            f"{'text and images' if backbone.vision else 'text'} in, text out) for keras-hub, "
-            "written by keras_t5gemma2."
+            f"{'The backbone of a' if task is None else 'A'} T5Gemma {backbone.generation} model "
+            f"(an encoder-decoder: {'text and images' if backbone.vision else 'text'} in, text "
+            "out) for keras-hub, written by keras_t5gemma2."
         ),
         usage=f'import keras_hub\nlm = keras_hub.models.{cls}.from_preset("{name}")',
         library="keras-hub",
@@ -96,7 +98,7 @@ def _check_plain(backbone):
     """Nothing but the weights of the architecture can be written."""
     if backbone.decoder is None:
         raise ValueError(
-            "A model must have a decoder to be saved for keras-hub, whose T5Gemma 2 has one. "
+            "A model must have a decoder to be saved for keras-hub, whose T5Gemma has one. "
             "Received: an encoder alone, with config.decoder=None. Save it by `save_to_preset` or "
             "`export_to_transformers`"
         )
@@ -119,13 +121,13 @@ def _stored(backbone):
     """(path in the file, variable, layout) of each array, those of one layer together."""
     variables = {variable.path: variable for variable in backbone.weights}
     rows = {row.name: row for row in keras_hub_names.rows(backbone.config)}
-    if backbone.config.vision is None:
+    if backbone.config.vision is None and backbone.generation == 2:
         row = rows.pop(keras_hub_names.ENDS_OF_IMAGE[0])
         _warn_of_lost_vector(backbone, variables[row.path])
     return [
         (copy, variables[row.path], row.layout)
         for name, row in rows.items()
-        for copy in keras_hub_names.copies(name)
+        for copy in keras_hub_names.copies(name, backbone.generation)
     ]
 
 
@@ -152,37 +154,44 @@ def _warn_of_lost_vector(backbone, vector):
         )
 
 
-def _task(backbone, preprocessor):
-    name = "keras_hub>T5Gemma2Seq2SeqLM"
+def _task(backbone, preprocessor, generation):
+    name = class_name("keras_hub>T5Gemma2Seq2SeqLM", generation)
+    number = "" if generation == 1 else "2"
     parts = {"backbone": backbone, "preprocessor": preprocessor}
     return keras_object(
-        f"{_MODELS}.t5gemma2_seq_2_seq_lm", name, {**parts, "name": "t5_gemma2_seq2_seq_lm"}
+        f"{_MODELS[generation]}.t5gemma{number}_seq_2_seq_lm",
+        name,
+        {**parts, "name": f"t5_gemma{number}_seq2_seq_lm"},
     )
 
 
-def _preprocessor(ours):
+def _preprocessor(ours, generation):
     """keras-hub's preprocessor with the settings that prepare rows as ours does."""
-    converter = ours.image_converter
+    converter, number = ours.image_converter, "" if generation == 1 else "2"
     tokenizer = {"proto": None, "sequence_length": None, "add_bos": False, "add_eos": False}
     config = {
-        **_layer_fields("t5_gemma2_seq2_seq_lm_preprocessor", "float32"),
+        **_layer_fields(f"t5_gemma{number}_seq2_seq_lm_preprocessor", "float32"),
         "tokenizer": keras_object(
-            f"{_MODELS}.t5gemma2_tokenizer",
-            "keras_hub>T5Gemma2Tokenizer",
-            {**_layer_fields("t5_gemma2_tokenizer", "int32"), **tokenizer},
+            f"{_MODELS[generation]}.t5gemma{number}_tokenizer",
+            class_name("keras_hub>T5Gemma2Tokenizer", generation),
+            {**_layer_fields(f"t5_gemma{number}_tokenizer", "int32"), **tokenizer},
         ),
         "config_file": "preprocessor.json",
         "encoder_sequence_length": ours.encoder_sequence_length,
         "decoder_sequence_length": ours.decoder_sequence_length,
         "add_start_token": True,  # of the encoder's text
         "add_end_token": True,
-        "image_size": converter and converter.image_size[0],
-        "num_vision_tokens_per_image": converter and ours.tokens_per_image,
     }
+    if generation == 2:
+        config |= {
+            "image_size": converter and converter.image_size[0],
+            "num_vision_tokens_per_image": converter and ours.tokens_per_image,
+        }
     if converter is not None:
         config["image_converter"] = _image_converter(converter)
-    place = f"{_MODELS}.t5gemma2_seq_2_seq_lm_preprocessor"
-    return keras_object(place, "keras_hub>T5Gemma2Seq2SeqLMPreprocessor", config)
+    place = f"{_MODELS[generation]}.t5gemma{number}_seq_2_seq_lm_preprocessor"
+    name = class_name("keras_hub>T5Gemma2Seq2SeqLMPreprocessor", generation)
+    return keras_object(place, name, config)
 
 
 def _image_converter(ours):
@@ -197,7 +206,7 @@ def _image_converter(ours):
         "pad_to_aspect_ratio": False,
     }
     name = "keras_hub>T5Gemma2ImageConverter"
-    return keras_object(f"{_MODELS}.t5gemma2_image_converter", name, config)
+    return keras_object(f"{_MODELS[2]}.t5gemma2_image_converter", name, config)
 
 
 def _layer_fields(name, dtype):

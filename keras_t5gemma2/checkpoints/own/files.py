@@ -87,10 +87,11 @@ def preset_card(name, model, metrics=None):
 
 def _what(backbone, is_task, out):
     read = "text and images" if backbone.vision else "text"
+    model = f"T5Gemma {backbone.generation} model"
     if backbone.decoder is None:
-        return f"The encoder of a T5Gemma 2 model ({read} in, {out or 'states or vectors'} out)"
+        return f"The encoder of a {model} ({read} in, {out or 'states or vectors'} out)"
     what = "A" if is_task else "The backbone of a"
-    return f"{what} T5Gemma 2 model (an encoder-decoder: {read} in, {out or 'text'} out)"
+    return f"{what} {model} (an encoder-decoder: {read} in, {out or 'text'} out)"
 
 
 def _pipeline(backbone):

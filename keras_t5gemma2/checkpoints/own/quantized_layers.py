@@ -9,7 +9,7 @@ from keras_t5gemma2.quantization.plans import is_mode, saved_variables
 
 _SECOND_VARIABLES = ("bias", "beta")
 _MATRICES = ("kernel", "embeddings")
-_TABLE = "embedder/table"
+_TABLES = ("embedder/table", "decoder_embedder/table")
 # The kernel of a convolution, which is never quantized.
 _NO_MATRIX = "vision/tower/patch_embedding"
 
@@ -32,13 +32,14 @@ def quantized_layers(path, config, modes):
             f"`config.quantized_layers` of {path} must be an object of modes by the paths of "
             f"layers. Received: {shown(modes)}"
         )
-    parts = {"vision/": config.vision, "decoder/": config.decoder}
+    parts = {"vision/": config.vision}
+    parts |= dict.fromkeys(("decoder/", "decoder_embedder/"), config.decoder)
     left_out = tuple(prefix for prefix, part in parts.items() if part is None)
     modes = {k: mode for k, mode in modes.items() if not k.startswith(left_out)}
     known = _layers_with_a_matrix(config)
     for layer, mode in modes.items():
         is_fit = layer in known and is_mode(mode)
-        if not is_fit or (layer == _TABLE and not mode.startswith("int")):
+        if not is_fit or (layer in _TABLES and not mode.startswith("int")):
             raise ValueError(
                 f"`config.quantized_layers` of {path} must give layers that have a matrix a mode "
                 f"such as int8 or int4/32. Received: {shown(mode)} for {shown(layer)}"

@@ -48,20 +48,25 @@ def is_own(directory, values):
     """
     name = values.get("registered_name")
     own = keras.saving.get_registered_object(_BACKBONE)
-    found = registered_class(name, own)
+    found = registered_class(name, own)  # the class of T5Gemma 1 is derived from it
     if found is None:
         raise ValueError(
-            "`config.json` must be that of a T5Gemma 2: with a `model_type` as published, or with "
-            "the `registered_name` of a class of this package or of keras-hub. Received: "
+            "`config.json` must be that of a T5Gemma 2 or 1: with a `model_type` as published, or "
+            "with the `registered_name` of a class of this package or of keras-hub. Received: "
             f"{directory}, with registered_name={shown(name)}"
         )
-    return found is own
+    return found is found.class_of_presets()
 
 
 class OwnCheckpoint(Checkpoint):
     """A preset directory of this package."""
 
     tokenizer_files = f"assets/tokenizer/{VOCABULARY_FILE}"
+
+    @property
+    def generation(self):
+        name = read_json(self.path, "config.json").get("registered_name")
+        return keras.saving.get_registered_object(name).generation
 
     @functools.cached_property
     def _values(self):
@@ -85,7 +90,10 @@ class OwnCheckpoint(Checkpoint):
 
     def tensors(self):
         found = read_h5(self.path)
-        left_out = {"layers/vision/": self.text_only, "layers/decoder/": self.encoder_only}
+        left_out = {"layers/vision/": self.text_only}
+        left_out |= dict.fromkeys(
+            ("layers/decoder/", "layers/decoder_embedder/"), self.encoder_only
+        )
         left_out = tuple(prefix for prefix, is_left_out in left_out.items() if is_left_out)
         found = {n: t for n, t in found.items() if not n.startswith(left_out)}
         rows, integers = rows_in_file(self.config, self.settings["quantized_layers"])
@@ -209,6 +217,8 @@ def _value(path, config_class, field, name, value):
         count = integer(value)
         is_sound = count is not None and least <= count <= largest
         rule = f"be an integer from {least} to {largest}"
+    elif field.type is bool:
+        is_sound, rule = isinstance(value, bool), "be true or false"
     else:
         is_sound = is_number(value) and value >= 0
         rule = "be a number, and not negative"

@@ -9,7 +9,7 @@ from keras_t5gemma2.files.limits import MOST_LAYERS, is_number
 from keras_t5gemma2.files.section import Section
 from keras_t5gemma2.messages import shown
 
-_SLIDING, _FULL = "sliding_attention", "full_attention"
+_SLIDING, FULL = "sliding_attention", "full_attention"
 _TEXT_DEFAULTS = {
     "vocab_size": 262_208,
     "hidden_size": 2304,
@@ -70,7 +70,7 @@ _HEAD_DEFAULTS = {
 # The reference's classes with a head.
 HEADS = ("T5Gemma2ForSequenceClassification", "T5Gemma2ForTokenClassification")
 _OTHER_MODELS = {
-    "t5gemma": "It is a T5Gemma of the first generation, another architecture.",
+    "t5gemma": "A T5Gemma 1 is loaded by `T5GemmaBackbone` and `T5GemmaSeq2SeqLM`.",
     "gemma3": "A Gemma 3 model becomes one by `T5Gemma2Seq2SeqLM.from_gemma3`.",
     "gemma3_text": "A Gemma 3 model becomes one by `T5Gemma2Seq2SeqLM.from_gemma3`.",
 }
@@ -111,8 +111,8 @@ def config_from_transformers(values, text_only=False):
     decoder.must_be("hidden_size", text.size("hidden_size"))
     return BackboneConfig(
         vocabulary_size=text.size("vocab_size"),
-        encoder=_stack(text, model),
-        decoder=_stack(decoder, model),
+        encoder=stack_of(text, model),
+        decoder=stack_of(decoder, model),
         vision=None if text_only else _vision(encoder, model),
         end_of_image_token_id=encoder.token_id("eoi_token_index"),
         image_token_id=model.token_id("image_token_index"),
@@ -128,7 +128,7 @@ def _encoder_alone(values, text_only):
     tower = encoder.section("vision_config", rates)
     return BackboneConfig(
         vocabulary_size=text.size("vocab_size"),
-        encoder=_stack(text, text),
+        encoder=stack_of(text, text),
         decoder=None,
         vision=None if text_only else _vision(encoder, tower),
         end_of_image_token_id=encoder.token_id("eoi_token_index"),
@@ -158,11 +158,12 @@ def _is_encoder(model):
     return model["model_type"] == "t5gemma2_encoder"
 
 
-def reference_head(values):
+def reference_head(values, classes=HEADS):
     """The `ReferenceHead` of a model that classifies, or `None`.
 
     Args:
         values: dict, the parsed `config.json`.
+        classes: names of the reference's classes with a head.
 
     Raises:
         ValueError: its sizes are none.
@@ -170,7 +171,7 @@ def reference_head(values):
     model = Section("", values, {**_DEFAULTS, **_HEAD_DEFAULTS})
     named = model["architectures"]
     named = named if isinstance(named, list) else []
-    architecture = next((name for name in named if name in HEADS), None)
+    architecture = next((name for name in named if name in classes), None)
     if architecture is None:
         return None
     labels = model.optional_object("id2label")
@@ -195,12 +196,12 @@ def _check_model_type(model):
         )
 
 
-def _stack(section, model):
-    """The `StackConfig` of one text part."""
+def stack_of(section, model, attention=None):
+    """The `StackConfig` of one text part, its layers made by `attention` or `attention_of`."""
     section.must_be("hidden_activation", "gelu_pytorch_tanh")
     section.must_be("attention_bias", False)
     kinds = _layer_kinds(section)
-    by_kind = {kind: _attention(section, model, kind) for kind in set(kinds)}
+    by_kind = {kind: (attention or attention_of)(section, model, kind) for kind in set(kinds)}
     return StackConfig(
         hidden_dim=section.size("hidden_size"),
         mlp_dim=section.size("intermediate_size"),
@@ -215,16 +216,17 @@ def _layer_kinds(section):
     kinds = section["layer_types"]
     if kinds is None:
         period = section.size("sliding_window_pattern")
-        return [_SLIDING if (i + 1) % period else _FULL for i in range(count)]
-    is_sound = isinstance(kinds, list) and all(kind in (_SLIDING, _FULL) for kind in kinds)
+        return [_SLIDING if (i + 1) % period else FULL for i in range(count)]
+    is_sound = isinstance(kinds, list) and all(kind in (_SLIDING, FULL) for kind in kinds)
     if not is_sound or len(kinds) != count:
-        rule = f"be a list of {count} (num_hidden_layers) times {_SLIDING!r} or {_FULL!r}"
+        rule = f"be a list of {count} (num_hidden_layers) times {_SLIDING!r} or {FULL!r}"
         raise section.error("layer_types", rule)
     return kinds
 
 
-def _attention(section, model, kind):
-    theta, factor = _rope(section, kind)
+def attention_of(section, model, kind):
+    """The `AttentionConfig` of one kind of layer of a text part."""
+    theta, factor = rope_of(section, kind)
     return section.make(
         AttentionConfig,
         num_heads=section.size("num_attention_heads"),
@@ -239,10 +241,10 @@ def _attention(section, model, kind):
     )
 
 
-def _rope(section, kind):
+def rope_of(section, kind):
     """Base wavelength and factor of the rotary embedding of one kind of layer."""
     values = _rope_values(section, kind)
-    older_key = "rope_theta" if kind == _FULL else "rope_local_base_freq"
+    older_key = "rope_theta" if kind == FULL else "rope_local_base_freq"
     defaults = {
         "rope_type": values.get("type", "default"),
         "rope_theta": section.positive(older_key),
@@ -261,11 +263,11 @@ def _rope(section, kind):
 def _rope_values(section, kind):
     """What a config says about one kind of layer, in the nested, the flat and the older form."""
     nested = section.optional_object("rope_parameters")
-    if not set(nested) & {_SLIDING, _FULL}:
+    if not set(nested) & {_SLIDING, FULL}:
         # Scaling has always been that of the full layers, as long as there was one for all.
-        nested = {_FULL: nested}
-    rope = Section(f"{section.name}.rope_parameters", nested, {_SLIDING: None, _FULL: None})
-    scaling = section.optional_object("rope_scaling") if kind == _FULL else {}
+        nested = {FULL: nested}
+    rope = Section(f"{section.name}.rope_parameters", nested, {_SLIDING: None, FULL: None})
+    scaling = section.optional_object("rope_scaling") if kind == FULL else {}
     return {**rope.optional_object(kind), **scaling}
 
 

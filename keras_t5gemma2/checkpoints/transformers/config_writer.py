@@ -58,8 +58,8 @@ def config_to_transformers(
     True
     """
     values = _model(config, dtype, ids, context_lengths)
-    _check_reads_back(config, values)
-    _check_is_accepted(config)
+    check_reads_back(config, config_from_transformers(values))
+    check_is_accepted(config)
     return values
 
 
@@ -74,19 +74,19 @@ def generation_config(ids=PUBLISHED_IDS):
     Args:
         ids: as for `config_to_transformers`.
     """
-    return {**_token_ids(ids), "do_sample": True, "top_k": 64, "top_p": 0.95}
+    return {**token_ids(ids), "do_sample": True, "top_k": 64, "top_p": 0.95}
 
 
 def _model(config, dtype, ids, context_lengths):
     encoder = _encoder(config, ids, context_lengths[0])
     image_ids = {key: encoder[key] for key in ("eoi_token_index", "image_token_index")}
-    text = {"vocab_size": config.vocabulary_size, **_token_ids(ids)}
+    text = {"vocab_size": config.vocabulary_size, **token_ids(ids)}
     if config.decoder is None:
         return {
             "architectures": ["T5Gemma2Encoder"],
             "dtype": dtype,
             **encoder,
-            **_token_ids(ids),
+            **token_ids(ids),
             "initializer_range": 0.02,
             "tie_word_embeddings": True,
         }
@@ -98,7 +98,7 @@ def _model(config, dtype, ids, context_lengths):
         "decoder": {
             "model_type": "t5gemma2_decoder",
             **text,
-            **_stack(config.decoder, context_lengths[1]),
+            **stack_fields(config.decoder, context_lengths[1]),
             "final_logit_softcapping": config.final_logit_soft_cap,
         },
         **image_ids,
@@ -114,8 +114,8 @@ def _model(config, dtype, ids, context_lengths):
 
 def _encoder(config, ids, context_length):
     vision = with_tower(config).vision
-    text = {"vocab_size": config.vocabulary_size, **_token_ids(ids)}
-    stack = _stack(config.encoder, context_length)
+    text = {"vocab_size": config.vocabulary_size, **token_ids(ids)}
+    stack = stack_fields(config.encoder, context_length)
     return {
         "model_type": "t5gemma2_encoder",
         "text_config": {"model_type": "t5gemma2_text", **text, **stack},
@@ -127,11 +127,13 @@ def _encoder(config, ids, context_length):
     }
 
 
-def _token_ids(ids):
+def token_ids(ids):
+    """The fields of tokens that every config has."""
     return {f"{role}_token_id": ids[role] for role in ("bos", "eos", "pad")}
 
 
-def _stack(stack, context_length):
+def stack_fields(stack, context_length):
+    """The fields of a `StackConfig` that both generations have."""
     local = next((layer for layer in stack.layers if layer.window is not None), _NO_LOCAL)
     full = next((layer for layer in stack.layers if layer.window is None), _NO_FULL)
     some = stack.layers[0] if stack.layers else _NO_FULL
@@ -190,12 +192,12 @@ def _integer(number):
     return int(number) if number == int(number) else number
 
 
-def _check_reads_back(config, values):
-    """What `values` leave out, or say otherwise, they would also be read without."""
-    wanted, found = (_flat(part.to_dict()) for part in (config, config_from_transformers(values)))
+def check_reads_back(config, found):
+    """Raises where what was written is read as `found`, and not as `config`."""
+    wanted, found = (_flat(part.to_dict()) for part in (config, found))
     differing = [
         f"{name}={shown(value)} (which would be {shown(found.get(name))})"
-        for name, value in wanted.items()
+        for name, value in {**dict.fromkeys(found), **wanted}.items()
         if found.get(name) != value
     ]
     if differing:
@@ -206,7 +208,8 @@ def _check_reads_back(config, values):
         )
 
 
-def _check_is_accepted(config):
+def check_is_accepted(config):
+    """Raises where the reference's own rules refuse what can be written."""
     for name, stack in config.stacks.items():
         layer = stack.layers[0]
         if stack.hidden_dim % layer.num_heads:

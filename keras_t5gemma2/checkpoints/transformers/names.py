@@ -17,10 +17,9 @@ class Row(NamedTuple):
     layout: Layout = AS_IS
 
 
-_EMBEDDER = (
-    Row("model.encoder.embed_tokens.weight", "embedder/table/embeddings"),
-    Row("model.encoder.embed_tokens.eoi_embedding", "embedder/end_of_image"),
-)
+_TABLE = Row("model.encoder.embed_tokens.weight", "embedder/table/embeddings")
+_END_OF_IMAGE = Row("model.encoder.embed_tokens.eoi_embedding", "embedder/end_of_image")
+_DECODER_TABLE = Row("model.decoder.embed_tokens.weight", "decoder_embedder/table/embeddings")
 _LAYER = (
     Row("pre_self_attn_layernorm.weight", "attention_norm/scale"),
     Row("self_attn.q_proj.weight", "attention/query/kernel", LINEAR),
@@ -36,6 +35,15 @@ _LAYER = (
     Row("mlp.down_proj.weight", "mlp/down/kernel", LINEAR),
     Row("post_feedforward_layernorm.weight", "mlp_output_norm/scale"),
 )
+_CROSS_ATTENTION = (
+    Row("pre_cross_attn_layernorm.weight", "cross_attention_norm/scale"),
+    Row("cross_attn.q_proj.weight", "cross_attention/query/kernel", LINEAR),
+    Row("cross_attn.k_proj.weight", "cross_attention/key/kernel", LINEAR),
+    Row("cross_attn.v_proj.weight", "cross_attention/value/kernel", LINEAR),
+    Row("cross_attn.o_proj.weight", "cross_attention/output/kernel", LINEAR),
+    Row("post_cross_attn_layernorm.weight", "cross_attention_output_norm/scale"),
+)
+_OF_QK_NORM = ("query_norm/scale", "key_norm/scale")
 _LAST_NORM = (Row("norm.weight", "norm/scale"),)
 _TOWER = (
     Row("embeddings.patch_embedding.weight", "patch_embedding/kernel", CONVOLUTION),
@@ -75,6 +83,8 @@ _TIED = {
     "model.decoder.embed_tokens.weight": "model.encoder.embed_tokens.weight",
     "model.decoder.embed_tokens.eoi_embedding": "model.encoder.embed_tokens.eoi_embedding",
 }
+# Where the decoder has a table of its own.
+_TIED_TO_DECODER = {"lm_head.out_proj.weight": _DECODER_TABLE.name}
 _TEXT_MODEL = ("model.encoder.text_model.", "model.encoder.")
 _PUBLISHED_TOWER = ("model.encoder.vision_tower.vision_model.", "model.encoder.vision_tower.")
 _OTHER_PREFIXES = (_TEXT_MODEL, _PUBLISHED_TOWER)
@@ -100,7 +110,11 @@ def rows(config):
     >>> rows(config)[0].name, rows(config)[-1].path
     ('model.encoder.embed_tokens.weight', 'decoder/norm/scale')
     """
-    found = list(_EMBEDDER)
+    found = [_TABLE]
+    if config.end_of_image_token_id is not None:
+        found.append(_END_OF_IMAGE)
+    if config.decoder_table:
+        found.append(_DECODER_TABLE)
     if config.vision is not None:
         found += _under("model.encoder.vision_tower.", "vision/tower/", _TOWER)
         for i in range(config.vision.num_layers):
@@ -108,17 +122,20 @@ def rows(config):
             found += _under(name, f"vision/tower/layer_{i}/", _TOWER_LAYER)
         found += _under("model.encoder.multi_modal_projector.", "vision/projector/", _PROJECTOR)
     for stack, sizes in config.stacks.items():
-        for i in range(len(sizes.layers)):
-            found += _under(f"model.{stack}.layers.{i}.", f"{stack}/layer_{i}/", _LAYER)
+        for i, layer in enumerate(sizes.layers):
+            table = [row for row in _LAYER if layer.qk_norm or not row.path.endswith(_OF_QK_NORM)]
+            if sizes.cross_attention_dim is not None:
+                table += _CROSS_ATTENTION
+            found += _under(f"model.{stack}.layers.{i}.", f"{stack}/layer_{i}/", table)
         found += _under(f"model.{stack}.", f"{stack}/", _LAST_NORM)
     return found
 
 
-def canonical_name(name):
+def canonical_name(name, decoder_table=False):
     """The table's name of a tensor, from any of the names that the reference has given it.
 
-    Tied weights have one name: that of the encoder's table. A name that is none of the
-    reference's comes back unchanged.
+    Tied weights have one name: that of the encoder's table or, with `decoder_table`, of the
+    decoder's. A name that is none of the reference's comes back unchanged.
 
     >>> canonical_name("encoder.text_model.layers.3.mlp.up_proj.weight")
     'model.encoder.layers.3.mlp.up_proj.weight'
@@ -128,12 +145,12 @@ def canonical_name(name):
     'model.encoder.embed_tokens.weight'
     """
     name = _untied_name(name)
-    return _TIED.get(name, name)
+    return (_TIED_TO_DECODER if decoder_table else _TIED).get(name, name)
 
 
-def is_copy(name):
+def is_copy(name, decoder_table=False):
     """Whether a tensor of any name only repeats another, to which the reference ties it."""
-    return _untied_name(name) in _TIED
+    return _untied_name(name) in (_TIED_TO_DECODER if decoder_table else _TIED)
 
 
 def _untied_name(name):
@@ -169,7 +186,7 @@ def published_name(name):
     return published + name.removeprefix(table) if name.startswith(table) else name
 
 
-def encoder_name(name):
+def encoder_name(name, generation=2):
     """What the reference's encoder alone calls a tensor of the table.
 
     >>> encoder_name("model.encoder.layers.3.mlp.up_proj.weight")
@@ -177,22 +194,26 @@ def encoder_name(name):
     >>> encoder_name("model.encoder.vision_tower.post_layernorm.bias")
     'vision_tower.post_layernorm.bias'
     """
+    if generation == 1:
+        return name.removeprefix("model.")
     module, file = _TEXT_MODEL
     if not is_vision_name(name):
         name = module + name.removeprefix(file)
     return name.removeprefix("model.encoder.")
 
 
-def module_name(name):
+def module_name(name, generation=2):
     """What the reference's model calls the module in a stack that owns a tensor of the table.
 
-    Its modules have one more level than the names in published files.
+    The modules of T5Gemma 2 have one more level than the names in published files.
 
     >>> module_name("model.encoder.layers.3.mlp.up_proj.weight")
     'model.encoder.text_model.layers.3.mlp.up_proj'
     """
     module, file = _TEXT_MODEL
     name = name.rpartition(".")[0]
+    if generation == 1:
+        return name
     return module + name.removeprefix(file) if name.startswith(file) else name
 
 

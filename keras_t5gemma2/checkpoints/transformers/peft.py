@@ -78,19 +78,21 @@ def write_peft_adapter(directory, stored, backbone, place=None, metrics=None):
         save_file(tensors, str(temporary / WEIGHTS_FILE), {"format": "pt"})
         (temporary / CONFIG_FILE).write_text(json.dumps(config, indent=2), encoding="utf-8")
         place = local_path(place or directory).resolve()
-        write_card(temporary, _card(place.name, stored, backbone.source, metrics), place)
+        write_card(temporary, _card(place.name, stored, backbone, metrics), place)
 
 
-def _card(name, stored, source, metrics):
+def _card(name, stored, backbone, metrics):
+    source, generation = backbone.source, backbone.generation
+    model = "AutoModelForImageTextToText" if generation == 2 else "AutoModelForSeq2SeqLM"
     base = preset_of(source).removeprefix("hf://")
     return Card(
         title=name,
         what=(
-            f"An adapter (LoRA of rank {stored.config.rank}) for a T5Gemma 2 model, trained with "
-            "keras_t5gemma2, in the format of the peft library."
+            f"An adapter (LoRA of rank {stored.config.rank}) for a T5Gemma {generation} model, "
+            "trained with keras_t5gemma2, in the format of the peft library."
         ),
         usage=(
-            f'model = transformers.AutoModelForImageTextToText.from_pretrained("{base}")\n'
+            f'model = transformers.{model}.from_pretrained("{base}")\n'
             f'model = peft.PeftModel.from_pretrained(model, "{name}")\n'
             f'# In Keras: lm.load_peft_adapter("{name}")'
         ),
@@ -207,7 +209,7 @@ def _canonical(name):
 def _paths_by_module(config):
     """Dict from the reference's names of the modules that take adapters to our paths."""
     return {
-        names.module_name(row.name): row.path.removesuffix("/kernel")
+        names.module_name(row.name, config.generation): row.path.removesuffix("/kernel")
         for row in names.rows(config)
         if row.path.endswith("/kernel") and not names.is_vision_name(row.name)
     }

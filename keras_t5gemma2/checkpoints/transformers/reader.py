@@ -7,12 +7,9 @@ import numpy as np
 
 from keras_t5gemma2.checkpoints.checkpoint import Checkpoint, SavedLayer
 from keras_t5gemma2.checkpoints.heads import REFERENCE_ROWS, stored
-from keras_t5gemma2.checkpoints.transformers.config import (
-    config_from_transformers,
-    context_lengths,
-    reference_head,
-)
+from keras_t5gemma2.checkpoints.transformers import t5gemma1
 from keras_t5gemma2.checkpoints.transformers.files import image_options, tokenizer_file
+from keras_t5gemma2.checkpoints.transformers.generations import reader_of
 from keras_t5gemma2.checkpoints.transformers.names import (
     canonical_name,
     is_copy,
@@ -52,8 +49,17 @@ class TransformersCheckpoint(Checkpoint):
 
     @functools.cached_property
     def config(self):
+        read, values = self._reader
+        return self.parts_of(read.config_from_transformers(values, self.text_only))
+
+    @property
+    def generation(self):
+        return 1 if self._reader[0] is t5gemma1 else 2
+
+    @property
+    def _reader(self):
         values = read_json(self.path, "config.json")
-        return self.parts_of(config_from_transformers(values, self.text_only))
+        return reader_of(values), values
 
     def tensors(self):
         return stored_tensors(self.path, self.config)
@@ -65,7 +71,8 @@ class TransformersCheckpoint(Checkpoint):
         """
         if "prompts" in inspect.signature(cls.__init__).parameters:
             return cls, read_settings(self.path)
-        head = reference_head(read_json(self.path, "config.json"))
+        read, values = self._reader
+        head = read.reference_head(values)
         if head is None or head.architecture != getattr(cls, "reference_class", None):
             return cls, {}
         settings = ("num_classes", "dropout", "start_token_id")
@@ -101,7 +108,8 @@ class TransformersCheckpoint(Checkpoint):
 
     def preprocessor(self):
         """Its lengths are what the stacks are made for; its chat template is the checkpoint's."""
-        encoder, decoder = context_lengths(read_json(self.path, "config.json"))
+        read, values = self._reader
+        encoder, decoder = read.context_lengths(values)
         found = {"encoder_sequence_length": encoder, "decoder_sequence_length": decoder}
         if (vision := self.config.vision) is not None:
             found["tokens_per_image"] = image_options(self.path, vision)[1]
@@ -124,7 +132,8 @@ def stored_tensors(directory, config):
     """
     of_head = [name for name, _ in REFERENCE_ROWS.values()]
     found = read_safetensors(directory)
-    found = _by_canonical_name({name: t for name, t in found.items() if name not in of_head})
+    found = {name: tensor for name, tensor in found.items() if name not in of_head}
+    found = _by_canonical_name(found, config.decoder_table)
     if config.vision is None:
         found = {name: same for name, same in found.items() if not is_vision_name(name)}
     if config.decoder is None:
@@ -136,11 +145,11 @@ def stored_tensors(directory, config):
     return {row.path: _stored_tensor(found[row.name][0], row.layout) for row in wanted}
 
 
-def _by_canonical_name(tensors):
+def _by_canonical_name(tensors, decoder_table):
     """Lists of tensors that are one tensor of the model, copies last, by its canonical name."""
     found = {}
-    for name, tensor in sorted(tensors.items(), key=lambda item: is_copy(item[0])):
-        found.setdefault(canonical_name(name), []).append(tensor)
+    for name, tensor in sorted(tensors.items(), key=lambda item: is_copy(item[0], decoder_table)):
+        found.setdefault(canonical_name(name, decoder_table), []).append(tensor)
     return found
 
 

@@ -14,9 +14,7 @@ from keras_t5gemma2.checkpoints.heads import REFERENCE_ROWS
 from keras_t5gemma2.checkpoints.sources import KEY
 from keras_t5gemma2.checkpoints.transformers import peft
 from keras_t5gemma2.checkpoints.transformers.config_writer import (
-    CONTEXT_LENGTHS,
     PUBLISHED_IDS,
-    config_to_transformers,
     generation_config,
     with_tower,
 )
@@ -27,6 +25,7 @@ from keras_t5gemma2.checkpoints.transformers.files import (
     processor_config,
     tokenizer_config,
 )
+from keras_t5gemma2.checkpoints.transformers.generations import writer_of
 from keras_t5gemma2.checkpoints.transformers.names import encoder_name, published_name, rows
 from keras_t5gemma2.compat import keras as compat
 from keras_t5gemma2.files.atomic import atomic_directory
@@ -37,6 +36,7 @@ from keras_t5gemma2.files.safetensors_writer import NewTensor, parse_size, write
 from keras_t5gemma2.kernels.runtime.host_memory import host_array
 from keras_t5gemma2.lora import targets
 from keras_t5gemma2.messages import shown
+from keras_t5gemma2.registry import class_name
 
 DTYPES = ("float32", "bfloat16", "float16")
 # What the reference's encoder alone takes for the end of an image, whatever its config says.
@@ -57,6 +57,8 @@ _KINDS = {
         *("T5Gemma2TokenClassifier", "a class of each token"),
     ),
 }
+# The reference's classes of T5Gemma 1, by those of T5Gemma 2 that do the same.
+_FIRST = {name.replace("T5Gemma2", "T5Gemma"): row for name, row in _KINDS.items() if name}
 # Every file of the format: an old one that is not written again would be read with the new.
 _FILES = (
     *(_CONFIG_FILE, _GENERATION_FILE, SINGLE_FILE, INDEX_FILE, "model-*-of-*.safetensors"),
@@ -99,11 +101,12 @@ def write_transformers(
     tensors = new_tensors(backbone, dtype, adapters is None, encoder_only)
     tensors += _head_tensors(variables, dtype)
     config = config_of(backbone, encoder_only)
-    ids = _token_ids(preprocessor)
+    ids, writer = _token_ids(preprocessor), writer_of(config)
+    lengths = _context_lengths(preprocessor, writer.CONTEXT_LENGTHS)
     stored = dtype or keras.backend.standardize_dtype(backbone.token_embedding.embeddings.dtype)
     files = {
         _CONFIG_FILE: {
-            **config_to_transformers(config, stored, ids, _context_lengths(preprocessor)),
+            **writer.config_to_transformers(config, stored, ids, lengths),
             **({} if described is None else described.config),
             KEY: backbone.source,
         },
@@ -155,7 +158,11 @@ def _head_tensors(variables, dtype):
 
 
 def _card(name, backbone, metrics, architecture=None):
-    model, pipeline, ours, out = _KINDS[architecture]
+    generation = backbone.generation
+    model, pipeline, ours, out = {**_KINDS, **_FIRST}[architecture]
+    if generation == 1 and architecture is None:
+        model = "AutoModelForSeq2SeqLM"
+    ours = class_name(ours, generation)
     processor = "AutoProcessor" if backbone.vision else "AutoTokenizer"
     classes = f"{model}, {processor}"
     variable = "lm" if architecture is None else "classifier"
@@ -164,7 +171,7 @@ def _card(name, backbone, metrics, architecture=None):
     return Card(
         title=name,
         what=(
-            "A T5Gemma 2 model (an encoder-decoder: "
+            f"A T5Gemma {generation} model (an encoder-decoder: "
             f"{'text and images' if backbone.vision else 'text'} in, {out} out) in the format of "
             "the transformers library, written by keras_t5gemma2."
         ),
@@ -183,10 +190,11 @@ def _card(name, backbone, metrics, architecture=None):
 
 def _card_of_encoder(name, backbone, metrics):
     processor = "AutoProcessor" if backbone.vision else "AutoTokenizer"
+    cls = class_name("T5Gemma2Backbone", backbone.generation)
     return Card(
         title=name,
         what=(
-            "The encoder of a T5Gemma 2 model "
+            f"The encoder of a T5Gemma {backbone.generation} model "
             f"({'text and images' if backbone.vision else 'text'} in, a hidden state for each "
             "token out) in the format of the transformers library, written by keras_t5gemma2."
         ),
@@ -194,7 +202,7 @@ def _card_of_encoder(name, backbone, metrics):
             f"from transformers import AutoModel, {processor}\n"
             f'model = AutoModel.from_pretrained("{name}")\n'
             f'processor = {processor}.from_pretrained("{name}")\n'
-            f'# In Keras: encoder = keras_t5gemma2.T5Gemma2Backbone.from_preset("{name}")'
+            f'# In Keras: encoder = keras_t5gemma2.{cls}.from_preset("{name}")'
         ),
         library="transformers",
         source=backbone.source,
@@ -231,8 +239,10 @@ def new_tensors(backbone, dtype=None, is_merged=True, encoder_only=False):
     table = variables[_TABLE]
     tensors = []
     config = config_of(backbone, encoder_only)
-    name_of = published_name if config.decoder is not None else encoder_name
-    for row in rows(with_tower(config)):
+    name_of = published_name
+    if config.decoder is None:
+        name_of = functools.partial(encoder_name, generation=config.generation)
+    for row in rows(with_tower(config) if config.generation == 2 else config):
         if row.path in variables:
             variable = variables[row.path]
             layer = layers.get(row.path.removesuffix("/kernel"))
@@ -255,10 +265,10 @@ def _table_of_encoder(backbone):
     There its vector is one of its own for the id of the published models alone. For another id the
     scaled vector of the table is it.
     """
-    table = host_array(ops.convert_to_tensor(backbone.token_embedding.embeddings))
+    table = host_array(ops.convert_to_tensor(backbone.embedder.table.embeddings))
     config = backbone.config
     place = config.end_of_image_token_id
-    if place == _END_OF_IMAGE or place >= config.vocabulary_size:
+    if place in (None, _END_OF_IMAGE) or place >= config.vocabulary_size:
         return table
     table = np.array(table)
     vector = host_array(ops.convert_to_tensor(backbone.embedder.end_of_image))
@@ -301,9 +311,9 @@ def _token_ids(preprocessor):
     return {role: getattr(tokenizer, f"{name}_token_id") for role, name in names.items()}
 
 
-def _context_lengths(preprocessor):
+def _context_lengths(preprocessor, published):
     if preprocessor is None:
-        return CONTEXT_LENGTHS
+        return published
     return preprocessor.encoder_sequence_length, preprocessor.decoder_sequence_length
 
 
