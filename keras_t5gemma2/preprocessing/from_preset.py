@@ -39,24 +39,24 @@ class LoadsFromCheckpoints(Mixin):
         >>> cls.from_preset("t5gemma2_tiny", encoder_sequence_length=32).encoder_sequence_length
         32
         """
-        return cls._from_preset(preset, cls, kwargs)
+        return _loaded(cls, preset, kwargs, checked_class=cls)
 
-    @classmethod
-    def _from_preset(cls, preset, checked_class, kwargs):
-        """As `from_preset`, of a preset of the generation of `checked_class`, or of any."""
-        check_loading(cls, "from_preset", kwargs, by_preset=("proto",))
-        for name in ("encoder_sequence_length", "decoder_sequence_length"):
-            if name in kwargs:
-                value = kwargs.pop(name)  # `None` for that of the preset
-                kwargs |= {} if value is None else {name: checked(**{name: value})}
-        checkpoint, preset = formats.open_checkpoint(preset, False, cls=checked_class)
-        if checkpoint is None:
-            return super().from_preset(preset, **kwargs)
-        if issubclass(cls, keras_hub.tokenizers.Tokenizer):
-            return _made(cls, checkpoint.tokenizer(), kwargs)
-        if issubclass(cls, keras_hub.layers.ImageConverter):
-            return _made(cls, checkpoint.image_converter(), kwargs)
-        return make_preprocessor(cls, checkpoint, **kwargs)
+
+def _loaded(cls, preset, kwargs, checked_class=None):
+    """As `from_preset`, of a preset of the generation of `checked_class`, or of any."""
+    check_loading(cls, "from_preset", kwargs, by_preset=("proto",))
+    for name in ("encoder_sequence_length", "decoder_sequence_length"):
+        if name in kwargs:
+            value = kwargs.pop(name)  # `None` for that of the preset
+            kwargs |= {} if value is None else {name: checked(**{name: value})}
+    checkpoint, preset = formats.open_checkpoint(preset, False, cls=checked_class)
+    if checkpoint is None:
+        return super(LoadsFromCheckpoints, cls).from_preset(preset, **kwargs)
+    if issubclass(cls, keras_hub.tokenizers.Tokenizer):
+        return _made(cls, checkpoint.tokenizer(), kwargs)
+    if issubclass(cls, keras_hub.layers.ImageConverter):
+        return _made(cls, checkpoint.image_converter(), kwargs)
+    return make_preprocessor(cls, checkpoint, **kwargs)
 
 
 def make_preprocessor(cls, checkpoint, **kwargs):
@@ -88,7 +88,7 @@ def from_preset_of(cls, base, preset, kwargs):
     check_loading(cls, "from_preset", kwargs)
     names = ("encoder_sequence_length", "decoder_sequence_length")  # `None`: the preset's own
     lengths = {name: kwargs.pop(name) for name in names if name in kwargs}
-    found = base._from_preset(preset, None, lengths)
+    found = _loaded(base, preset, lengths)
     config = found.get_config()
     if not isinstance(found, cls):
         shared = inspect.signature(base.__init__).parameters
