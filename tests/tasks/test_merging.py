@@ -1,0 +1,111 @@
+"""Models merged from their files, one of them in memory."""
+
+import numpy as np
+import pytest
+from keras import ops
+from tasks import small_task
+
+from keras_t5gemma2 import T5Gemma2Seq2SeqLM, merge_models
+from keras_t5gemma2.model.backbone import T5Gemma2Backbone
+from keras_t5gemma2.model.merging import slerp
+
+pytestmark = pytest.mark.once
+
+
+@pytest.fixture(scope="module")
+def presets(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("presets")
+    for seed in range(3):
+        small_task(seed=seed).save_to_preset(directory / str(seed))
+    return [directory / str(seed) for seed in range(3)]
+
+
+def weights_of(lm):
+    return {w.path: np.array(ops.convert_to_numpy(w)) for w in lm.backbone.weights}
+
+
+def test_each_weight_is_the_mean_and_is_saved(presets, tmp_path):
+    merged = merge_models(presets[:2], tmp_path / "merged", weights=[1, 3])
+    one, two = (weights_of(T5Gemma2Seq2SeqLM.from_preset(path)) for path in presets[:2])
+    saved = weights_of(T5Gemma2Seq2SeqLM.from_preset(tmp_path / "merged"))
+    differs = 0
+    for path, value in weights_of(merged).items():
+        np.testing.assert_allclose(value, 0.25 * one[path] + 0.75 * two[path], atol=1e-6)
+        np.testing.assert_array_equal(value, saved[path])
+        differs += (one[path] != two[path]).any()
+    assert differs > 5
+
+
+def test_arcs_from_a_base(presets):
+    merged = weights_of(merge_models(presets[:2], method="slerp", base=presets[2]))
+    one, two, base = (weights_of(T5Gemma2Seq2SeqLM.from_preset(path)) for path in presets)
+    for path, value in merged.items():
+        values = [x.astype("float64") for x in (one[path], two[path])]
+        want = slerp(values, [0.5, 0.5], base[path].astype("float64"))
+        np.testing.assert_allclose(value, want, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["task_arithmetic", "ties"])
+def test_one_model_twice_is_what_it_has_learned(presets, method):
+    found = merge_models(
+        [presets[0]] * 2, method=method, base=presets[1], weights=[0.5, 0.5], density=1.0
+    )
+    want = weights_of(T5Gemma2Seq2SeqLM.from_preset(presets[0]))
+    for path, value in weights_of(found).items():
+        np.testing.assert_allclose(value, want[path], atol=1e-6)
+
+
+def test_one_model_is_in_memory(presets, monkeypatch):
+    built, build = [], T5Gemma2Backbone._build
+    monkeypatch.setattr(
+        T5Gemma2Backbone, "_build", lambda self, *a: built.append(1) or build(self, *a)
+    )
+    merge_models(presets)
+    assert len(built) == 1
+
+
+def test_directories_of_the_reference_are_read_too(presets, tmp_path):
+    T5Gemma2Seq2SeqLM.from_preset(presets[1]).export_to_transformers(tmp_path)
+    lm = T5Gemma2Seq2SeqLM.from_preset(tmp_path)
+    lm.save_to_preset(tmp_path / "same")
+    found = weights_of(merge_models([tmp_path, tmp_path / "same"], method="slerp"))
+    for path, value in weights_of(lm).items():
+        np.testing.assert_allclose(found[path], value, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "message"),
+    [
+        ({"method": "mean"}, ValueError, r"`method` must be one of \('linear', 'slerp'"),
+        ({"method": "ties"}, ValueError, r"needs `base`, the model that the others"),
+        ({"weights": [1.0]}, ValueError, r"a finite number for each of 2 models"),
+        ({"weights": [1.0, -1.0]}, ValueError, r"`weights` must be at least 0"),
+        ({"density": 0}, ValueError, r"`density` must be above 0 and at most 1"),
+        ({"base": "x"}, ValueError, r"`base` changes nothing of `method=\"linear\"`"),
+    ],
+)
+def test_arguments_are_checked(presets, arguments, kind, message):
+    with pytest.raises(kind, match=message):
+        merge_models(presets[:2], **arguments)
+
+
+def test_what_is_no_list_of_models_is_refused(presets):
+    with pytest.raises(TypeError, match=r"`models` must be a list of presets"):
+        merge_models("t5gemma2_tiny")
+    with pytest.raises(ValueError, match=r"at least two presets"):
+        merge_models(presets[:1])
+
+
+def test_models_that_do_not_fit_together_are_refused(presets, tmp_path):
+    with pytest.raises(ValueError, match=r"All models must have one config. Received: model 1"):
+        merge_models([presets[0], "t5gemma2_tiny"])
+    lm = small_task()
+    lm.backbone.enable_lora(rank=2)
+    lm.save_to_preset(tmp_path / "adapted")
+    with pytest.raises(ValueError, match=r"Model 1 must have no adapters beside its weights"):
+        merge_models([presets[0], tmp_path / "adapted"])
+    lm = small_task()
+    lm.quantize("int8")
+    lm.save_to_preset(tmp_path / "quantized")
+    with pytest.raises(ValueError, match=r"Model 0 must have weights of floats"):
+        merge_models([tmp_path / "quantized", presets[0]])
