@@ -41,6 +41,10 @@ CacheDType: TypeAlias = Literal["auto", "int8"]
 HeadKind: TypeAlias = Literal["auto", "exact", "screened"]
 Verbose: TypeAlias = int | Literal["auto"]
 
+# Functions of inputs and outputs, both strings, that give a number for each output.
+Reward: TypeAlias = Callable[[list[str], list[str]], Sequence[float] | np.ndarray]
+Rewards: TypeAlias = Reward | Sequence[Reward]
+
 # A number for all rows, or one for each.
 PerRow: TypeAlias = float | Sequence[float] | np.ndarray
 

@@ -202,6 +202,11 @@ def set_first_epoch(model, epoch):
     model._initial_epoch = epoch
 
 
+def first_epoch(model):
+    """Returns what `set_first_epoch` set, or `None` (Keras 3.15.1)."""
+    return getattr(model, "_initial_epoch", None)
+
+
 def forget_loss(model):
     """Removes the loss and metrics of an earlier `compile` (Keras 3.15.1)."""
     model._compile_loss = model._compile_metrics = None

@@ -144,6 +144,25 @@ def new_tokens_of_rows(token_ids, prompt_length, budgets, stop_token_ids):
     return generated
 
 
+def pad_targets(prompts, new):
+    """The decoder's arrays of a training step on tokens that follow prompts, padded at the right.
+
+    Args:
+        prompts: per row (length,) ids, at least one.
+        new: per row the ids that come after them, at least one.
+
+    Returns:
+        A dict of `decoder_token_ids`, `decoder_padding_mask` and `labels`, of one shape; labels
+        are -1 where no new token is to come next.
+    """
+    rows = [np.concatenate(pair) for pair in zip(prompts, new, strict=True)]
+    length = bucket(max(map(len, rows)) - 1)
+    labels = _stack([row[1:] + 1 for row in rows], length) - 1
+    for label, prompt in zip(labels, prompts, strict=True):
+        label[: len(prompt) - 1] = -1
+    return {**pad_outputs([row[:-1] for row in rows], length), "labels": labels}
+
+
 def pad_outputs(rows, length):
     """Token ids and padding mask of (rows, length) int32 and bool, padded at the right with 0."""
     mask = _stack([np.ones_like(row) for row in rows], length).astype(bool)

@@ -57,6 +57,19 @@ def log_sums(generator, hidden, chosen, call=None):
     return _by_chunks(generator, "the vocabulary", _log_sums, call, chosen, hidden)[0]
 
 
+def log_softmaxes(generator, hidden, chosen, call=None):
+    """(N, V) float32 array: the log-probability of every token of the vocabulary.
+
+    Args:
+        generator, hidden, chosen, call: as of `scores_of_labels`.
+    """
+    return _by_chunks(generator, "all probabilities", _log_softmaxes, call, chosen, hidden)[0]
+
+
+def _log_softmaxes(model, hidden):
+    return (ops.log_softmax(ops.cast(model.logits(hidden), "float32"), axis=-1),)
+
+
 def _scores(model, hidden, labels):
     logits = model.logits(hidden)
     of_labels = ops.take_along_axis(logits, ops.expand_dims(labels, -1), axis=-1)[:, 0]

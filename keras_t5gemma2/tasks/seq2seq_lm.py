@@ -20,6 +20,7 @@ from keras_t5gemma2.tasks import scoring
 from keras_t5gemma2.tasks.chat import chat
 from keras_t5gemma2.tasks.inspected import Inspected
 from keras_t5gemma2.tasks.prompted import Prompted
+from keras_t5gemma2.tasks.rewarded import fit_on_own_samples
 from keras_t5gemma2.tasks.scoring import TokenScores
 from keras_t5gemma2.tasks.task import T5Gemma2Task
 from keras_t5gemma2.typing import (
@@ -84,6 +85,9 @@ class T5Gemma2Seq2SeqLM(Prompted, Inspected, T5Gemma2Task, keras_hub.models.Seq2
     ) -> None:
         self.generator = Generator(self, None, cross_attention_cache, cache_dtype, head)
         super().__init__(backbone, preprocessor, **kwargs)
+
+    def _fit_samples(self, x, lesson, given, options):
+        return fit_on_own_samples(self, x, lesson, given, options)
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -25,9 +25,12 @@ from keras_t5gemma2.training import rates
 from keras_t5gemma2.training.checkpoint import with_places
 from keras_t5gemma2.training.compile_config import compile_config, compile_from
 from keras_t5gemma2.training.distillation import Distillation, sample_rows
+from keras_t5gemma2.training.grouped_rows import grouped, hidden_of_groups, is_grouped
 from keras_t5gemma2.training.grouping import check_grouping
 from keras_t5gemma2.training.image_features import with_features
 from keras_t5gemma2.training.joining import as_marked
+from keras_t5gemma2.training.on_policy_distillation import OnPolicyDistillation
+from keras_t5gemma2.training.policy_gradient import PolicyGradient, check_no_rewards
 from keras_t5gemma2.training.preparation import Preparation
 from keras_t5gemma2.training.reporting import reporting_steps, step_begins
 from keras_t5gemma2.training.sources import batches_of, reading, split_off
@@ -38,10 +41,12 @@ from keras_t5gemma2.training.token_loss import (
     check_trained,
     gives_hidden,
     giving_hidden,
+    is_of_slopes,
     metrics_of_logits,
+    sum_of_slopes,
     token_sums,
 )
-from keras_t5gemma2.typing import ColumnNames, Inputs, Mixin, Tensor
+from keras_t5gemma2.typing import ColumnNames, Inputs, Mixin, Rewards, Tensor
 
 
 class TrainableTask(Mixin):
@@ -155,8 +160,11 @@ class TrainableTask(Mixin):
         class_weight: Mapping[int, float] | None = None,
         shuffle: bool = True,
         group_by_length: bool | None = None,
-        distillation: Distillation | None = None,
+        distillation: Distillation | OnPolicyDistillation | None = None,
         columns: ColumnNames | None = None,
+        rewards: Rewards | None = None,
+        num_samples: int | None = None,
+        policy: PolicyGradient | None = None,
         **kwargs: Any,
     ) -> keras.callbacks.History:
         """Trains on raw text and images, or on what the preprocessor makes of them.
@@ -198,9 +206,23 @@ class TrainableTask(Mixin):
             group_by_length: bool. Whether shuffled rows of text in memory come in batches of
                 similar length, of which less is padding; by default they do. The batches come in
                 a random order, another one in each epoch.
-            distillation: `Distillation`, to learn from a teacher; validation goes by labels.
+            distillation: `Distillation`, to learn from a teacher; validation goes by labels. Or
+                `OnPolicyDistillation`, to learn from it on what the model itself writes, as with
+                `rewards`.
             columns: dict from names of the data's columns to those that are read, such as
                 `{"question": "encoder_text", "answer": "decoder_text"}`.
+            rewards: list of functions f(inputs, outputs) that give a number for each output, the
+                higher the better. Both are lists of strings, one for each sample: the row's text,
+                and what the model wrote, without its control tokens. Each step then draws samples
+                of its rows, 8 rows by default, and makes the better of them likelier. Targets are
+                not needed and not read; of the other arguments, `batch_size`, `shuffle`,
+                `validation_data`, `columns`, `callbacks`, `epochs`, `initial_epoch`,
+                `steps_per_epoch` and `verbose` go with it. Logs have the `reward`, its deviation
+                within a row, the distance `kl` to the reference model, the `length` in tokens, and
+                how many samples `finished` by themselves.
+            num_samples: int. Samples of each row, 8 by default with `rewards` and 1 with
+                `OnPolicyDistillation`.
+            policy: `PolicyGradient`, how rewards are learned from; by default GRPO.
             **kwargs: as `keras.Model.fit` has them.
 
         Raises:
@@ -217,6 +239,16 @@ class TrainableTask(Mixin):
         batch_size, size = checked(
             batch_size=batch_size, validation_batch_size=validation_batch_size
         )
+        is_on_policy = isinstance(distillation, OnPolicyDistillation)
+        if rewards is not None or is_on_policy:
+            given = {"y": y, "sample_weight": sample_weight, "class_weight": class_weight}
+            given |= {"validation_split": validation_split, "group_by_length": group_by_length}
+            lesson = rewards, num_samples, policy, distillation
+            options = batch_size, shuffle, columns, validation_data, size, kwargs
+            history = self._fit_samples(x, lesson, given, options)
+            _part_averages(self.optimizer)
+            return history
+        check_no_rewards(num_samples=num_samples, policy=policy)
         if distillation is not None:
             self._check_distillation(distillation)
         check_grouping(group_by_length, shuffle=shuffle)
@@ -252,6 +284,12 @@ class TrainableTask(Mixin):
             history = keras.Model.fit(self, training, callbacks=callbacks, **options)
         _part_averages(self.optimizer)
         return history
+
+    def _fit_samples(self, x, lesson, given, options):
+        raise ValueError(
+            "`rewards` and `OnPolicyDistillation` are of texts that a model writes. Received: one "
+            f"of them for a {type(self).__name__}. Use a T5Gemma2Seq2SeqLM"
+        )
 
     def evaluate(
         self,
@@ -529,6 +567,8 @@ class TrainableTask(Mixin):
         **kwargs: Any,
     ) -> Any:
         inputs = self.backbone.complete(inputs)
+        if is_grouped():
+            return hidden_of_groups(self.backbone, inputs, training)
         if not gives_hidden(self):
             return super().call(inputs, training=training, mask=mask, **kwargs)
         return self.backbone(inputs, training=training)["decoder_sequence_output"]
@@ -536,6 +576,9 @@ class TrainableTask(Mixin):
     def train_step(self, *args: Any) -> Any:
         *state, batch = args  # of JAX, whose steps are given all that they change
         step_begins("a step of fit", batch)
+        if is_of_slopes(batch[1] if len(batch) > 1 else None):
+            with grouped():
+                return super().train_step(*args)
         logs = rates.logs_of_step(self.optimizer, batch, *state)
         with self._without_logits():
             return rates.with_logs(super().train_step(*args), logs)
@@ -591,6 +634,8 @@ class TrainableTask(Mixin):
 
         `y` are labels, or what `Distillation.targets` makes of them.
         """
+        if is_of_slopes(y):
+            return sum_of_slopes(self.backbone, y, y_pred, training)
         if self.token_loss is None:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         of_hidden = gives_hidden(self)

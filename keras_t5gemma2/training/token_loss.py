@@ -122,6 +122,25 @@ def token_sums(backbone, y, y_pred, sample_weight, training, of_hidden):
     )
 
 
+def is_of_slopes(y):
+    """Whether `y` says what the log-probability of each label is times in the loss."""
+    return isinstance(y, dict) and "slopes" in y
+
+
+def sum_of_slopes(backbone, y, y_pred, training):
+    """The sum over tokens of minus the log-probability of the label times its slope.
+
+    Args:
+        backbone: `T5Gemma2Backbone`.
+        y: dict of (B, T) `labels` and float `slopes`, 0 where there is no label; with
+            `teacher_ids` and `teacher_probabilities`, these are in the place of the labels.
+        y_pred: (B, T, hidden_dim) outputs of the decoder.
+        training: as `token_sums` has it.
+    """
+    targets = y if "teacher_ids" in y else y["labels"]
+    return token_sums(backbone, targets, y_pred, y["slopes"], training, of_hidden=True).loss
+
+
 class Perplexity(keras.metrics.Mean):
     """The exponential of a mean."""
 
