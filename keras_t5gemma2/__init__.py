@@ -9,6 +9,7 @@ from keras_t5gemma2.config import (
     interleave,
 )
 from keras_t5gemma2.evaluation.evaluate import EvaluateGeneration, evaluate_generation
+from keras_t5gemma2.evaluation.memorization import Memorization, memorization
 from keras_t5gemma2.generation.beam_search import BeamSearch
 from keras_t5gemma2.inspection.drawing import show_attention
 from keras_t5gemma2.kernels.runtime.compilation_cache import enable_compilation_cache
@@ -22,6 +23,7 @@ from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreproces
 from keras_t5gemma2.preprocessing.t5gemma1 import T5GemmaSeq2SeqLMPreprocessor, T5GemmaTokenizer
 from keras_t5gemma2.preprocessing.tokenizer import T5Gemma2Tokenizer
 from keras_t5gemma2.registry import presets
+from keras_t5gemma2.tasks.merging import merge_models
 from keras_t5gemma2.tasks.seq2seq_lm import T5Gemma2Seq2SeqLM
 from keras_t5gemma2.tasks.t5gemma1 import (
     T5GemmaSeq2SeqLM,
@@ -35,6 +37,8 @@ from keras_t5gemma2.tasks.token_classifier import T5Gemma2TokenClassifier
 from keras_t5gemma2.training.checkpoint import TrainingCheckpoint
 from keras_t5gemma2.training.distillation import Distillation
 from keras_t5gemma2.training.embedding_loss import EmbeddingLoss
+from keras_t5gemma2.training.on_policy_distillation import OnPolicyDistillation
+from keras_t5gemma2.training.policy_gradient import PolicyGradient
 from keras_t5gemma2.training.teacher_samples import TeacherSamples
 
 __version__ = "0.1.0"
@@ -47,6 +51,9 @@ __all__ = [
     "EmbeddingLoss",
     "EvaluateGeneration",
     "ImageFeatures",
+    "Memorization",
+    "OnPolicyDistillation",
+    "PolicyGradient",
     "StackConfig",
     "T5Gemma2Backbone",
     "T5Gemma2ChatPreprocessor",
@@ -72,6 +79,8 @@ __all__ = [
     "enable_compilation_cache",
     "evaluate_generation",
     "interleave",
+    "memorization",
+    "merge_models",
     "presets",
     "show_attention",
 ]
