@@ -10,6 +10,7 @@ from t5gemma2_cli.running import call
 # A test compares these with what `keras_t5gemma2` knows.
 TARGETS = {
     "transformers": "a directory that the transformers library loads",
+    "ctranslate2": "a directory that CTranslate2 loads, of text alone",
     "keras": "a preset directory of this package",
     "keras-hub": "a preset directory of keras-hub's own T5Gemma 2",
 }

@@ -5,7 +5,7 @@ import click
 from t5gemma2_cli import options
 from t5gemma2_cli.running import call
 
-FORMATS = ("tf_saved_model", "litert", "torch")
+FORMATS = ("tf_saved_model", "litert", "torch", "onnx")
 
 
 @click.command(short_help="Write a model for a runtime without Keras.")
@@ -40,7 +40,7 @@ def export(backend, **chosen):
     """Write the model PRESET to TARGET for a runtime without Keras and without this package.
 
     It is three functions, encode, prefill and step, with the cache passed in and out.
-    TensorFlow writes any size; JAX any batch; LiteRT and torch fixed sizes.
+    TensorFlow writes any size; JAX any batch; LiteRT, torch and ONNX (of torch) fixed sizes.
 
     \b
     t5gemma2 export t5gemma2_tiny exported --backend tensorflow

@@ -19,6 +19,7 @@ from keras_t5gemma2.checkpoints import formats
 from keras_t5gemma2.checkpoints.gemma3.keras_hub import BACKBONE
 from keras_t5gemma2.checkpoints.keras_hub import names as keras_hub_names
 from keras_t5gemma2.checkpoints.transformers.writer import DTYPES, new_tensors
+from keras_t5gemma2.export.ctranslate2 import write_ctranslate2
 from keras_t5gemma2.files.atomic import atomic_directory
 from keras_t5gemma2.files.json_object import read_json
 from keras_t5gemma2.files.safetensors import read_safetensors
@@ -236,6 +237,10 @@ def _keras_hub_files(backbone, arguments):
     return _keras_file(found, arguments)
 
 
+def _write_ctranslate2(lm, directory, arguments):
+    write_ctranslate2(lm, directory, arguments.target.name, arguments.dtype)
+
+
 def _write_keras(lm, directory, arguments):
     lm.save_to_preset(directory, max_shard_size=arguments.shard_size / 1e9)
 
@@ -257,6 +262,12 @@ TARGETS = {
     "transformers": Target(
         "a directory that the transformers library loads",
         _write_transformers,
+        _transformers_files,
+        converts_dtype=True,
+    ),
+    "ctranslate2": Target(
+        "a directory that CTranslate2 loads, of text alone",
+        _write_ctranslate2,
         _transformers_files,
         converts_dtype=True,
     ),

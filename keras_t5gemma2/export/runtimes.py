@@ -11,7 +11,7 @@ from keras_t5gemma2.generation import batching, decoding
 from keras_t5gemma2.generation import cache as caches
 from keras_t5gemma2.generation.cache import Cache
 from keras_t5gemma2.kernels import Scaled
-from keras_t5gemma2.kernels.export import saved_model, torch_programs
+from keras_t5gemma2.kernels.export import onnx_programs, saved_model, torch_programs
 from keras_t5gemma2.messages import shown, shown_names, shown_path
 from keras_t5gemma2.model.attention import Memory
 from keras_t5gemma2.options import integer
@@ -21,7 +21,11 @@ _FORMATS = {
     "tf_saved_model": {"tensorflow": (), "jax": ("encoder_length", "images")},
     "litert": {"tensorflow": ("batch_size", "encoder_length", "images")},
     "torch": {"torch": ("batch_size", "encoder_length", "images")},
+    "onnx": {"torch": ("batch_size", "encoder_length", "images")},
 }
+# What writes a file for each function, and how the files' names end.
+_PROGRAMS = {"torch": (torch_programs, ".pt2"), "onnx": (onnx_programs, ".onnx")}
+_FLOAT32_ONLY = {"litert": "LiteRT", "onnx": "onnxruntime on CPUs"}
 
 
 class Sizes(NamedTuple):
@@ -47,11 +51,12 @@ def export(task, path, format, sizes, options):
     makes = _functions_of(task)
     _check_format(task, path, format, options)
     functions = makes(task, _checked(task, format, sizes)).signatures
-    if format == "torch":
-        programs = torch_programs.programs(task, functions)
-        with atomic_directory(path, written_last=f"{list(programs)[-1]}.pt2") as directory:
+    if format in _PROGRAMS:
+        kind, ending = _PROGRAMS[format]
+        programs = kind.programs(task, functions)
+        with atomic_directory(path, written_last=f"{list(programs)[-1]}{ending}") as directory:
             for name, program in programs.items():
-                torch_programs.save(program, directory / f"{name}.pt2")
+                kind.save(program, directory / f"{name}{ending}")
         return
     if format == "litert":
         with atomic_file(path) as file:
@@ -230,21 +235,22 @@ def _check_format(task, path, format, options):
             f"format={shown(format)}. Save a preset, and export it with KERAS_BACKEND="
             f"{' or '.join(_FORMATS[format])}"
         )
-    if format != "litert":
-        if options:
-            raise ValueError(
-                f"`export` takes no such arguments for format={shown(format)}. Received: "
-                f"{shown_names(options)}"
-            )
-        return
-    if pathlib.Path(path).suffix != ".tflite":
+    if format != "litert" and options:
+        raise ValueError(
+            f"`export` takes no such arguments for format={shown(format)}. Received: "
+            f"{shown_names(options)}"
+        )
+    if format == "onnx":
+        onnx_programs.check_installed()
+    dtype = task.backbone.encoder.compute_dtype
+    if format in _FLOAT32_ONLY and dtype != "float32":
+        raise ValueError(
+            f"{_FLOAT32_ONLY[format]} computes in float32: a model must do so to be exported with "
+            f'format="{format}". Received: a model of {dtype}. Load it with `dtype="float32"`'
+        )
+    if format == "litert" and pathlib.Path(path).suffix != ".tflite":
         raise ValueError(
             f'`filepath` must end with ".tflite". Received: filepath={shown_path(path)}'
-        )
-    if (dtype := task.backbone.encoder.compute_dtype) != "float32":
-        raise ValueError(
-            "LiteRT computes in float32: a model must do so to be exported with "
-            f'format="litert". Received: a model of {dtype}. Load it with `dtype="float32"`'
         )
 
 

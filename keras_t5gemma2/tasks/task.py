@@ -619,6 +619,10 @@ class T5Gemma2Task(TrainableTask):
         | "tf_saved_model" | JAX | a directory | any batch; the others are fixed |
         | "litert" | TensorFlow | a `.tflite` file with three signatures | fixed |
         | "torch" | PyTorch | a directory of `encode.pt2`, `prefill.pt2`, `step.pt2` | fixed |
+        | "onnx" | PyTorch | a directory of `encode.onnx`, `prefill.onnx`, `step.onnx` | fixed |
+
+        "onnx" needs the extra `onnx` and a model that computes in float32. `onnxruntime` runs the
+        files; it takes an `int64` for no `int32`, and leaves the cache that it gets as it was.
 
         Args:
             filepath: path of the file or directory. What is there stays until all is written.
