@@ -20,6 +20,7 @@ def samples(lm):
     return draw(lm, ROWS, 3, 5, (7, 0))
 
 
+@pytest.mark.once
 def test_samples_have_the_probabilities_of_their_model(lm, samples):
     assert len(samples.texts) == 6
     assert samples.inputs == ["the cat"] * 3 + ["what is in the garden"] * 3

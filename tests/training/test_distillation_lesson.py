@@ -30,6 +30,7 @@ def logits_of(lm, samples):
 SIDES = ("encoder", "decoder")
 
 
+@pytest.mark.slow
 def test_a_step_is_the_written_out_update(monkeypatch):
     student, teacher = small_task(learning_rate=RATE), small_task(seed=3)
     before = [np.array(ops.convert_to_numpy(v)) for v in student.trainable_variables]

@@ -1,6 +1,7 @@
 """Several targets of one input, which is encoded once."""
 
 import numpy as np
+import pytest
 from keras import ops
 from tasks import small_task
 
@@ -29,6 +30,7 @@ def test_groups_give_the_states_of_repeated_rows():
     )
 
 
+@pytest.mark.once
 def test_each_input_is_encoded_once(monkeypatch):
     lm = small_task()
     once = {n: v[::3] if n.startswith("encoder") else v for n, v in batch(lm).items()}

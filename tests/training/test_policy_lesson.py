@@ -78,7 +78,7 @@ def written_out(lm, reference, samples, rewards, method):
     return -total / len(now)
 
 
-@pytest.mark.parametrize("method", ["grpo", "rloo"])
+@pytest.mark.parametrize("method", ["grpo", pytest.param("rloo", marks=pytest.mark.slow)])
 def test_a_step_is_the_written_out_update(method, recorded):
     lm, other = small_task(learning_rate=RATE), small_task(seed=3)
     before = [np.array(ops.convert_to_numpy(v)) for v in lm.trainable_variables]
@@ -110,6 +110,7 @@ def test_a_step_is_the_written_out_update(method, recorded):
     assert history["reward_even"][0] == pytest.approx(np.mean(even([], samples.texts)))
 
 
+@pytest.mark.once
 def test_the_model_is_held_to_itself_as_it_was(recorded):
     lm = small_task(learning_rate=RATE)
     start = [np.array(ops.convert_to_numpy(v)) for v in lm.trainable_variables]

@@ -146,6 +146,10 @@ def test_train(read, histories):
     assert "exact_match" in evaluation
     reader.run("Distillation(base)")
     assert len(histories) == 4 and all(np.isfinite(h["loss"]).all() for h in histories)
+    reader.run("rewards=[brief]")
+    assert {"reward", "reward_std", "kl"} <= histories[-1].keys()
+    reader.run("merge_models(")
+    assert pathlib.Path("merged", "config.json").is_file()
 
 
 def test_small(read):
