@@ -93,7 +93,6 @@ def safe_length(config):
 def _converter():
     try:
         import ctranslate2
-        import torch  # noqa: F401  which the converter loads the weights with
         from ctranslate2.converters import TransformersConverter
     except ImportError as error:
         raise ImportError(

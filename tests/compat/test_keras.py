@@ -338,9 +338,10 @@ def test_set_first_epoch():
             compat.set_first_epoch(self.model, 2)
 
     model = _model()
+    assert compat.first_epoch(model) is None
     x, y = np.ones((2, 4)), np.ones((2, 3))
     history = model.fit(x, y, epochs=3, verbose=0, callbacks=[Sets()])
-    assert history.epoch == [2]
+    assert history.epoch == [2] and compat.first_epoch(model) == 2
 
 
 def test_set_functions():
