@@ -622,7 +622,9 @@ class T5Gemma2Task(TrainableTask):
         | "onnx" | PyTorch | a directory of `encode.onnx`, `prefill.onnx`, `step.onnx` | fixed |
 
         "onnx" needs the extra `onnx` and a model that computes in float32. `onnxruntime` runs the
-        files; it takes an `int64` for no `int32`, and leaves the cache that it gets as it was.
+        files; it takes an `int64` for no `int32`, and leaves the cache that it gets as it was. No
+        two tensors of ONNX have one name: what `step` gives of the cache is named as what it takes,
+        with `new_` before it, as in `new_cache_index`.
 
         Args:
             filepath: path of the file or directory. What is there stays until all is written.

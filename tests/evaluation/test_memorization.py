@@ -9,7 +9,10 @@ from keras_t5gemma2 import Memorization, memorization
 from keras_t5gemma2.evaluation.memorization import edit_distance
 
 pytestmark = pytest.mark.once
-TEXTS = ["the cat is in the garden and a red bee is in the house", "a dog and a cat and a house"]
+TEXTS = [
+    "the cat is in the garden and a red bee is in the house",
+    "a dog and a cat and a house and a red bee",
+]
 COUNTS = {"prefix_tokens": 5, "suffix_tokens": 6}
 
 

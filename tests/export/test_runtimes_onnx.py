@@ -30,8 +30,8 @@ sessions = {name: onnxruntime.InferenceSession(f"{path}/{name}.onnx") for name i
 def run(name, tensors):
     session = sessions[name]
     taken = {node.name: tensors[node.name] for node in session.get_inputs()}
-    outputs = [node.name for node in session.get_outputs()]
-    return dict(zip(outputs, session.run(outputs, taken), strict=True))
+    names = [node.name.removeprefix("new_") for node in session.get_outputs()]
+    return dict(zip(names, session.run(None, taken), strict=True))
 
 inputs = dict(np.load(file))
 memory = run("encode", inputs)

@@ -18,6 +18,8 @@ def check_installed():
 def programs(model, functions):
     """Per name, the `torch.onnx.ONNXProgram` of a function, its inputs and outputs by their names.
 
+    No two values of ONNX have one name: "new_" goes before that of an output which an input has.
+
     Args:
         model: the `keras.Model` that has the variables.
         functions: as `torch_programs.programs` has them.
@@ -48,6 +50,7 @@ def save(program, path):
 def _converted(program, inputs, outputs):
     import torch
 
+    outputs = [f"new_{name}" if name in inputs else name for name in outputs]
     found = torch.onnx.export(
         program, dynamo=True, input_names=inputs, output_names=outputs, verbose=False
     )
