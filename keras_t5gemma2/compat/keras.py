@@ -207,6 +207,11 @@ def first_epoch(model):
     return getattr(model, "_initial_epoch", None)
 
 
+def go_on_training(model):
+    """Takes back what a callback has set to end an earlier `fit` (Keras 3.15.1)."""
+    model.stop_training = False
+
+
 def forget_loss(model):
     """Removes the loss and metrics of an earlier `compile` (Keras 3.15.1)."""
     model._compile_loss = model._compile_metrics = None

@@ -22,7 +22,7 @@ def merge_models(
     weights: Sequence[float] | None = None,
     base: PathLike | None = None,
     density: float = 0.2,
-    task: type = T5Gemma2Seq2SeqLM,
+    task: Any = T5Gemma2Seq2SeqLM,
     dtype: DType | None = None,
 ) -> Any:
     """Merges models that were fine-tuned from one, into a model as large as one of them.

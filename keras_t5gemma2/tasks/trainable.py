@@ -244,8 +244,8 @@ class TrainableTask(Mixin):
             given = {"y": y, "sample_weight": sample_weight, "class_weight": class_weight}
             given |= {"validation_split": validation_split, "group_by_length": group_by_length}
             lesson = rewards, num_samples, policy, distillation
-            options = batch_size, shuffle, columns, validation_data, size, kwargs
-            history = self._fit_samples(x, lesson, given, options)
+            others = batch_size, shuffle, columns, validation_data, size, kwargs
+            history = self._fit_samples(x, lesson, given, others)
             _part_averages(self.optimizer)
             return history
         check_no_rewards(num_samples=num_samples, policy=policy)

@@ -5,7 +5,7 @@ import time
 import keras
 import numpy as np
 
-from keras_t5gemma2.compat.keras import first_epoch
+from keras_t5gemma2.compat import keras as compat
 from keras_t5gemma2.kernels.runtime import processes
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.options import integer
@@ -105,10 +105,11 @@ class _Run:
                 steps=self.steps,
                 model=task,
             )
-        task.stop_training, logs = False, {}
+        compat.go_on_training(task)
+        logs = {}
         callbacks.on_train_begin()
         # A `TrainingCheckpoint` knows where a run was interrupted.
-        first = first_epoch(task) or self.first
+        first = compat.first_epoch(task) or self.first
         for epoch in range(first, self.epochs):
             callbacks.on_epoch_begin(epoch)
             logs = self._epoch(epoch, callbacks)

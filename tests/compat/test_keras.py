@@ -344,6 +344,13 @@ def test_set_first_epoch():
     assert history.epoch == [2] and compat.first_epoch(model) == 2
 
 
+def test_go_on_training():
+    model = _fitted()
+    model.stop_training = True
+    compat.go_on_training(model)
+    assert model.stop_training is False
+
+
 def test_set_functions():
     """Keras keeps compiled functions in these attributes, and compiles anew where one is `None`."""
     model = _fitted()
