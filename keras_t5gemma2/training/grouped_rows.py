@@ -40,7 +40,7 @@ def hidden_of_groups(backbone, inputs, training):
     times = ops.shape(own)[0] // ops.shape(ids)[0]
     encoded, mask = _repeated(encoded, times), _repeated(mask, times)
     own_mask = inputs["decoder_padding_mask"]
-    return backbone.decoder(backbone.embedder(own), own_mask, encoded, mask, training=training)
+    return backbone.decoder(backbone.embed_decoder(own), own_mask, encoded, mask, training=training)
 
 
 def _repeated(x, times):
