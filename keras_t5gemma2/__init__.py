@@ -4,6 +4,7 @@ from keras_t5gemma2 import constraints
 from keras_t5gemma2.config import (
     AttentionConfig,
     BackboneConfig,
+    ExpertsConfig,
     StackConfig,
     VisionConfig,
     interleave,
@@ -34,6 +35,7 @@ from keras_t5gemma2.tasks.t5gemma1 import (
 from keras_t5gemma2.tasks.text_classifier import T5Gemma2TextClassifier
 from keras_t5gemma2.tasks.text_embedder import T5Gemma2TextEmbedder
 from keras_t5gemma2.tasks.token_classifier import T5Gemma2TokenClassifier
+from keras_t5gemma2.tasks.upcycle import upcycle
 from keras_t5gemma2.training.checkpoint import TrainingCheckpoint
 from keras_t5gemma2.training.distillation import Distillation
 from keras_t5gemma2.training.embedding_loss import EmbeddingLoss
@@ -50,6 +52,7 @@ __all__ = [
     "Distillation",
     "EmbeddingLoss",
     "EvaluateGeneration",
+    "ExpertsConfig",
     "ImageFeatures",
     "Memorization",
     "OnPolicyDistillation",
@@ -83,4 +86,5 @@ __all__ = [
     "merge_models",
     "presets",
     "show_attention",
+    "upcycle",
 ]

@@ -94,6 +94,79 @@ class AttentionConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ExpertsConfig:
+    """How many MLPs a layer has, and how a token takes some of them. See `upcycle`.
+
+    Args:
+        num_experts: int. MLPs of a layer.
+        top_k: int. How many of them a token takes.
+        every: int. Every so many layers have experts: 2 means the second, the fourth, and so on.
+        switch: bool. Whether a token takes one expert, times its probability, and the loss of
+            balance is of each row, as in Switch Transformers.
+        balance_loss: float. Weight, in training, of the loss that is smallest where each expert
+            gets as many tokens.
+        z_loss: float. Weight, in training, of the loss that keeps the router's logits small.
+
+    Example:
+
+    >>> keras_t5gemma2.ExpertsConfig(num_experts=8)
+    ExpertsConfig(num_experts=8)
+    """
+
+    num_experts: int
+    top_k: int = 2
+    every: int = 2
+    switch: bool = False
+    balance_loss: float = 0.01
+    z_loss: float = 0.001
+
+    def __repr__(self) -> str:
+        return _short(self)
+
+    def __post_init__(self) -> None:
+        _take_numbers(self)
+        _check_positive(self, "num_experts", "top_k", "every")
+        if not isinstance(self.switch, bool):
+            raise TypeError(
+                f"`switch` must be true or false. Received: switch={shown(self.switch)}"
+            )
+        if self.top_k > (1 if self.switch else self.num_experts):
+            most = "1 where `switch` is true" if self.switch else "the number of experts"
+            raise ValueError(
+                f"`top_k` must be at most {most}. Received: top_k={shown(self.top_k)}, "
+                f"num_experts={shown(self.num_experts)}"
+            )
+        for name in ("balance_loss", "z_loss"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(
+                    f"`{name}` must be a number, and not negative. Received: "
+                    f"{name}={shown(getattr(self, name))}"
+                )
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """The configuration of a dict of the constructor's arguments.
+
+        Example:
+
+        >>> keras_t5gemma2.ExpertsConfig.from_dict({"num_experts": 4, "top_k": 1})
+        ExpertsConfig(num_experts=4, top_k=1)
+        """
+        return cls(**fields)
+
+    def is_in(self, layer: int) -> bool:
+        """Whether the layer of this number, counted from 0, has experts.
+
+        Example:
+
+        >>> experts = keras_t5gemma2.ExpertsConfig(num_experts=8)
+        >>> [experts.is_in(layer) for layer in range(4)]
+        [False, True, False, True]
+        """
+        return (layer + 1) % self.every == 0
+
+
+@dataclasses.dataclass(frozen=True)
 class StackConfig:
     """Sizes of one stack of layers, the encoder's or the decoder's.
 
@@ -106,6 +179,7 @@ class StackConfig:
         cross_attention_dim: int or `None`. Of a decoder whose layers attend to the encoder's output
             apart from their own tokens, as in T5Gemma 1, the width of that output. `None` in an
             encoder, and in a decoder that attends to both at once.
+        experts: `ExpertsConfig` where some layers have several MLPs, or `None`.
 
     Example:
 
@@ -120,6 +194,7 @@ class StackConfig:
     norm_epsilon: float = 1e-6
     dropout: float = 0.0
     cross_attention_dim: int | None = _later(None)
+    experts: ExpertsConfig | None = _later(None)  # noqa: RUF009
 
     def __post_init__(self) -> None:
         _take_numbers(self)
@@ -148,7 +223,20 @@ class StackConfig:
         True
         """
         layers = tuple(AttentionConfig.from_dict(layer) for layer in fields["layers"])
-        return cls(**{**fields, "layers": layers})
+        experts = fields.get("experts")
+        experts = None if experts is None else ExpertsConfig.from_dict(experts)
+        return cls(**{**fields, "layers": layers, "experts": experts})
+
+    def has_experts(self, layer: int) -> bool:
+        """Whether the layer of this number, counted from 0, has several MLPs.
+
+        Example:
+
+        >>> config = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny").config
+        >>> config.encoder.has_experts(1)
+        False
+        """
+        return self.experts is not None and self.experts.is_in(layer)
 
 
 @dataclasses.dataclass(frozen=True)

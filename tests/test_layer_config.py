@@ -19,12 +19,14 @@ from tiny_models import (
 )
 from tolerances import TOLERANCE
 
-from keras_t5gemma2 import T5Gemma2ImageConverter, T5Gemma2Seq2SeqLMPreprocessor
+from keras_t5gemma2 import ExpertsConfig, T5Gemma2ImageConverter, T5Gemma2Seq2SeqLMPreprocessor
 from keras_t5gemma2.kernels import Window
 from keras_t5gemma2.lora.dense import Dense
 from keras_t5gemma2.model.attention import Attention, CrossAttention
-from keras_t5gemma2.model.blocks import Block, GatedMLP
+from keras_t5gemma2.model.blocks import Block
 from keras_t5gemma2.model.embedder import DecoderEmbedder, Embedder
+from keras_t5gemma2.model.experts import Experts
+from keras_t5gemma2.model.mlp import GatedMLP
 from keras_t5gemma2.model.norm import RMSNorm
 from keras_t5gemma2.model.rotary import Positions
 from keras_t5gemma2.model.stacks import Decoder, Encoder
@@ -34,7 +36,10 @@ from keras_t5gemma2.quantization.layers import QuantizedDense, QuantizedEmbeddin
 
 # Nothing is as it is by default.
 ATTENTION = dataclasses.replace(FULL, dropout=0.1, norm_epsilon=1e-5, query_pre_attn_scalar=64.0)
-STACK = dataclasses.replace(ENCODER, layers=(ATTENTION,), norm_epsilon=1e-5, dropout=0.2)
+EXPERTS = ExpertsConfig(num_experts=3, top_k=1, every=1, balance_loss=0.5)
+STACK = dataclasses.replace(
+    ENCODER, layers=(ATTENTION,), norm_epsilon=1e-5, dropout=0.2, experts=EXPERTS
+)
 TOWER = dataclasses.replace(VISION, norm_epsilon=1e-5, dropout=0.3)
 MODEL = dataclasses.replace(
     CONFIG, encoder=STACK, decoder=STACK, vision=TOWER, final_logit_soft_cap=30.0
@@ -70,8 +75,12 @@ LAYERS = {
         lambda layer: layer(X, at=at())[0],
     ),
     GatedMLP: ({"config": STACK}, lambda layer: layer(X)),
+    Experts: ({"config": STACK}, lambda layer: layer(X, at=at())),
     Block: (
-        {"config": STACK, "attention": ATTENTION, "window": Window(1, 2)},
+        {
+            **{"config": STACK, "attention": ATTENTION, "window": Window(1, 2)},
+            "has_experts": True,
+        },
         lambda layer: layer(X, at=at())[0],
     ),
     Encoder: ({"config": STACK, "gradient_checkpointing": True}, lambda layer: layer(X, MASK)),

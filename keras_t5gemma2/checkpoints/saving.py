@@ -45,6 +45,21 @@ def reading_adapter_files(preset):
         _reads_files.reset(token)
 
 
+def check_is_dense(config, what):
+    """Raises where a model has experts, which `what` does not know.
+
+    Args:
+        config: `BackboneConfig`.
+        what: string, whose files these are.
+    """
+    for name, stack in config.stacks.items():
+        if stack.experts is not None:
+            raise ValueError(
+                f"A model must have no experts to be saved for {what}, which has no such layers. "
+                f"Received: {name}.experts={stack.experts}. Save it by `save_to_preset`"
+            )
+
+
 def check_reads_adapters(names):
     """Raises where a preset's adapters would be lost, which stand in files of their own.
 

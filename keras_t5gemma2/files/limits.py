@@ -40,9 +40,10 @@ def num_parameters(config):
     if config.decoder_table:
         count += config.vocabulary_size * config.decoder.hidden_dim
     for stack in config.stacks.values():
-        for layer in stack.layers:
+        for i, layer in enumerate(stack.layers):
             heads = 2 * layer.num_heads + 2 * layer.num_kv_heads
-            count += stack.hidden_dim * (heads * layer.head_dim + 3 * stack.mlp_dim)
+            mlps = stack.experts.num_experts if stack.has_experts(i) else 1
+            count += stack.hidden_dim * (heads * layer.head_dim + 3 * mlps * stack.mlp_dim)
             if (width := stack.cross_attention_dim) is not None:
                 queries = 2 * layer.num_heads * stack.hidden_dim
                 count += (queries + 2 * layer.num_kv_heads * width) * layer.head_dim

@@ -12,7 +12,8 @@ def dense_layers(backbone):
         layers = []
         for attention in filter(None, (block.attention, block.cross_attention)):
             layers += [attention.query, attention.key, attention.value, attention.output_dense]
-        layers += [block.mlp.gate, block.mlp.up, block.mlp.down]
+        for mlp in block.mlp.experts if block.has_experts else [block.mlp]:
+            layers += [mlp.gate, mlp.up, mlp.down]
         found |= {layer.path: layer for layer in layers}
     return found
 

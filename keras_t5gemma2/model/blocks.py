@@ -1,52 +1,16 @@
 """The layers that encoder and decoder are made of."""
 
-from keras import layers, ops
+from keras import layers
 
-from keras_t5gemma2 import kernels
 from keras_t5gemma2.compat.plain_call import PlainCall
 from keras_t5gemma2.config import AttentionConfig, StackConfig
 from keras_t5gemma2.kernels import Window
 from keras_t5gemma2.layer_config import Configured, registered
 from keras_t5gemma2.model.attention import Attention, CrossAttention
-from keras_t5gemma2.model.linear import linear
+from keras_t5gemma2.model.experts import Experts
+from keras_t5gemma2.model.mlp import GatedMLP
 from keras_t5gemma2.model.norm import RMSNorm
 from keras_t5gemma2.model.residual import dropout_of, dropped
-
-# Of a long input, as many tokens are as wide as the MLP at the same time.
-TOKENS_AT_A_TIME = 2048
-
-
-@registered
-class GatedMLP(PlainCall, Configured, layers.Layer):
-    """down(gelu(gate(x)) * up(x)), with the tanh form of gelu."""
-
-    arguments = {"config": StackConfig}
-
-    def __init__(self, config, **kwargs):
-        super().__init__(**kwargs)
-        self.config = config
-        self.gate = linear(self, "gate", config.mlp_dim)
-        self.up = linear(self, "up", config.mlp_dim)
-        self.down = linear(self, "down", config.hidden_dim)
-        self.dropout = dropout_of(self)
-
-    def build(self, _):
-        self.gate.build((None, None, self.config.hidden_dim))
-        self.up.build((None, None, self.config.hidden_dim))
-        self.down.build((None, None, self.config.mlp_dim))
-        self.built = True
-
-    def call(self, x, training=False):
-        if training:  # what a gradient needs is kept anyway
-            return self._call(x, training)
-        return kernels.by_pieces(self._call, x, TOKENS_AT_A_TIME)
-
-    def _call(self, x, training=False):
-        # Gradients keep the outputs of `gate` and `up`; what follows is computed again.
-        gated = kernels.rematerialized(kernels.gated) if training else kernels.gated
-        mixed, sizes = gated(self.gate(x), self.up(x))
-        y = self.down(dropped(self.dropout, mixed, training))
-        return ops.cast(y, "float32") * sizes[0] if sizes else y
 
 
 @registered
@@ -60,13 +24,17 @@ class Block(PlainCall, Configured, layers.Layer):
         config: `StackConfig`.
         attention: `AttentionConfig` of this layer.
         window: `kernels.Window`, the rule for the layer's own tokens.
+        has_experts: bool. Whether the MLP is one of several for each token.
     """
 
-    arguments = {"config": StackConfig, "attention": AttentionConfig, "window": Window}
+    arguments = {
+        **{"config": StackConfig, "attention": AttentionConfig, "window": Window},
+        "has_experts": None,
+    }
 
-    def __init__(self, config, attention, window, **kwargs):
+    def __init__(self, config, attention, window, has_experts=False, **kwargs):
         super().__init__(autocast=False, **kwargs)  # as `Attention`
-        self.config = config
+        self.config, self.has_experts = config, has_experts
         same = {"dtype": self.dtype_policy}
         self.attention_norm = RMSNorm(config.norm_epsilon, name="attention_norm", **same)
         self.attention = Attention(attention, window, config.hidden_dim, name="attention", **same)
@@ -85,7 +53,7 @@ class Block(PlainCall, Configured, layers.Layer):
                 config.norm_epsilon, name="cross_attention_output_norm", **same
             )
         self.mlp_norm = RMSNorm(config.norm_epsilon, name="mlp_norm", **same)
-        self.mlp = GatedMLP(config, name="mlp", **same)
+        self.mlp = (Experts if has_experts else GatedMLP)(config, name="mlp", **same)
         self.mlp_output_norm = RMSNorm(config.norm_epsilon, name="mlp_output_norm", **same)
         self.dropout = dropout_of(self)
 
@@ -123,7 +91,7 @@ class Block(PlainCall, Configured, layers.Layer):
             y = self.cross_attention(y, at=at, memory=memory, training=training)
             y = self.cross_attention_output_norm(y, dtype=x.dtype)
             x = x + dropped(self.dropout, y, training)
-        y = self.mlp(self.mlp_norm(x), training=training)
+        y = self._mlp(self.mlp_norm(x), at, training)
         return x + dropped(self.dropout, self.mlp_output_norm(y, dtype=x.dtype), training)
 
     @property
@@ -131,6 +99,12 @@ class Block(PlainCall, Configured, layers.Layer):
         """The attention that reads the encoder's tokens."""
         return self.attention if self.cross_attention is None else self.cross_attention
 
+    def _mlp(self, x, at, training):
+        if not self.has_experts:
+            return self.mlp(x, training=training)
+        return self.mlp(x, at=at, training=training)
+
     def argument(self, name):
         values = {"attention": self.attention.config, "window": self.attention.window}
+        values["has_experts"] = self.has_experts
         return values.get(name, self.config)

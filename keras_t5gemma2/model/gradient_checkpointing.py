@@ -15,7 +15,7 @@ def recomputed(layer, function, *tensors):
 
     Args:
         layer: layer that has been built. The function uses its variables and no others.
-        function: from `tensors` to one tensor. What else it uses gets no gradient.
+        function: from `tensors` to one, or to a tuple of them. What else it uses gets no gradient.
         *tensors: float tensors.
     """
     weights = layer.trainable_variables

@@ -31,12 +31,12 @@ def with_rows(backbone, kept, new_rows=None, **ids):
     added = {}
     for table, rows in zip(tables, of_tables, strict=True):
         added |= _stored_rows(table, rows)
-    of_adapters = {id(variable) for variable in _adapter_variables(backbone)}
+    of_adapters = {id(variable) for variable in adapter_variables(backbone)}
     tensors = {}
     for variable in backbone.weights:
         if id(variable) not in of_adapters:
             rows = added.get(variable.path)
-            tensors[variable.path] = _copied(variable, kept if rows is not None else None, rows)
+            tensors[variable.path] = copied(variable, kept if rows is not None else None, rows)
     made = build_with_weights(
         lambda: type(backbone).from_config(fields), tensors, allow_nonfinite=True
     )
@@ -74,7 +74,7 @@ def _stored_rows(table, new_rows):
     }
 
 
-def _copied(variable, kept, new_rows):
+def copied(variable, kept, new_rows):
     """The values of a variable, or of some of its rows and new ones, as a `StoredTensor`."""
 
     def read():
@@ -94,7 +94,7 @@ def _copied(variable, kept, new_rows):
     return StoredTensor(variable.path, shape, read)
 
 
-def _adapter_variables(backbone):
+def adapter_variables(backbone):
     for layer in dense_layers(backbone).values():
         for adapter in layer.adapters.values():
             yield from adapter.variables.values()

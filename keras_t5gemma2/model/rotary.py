@@ -17,6 +17,7 @@ class Positions:
 
     def __init__(self, positions, configs, shards=None):
         self.positions, self.shards = positions, shards
+        self.routed = []  # what layers with experts say in training
         # The layers of a stack share one or two rotations: each is computed once.
         self._rotations = {
             key: _rotation(positions, *key) for key in {_rotation_key(c) for c in configs}

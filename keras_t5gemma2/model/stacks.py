@@ -10,6 +10,7 @@ from keras_t5gemma2.layer_config import Configured, registered
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.model.attention import Memory
 from keras_t5gemma2.model.blocks import Block
+from keras_t5gemma2.model.experts import Routed, balance_loss
 from keras_t5gemma2.model.gradient_checkpointing import recomputed
 from keras_t5gemma2.model.linear import CountsParameters, linears
 from keras_t5gemma2.model.norm import RMSNorm
@@ -38,7 +39,8 @@ class Stack(CountsParameters, PlainCall, Configured, layers.Layer):
         self.blocks = []
         for i, attention in enumerate(config.layers):
             sizes = config, attention, self.window_rule(attention.window)
-            self.blocks.append(Block(*sizes, dtype=self.dtype_policy, name=f"layer_{i}"))
+            same = {"dtype": self.dtype_policy, "has_experts": config.has_experts(i)}
+            self.blocks.append(Block(*sizes, **same, name=f"layer_{i}"))
         self.norm = RMSNorm(config.norm_epsilon, dtype=self.dtype_policy, name="norm")
         self.dropout = dropout_of(self)
 
@@ -64,11 +66,25 @@ class Stack(CountsParameters, PlainCall, Configured, layers.Layer):
             return x, tuple(others)
         return dropped(self.dropout, self.norm(x), training), tuple(others)
 
-    def _trained(self, block, function, *tensors, training):
+    def _trained(self, block, function, *tensors, at, training):
         """`function(*tensors)`; with gradient checkpointing, only the tensors are kept."""
-        if training and self.gradient_checkpointing:
+        if not (training and self.gradient_checkpointing):
+            return function(*tensors)
+        if not block.has_experts:
             return recomputed(block, function, *tensors)
-        return function(*tensors)
+
+        def with_routed(*tensors):
+            # What is computed inside leaves as an output, or not at all.
+            return function(*tensors), *at.routed.pop()
+
+        x, *routed = recomputed(block, with_routed, *tensors)
+        at.routed.append(Routed(*routed))
+        return x
+
+    def _balance(self, at):
+        """Adds the loss of the routers to the model's."""
+        if at.routed:
+            self.add_loss(balance_loss(self.config.experts, at.routed))
 
 
 @registered
@@ -107,9 +123,10 @@ class Encoder(Stack):
             def forward(x):
                 return block(x, at=at, training=training)[0]
 
-            return self._trained(block, forward, x, training=training), None
+            return self._trained(block, forward, x, at=at, training=training), None
 
         encoded = self._through_blocks(x, run, training, num_layers)[0]
+        self._balance(at)
         return encoded if shards is None else shards.join(encoded)
 
 
@@ -131,9 +148,11 @@ class Decoder(Stack):
                 memory = block.memory_attention.remember(encoded, seen, training)
                 return block(x, at=at, memory=memory, training=training)[0]
 
-            return self._trained(block, forward, x, encoded, training=training), None
+            return self._trained(block, forward, x, encoded, at=at, training=training), None
 
-        return self._through_blocks(x, run, training)[0]
+        decoded = self._through_blocks(x, run, training)[0]
+        self._balance(at)
+        return decoded
 
     def lay_out(self, is_training):
         """Sets the memory order of kernels to that of decoding steps, if they are not trained."""

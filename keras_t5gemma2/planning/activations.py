@@ -7,7 +7,7 @@ from keras_t5gemma2.generation import decoding, screening
 from keras_t5gemma2.generation.batching import size_of
 from keras_t5gemma2.kernels import CHUNK_BYTES, FEW_QUERIES
 from keras_t5gemma2.kernels.attention.blocked import KEYS, QUERIES
-from keras_t5gemma2.model.blocks import TOKENS_AT_A_TIME
+from keras_t5gemma2.model.mlp import TOKENS_AT_A_TIME
 from keras_t5gemma2.planning.work import FLOAT32, INT32, compute_size, divides
 
 

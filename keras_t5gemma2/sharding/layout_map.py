@@ -13,10 +13,13 @@ _TOWER = f"{_PREFIX}vision/tower/layer_[0-9]+/"
 _TABLE = f"{_PREFIX}(decoder_)?embedder/table/"
 # Products whose outputs are split, and those that then take in what is split.
 _COLUMNS = (
-    _TEXT + "((cross_)?attention/(query|key|value)|mlp/(gate|up))/",
+    _TEXT + "((cross_)?attention/(query|key|value)|mlp/(expert_[0-9]+/)?(gate|up))/",
     _TOWER + "(query|key|value|up)/",
 )
-_ROWS = (_TEXT + "((cross_)?attention/output|mlp/down)/", _TOWER + "(output|down)/")
+_ROWS = (
+    _TEXT + "((cross_)?attention/output|mlp/(expert_[0-9]+/)?down)/",
+    _TOWER + "(output|down)/",
+)
 # What the axes of a variable are, by its path.
 _AXES = {
     f"{_TABLE}embeddings": (SPLIT, WIDTH),

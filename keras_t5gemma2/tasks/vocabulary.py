@@ -139,7 +139,7 @@ def _with_vocabulary(lm, data, kept, new_rows=None):
     fields = {key: value for key, value in lm.get_config().items() if key != "adapters"}
     made = type(lm).from_config({**fields, "backbone": backbone, "preprocessor": preprocessor})
     _take_adapters(made, lm)
-    _compile_as(made, lm)
+    compile_as(made, lm)
     return made
 
 
@@ -166,7 +166,7 @@ def _take_adapters(made, lm):
     new.choose(old.active)
 
 
-def _compile_as(made, lm):
+def compile_as(made, lm):
     """Compiles as `lm` is compiled; its optimizer starts anew."""
     config = lm.get_compile_config()
     if not config:

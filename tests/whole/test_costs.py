@@ -104,7 +104,7 @@ def test_what_layers_compute_in_takes_no_more_memory_for_more_layers():
 
 
 def test_no_array_is_as_long_as_the_input_and_as_wide_as_the_mlp():
-    from keras_t5gemma2.model.blocks import GatedMLP
+    from keras_t5gemma2.model.mlp import GatedMLP
 
     mlp = GatedMLP(StackConfig(hidden_dim=8, mlp_dim=256, layers=()))
     mlp.build(None)

@@ -150,6 +150,8 @@ def test_train(read, histories):
     assert {"reward", "reward_std", "kl"} <= histories[-1].keys()
     reader.run("merge_models(")
     assert pathlib.Path("merged", "config.json").is_file()
+    reader.run("keras_t5gemma2.upcycle(lm")
+    assert np.isfinite(histories[-1]["loss"]).all()
 
 
 def test_small(read):

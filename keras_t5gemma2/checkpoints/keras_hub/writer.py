@@ -16,6 +16,7 @@ from keras_t5gemma2.checkpoints.keras_hub.config import config_to_keras_hub
 from keras_t5gemma2.checkpoints.keras_hub.objects import dtype_object, keras_object
 from keras_t5gemma2.checkpoints.keras_hub.tokenizer import TOKENIZER_ASSET, sentencepiece_of
 from keras_t5gemma2.checkpoints.own.files import metrics_of
+from keras_t5gemma2.checkpoints.saving import check_is_dense
 from keras_t5gemma2.checkpoints.sources import KEY
 from keras_t5gemma2.files.atomic import atomic_directory
 from keras_t5gemma2.files.chat_template import TEMPLATE_FILE
@@ -102,6 +103,7 @@ def _check_plain(backbone):
             "Received: an encoder alone, with config.decoder=None. Save it by `save_to_preset` or "
             "`export_to_transformers`"
         )
+    check_is_dense(backbone.config, "keras-hub")
     for path, layer in targets.dense_layers(backbone).items():
         if layer.adapters and layer.merged is None:
             raise ValueError(

@@ -85,6 +85,8 @@ def name_in_file(path):
     block = "vision_block" if path.startswith("vision/") else "block"
     owner = re.sub(r"/layer_(\d+)", rf"/blocks/{block}_\1", f"{owner}/").removesuffix("/")
     owner = owner.replace(f"{block}_0/", f"{block}/")
+    owner = re.sub(r"/expert_(\d+)/", r"/experts/gated_mlp_\1/", owner)
+    owner = owner.replace("/gated_mlp_0/", "/gated_mlp/")
     owner = re.sub("/output$", "/output_dense", owner)
     return f"layers/{owner}/vars/{int(variable in _SECOND_VARIABLES)}"
 

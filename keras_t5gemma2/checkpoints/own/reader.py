@@ -15,7 +15,13 @@ import keras
 from keras_t5gemma2.checkpoints.checkpoint import Checkpoint, SavedLayer, registered_class
 from keras_t5gemma2.checkpoints.heads import own_head_tensors
 from keras_t5gemma2.checkpoints.own.quantized_layers import quantized_layers, rows_in_file
-from keras_t5gemma2.config import AttentionConfig, BackboneConfig, StackConfig, VisionConfig
+from keras_t5gemma2.config import (
+    AttentionConfig,
+    BackboneConfig,
+    ExpertsConfig,
+    StackConfig,
+    VisionConfig,
+)
 from keras_t5gemma2.files.h5 import read_h5, stored_tensors
 from keras_t5gemma2.files.json_object import read_json
 from keras_t5gemma2.files.limits import LARGEST_SIZE, MOST_LAYERS, is_number
@@ -30,6 +36,7 @@ _NESTED = {
     (BackboneConfig, "decoder"): StackConfig,
     (BackboneConfig, "vision"): VisionConfig,
     (StackConfig, "layers"): AttentionConfig,
+    (StackConfig, "experts"): ExpertsConfig,
 }
 _IDS = ("end_of_image_token_id", "image_token_id")
 

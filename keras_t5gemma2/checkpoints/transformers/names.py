@@ -44,6 +44,13 @@ _CROSS_ATTENTION = (
     Row("post_cross_attn_layernorm.weight", "cross_attention_output_norm/scale"),
 )
 _OF_QK_NORM = ("query_norm/scale", "key_norm/scale")
+# No format but our own has them; the names are only for messages.
+_ROUTER = (Row("mlp.router.weight", "mlp/router"),)
+_EXPERT = (
+    Row("gate_proj.weight", "gate/kernel", LINEAR),
+    Row("up_proj.weight", "up/kernel", LINEAR),
+    Row("down_proj.weight", "down/kernel", LINEAR),
+)
 _LAST_NORM = (Row("norm.weight", "norm/scale"),)
 _TOWER = (
     Row("embeddings.patch_embedding.weight", "patch_embedding/kernel", CONVOLUTION),
@@ -95,6 +102,13 @@ _ENCODER_PARTS = (
 )
 
 
+def _with_experts(count):
+    rows = [row for row in _LAYER if not row.path.startswith("mlp/")]
+    for i in range(count):
+        rows += _under(f"mlp.experts.{i}.", f"mlp/expert_{i}/", _EXPERT)
+    return (*rows, *_ROUTER)
+
+
 def rows(config):
     """Every weight of a model, as a list of `Row`.
 
@@ -123,7 +137,10 @@ def rows(config):
         found += _under("model.encoder.multi_modal_projector.", "vision/projector/", _PROJECTOR)
     for stack, sizes in config.stacks.items():
         for i, layer in enumerate(sizes.layers):
-            table = [row for row in _LAYER if layer.qk_norm or not row.path.endswith(_OF_QK_NORM)]
+            of_layer = _LAYER
+            if sizes.has_experts(i):
+                of_layer = _with_experts(sizes.experts.num_experts)
+            table = [row for row in of_layer if layer.qk_norm or not row.path.endswith(_OF_QK_NORM)]
             if sizes.cross_attention_dim is not None:
                 table += _CROSS_ATTENTION
             found += _under(f"model.{stack}.layers.{i}.", f"{stack}/layer_{i}/", table)

@@ -11,6 +11,7 @@ from keras import ops
 from keras_t5gemma2.checkpoints.adapter import adapter_of
 from keras_t5gemma2.checkpoints.cards import Card, write_card
 from keras_t5gemma2.checkpoints.heads import REFERENCE_ROWS
+from keras_t5gemma2.checkpoints.saving import check_is_dense
 from keras_t5gemma2.checkpoints.sources import KEY
 from keras_t5gemma2.checkpoints.transformers import peft
 from keras_t5gemma2.checkpoints.transformers.config_writer import (
@@ -96,6 +97,7 @@ def write_transformers(
     Raises:
         ValueError: as for `T5Gemma2Seq2SeqLM.export_to_transformers`.
     """
+    check_is_dense(backbone.config, "transformers")
     path, max_bytes = local_path(path).resolve(), parse_size(max_shard_size)
     described, variables = head or (None, {})
     tensors = new_tensors(backbone, dtype, adapters is None, encoder_only)

@@ -13,6 +13,7 @@ gelu = _backend.gelu
 lay_out = _backend.lay_out
 logits = _backend.logits
 merge_heads = _backend.merge_heads
+mixture = _backend.mixture
 packed_blocks = _backend.packed_blocks
 packs_blocks = _backend.packs_blocks
 product = _backend.product

@@ -158,6 +158,32 @@ def gated(gate, up):
     return ops.cast(mixed / size, "float16"), (size,)
 
 
+def mixture(x, shares, functions, training):
+    """Float32 (B, T, D), the sum of what functions make of `x` (B, T, D), each times its share.
+
+    Outside of training, a function that no token has a share of does not run. One that some have
+    runs for all tokens.
+
+    Args:
+        x: (B, T, D) tensor.
+        shares: float32 (B, T, E) tensor.
+        functions: list of E functions of tokens (B, T, D), each by itself, to such.
+        training: bool.
+    """
+    y = 0.0
+    for i, function in enumerate(functions):
+        share = shares[..., i : i + 1]
+
+        def part(function=function, share=share):
+            return share * ops.cast(function(x), "float32")
+
+        if training:  # where all are taken, and some keep the state of a seed
+            y = y + part()
+        else:
+            y = y + ops.cond(ops.any(share > 0), part, lambda: ops.zeros_like(x, dtype="float32"))
+    return y
+
+
 def by_pieces(function, x, size):
     """`function` of tokens (B, T, D), each by itself, to such, of `size` tokens at a time."""
     length, width = x.shape[1:]

@@ -11,6 +11,7 @@ from keras_t5gemma2.kernels.ops.reference import (  # noqa: F401  chosen from he
     gelu,
     lay_out,
     merge_heads,
+    mixture,
     packed_blocks,
     packs_blocks,
     reads_codes,

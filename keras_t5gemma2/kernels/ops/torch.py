@@ -195,3 +195,17 @@ def by_pieces(function, x, size):
         y = torch.empty_like(x, dtype=piece.dtype) if y is None else y
         y[:, start : start + size] = piece
     return y
+
+
+def mixture(x, shares, functions, training):
+    """See `ops.reference`; here each function runs for the tokens that have a share of it."""
+    if torch.compiler.is_compiling() or x.device.type == "meta":
+        return sum(shares[..., i : i + 1] * f(x).float() for i, f in enumerate(functions))
+    rows, shares = x.flatten(0, -2), shares.flatten(0, -2)
+    y = torch.zeros(rows.shape, dtype=torch.float32, device=x.device)
+    for i, function in enumerate(functions):
+        (taken,) = shares[:, i].nonzero(as_tuple=True)
+        if len(taken):
+            part = function(rows[taken][None])[0].float()
+            y = y.index_add(0, taken, part * shares[taken, i, None])
+    return y.view(x.shape)

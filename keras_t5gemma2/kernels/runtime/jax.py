@@ -58,7 +58,7 @@ def rematerialized(function):
     """`function`, of whose intermediate values none is kept for its gradient.
 
     Args:
-        function: from tensors to a tensor and a tree of what gets no gradient.
+        function: from tensors to a tensor, or a tree of them, and a tree of what gets no gradient.
     """
     if jax.default_backend() != "cpu":
         return jax.checkpoint(function)
@@ -80,7 +80,7 @@ def rematerialized(function):
             return jax.tree.map(jnp.zeros_like, tensors)
 
         upstream, _ = upstream
-        is_true = upstream.ravel()[0] * 0 != 1  # of infinities and NaN too
+        is_true = jax.tree.leaves(upstream)[0].ravel()[0] * 0 != 1  # of infinities and NaN too
         return lax.cond(is_true, gradients, none, tensors, upstream)
 
     again.defvjp(forward, backward)
