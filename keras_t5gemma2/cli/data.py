@@ -64,6 +64,31 @@ def read_rows(path, columns=None, limit=None):
     return rows
 
 
+def given_rows(request):
+    """The rows of the file that a request names, or `None` where it names none.
+
+    Args:
+        request: `Request` of a command that takes texts or `--input`.
+
+    Raises:
+        ValueError: there is something beside `--input`, or `--column` without it.
+    """
+    if request.data is None:
+        if request.columns:
+            raise ValueError(
+                "`--column` must go with `--input`, whose columns it names. Received: no --input"
+            )
+        return None
+    beside = {name: len(getattr(request, name, ())) for name in ("texts", "images")}
+    if any(beside.values()):
+        counts = " and ".join(f"{count} {name}" for name, count in beside.items() if count)
+        raise ValueError(
+            f"`--input` must stand alone: its rows have the texts and images. Received: also "
+            f"{counts}"
+        )
+    return read_rows(request.data, request.columns, request.limit)
+
+
 def checked_columns(columns):
     """A dict of renamed columns, or `None` where there are none."""
     return dict(columns) if columns else None

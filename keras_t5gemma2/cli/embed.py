@@ -72,17 +72,8 @@ def _check_output(output):
 
 def _rows(request):
     """A list of dicts, those of a file with its own names."""
-    if request.data is not None:
-        if request.texts:
-            raise ValueError(
-                "`--input` must stand alone: its rows have the texts. Received: also "
-                f"{len(request.texts)} texts"
-            )
-        return files.read_rows(request.data, request.columns, request.limit)
-    if request.columns:
-        raise ValueError(
-            "`--column` must go with `--input`, whose columns it names. Received: no --input"
-        )
+    if (rows := files.given_rows(request)) is not None:
+        return rows
     texts = files.lines_of(request.texts)[: request.limit]
     if not texts:
         raise ValueError("`embed` must get a text or `--input`. Received: none")

@@ -77,20 +77,14 @@ def run(out, dtype=None, quantize=None, text_only=False, adapter=None, **options
 
 def _rows(request):
     """A list of dicts with the names that `generate` knows, but of a file with its own."""
-    if request.data is not None:
-        if request.texts or request.images:
-            raise ValueError(
-                "`--input` must stand alone: its rows have the texts and images. Received: also "
-                f"{len(request.texts)} texts and {len(request.images)} images"
-            )
-        rows = files.read_rows(request.data, request.columns, request.limit)
-        if request.decoder_text is not None:
-            rows = [{**row, "decoder_text": request.decoder_text} for row in rows]
-        return rows
-    if request.columns:
-        raise ValueError(
-            "`--column` must go with `--input`, whose columns it names. Received: no --input"
-        )
+    rows = files.given_rows(request)
+    rows = _asked_rows(request) if rows is None else rows
+    if request.decoder_text is not None:
+        rows = [{**row, "decoder_text": request.decoder_text} for row in rows]
+    return rows
+
+
+def _asked_rows(request):
     texts = files.lines_of(request.texts)[: request.limit]
     if request.images:
         if len(texts) > 1:
@@ -106,8 +100,6 @@ def _rows(request):
     rows = [{"encoder_text": text} for text in texts] or [{}]
     if request.images:
         rows[0]["images"] = [str(local_path(image)) for image in request.images]
-    if request.decoder_text is not None:
-        rows = [{**row, "decoder_text": request.decoder_text} for row in rows]
     return rows
 
 

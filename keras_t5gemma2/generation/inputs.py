@@ -43,7 +43,7 @@ def batches_of(model, inputs, is_single, encoded, batch_size, parts):
 
 
 def _batches_of_arrays(model, inputs, encoded, batch_size, parts):
-    arrays, is_single = _arrays(model, inputs, encoded)
+    arrays, is_single = arrays_of(model, inputs, encoded)
     count = len(arrays["decoder_token_ids"])
     if encoded is not None:
         return [(range(count), arrays)], is_single
@@ -56,7 +56,7 @@ def _batches_of_arrays(model, inputs, encoded, batch_size, parts):
     return batches, is_single
 
 
-def _arrays(model, inputs, encoded=None):
+def arrays_of(model, inputs, encoded=None):
     """Arrays of rows that have been checked, and whether they came as one row without an axis.
 
     They are as the backbone takes them; only the decoder's where the rest is encoded already.
@@ -87,7 +87,7 @@ def _prompts_of_encoded(model, encoded):
 def rows_of(model, inputs, encoded=None):
     """`batching.Rows`, of which only the prompts are there if the rest is encoded already."""
     if model.preprocessor is None:
-        arrays, is_single = _arrays(model, inputs, encoded)
+        arrays, is_single = arrays_of(model, inputs, encoded)
         if encoded is not None:
             prompts = batching.prompts_of_arrays(arrays)
             return batching.rows_of_prompts(prompts), is_single

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_t5gemma2.generation import batching
+from keras_t5gemma2.generation.inputs import arrays_of
 from keras_t5gemma2.messages import shown
-from keras_t5gemma2.model.array_checks import check_inputs
 from keras_t5gemma2.options import integer
 from keras_t5gemma2.preprocessing.cuts import one_warning
 from keras_t5gemma2.preprocessing.read_image import to_numpy
-from keras_t5gemma2.preprocessing.sources import are_arrays, read_rows
+from keras_t5gemma2.preprocessing.sources import read_rows
 
 # Arguments of `generate` that have no meaning here.
 _OF_GENERATE = ("inputs", "encoded", "strip_prompt", "return_scores", "num_return_sequences")
@@ -81,15 +81,7 @@ def _encoded(lm, row, training=False):
 
 def _rows_of_arrays(lm, inputs):
     """Per row a dict of arrays of this row alone."""
-    if not are_arrays(inputs):
-        raise ValueError(
-            "Without a preprocessor a row must be a dict of arrays as the model takes them. "
-            f"Received: preprocessor=None, and {shown(inputs)}"
-        )
-    arrays = {name: to_numpy(value) for name, value in inputs.items()}
-    if is_single := arrays["decoder_token_ids"].ndim == 1:
-        arrays = {name: array[None] for name, array in arrays.items()}
-    check_inputs(arrays, lm.backbone.config)
+    arrays, is_single = arrays_of(lm, inputs)
     count = len(arrays["decoder_token_ids"])
     rows = [{name: x[i : i + 1] for name, x in arrays.items()} for i in range(count)]
     return rows, is_single

@@ -74,7 +74,7 @@ def test_arguments_that_have_no_meaning():
     with pytest.raises(TypeError, match="this one is given. Received: max_new_tokens"):
         lm.probe(TEXT, output="a", max_new_tokens=4)
     lm.preprocessor = None
-    with pytest.raises(ValueError, match="must be a dict of arrays"):
+    with pytest.raises(ValueError, match="the inputs must be arrays as the model takes them"):
         lm.attention("the cat")
     names = ("encoder_token_ids", "encoder_padding_mask")
     names += ("decoder_token_ids", "decoder_padding_mask")
