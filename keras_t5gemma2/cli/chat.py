@@ -6,6 +6,7 @@ import sys
 from keras_t5gemma2.cli import models
 from keras_t5gemma2.files.disk import local_path
 from keras_t5gemma2.messages import cause, shown
+from keras_t5gemma2.preprocessing.read_image import read_image
 
 _PROMPT = "> "
 
@@ -103,26 +104,27 @@ class Talk:
             if parts:
                 content = [*parts, {"type": "text", "text": content}]
             messages = [*self.messages, {"role": "user", "content": content}]
-        pieces = []
+        self._images, pieces = [], []  # also of a message that gets no answer: the next has none
         for piece in self._lm.chat(messages, stream=True, **self._options):
             pieces.append(piece)
             yield piece
         text = "".join(pieces)
         self.messages = [*messages, {"role": "assistant", "content": text}]
         self.answers.append(text)
-        self._images = []
 
     def obey(self, line):
         """Does what a line that begins with a slash says.
 
         Raises:
-            ValueError: there is no such command, or no such image.
+            ValueError: there is no such command, or no such image, or it cannot be read.
         """
         name, _, rest = line.partition(" ")
         if name == "/new" and not rest:
             self.begin()
         elif name == "/image" and local_path(rest.strip()).is_file():
-            self._images.append(str(local_path(rest.strip())))
+            path = str(local_path(rest.strip()))
+            read_image(path)  # an error here, and not with the message
+            self._images.append(path)
         else:
             raise ValueError(
                 "A line with a slash must be /new, or /image and the path of a file. Received: "

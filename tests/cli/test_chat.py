@@ -6,8 +6,10 @@ import os
 import signal
 import sys
 
+import numpy as np
 import pytest
 from command_line import error_of, parsed, printed, run
+from PIL import Image
 
 import keras_t5gemma2
 from keras_t5gemma2.cli import chat
@@ -84,9 +86,6 @@ def test_a_terminal_has_commands_and_goes_on_after_an_error(lm, monkeypatch, cap
 
 @pytest.mark.once
 def test_an_image_stands_before_the_text(monkeypatch, tmp_path):
-    import numpy as np
-    from PIL import Image
-
     asked = []
 
     class Lm:
@@ -102,6 +101,38 @@ def test_an_image_stands_before_the_text(monkeypatch, tmp_path):
     image, text = asked[0][0]["content"]
     assert (image["image"], text["text"]) == (str(path), "What?")
     assert list(talk.answer("And?")) == ["a", "b"] and asked[1][-1]["content"] == "And?"
+
+
+@pytest.mark.once
+def test_a_file_that_is_no_image_blocks_nothing(lm, monkeypatch, capsys, tmp_path):
+    path = tmp_path / "a.png"
+    path.write_text("no image")
+    given(monkeypatch, f"/image {path}", FIRST, kind=Terminal)
+    run(*TINY)
+    found = capsys.readouterr()
+    assert found.out == answers_of(lm, FIRST)[0] + "\n"
+    assert found.err.count("error: ") == 1 and "a.png" in found.err
+
+
+@pytest.mark.once
+def test_images_of_a_message_without_an_answer_are_gone(tmp_path):
+    asked = []
+
+    class Lm:
+        def chat(self, messages, **options):
+            asked.append(messages)
+            if len(asked) == 1:
+                raise ValueError("no vision tower")
+            return iter(["a"])
+
+    path = tmp_path / "a.png"
+    Image.fromarray(np.zeros((8, 8, 3), "uint8")).save(path)
+    talk = chat.Talk(Lm(), None, {})
+    talk.obey(f"/image {path}")
+    with pytest.raises(ValueError, match="no vision tower"):
+        list(talk.answer("What?"))
+    assert list(talk.answer("And?")) == ["a"]
+    assert asked[1] == [{"role": "user", "content": "And?"}]
 
 
 @pytest.mark.once
