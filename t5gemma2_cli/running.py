@@ -62,6 +62,20 @@ def call(name, backend=None, **options):
         importlib.import_module(f"keras_t5gemma2.cli.{name}").run(out=out, **options)
 
 
+def needed_by(extra):
+    """The names of the distributions that an extra of the package installs.
+
+    Args:
+        extra: string.
+    """
+    import re
+    from importlib import metadata
+
+    lines = metadata.requires("keras-t5gemma2") or ()
+    mark = re.compile(rf"""extra\s*==\s*['"]{extra}['"]""")
+    return [re.match(r"[\w.-]+", line)[0] for line in lines if mark.search(line)]
+
+
 # Backends ---------------------------------------------------------------------------------------
 
 

@@ -5,9 +5,7 @@ import importlib.util
 import click
 
 from t5gemma2_cli import options
-from t5gemma2_cli.running import call
-
-_NEEDED = ("starlette", "uvicorn", "prometheus_client")
+from t5gemma2_cli.running import call, needed_by
 
 
 @click.command(short_help="Answer requests of OpenAI's clients.")
@@ -72,7 +70,8 @@ def serve(backend, **chosen):
 
 
 def _check_extra():
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    modules = (name.replace("-", "_") for name in needed_by("serve"))
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
         raise click.UsageError(
             f"The extra `serve` must be installed. Received: no {missing[0]}. Install it by "

@@ -12,27 +12,28 @@ from keras_t5gemma2.serving.engine import Engine
 from keras_t5gemma2.serving.guard import hosts_of
 from keras_t5gemma2.serving.limits import Limits
 from keras_t5gemma2.tasks.t5gemma1 import T5GemmaTextEmbedder
-from keras_t5gemma2.tasks.text_embedder import T5Gemma2TextEmbedder
+from keras_t5gemma2.tasks.text_embedder import T5Gemma2TextEmbedder, embedder_beside
 
 # Seconds that answers may still take when the server is told to end.
-_GRACE = 30
+GRACE = 30
 
 
 def run(
     out,
     preset,
-    host="127.0.0.1",
-    port=8000,
-    api_key=None,
-    model_name=None,
-    rows=32,
-    queue=256,
-    max_tokens=1024,
-    max_texts=16,
-    max_images=8,
-    max_body=20,
-    timeout=300.0,
-    quiet=False,
+    *,
+    host,
+    port,
+    api_key,
+    model_name,
+    rows,
+    queue,
+    max_tokens,
+    max_texts,
+    max_images,
+    max_body,
+    timeout,
+    quiet,
     **of_model,
 ):
     """Serves a model until SIGINT or SIGTERM.
@@ -67,10 +68,9 @@ def run(
             "leave --host out"
         )
     lm = models.load(preset, **of_model)
-    lm.compile(sampler="greedy")
     engine = Engine(lm, rows, queue)
     cls = T5Gemma2TextEmbedder if lm.generation == 2 else T5GemmaTextEmbedder
-    embedder = cls(lm.backbone, lm.preprocessor)
+    embedder = embedder_beside(lm, preset, cls)
     about = model_name or name_of(preset), limits, api_key, hosts_of(host)
     app = make_app(lm, engine, embedder, *about, engine.close)
     try:
@@ -88,7 +88,7 @@ def server_of(app, host, port, quiet=False):
         host,
         port,
         log_level="warning" if quiet else "info",
-        timeout_graceful_shutdown=_GRACE,
+        timeout_graceful_shutdown=GRACE,
         server_header=False,
         lifespan="on",
     )

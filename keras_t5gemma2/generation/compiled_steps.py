@@ -23,10 +23,11 @@ class Programs:
 
     Attributes:
         generate: the function that `make_generate_function` gives.
+        most: int. Programs that are kept.
     """
 
     def __init__(self, generate):
-        self.generate = generate
+        self.generate, self.most = generate, MOST_PROGRAMS
         self._by_key = {}
 
     def __len__(self):
@@ -37,7 +38,7 @@ class Programs:
         with _lock:
             found = self._by_key.pop(key, None)
             self._by_key[key] = found = make() if found is None else found
-            while len(self._by_key) > MOST_PROGRAMS:
+            while len(self._by_key) > self.most:
                 del self._by_key[next(iter(self._by_key))]
         return found
 

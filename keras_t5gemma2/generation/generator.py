@@ -218,7 +218,7 @@ class Generator:
         stop_token_ids = inputs_of.stop_token_ids(self.model, stop_token_ids)
         check_temperature(self.sampler)
         chosen = settings_of(self, settings, stop_token_ids)
-        best = _best(chosen, self.sampler, num_return_sequences)
+        best = sequences_of_beams(chosen, self.sampler, num_return_sequences)
         if assistant is not None:
             chosen.check_assistant()
         of_call = None if assistant is not None else chosen
@@ -405,8 +405,17 @@ def _with_head_steps(step, inputs, stop_token_ids, call):
     return outputs, sum(found, ops.zeros((2,), "int32"))
 
 
-def _best(settings, sampler, count):
-    """How many of the sequences of a row a beam search gives: all, or 1 where there is none."""
+def sequences_of_beams(settings, sampler, count):
+    """How many of the sequences of a row a beam search gives: all, or 1 where there is none.
+
+    Args:
+        settings: `settings.Settings`.
+        sampler: that of the generator.
+        count: int. Sequences of a row.
+
+    Raises:
+        ValueError: they would all be the same.
+    """
     sampler = settings.sampler if settings.has_rules else sampler
     if count == 1:
         return 1

@@ -40,7 +40,9 @@ _NUMBERS = {
     "length_penalty": (False, "finite", lambda x: True, None),
 }
 _OF_ALL_ROWS = ("num_beams", "length_penalty")
-_DRAW = ("temperature", "top_k", "top_p", "min_p")
+# Numbers that a row draws its tokens by, and all that a row has of its own in a program.
+DRAW = ("temperature", "top_k", "top_p", "min_p")
+OF_ROWS = (*DRAW, "repetition_penalty", "no_repeat_ngram_size")
 # What the methods name themselves, for the hints of errors.
 _ALL = ("max_length", "max_new_tokens", "stop_token_ids", "strip_prompt", "cross_attention_cache")
 _NAMED = {
@@ -155,30 +157,37 @@ class Settings:
             room: int. New tokens of the row that has most, rounded up.
         """
 
-        def of_rows(name, dtype):
-            value = getattr(self, name)
-            value = _NUMBERS[name][3] if value is None else value
-            value = np.asarray(value)[np.asarray(numbers)] if np.ndim(value) else value
-            return _column(value, dtype, len(budgets), times)
-
-        top_k = of_rows("top_k", "int32")
         of_words = automaton.anything(self.size) if self.words is None else self.words
         exponent = 1.0 if self.length_penalty is None else self.length_penalty
         is_automaton = self.constraint is not None and not self.is_stepwise
         constraint = {"constraint": self.constraint} if is_automaton else {}
         return {
             **constraint,
-            "temperature": of_rows("temperature", "float32"),
-            "top_k": np.where(top_k == 0, np.iinfo("int32").max, top_k).astype("int32"),
-            "top_p": of_rows("top_p", "float32"),
-            "min_p": of_rows("min_p", "float32"),
-            "repetition_penalty": of_rows("repetition_penalty", "float32"),
-            "no_repeat_ngram_size": of_rows("no_repeat_ngram_size", "int32"),
+            **self.numbers(numbers, times, len(budgets)),
             "length_penalty": np.asarray(exponent, "float32"),
             "draws": self._draws(numbers, times, room),
             "budget": np.asarray(budgets, "int32"),
             "words": of_words,
         }
+
+    def numbers(self, numbers, times, count):
+        """Dict of the numbers of `OF_ROWS`, each a (count, 1) array.
+
+        Args:
+            numbers: as `arrays` has them; so has it `times`.
+            times: int.
+            count: int. Sequences of all rows.
+        """
+        found = {}
+        for name in OF_ROWS:
+            is_whole, _, _, neutral = _NUMBERS[name]
+            value = getattr(self, name)
+            value = neutral if value is None else value
+            value = np.asarray(value)[np.asarray(numbers)] if np.ndim(value) else value
+            found[name] = _column(value, "int32" if is_whole else "float32", count, times)
+        top_k = found["top_k"]
+        found["top_k"] = np.where(top_k == 0, np.iinfo("int32").max, top_k).astype("int32")
+        return found
 
     def _draws(self, numbers, times, room):
         """(sequences, room) float32 from 0 to below 1: those of a row are its own."""
@@ -234,7 +243,7 @@ def settings_of(generator, options, stop_token_ids, function="generate", known=O
 
 def _with_sampler(settings, sampler):
     """The settings with what chooses tokens, and with all numbers that it needs."""
-    given = [name for name in _DRAW if getattr(settings, name) is not None]
+    given = [name for name in DRAW if getattr(settings, name) is not None]
     beams = settings.num_beams
     if beams is None and not given and type(sampler) is BeamSearch:
         beams = sampler.num_beams

@@ -8,20 +8,21 @@ import contextlib
 import json
 import time
 
+import numpy as np
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from keras_t5gemma2.messages import cause, shown
+from keras_t5gemma2.preprocessing.sources import read_rows
 from keras_t5gemma2.serving import asked, guard, replies
-from keras_t5gemma2.serving.engine import ClosedError
 from keras_t5gemma2.serving.errors import RequestError, of_value
 from keras_t5gemma2.serving.limits import Limits
 from keras_t5gemma2.serving.metrics import Metrics
 from keras_t5gemma2.serving.page import headers_of, page
-from keras_t5gemma2.serving.tickets import End
-from keras_t5gemma2.serving.writing import Writing, too_late
+from keras_t5gemma2.serving.tickets import End, TooLongError, rows_of
+from keras_t5gemma2.serving.writing import Writing, of_engine, too_late, too_long
 
 
 class Endpoint:
@@ -131,7 +132,7 @@ class Endpoint:
             events = self._stream(writing, form, wanted, began)
             async with _while_connected(request):
                 first = await anext(events)  # an error before it has a status of its own
-            return _Events(first, events, writing.cancel)
+            return _Events(first, events, writing)
         async with _while_connected(request):
             return JSONResponse(await self._whole(writing, form, began))
 
@@ -192,51 +193,57 @@ class Endpoint:
         """Vectors of texts."""
         body = await self._body(request)
         texts, form, dimensions, prompt = asked.embedding_of(body, self._limits)
-        count = await asyncio.to_thread(self._checked_tokens, texts)
-        run = lambda: self._embedder.encode_text(texts, prompt=prompt, dimensions=dimensions)  # noqa: E731
-        vectors = await self._called(run, "input", asked.EMBEDDING)
+        prompt = self._embedder.prompts.get(prompt, prompt) or ""
+        rows = [{"encoder_text": prompt + text} for text in texts]
+        count = sum(await asyncio.to_thread(self._tokens_of, rows, "input", asked.EMBEDDING))
+        parts, end = [], time.monotonic() + self._limits.seconds
+        for start in range(0, len(rows), _MOST_EMBEDDED):
+            some = rows[start : start + _MOST_EMBEDDED]
+            run = lambda some=some: self._embedder.encode_text(some, dimensions=dimensions)  # noqa: E731
+            parts.append(await self._called(run, "input", asked.EMBEDDING, end))
         self.metrics.tokens(count, 0)
-        return JSONResponse(replies.embeddings(vectors, form, self._name, count))
+        return JSONResponse(replies.embeddings(np.concatenate(parts), form, self._name, count))
 
     async def attend(self, request, began):
         """Where the model looks in its input while it writes a text."""
         body = await self._body(request)
         row, text = await asyncio.to_thread(asked.attention_of, body, self._limits)
-        read = await asyncio.to_thread(self._checked_tokens, [row["encoder_text"]], "prompt")
+        (read,) = await asyncio.to_thread(self._tokens_of, [row], "prompt", asked.ATTENTION)
         written = len(self._lm.preprocessor.tokenizer.tokenize(text)) + 1
         if read * written > _MOST_WEIGHTS or written > self._limits.max_tokens:
+            most = min(_MOST_WEIGHTS // read, self._limits.max_tokens)
             raise RequestError(
-                400, f"`text` is too long to be looked at. Received: {written} tokens", "text"
+                400,
+                f"`text` must have at most {most} tokens beside a prompt of {read}. Received: "
+                f"{written} tokens. Shorten it",
+                "text",
             )
         run = lambda: self._lm.attention(row, text)  # noqa: E731
-        found = await self._called(run, "prompt", asked.ATTENTION)
+        end = time.monotonic() + self._limits.seconds
+        found = await self._called(run, "prompt", asked.ATTENTION, end)
         return JSONResponse(replies.attention(found, self._name))
 
-    async def _called(self, run, default, known):
-        """What a function gives that the thread of the engine calls."""
-        try:
+    async def _called(self, run, default, known, end):
+        """What a function gives that the thread of the engine calls, until a time."""
+        with of_engine():
             future = asyncio.wrap_future(self._engine.call(run))
-            async with asyncio.timeout(self._limits.seconds):
+        try:
+            async with asyncio.timeout(end - time.monotonic()):
                 return await future
         except TimeoutError as error:
             raise too_late() from error
-        except ClosedError as error:
-            raise RequestError(503, "The server is shutting down") from error
         except (ValueError, TypeError) as error:
             raise of_value(error, default, known) from error
 
-    def _checked_tokens(self, texts, param="input"):
-        """How many tokens the texts have, each of which must fit."""
-        most = self._lm.preprocessor.encoder_sequence_length
-        counts = [len(ids) + 1 for ids in self._lm.preprocessor.tokenizer.tokenize(texts)]
-        if max(counts) > most:
-            raise RequestError(
-                400,
-                f"A text must have at most {most} tokens. Received: {max(counts)}. Shorten it",
-                param,
-                "context_length_exceeded",
-            )
-        return sum(counts)
+    def _tokens_of(self, rows, default, known):
+        """How many tokens the encoder reads of each row, images included; each must fit."""
+        try:
+            found = rows_of(self._lm, read_rows(rows)[0])
+        except TooLongError as error:
+            raise too_long(error, default) from error
+        except (ValueError, TypeError) as error:
+            raise of_value(error, default, known) from error
+        return [len(ids) for ids in found.encoder_ids]
 
     # Every request
 
@@ -255,16 +262,18 @@ class Endpoint:
 
     def _counted(self, path, run):
         async def counted(request):
-            began, code = time.monotonic(), 500
+            began = time.monotonic()
+            done = lambda code: self.metrics.done(path, code, time.monotonic() - began)  # noqa: E731
             try:
                 response = await run(request, began)
-                code = response.status_code
-                return response
-            except RequestError as error:
-                code = error.status
+            except BaseException as error:
+                done(error.status if isinstance(error, RequestError) else 500)
                 raise
-            finally:
-                self.metrics.done(path, code, time.monotonic() - began)
+            if isinstance(response, _Events):
+                response.when_done = done  # with the last event
+            else:
+                done(response.status_code)
+            return response
 
         return counted
 
@@ -296,6 +305,8 @@ def make_app(lm, engine, embedder, name, limits=None, api_key=None, hosts=None, 
     return guard.Guard(app, api_key, hosts, limits.body_bytes)
 
 
+# Texts that are encoded in one call of the engine, between which others are written.
+_MOST_EMBEDDED = 32
 # Weights of attention for each head, of an answer: tokens that are read times tokens written.
 _MOST_WEIGHTS = 1 << 18
 _REASONS = {True: "stop", False: "length"}
@@ -318,12 +329,17 @@ def _parts(number, event, text, form, wanted):
 
 
 class _Events(StreamingResponse):
-    """Server-sent events, of which nothing more is computed when the client has gone."""
+    """Server-sent events, of which nothing more is computed when the client has gone.
 
-    def __init__(self, first, rest, cancel):
+    Attributes:
+        when_done: function of the status, called when the last event is sent or the client has
+            gone.
+    """
+
+    def __init__(self, first, rest, writing):
         headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
         super().__init__(self._all(first, rest), 200, headers, "text/event-stream")
-        self._cancel = cancel
+        self._writing, self.when_done = writing, lambda code: None
 
     @staticmethod
     async def _all(first, rest):
@@ -335,7 +351,8 @@ class _Events(StreamingResponse):
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._cancel()
+            self._writing.cancel()
+            self.when_done(self.status_code)
 
 
 @contextlib.asynccontextmanager

@@ -4,17 +4,17 @@ import dataclasses
 from typing import Any
 
 from keras_t5gemma2.constraints import json_schema
+from keras_t5gemma2.generation.settings import OF_ROWS
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.options import integer, number
 from keras_t5gemma2.serving.batch_programs import MOST_ALTERNATIVES
 from keras_t5gemma2.serving.errors import RequestError
 from keras_t5gemma2.serving.images import image_of
 
-# Settings of `generate` that a request has under the same name, the last four beside OpenAI's.
-_SAME = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "no_repeat_ngram_size")
+# All endpoints of texts have these, the numbers under the names of `generate`.
 _OF_ALL = (
     *("model", "max_tokens", "n", "seed", "stop", "stream", "stream_options", "logprobs"),
-    *("response_format", *_SAME),
+    *("response_format", *OF_ROWS),
 )
 COMPLETION = ("prompt", "images", "decoder_text", *_OF_ALL)
 CHAT = ("messages", "max_completion_tokens", "top_logprobs", *_OF_ALL)
@@ -85,10 +85,7 @@ def completion_of(body, limits):
     ([{'encoder_text': 'a'}, {'encoder_text': 'b'}], 8, {'top_p': 0.5})
     """
     body = _known(body, COMPLETION)
-    prompts = body.get("prompt")
-    prompts = [prompts] if isinstance(prompts, str) else prompts
-    if not isinstance(prompts, list) or not prompts or not all(isinstance(x, str) for x in prompts):
-        raise _wrong("prompt", "a string or a list of strings", body)
+    prompts = _texts(body, "prompt")
     inputs = [{"encoder_text": text} for text in prompts]
     if body.get("images"):
         if len(prompts) != 1:
@@ -142,10 +139,7 @@ def embedding_of(body, limits):
     (['Hello!'], 'float', None, None)
     """
     body = _known(body, EMBEDDING)
-    texts = body.get("input")
-    texts = [texts] if isinstance(texts, str) else texts
-    if not isinstance(texts, list) or not texts or not all(isinstance(x, str) for x in texts):
-        raise _wrong("input", "a string or a list of strings", body)
+    texts = _texts(body, "input")
     if len(texts) > limits.inputs:
         raise RequestError(
             400, f"`input` may have {limits.inputs} texts. Received: {len(texts)} texts", "input"
@@ -196,14 +190,7 @@ def _asked(body, inputs, alternatives, tokens, limits, of_tokens="max_tokens"):
             f"`{of_tokens}` must be at most {limits.max_tokens}. Received: {of_tokens}={tokens}",
             of_tokens,
         )
-    settings = {name: _number(body, name) for name in _SAME if body.get(name) is not None}
-    if count > 1 and not any(settings.get(name) for name in _SAME[:4]):
-        raise RequestError(
-            400,
-            "`n` above 1 needs a `temperature` above 0, or its texts are all the same. Received: "
-            f"n={count}, temperature={shown(body.get('temperature'))}",
-            "n",
-        )
+    settings = {name: _number(body, name) for name in OF_ROWS if body.get(name) is not None}
     if (seed := _integer(body, "seed")) is not None:
         settings["seed"] = seed % (1 << 63)
     if body.get("stop"):
@@ -285,6 +272,21 @@ def _constraint(body):
         return json_schema(found["schema"])
     except (ValueError, TypeError, RecursionError) as error:
         raise RequestError(400, str(error), "response_format") from error
+    except ImportError as error:
+        # Of a schema that refers to itself; the server's owner can mend it.
+        raise RequestError(
+            400,
+            f"{error}. Received: a `response_format` that the server cannot follow without",
+            "response_format",
+        ) from error
+
+
+def _texts(body, name):
+    texts = body.get(name)
+    texts = [texts] if isinstance(texts, str) else texts
+    if not isinstance(texts, list) or not texts or not all(isinstance(x, str) for x in texts):
+        raise _wrong(name, "a string or a list of strings", body)
+    return texts
 
 
 def _stop(body):

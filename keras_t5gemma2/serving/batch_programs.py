@@ -110,21 +110,23 @@ def resized(running, rows, width):
     return Running(state, _widened(memory, width))
 
 
-def joined(backbone, running, group, rows, slots, prompts, mask, cache_dtype):
+def picked(group, rows, width):
+    """A `Memory` of the rows `rows` (M,) of a group, of `width` tokens."""
+    return _widened(of_rows(lambda axis, x: ops.take(x, rows, axis=0), group), width)
+
+
+def joined(backbone, running, new, slots, prompts, mask, cache_dtype):
     """The batch with further rows, whose prompts end at the present slot.
 
     Args:
         backbone: `T5Gemma2Backbone`.
         running: `Running`.
-        group: `Memory`, of at most as many tokens as that of the batch.
-        rows: (M,) int32, of the group.
+        new: `Memory` of M rows, of as many tokens as that of the batch.
         slots: (M,) int32, of the batch. What comes twice must be the same.
         prompts, mask: (M, P) int32, padded at the left.
         cache_dtype: as `decoding.remember` has it.
     """
     state, memory = running
-    new = of_rows(lambda axis, x: ops.take(x, rows, axis=0), group)
-    new = _widened(new, memory.positions.shape[1])
     count, width = prompts.shape
     length = state.ids.shape[1] // 2
     room = ops.full((count, length - width), -1, dtype="int32")

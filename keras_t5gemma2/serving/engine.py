@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import contextlib
 import math
 import threading
 import time
@@ -10,26 +11,27 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_t5gemma2.generation import batching, calls, decoding
-from keras_t5gemma2.generation.compiled_steps import program
+from keras_t5gemma2.generation import calls, decoding
+from keras_t5gemma2.generation.compiled_steps import programs_of, remembered
 from keras_t5gemma2.generation.drawing import PerCall
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.options import integer
 from keras_t5gemma2.serving.batch_programs import MOST_STEPS
 from keras_t5gemma2.serving.lane import Lane, length_of
 from keras_t5gemma2.serving.tickets import encoded_rows
-from keras_t5gemma2.sharding.batch import to_devices
 
 # Rows that are encoded together, and bytes of what was encoded last that is kept.
 _MOST_ENCODED = 8
 _KEPT_BYTES = 128 << 20
+# About 35 programs for each length of inputs and of texts that there is.
+_MOST_PROGRAMS = 512
 # A chunk's tokens come together: while one takes less than this, the next has twice the steps.
 _SECONDS = 0.05
 _SHORTEST_CHUNK = 2
 
 
 class FullError(RuntimeError):
-    """So many requests wait already that no further one is taken."""
+    """So much waits already that nothing more is taken."""
 
 
 class ClosedError(RuntimeError):
@@ -42,7 +44,7 @@ class Engine:
     Args:
         lm: `T5Gemma2Seq2SeqLM`, whose sampler is set to greedy choice.
         most_rows: int. Texts that are written together.
-        most_waiting: int. Tickets that may wait for a place.
+        most_waiting: int. Tickets that may wait for a place, and likewise functions of `call`.
 
     Attributes:
         counts: dict of numbers since the start: `encoded` rows, `shared` rows that an earlier one
@@ -70,6 +72,7 @@ class Engine:
         lm.generator.sampler = "greedy"
         call = calls.call_of(lm.generator, verbose=0)
         self._call = call._replace(sampler=PerCall(), sampler_key=("serving",))
+        programs_of(lm.generator).most = _MOST_PROGRAMS
         self._waiting: collections.deque = collections.deque()
         self._calls: collections.deque = collections.deque()
         self._lanes: dict = {}
@@ -106,25 +109,34 @@ class Engine:
             ClosedError: the engine is closed.
         """
         with self._changed:
-            if not self.is_alive:
-                raise ClosedError("The engine must be open. Received: one that was closed")
-            if len(self._waiting) + len(tickets) > self._most_waiting:
-                raise FullError(
-                    f"At most {self._most_waiting} texts may wait. Received: {len(tickets)} more "
-                    f"beside {len(self._waiting)}. Ask again later"
-                )
+            self._check_room(self._waiting, len(tickets), "texts")
             self._waiting.extend(tickets)
             self._changed.notify()
 
     def call(self, function):
-        """A `concurrent.futures.Future` of `function()`, which the thread of the model calls."""
+        """A `concurrent.futures.Future` of `function()`, which the thread of the model calls.
+
+        One function is called between two chunks of the texts that are written.
+
+        Raises:
+            FullError: too many wait.
+            ClosedError: the engine is closed.
+        """
         future: concurrent.futures.Future = concurrent.futures.Future()
         with self._changed:
-            if not self.is_alive:
-                raise ClosedError("The engine must be open. Received: one that was closed")
+            self._check_room(self._calls, 1, "calls")
             self._calls.append((function, future))
             self._changed.notify()
         return future
+
+    def _check_room(self, waiting, count, what):
+        if not self.is_alive:
+            raise ClosedError("The engine must be open. Received: one that was closed")
+        if len(waiting) + count > self._most_waiting:
+            raise FullError(
+                f"At most {self._most_waiting} {what} may wait. Received: {count} more beside "
+                f"{len(waiting)}. Ask again later"
+            )
 
     def write(self, tickets):
         """Lists of tokens and the `End` of each ticket, when all are done."""
@@ -145,11 +157,17 @@ class Engine:
 
     def _work(self):
         while self._wait():
-            self._drop_cancelled()
-            self._call_others()
-            self._let_join()
-            for key, lane in list(self._lanes.items()):
-                self._advance(key, lane)
+            try:
+                self._go_on()
+            except Exception as error:  # a fault of ours: what it met is lost, the next is not
+                self._fail_all(error)
+
+    def _go_on(self):
+        self._drop_cancelled()
+        self._call_next()
+        self._let_join()
+        for key, lane in list(self._lanes.items()):
+            self._advance(key, lane)
 
     def _wait(self):
         """Waits for work; whether there is any."""
@@ -176,9 +194,9 @@ class Engine:
                     lane.leave(slot)
         self._lanes = {key: lane for key, lane in self._lanes.items() if len(lane)}
         for ticket in gone:
-            ticket.deliver(ClosedError("The text was cancelled before its end"))
+            ticket.end(ClosedError("The text was cancelled before its end"))
 
-    def _call_others(self):
+    def _call_next(self):
         while self._calls:
             function, future = self._calls.popleft()
             if not future.set_running_or_notify_cancel():
@@ -187,6 +205,7 @@ class Engine:
                 future.set_result(function())
             except Exception as error:
                 future.set_exception(error)
+            return
 
     # Joining
 
@@ -197,11 +216,8 @@ class Engine:
             taken = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
         for shape in dict.fromkeys(ticket.shape for ticket in taken):
             of_shape = [ticket for ticket in taken if ticket.shape == shape]
-            try:
+            with self._failing(of_shape):
                 self._join(of_shape)
-            except Exception as error:
-                for ticket in of_shape:
-                    self._fail(ticket, error)
 
     def _join(self, tickets):
         groups = self._encoded(tickets)
@@ -210,7 +226,9 @@ class Engine:
             parts[self._lane_of(ticket), id(group)].append((ticket, group, row))
         for (key, _), part in parts.items():
             of_part, (group, *_), rows = zip(*part, strict=True)
-            self._lane(key, of_part[0]).join(list(of_part), group, list(rows))
+            with self._failing(of_part):  # those of other parts have joined, or will
+                self._lane(key, of_part[0]).join(list(of_part), group, list(rows))
+        self._lanes = {key: lane for key, lane in self._lanes.items() if len(lane)}
 
     def _lane_of(self, ticket):
         config = self._lm.backbone.config.decoder
@@ -241,18 +259,13 @@ class Engine:
             part = rest[start : start + _MOST_ENCODED]
             size = 1 << (len(part) - 1).bit_length()
             call = self._call_of(part[0][1])
-            group = self._encode(encoded_rows([ticket for _, ticket in part], size), call)
+            rows = encoded_rows([ticket for _, ticket in part], size)
+            group = remembered(self._lm.generator, rows, call)
             found |= {key: (group, row) for row, (key, _) in enumerate(part)}
         self.counts["encoded"] += len(new)
         self.counts["shared"] += len(tickets) - len(new)
         self._keep(found)
         return [found[key] for key in keys]
-
-    def _encode(self, rows, call):
-        backbone = self._lm.backbone
-        encode = lambda _, x: decoding.remember(backbone, x, *call.cache)  # noqa: E731
-        run = program(self._lm.generator, ("encode",), lambda: encode, call)
-        return run((), to_devices(batching.pad_encoder(rows)))
 
     def _keep(self, found):
         for key, value in found.items():
@@ -277,8 +290,7 @@ class Engine:
                 lane.shrink()
         except Exception as error:
             del self._lanes[key]
-            for ticket in filter(None, lane.tickets):
-                self._fail(ticket, error)
+            self._fail(filter(None, lane.tickets), error)
             return
         self.counts["chunks"] += 1
         self.counts["rows_of_chunks"] += count
@@ -296,11 +308,29 @@ class Engine:
                 lane.leave(slot)
             ticket.deliver(tokens)
             if end is not None:
-                ticket.deliver(end)
+                ticket.end(end)
 
-    def _fail(self, ticket, error):
-        ticket.is_cancelled = True
-        ticket.deliver(error)
+    # Faults
+
+    @contextlib.contextmanager
+    def _failing(self, tickets):
+        """Inside, an error is that of these tickets alone."""
+        try:
+            yield
+        except Exception as error:
+            self._fail(tickets, error)
+
+    def _fail(self, tickets, error):
+        for ticket in tickets:
+            ticket.is_cancelled = True
+            ticket.end(error)
+
+    def _fail_all(self, error):
+        running = [ticket for lane in self._lanes.values() for ticket in filter(None, lane.tickets)]
+        with self._changed:
+            waiting, self._waiting = list(self._waiting), collections.deque()
+        self._lanes = {}
+        self._fail([*running, *waiting], error)
 
 
 def _bytes_of(memory):

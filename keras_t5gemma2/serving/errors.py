@@ -58,7 +58,7 @@ _NAMES = {
 
 
 def of_value(error, default=None, known=()):
-    """The `RequestError` of a `ValueError` or `TypeError` of the package.
+    """The `RequestError` of a `ValueError` or `TypeError` of the package, in the request's words.
 
     Args:
         error: exception, whose message may name the argument between backticks.
@@ -67,4 +67,12 @@ def of_value(error, default=None, known=()):
     """
     found = re.search(r"`(\w+)`", str(error))
     name = found and _NAMES.get(found[1], found[1])
-    return RequestError(400, str(error), name if name in known else default)
+    message = re.sub(r"`\w+`|\b\w+(?==)", lambda match: _renamed(match[0], known), str(error))
+    return RequestError(400, message, name if name in known else default)
+
+
+def _renamed(word, known):
+    """A name of an argument, with or without backticks, as the request has it."""
+    name = word.strip("`")
+    other = _NAMES.get(name, name)
+    return word.replace(name, other) if other in known else word

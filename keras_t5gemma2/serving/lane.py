@@ -1,19 +1,21 @@
-"""A batch whose rows come and go: the host's side of `batch_programs`."""
+"""A batch whose rows come and go: the host's side of `batch_programs`. Long: one class."""
 
 import math
 
 import numpy as np
 from keras import ops
 
-from keras_t5gemma2.generation import batching, finite
+from keras_t5gemma2.generation import batching, finite, token_grammars
 from keras_t5gemma2.generation import cache as caches
-from keras_t5gemma2.generation.automaton import Reader
 from keras_t5gemma2.generation.compiled_steps import program
+from keras_t5gemma2.generation.settings import OF_ROWS, Settings
+from keras_t5gemma2.generation.token_grammars import TokenGrammar
 from keras_t5gemma2.serving import batch_programs as programs
-from keras_t5gemma2.serving.tickets import NUMBERS, End, Token
+from keras_t5gemma2.serving.tickets import End, Token
 from keras_t5gemma2.sharding.batch import to_devices
 
-# Few numbers of rows, each of which is a program: one client, some, and many.
+# Few numbers of rows, each of which is a program: one client, some, and many. No more than some
+# join at once.
 _GROWTH = 8
 # Tokens that end a row, at most; there is as a rule one, or two.
 _MOST_STOPS = 4
@@ -40,7 +42,7 @@ class Lane:
         generator: `Generator`.
         call: `calls.Call`, whose sampler is `PerCall` and whose caches are of one kind.
         length: int, as `length_of` gives it.
-        constraint: `automaton.Automaton` of all its rows, or `None`.
+        constraint: `automaton.Automaton` or `TokenGrammar` of all its rows, or `None`.
         most_rows: int.
 
     Attributes:
@@ -49,7 +51,9 @@ class Lane:
 
     def __init__(self, generator, call, length, constraint, most_rows):
         self._generator, self._call, self._length = generator, call, length
-        self._constraint = None if constraint is None else to_devices(constraint)
+        self._grammar = constraint if isinstance(constraint, TokenGrammar) else None
+        is_automaton = constraint is not None and self._grammar is None
+        self._constraint = to_devices(constraint) if is_automaton else None
         self._most_rows = most_rows
         self._running, self._index, self._width = None, length, 0
         self.tickets: list = []
@@ -73,20 +77,26 @@ class Lane:
             group: `Memory` of a few rows.
             rows: list of ints, for each ticket its row of the group.
         """
+        for start in range(0, len(tickets), _GROWTH):
+            some = slice(start, start + _GROWTH)
+            self._join(tickets[some], group, rows[some])
+
+    def _join(self, tickets, group, rows):
+        count = self._size_for(len(tickets))
+        fill = [*range(len(tickets)), *[len(tickets) - 1] * (count - len(tickets))]
+        self._width = max(self._width, group.positions.shape[1])
+        group = self._picked(group, [rows[place] for place in fill])
         self._make_room(len(tickets), group)
         self._rewind(at_least=1)
         slots = [n for n, ticket in enumerate(self.tickets) if ticket is None][: len(tickets)]
         longest = max(len(ticket.prompt) for ticket in tickets)
         width = 1 if longest == 1 else batching.size_of(longest, smallest=16)
-        count = self._size_for(len(tickets))
-        fill = [*range(len(tickets)), *[len(tickets) - 1] * (count - len(tickets))]
         prompts, mask = np.zeros((2, count, width), "int32")
         for n, place in enumerate(fill):
             prompt = tickets[place].prompt
             prompts[n, width - len(prompt) :] = prompt
             mask[n, width - len(prompt) :] = 1
         arrays = {
-            "rows": np.array([rows[place] for place in fill], "int32"),
             "slots": np.array([slots[place] for place in fill], "int32"),
             "prompts": prompts,
             "mask": mask,
@@ -101,11 +111,21 @@ class Lane:
             self.tickets[slot] = ticket
             self._rows[slot] = _Row(ticket, self._index)
 
+    def _picked(self, group, rows):
+        """A `Memory` of some rows of a group, as wide as the lane's.
+
+        In a program of its own: how many rows were encoded and how long they were is no matter of
+        the one that lets them join.
+        """
+        width, numbers = self._width, to_devices(np.array(rows, "int32"))
+        pick = lambda _, group, numbers: programs.picked(group, numbers, width)  # noqa: E731
+        return self._run("pick", pick, width)((), group, numbers)
+
     def leave(self, slot):
         """Frees a row."""
         self.tickets[slot] = self._rows[slot] = None
         if not len(self):
-            self._running, self.tickets, self._rows = None, [], []
+            self._running, self.tickets, self._rows, self._width = None, [], [], 0
 
     def shrink(self):
         """Takes fewer rows where those in use fit into them."""
@@ -120,7 +140,6 @@ class Lane:
         return max(count, min(size, self._most_rows))
 
     def _make_room(self, count, group):
-        width = group.positions.shape[1]
         if self._running is None:
             size, backbone = self._size_for(count), self._generator.model.backbone
             names = () if self._constraint is None else ("constraint",)
@@ -130,13 +149,16 @@ class Lane:
                 return programs.begun(backbone, group, size, length, names, dtype)
 
             self._running = self._run("begin", begin, size, length, names)((), group)
-            self._index, self._width = length, width
+            self._index = length
             self.tickets, self._rows = [None] * size, [None] * size
-        elif len(self) + count > len(self.tickets) or width > self._width:
+        elif len(self) + count > len(self.tickets) or self._is_narrow:
             kept = [n for n, ticket in enumerate(self.tickets) if ticket is not None]
             size = max(len(self.tickets), self._size_for(len(self) + count))
-            self._width = max(width, self._width)
             self._resize(kept, size)
+
+    @property
+    def _is_narrow(self):
+        return self._running.memory.positions.shape[1] < self._width
 
     def _resize(self, kept, size):
         rows, width = np.zeros(size, "int32"), self._width
@@ -173,7 +195,7 @@ class Lane:
         self._rewind(at_least=1)
         first = self._index
         left = max(row.end - first for row in self._rows if row is not None)
-        steps = min(steps, 2 * self._length - first, left)
+        steps = min(steps, 2 * self._length - first, left, 1 if self._grammar else steps)
         settings, asked = self._asked(is_awaited)
         generator, call = self._generator, self._call
 
@@ -198,9 +220,8 @@ class Lane:
     def _asked(self, is_awaited):
         """The settings of all rows, and what else a chunk is asked."""
         size, width = len(self.tickets), 2 * self._length
-        settings = {name: np.zeros((size, 1), _DTYPES.get(name, "float32")) for name in NUMBERS}
-        settings["repetition_penalty"][:] = settings["top_p"][:] = 1
-        settings["top_k"][:] = np.iinfo("int32").max
+        # Of a row that is not used the likeliest token is the cheapest.
+        settings = Settings(temperature=0.0).numbers(range(size), 1, size)
         settings["draws"] = np.zeros((size, width), "float32")
         settings["budget"] = np.zeros((size,), "int32")
         asked = {
@@ -213,7 +234,7 @@ class Lane:
             if row is None:
                 continue
             ticket = row.ticket
-            for name in NUMBERS:
+            for name in OF_ROWS:
                 settings[name][slot] = ticket.numbers[name]
             begin = max(row.first, 0)
             draws = ticket.draws[begin - row.first : width - row.first]
@@ -222,13 +243,18 @@ class Lane:
             asked["is_used"][slot] = True
             asked["stops"][slot, : len(ticket.stops)] = ticket.stops[:_MOST_STOPS]
             asked["wants"][slot] = ticket.alternatives is not None
-        return settings, asked
+        return settings | self._bits(), asked
+
+    def _bits(self):
+        """Which tokens the grammar of the rows, where they have one, lets come next."""
+        if self._grammar is None:
+            return {}
+        free = self._grammar.reader()  # of a row that nobody reads
+        readers = [free if row is None else row.grammar for row in self._rows]
+        return {"bits": token_grammars.bits_of(readers)}
 
     def _run(self, name, function, *key):
         return program(self._generator, ("serve", name, *key), lambda: function, self._call)
-
-
-_DTYPES = {"top_k": "int32", "no_repeat_ngram_size": "int32"}
 
 
 def _host(chunk, asked):
@@ -239,11 +265,16 @@ def _host(chunk, asked):
 
 
 class _Row:
-    """A row in use, of which `first` is the slot of its first new token."""
+    """A row in use, of which `first` is the slot of its first new token.
+
+    Attributes:
+        grammar: the `Reader` of the last rule, which is a constraint where there is one.
+    """
 
     def __init__(self, ticket, first):
         self.ticket, self.first = ticket, first
-        self._written, self._readers = 0, [Reader(rule) for rule in ticket.rules]
+        self._written, self._readers = 0, [rule.reader() for rule in ticket.rules]
+        self.grammar = self._readers[-1] if self._readers else None
 
     @property
     def end(self):
@@ -257,9 +288,11 @@ class _Row:
                 what = f"The logits of new token {self._written + 1}"
                 return tokens, finite.error(what, dtype)
             id = int(chunk.ids[slot, column])
+            has_ended = [reader.read(id) for reader in self._readers]
+            if any(reader.is_lost for reader in self._readers):
+                return tokens, End(False)  # no token at all was allowed
             tokens.append(self._token(chunk, slot, column, id))
             self._written += 1
-            has_ended = [reader.read(id) for reader in self._readers]
             if id in self.ticket.stops or any(has_ended):
                 return tokens, End(True)
             if self._written == self.ticket.budget:

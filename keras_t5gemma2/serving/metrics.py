@@ -26,7 +26,11 @@ class Metrics:
             "requests", "Requests by path and status.", ["path", "code"], **own
         )
         self._seconds = Histogram(
-            "request_seconds", "Until an answer was whole.", ["path"], buckets=_SECONDS, **own
+            "request_seconds",
+            "Until an answer or its stream was whole.",
+            ["path"],
+            buckets=_SECONDS,
+            **own,
         )
         self._first = Histogram("first_token_seconds", "Until it began.", buckets=_SECONDS, **own)
         self._read = Counter("tokens_read", "Tokens of inputs.", **own)

@@ -10,12 +10,11 @@ import numpy as np
 
 from keras_t5gemma2.generation import batching
 from keras_t5gemma2.generation import inputs as inputs_of
-from keras_t5gemma2.generation.settings import settings_of
+from keras_t5gemma2.generation.generator import sequences_of_beams
+from keras_t5gemma2.generation.settings import DRAW, OF_ROWS, settings_of
 from keras_t5gemma2.preprocessing.cuts import Cuts, one_warning
 
-_DRAW = ("temperature", "top_k", "top_p", "min_p")
-NUMBERS = (*_DRAW, "repetition_penalty", "no_repeat_ngram_size")
-_SETTINGS = (*NUMBERS, "seed", "stop", "constraint")
+_SETTINGS = (*OF_ROWS, "seed", "stop", "constraint")
 
 
 class TooLongError(ValueError):
@@ -28,11 +27,12 @@ class Ticket:
 
     Attributes:
         rows: `batching.Rows` of one row.
+        key: bytes, equal for equal inputs of the encoder.
         budget: int. New tokens, at most.
-        numbers: dict of the settings of `NUMBERS`.
+        numbers: dict of the settings of `settings.OF_ROWS`.
         draws: (budget,) float32, for each new token the number that it is drawn by.
         stops: tuple of ids that end the text.
-        rules: `automaton.Automaton`s that may end it.
+        rules: `automaton.Automaton`s and `TokenGrammar`s that may end it.
         constraint: the one of them that says which tokens are allowed, or `None`.
         constraint_key: hashable, equal for equal constraints.
         alternatives: int, how many likeliest tokens are wanted beside each new one; or `None`
@@ -40,9 +40,11 @@ class Ticket:
         deliver: function of a list of `Token`s, of `End`, or of an exception, which the thread of
             the engine calls; it must return at once.
         is_cancelled: bool. Whether nobody waits any more.
+        has_ended: bool. Whether its end, or an exception, was delivered.
     """
 
     rows: Any
+    key: bytes
     budget: int
     numbers: dict[str, Any]
     draws: np.ndarray
@@ -53,6 +55,7 @@ class Ticket:
     alternatives: int | None = None
     deliver: Callable[[Any], None] = lambda event: None
     is_cancelled: bool = False
+    has_ended: bool = False
 
     @property
     def prompt(self):
@@ -70,15 +73,11 @@ class Ticket:
         width = batching.size_of(len(self.rows.encoder_ids[0]), smallest=64)
         return width, tuple((name, x.shape) for name, x in sorted(self.rows.seen.items()))
 
-    @property
-    def key(self):
-        """Bytes, equal for equal inputs of the encoder."""
-        ids = self.rows.encoder_ids[0], self.rows.encoder_masks[0]
-        found = hashlib.blake2b(digest_size=16)
-        for array in (*ids, *(x for _, x in sorted(self.rows.seen.items()))):
-            array = np.ascontiguousarray(array)
-            found.update(f"{array.shape} {array.dtype} ".encode() + array.tobytes())
-        return found.digest()
+    def end(self, event):
+        """Delivers the `End` or the exception that is the last event of the text."""
+        if not self.has_ended:
+            self.has_ended = True
+            self.deliver(event)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +116,7 @@ def tickets_of(
         max_new_tokens: int or `None`, as `generate` has it.
         stop_token_ids: as `generate` has it.
         alternatives: int or `None`, as `Ticket` has it.
-        **settings: of `generate`, those of `NUMBERS` and `seed`, `stop` and `constraint`.
+        **settings: of `generate`, those of `settings.OF_ROWS` and `seed`, `stop` and `constraint`.
 
     Returns:
         A list of `count` tickets.
@@ -133,33 +132,47 @@ def tickets_of(
     >>> ticket.tokens_read, ticket.budget, ticket.numbers["temperature"]
     (7, 8, 0.0)
     """
-    if all(settings.get(name) is None for name in _DRAW):
+    if all(settings.get(name) is None for name in DRAW):
         settings["temperature"] = 0.0
     stops = inputs_of.stop_token_ids(lm, stop_token_ids)
     chosen = settings_of(lm.generator, settings, stops, "generate", _SETTINGS)
+    sequences_of_beams(chosen, lm.generator.sampler, count)
     read, _ = inputs_of.read(lm, inputs, None)
-    rows = _rows(lm, read)
+    rows = rows_of(lm, read)
     (budget,) = inputs_of.budgets(lm, read, rows, None, max_new_tokens)
     arrays = chosen.arrays([number], count, [budget] * count, budget)
     constraint = settings.get("constraint")
-    key = None if constraint is None else (constraint.key, constraint.steer, stops)
+    of_constraint = None
+    if constraint is not None:
+        of_constraint = (constraint.key, getattr(constraint, "steer", None), stops)
+    key = _key_of(rows)
     return [
         Ticket(
             rows=rows,
+            key=key,
             budget=budget,
-            numbers={name: arrays[name][n, 0].item() for name in NUMBERS},
+            numbers={name: arrays[name][n, 0].item() for name in OF_ROWS},
             draws=arrays["draws"][n],
             stops=tuple(stops or ()),
             rules=tuple(chosen.rules),
             constraint=chosen.constraint,
-            constraint_key=key,
+            constraint_key=of_constraint,
             alternatives=alternatives,
         )
         for n in range(count)
     ]
 
 
-def _rows(lm, read):
+def rows_of(lm, read):
+    """`batching.Rows` of what `inputs.read` gave, nothing of which is cut.
+
+    Args:
+        lm: a task with a preprocessor.
+        read: list of `Row`.
+
+    Raises:
+        TooLongError: a text has more tokens than fit.
+    """
     cuts = Cuts()
     with one_warning(cuts, says=False):
         rows, _ = inputs_of.rows_of(lm, read)
@@ -169,6 +182,15 @@ def _rows(lm, read):
             f"The input must have at most {cut.limit} tokens. Received: {cut.tokens}. Shorten it"
         )
     return rows
+
+
+def _key_of(rows):
+    ids = rows.encoder_ids[0], rows.encoder_masks[0]
+    found = hashlib.blake2b(digest_size=16)
+    for array in (*ids, *(x for _, x in sorted(rows.seen.items()))):
+        array = np.ascontiguousarray(array)
+        found.update(f"{array.shape} {array.dtype} ".encode() + array.tobytes())
+    return found.digest()
 
 
 def encoded_rows(tickets, size):

@@ -50,8 +50,7 @@ class Writing:
                     **asked.settings,
                 )
         except TooLongError as error:
-            code = "context_length_exceeded"
-            raise RequestError(400, str(error), self._default, code) from error
+            raise too_long(error, self._default) from error
         except (ValueError, TypeError) as error:
             raise of_value(error, self._default, self._known) from error
         stop = (*asked.settings.get("stop", ()), *ends)
@@ -88,7 +87,8 @@ class Writing:
 
         for number, ticket in enumerate(self.tickets):
             ticket.deliver = deliver_to(number)
-        submit(engine, self.tickets)
+        with of_engine():
+            engine.submit(self.tickets)
         running, end = len(self.tickets), loop.time() + seconds
         try:
             while running:
@@ -113,10 +113,16 @@ def too_late():
     return RequestError(504, "The answer took too long, and was given up", code="timeout")
 
 
-def submit(engine, tickets):
-    """`engine.submit`, whose errors are those of a request."""
+def too_long(error, param):
+    """The error of an input that has too many tokens."""
+    return RequestError(400, str(error), param, "context_length_exceeded")
+
+
+@contextlib.contextmanager
+def of_engine():
+    """Inside, errors of an engine that takes no more are those of a request."""
     try:
-        engine.submit(tickets)
+        yield
     except FullError as error:
         again = {"retry-after": "1"}
         raise RequestError(429, str(error), code="queue_full", headers=again) from error

@@ -8,6 +8,7 @@ import keras_hub
 import numpy as np
 
 from keras_t5gemma2.arguments import check_flags
+from keras_t5gemma2.checkpoints import formats
 from keras_t5gemma2.checkpoints.heads import assign as assign_head
 from keras_t5gemma2.checkpoints.own.files import metrics_of
 from keras_t5gemma2.checkpoints.saving import by_one_process
@@ -490,6 +491,25 @@ class T5Gemma2TextEmbedder(EncoderTask, keras_hub.models.TextEmbedder):
             remedy = "Give another `pooling` to do without"
             tensors = checkpoint.head_tensors()
             assign_head(variables, tensors, checkpoint.path, allow_nonfinite, remedy)
+
+
+def embedder_beside(
+    lm: Any, preset: PathLike, cls: type[T5Gemma2TextEmbedder] = T5Gemma2TextEmbedder
+) -> T5Gemma2TextEmbedder:
+    """The embedder of a preset, with its own pooling and prompts, around the backbone of `lm`.
+
+    Args:
+        lm: `T5Gemma2Seq2SeqLM` of the preset, with a preprocessor.
+        preset: as of `from_preset`. One of another task has no such settings.
+        cls: the class of the generation of `lm`.
+    """
+    checkpoint, _ = formats.open_checkpoint(preset)
+    if checkpoint is None:
+        return cls(lm.backbone, lm.preprocessor)
+    task, settings = checkpoint.task(cls)
+    embedder = task(lm.backbone, lm.preprocessor, **settings)
+    embedder._load_head(checkpoint, {}, False)
+    return embedder
 
 
 def _count(rows):

@@ -5,6 +5,9 @@ import concurrent.futures
 import io
 import json
 import math
+import sys
+import threading
+import time
 
 import httpx
 import numpy as np
@@ -20,6 +23,7 @@ from keras_t5gemma2.serving.limits import Limits
 TEXTS = ["Spell 4268 in German.", "Write 2026-12-17 in Hindi.", "Spell 42 in German."]
 LENGTH = {"max_new_tokens": 32, "verbose": 0}
 USER = [{"role": "user", "content": TEXTS[0]}]
+BLACK = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 
 
@@ -119,6 +123,22 @@ def test_json_schema(lm, client):
 
 
 @pytest.mark.once
+def test_a_schema_that_refers_to_itself(lm, client, monkeypatch):
+    tree = {"type": "object", "properties": {"t": {"$ref": "#/$defs/t"}}, "required": []}
+    schema = {"$ref": "#/$defs/t", "$defs": {"t": tree}}
+    form = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+    options = {"model": NAME, "max_tokens": 16, "response_format": form}
+    found = client.chat.completions.create(messages=USER, **options).choices[0].message.content
+    constraint = constraints.json_schema(schema)
+    assert found == lm.chat(USER, max_new_tokens=16, constraint=constraint, verbose=0)
+    assert found.startswith("{")
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    error = refused(lambda: client.chat.completions.create(messages=USER, **options))
+    assert error.param == "response_format"
+    assert "pip install 'keras-t5gemma2[grammar]'" in error.message
+
+
+@pytest.mark.once
 def test_log_probabilities(lm, client):
     want = lm.generate(TEXTS[0], return_scores=True, **LENGTH)
     options = {"model": NAME, "max_tokens": 32}
@@ -184,6 +204,58 @@ def test_attention(lm, client):
         wrong = {**body, name: value}
         error = refused(lambda body=wrong: client.post("/attention", body=body, cast_to=object))
         assert error.param == name, error.message
+    assert (
+        "`prompt` must be a string. Received: prompt=None"
+        in refused(lambda: client.post("/attention", body={"text": "a"}, cast_to=object)).message
+    )
+
+
+@pytest.mark.once
+def test_tokens_of_images_count(lm, client):
+    """A text that would be cut for its images is refused, as one that is too long by itself."""
+    tokenizer, room = lm.preprocessor.tokenizer, lm.preprocessor.encoder_sequence_length
+    text = "<start_of_image>" + "a" * (room - 4)
+    while len(tokenizer.tokenize(text)) + 1 > room:
+        text = text[:-1]
+    body = {"model": NAME, "prompt": text, "images": [BLACK], "text": "a"}
+    error = refused(lambda: client.post("/attention", body=body, cast_to=object))
+    assert (error.param, error.code) == ("prompt", "context_length_exceeded")
+
+
+@pytest.mark.once
+def test_the_prompt_of_an_embedding_counts(client):
+    plain = client.embeddings.create(model=NAME, input="Spell 7.")
+    options = {"model": NAME, "input": "Spell 7.", "extra_body": {"prompt": "find: "}}
+    found = client.embeddings.create(**options)
+    assert found.usage.prompt_tokens > plain.usage.prompt_tokens
+    options["extra_body"] = {"prompt": "find " * 70}
+    error = refused(lambda: client.embeddings.create(**options))
+    assert (error.param, error.code) == ("input", "context_length_exceeded")
+
+
+@pytest.mark.once
+def test_a_stream_is_measured_to_its_end(lm):
+    name = 't5gemma2_request_seconds_%s{path="/v1/completions"}'
+    with served(lm) as (address, engine):
+
+        def measured(what):
+            headers = {"Authorization": f"Bearer {KEY}"}
+            lines = httpx.get(f"{address}/metrics", headers=headers).text.splitlines()
+            return sum(float(x.split()[-1]) for x in lines if x.startswith(name % what))
+
+        options = {"model": NAME, "prompt": TEXTS[0], "max_tokens": 100, "temperature": 5.0}
+        stream = client_of(address).completions.create(**options, stream=True)
+        next(iter(stream))
+        is_held = threading.Event()
+        engine.call(is_held.wait)
+        time.sleep(0.5)
+        assert measured("count") == 0
+        is_held.set()
+        list(stream)
+        end = time.monotonic() + 20
+        while measured("count") == 0 and time.monotonic() < end:
+            time.sleep(0.02)
+        assert measured("count") == 1 and measured("sum") > 0.5
 
 
 # The rest
@@ -209,7 +281,8 @@ def test_models_health_metrics_and_the_page(server, client):
         ({"prompt": 3}, "prompt", "must be a string or a list of strings. Received: prompt=3"),
         ({"prompt": "a", "n": 0}, "n", "an integer of at least 1. Received: n=0"),
         ({"prompt": "a", "n": 7}, "n", "may ask for 6 texts"),
-        ({"prompt": "a", "n": 2}, "n", "needs a `temperature`"),
+        ({"prompt": "a", "n": 2}, "n", "`n` above 1 needs a sampler that draws"),
+        ({"prompt": "a", "n": 2, "temperature": 0}, "n", "Received: n=2"),
         ({"prompt": "a", "max_tokens": 49}, "max_tokens", "at most 48. Received: max_tokens=49"),
         ({"prompt": "a", "temperature": -1}, "temperature", "at least 0"),
         ({"prompt": "a", "temperature": "hot"}, "temperature", "a number. Received"),
@@ -302,6 +375,20 @@ def test_other_errors(server, client):
     assert httpx.get(f"{address}/v1/completions", headers=headers).status_code == 405
     for path in ("/../pyproject.toml", "/static/app.py", "/%2e%2e/etc/passwd"):
         assert httpx.get(f"{address}{path}", headers=headers).status_code == 404
+
+
+@pytest.mark.once
+def test_health_is_that_of_the_thread_of_the_model(lm):
+    with served(lm) as (address, engine):
+        assert httpx.get(f"{address}/health").status_code == 200
+        engine.close()
+        found = httpx.get(f"{address}/health")
+        assert (found.status_code, found.json()) == (503, {"status": "closing"})
+        error = refused(
+            lambda: client_of(address).embeddings.create(model=NAME, input="a"),
+            openai.InternalServerError,
+        )
+        assert (error.status_code, "shutting down" in error.message) == (503, True)
 
 
 @pytest.mark.once

@@ -34,7 +34,6 @@ def test_a_dialogue():
 @pytest.mark.parametrize(
     ("call", "body", "param"),
     [
-        (completion_of, {"prompt": "a", "n": 2, "temperature": 0}, "n"),
         (completion_of, {"prompt": ["a"] * 17}, "prompt"),
         (completion_of, {"prompt": [1, 2]}, "prompt"),
         (completion_of, {"prompt": "a", "seed": 1.5}, "seed"),

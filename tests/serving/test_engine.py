@@ -13,9 +13,10 @@ from keras_t5gemma2 import constraints
 from keras_t5gemma2.serving import engine as module
 from keras_t5gemma2.serving.engine import ClosedError, Engine, FullError
 from keras_t5gemma2.serving.lane import Lane
-from keras_t5gemma2.serving.tickets import tickets_of
+from keras_t5gemma2.serving.tickets import End, tickets_of
 
 DIGITS = constraints.regex("[0-9]{1,3} [a-z]{2,4}")
+NESTED = constraints.grammar('start: "(" start ")" | /[a-z]{2,5}/')
 KINDS = [
     {},
     {"temperature": 1.0, "seed": 3},
@@ -27,6 +28,8 @@ KINDS = [
     {"temperature": 1.5, "seed": 2, "min_p": 0.05},
     {"constraint": DIGITS},
     {"constraint": DIGITS, "temperature": 2.0, "seed": 5},
+    {"constraint": NESTED},
+    {"constraint": NESTED, "temperature": 1.5, "seed": 6},
 ]
 PROMPTS = ["", "vier", "17 de"]
 
@@ -159,6 +162,76 @@ def test_errors_are_those_of_a_lane_and_the_engine_goes_on(monkeypatch):
         ask()
     with pytest.raises(ClosedError, match="must be open"):
         engine.call(lambda: 3)
+
+
+@pytest.mark.once
+def test_texts_of_grammars():
+    jobs = [(f"Spell {n} in German.", 1, 12, KINDS[-1 - n % 2]) for n in range(4)]
+    compare(tiny(), [({"encoder_text": text}, *rest) for text, *rest in jobs], most_rows=3)
+
+
+def parts_of_two_lanes(lm):
+    """Tickets whose inputs are encoded together, and which are written in two batches."""
+    return [
+        tickets_of(lm, "the cat", max_new_tokens=length, stop_token_ids=())[0]
+        for length in (3, 100)
+    ]
+
+
+@pytest.mark.once
+def test_a_part_that_cannot_join_fails_alone(monkeypatch):
+    lm, join = small(), Lane.join
+    engine = Engine(lm)
+    want = engine.write(parts_of_two_lanes(lm)[:1])
+
+    def failing(lane, tickets, *rest):
+        return {}["fault"] if lane._length > 100 else join(lane, tickets, *rest)
+
+    monkeypatch.setattr(Lane, "join", failing)
+    tickets = parts_of_two_lanes(lm)
+    events = [[], []]
+    for ticket, found in zip(tickets, events, strict=True):
+        ticket.deliver = found.append
+    is_held = threading.Event()
+    engine.call(is_held.wait)  # so that both join at once
+    engine.submit(tickets)
+    is_held.set()
+    assert engine.write(parts_of_two_lanes(lm)[:1]) == want  # the thread lives
+    engine.close()
+    assert [type(event) for event in events[1]] == [KeyError]
+    *tokens, end = events[0]
+    assert isinstance(end, End) and sum(map(len, tokens)) == 3
+
+
+@pytest.mark.once
+def test_a_fault_between_batches_ends_what_waits_and_not_the_thread(monkeypatch):
+    lm = small()
+    engine = Engine(lm)
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "_drop_cancelled", lambda self: {}["fault"])
+        with pytest.raises(KeyError, match="fault"):
+            engine.write(tickets_of(lm, "the cat", max_new_tokens=3))
+    assert len(engine.write(tickets_of(lm, "the cat", max_new_tokens=3))[0][0]) == 3
+    engine.close()
+
+
+@pytest.mark.once
+def test_functions_wait_in_a_queue_with_an_end_and_take_turns_with_texts():
+    lm, order, is_held = small(), [], threading.Event()
+    engine = Engine(lm, most_waiting=3)
+    engine.call(is_held.wait)
+    while engine._calls:  # until the thread has it
+        time.sleep(0.01)
+    calls = [engine.call(lambda: order.append("call")) for _ in range(3)]
+    with pytest.raises(FullError, match="At most 3 calls may wait. Received: 1 more beside 3"):
+        engine.call(lambda: None)
+    (ticket,) = tickets_of(lm, "the cat", max_new_tokens=1, stop_token_ids=())
+    ticket.deliver = lambda event: order.append(type(event).__name__)
+    engine.submit([ticket])
+    is_held.set()
+    [call.result() for call in calls]
+    engine.close()
+    assert order.index("End") < 3 and order.count("call") == 3, order
 
 
 @pytest.mark.once

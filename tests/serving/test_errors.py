@@ -20,7 +20,19 @@ pytestmark = pytest.mark.once
 def test_the_argument_is_the_one_that_the_message_names(message, param):
     known = ("prompt", "top_p", "max_tokens", "response_format")
     error = of_value(ValueError(message), "prompt", known)
-    assert (error.status, error.param, error.message) == (400, param, message)
+    assert (error.status, error.param) == (400, param)
+    # in the words of the request
+    words = {"max_new_tokens": "max_tokens", "constraint": "response_format"}
+    for name, other in words.items():
+        message = message.replace(name, other)
+    assert error.message == message
+
+
+def test_values_are_named_as_the_request_has_them():
+    text = "`num_return_sequences` above 1. Received: num_return_sequences=2 and max_length=None"
+    assert of_value(ValueError(text), None, ("n",)).message == (
+        "`n` above 1. Received: n=2 and max_length=None"
+    )
 
 
 def test_types_follow_from_the_status():

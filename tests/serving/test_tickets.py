@@ -35,6 +35,8 @@ def test_draws_are_those_of_a_row_and_a_sequence(lm):
 def test_equal_inputs_have_equal_keys(lm):
     keys = [tickets_of(lm, text)[0].key for text in ("the cat", "the cat", "a dog")]
     assert keys[0] == keys[1] != keys[2]
+    several = tickets_of(lm, "the cat", count=3, temperature=1.0)
+    assert len({id(ticket.key) for ticket in several}) == 1  # made once for all of them
     options = constraints.choice(["a", "the"])
     first, other = (tickets_of(lm, "a dog", constraint=options)[0] for _ in range(2))
     assert first.constraint_key == other.constraint_key is not None
@@ -48,6 +50,8 @@ def test_nothing_is_cut(lm):
 def test_what_generate_refuses(lm):
     with pytest.raises(ValueError, match="`top_p` must be a number above 0"):
         tickets_of(lm, "the cat", top_p=0)
+    with pytest.raises(ValueError, match="`num_return_sequences` above 1 needs a sampler"):
+        tickets_of(lm, "the cat", count=2, temperature=0)
     with pytest.raises(TypeError, match="num_beams"):
         tickets_of(lm, "the cat", num_beams=2)
 

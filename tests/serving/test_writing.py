@@ -7,7 +7,7 @@ from keras_t5gemma2.serving import asked
 from keras_t5gemma2.serving.engine import Engine
 from keras_t5gemma2.serving.errors import RequestError
 from keras_t5gemma2.serving.limits import Limits
-from keras_t5gemma2.serving.writing import Writing, submit, too_late
+from keras_t5gemma2.serving.writing import Writing, of_engine, too_late
 
 pytestmark = pytest.mark.once
 
@@ -33,6 +33,6 @@ def test_errors_have_a_status():
     assert (caught.value.param, caught.value.code) == ("prompt", "context_length_exceeded")
     engine = Engine(small_task(ONE_LAYER))
     engine.close()
-    with pytest.raises(RequestError) as caught:
-        submit(engine, [])
+    with pytest.raises(RequestError) as caught, of_engine():
+        engine.submit([])
     assert (caught.value.status, too_late().status) == (503, 504)
