@@ -132,3 +132,8 @@ def test_the_command_writes_a_preset(tokenizer, tmp_path, monkeypatch):
     train.main()
     lm = T5Gemma2Seq2SeqLM.from_preset(str(preset))
     assert lm.backbone.config == train.tiny_model(tokenizer).backbone.config
+    # in bfloat16, read as float32
+    assert lm.backbone.compute_dtype == "float32"
+    values = keras.ops.convert_to_numpy(lm.backbone.token_embedding.embeddings)
+    assert values.dtype == "float32" and not (values.view("uint32") & 0xFFFF).any()
+    assert (preset / "model.weights.h5").stat().st_size < 2.3 * lm.backbone.count_params()

@@ -5,6 +5,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import zipfile
 
 import keras
 import keras_hub
@@ -69,6 +70,7 @@ def _is_text(statement):
 
 _IMPORT = """
 import sys
+import zipfile
 import keras, keras_hub
 before = set(sys.modules)
 import keras_t5gemma2
@@ -86,6 +88,7 @@ def test_importing_the_package_loads_nothing_beyond_keras_and_keras_hub():
 
 _WITHOUT_TENSORFLOW = """
 import sys
+import zipfile
 for name in ("tensorflow", "tensorflow_text", "grain"):
     sys.modules[name] = None  # importing it fails
 _IMPORT
@@ -117,6 +120,7 @@ def test_generate_and_fit_where_importing_tensorflow_fails():
 
 _REPRODUCE = """
 import sys
+import zipfile
 import numpy as np
 import keras_hub, keras_t5gemma2
 directory = sys.argv[1]
@@ -164,6 +168,18 @@ def test_presets_are_the_same_plain_dict_everywhere():
         cls = getattr(keras_t5gemma2, f"T5Gemma2{name}")
         assert cls.presets is keras_t5gemma2.presets
     assert json.loads(json.dumps(keras_t5gemma2.presets)) == keras_t5gemma2.presets
+
+
+@pytest.mark.once
+def test_the_wheel_is_small(tmp_path):
+    """At most 5 MB, the embedded preset included: of each file as much as a wheel holds of it."""
+    path = tmp_path / "files.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for folder in (PACKAGE, PACKAGE.parent / "t5gemma2_cli"):
+            for found in folder.rglob("*"):
+                if found.is_file() and "__pycache__" not in found.parts:
+                    file.write(found, found.relative_to(PACKAGE.parent))
+    assert 1e6 < path.stat().st_size < 5e6
 
 
 @pytest.mark.once

@@ -48,8 +48,21 @@ def main():
     lm.summary()
     train(lm, sampler, work, arguments)
     lm.backbone.source = "t5gemma2_tiny"
-    lm.save_to_preset(arguments.output)
+    write_preset(lm, arguments.output)
     print(f"Saved to {arguments.output}")
+
+
+def write_preset(lm, directory):
+    """Writes the preset with its weights in bfloat16: half the bytes, of which models of any dtype
+    are made.
+
+    Args:
+        lm: `T5Gemma2Seq2SeqLM`.
+        directory: path.
+    """
+    lm.save_to_preset(directory)
+    half = T5Gemma2Seq2SeqLM.from_preset(directory, dtype="bfloat16")
+    half.backbone.save_weights(pathlib.Path(directory) / "model.weights.h5", overwrite=True)
 
 
 def train_tokenizer(path, sampler, seed, examples=60_000):
