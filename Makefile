@@ -27,12 +27,13 @@ endif
 DIST        := dist
 WHEEL_ENV   := .venv-wheel
 
-.PHONY: help demo test test-slow lint docs environment wheel clean clean-all
+.PHONY: help demo test test-slow test-versions lint docs environment wheel clean clean-all
 
 help:
 	@echo "make demo       install with one backend into $(DEMO_ENV) and run the demo (BACKEND=$(BACKEND))"
 	@echo "make test       install with all backends into $(TEST_ENV) and run the tests on each"
 	@echo "make test-slow  the tests that take minutes (marker: slow)"
+	@echo "make test-versions  tries Pythons and releases in clean environments (VERSIONS='--pythons 3.11')"
 	@echo "make lint       lint and check the format"
 	@echo "make docs       build the documentation into site/, without network"
 	@echo "make wheel      build the wheel into $(DIST), install it into $(WHEEL_ENV), ask it a question"
@@ -49,6 +50,10 @@ test: $(TEST_ENV)/.ready
 
 test-slow: $(TEST_ENV)/.ready
 	@$(call on_each_backend,-m slow $(PYTEST_ARGS))
+
+# It prints a table; what is not found on this machine is skipped with its reason.
+test-versions:
+	@"$(PYTHON)" tools/try_versions.py $(VERSIONS)
 
 lint: $(TEST_ENV)/.ready
 	$(TEST_ENV)/bin/python -m ruff check .

@@ -53,10 +53,12 @@ def test_contributing_names_targets_of_make():
 
 def test_workflows_run_targets_of_make():
     targets = set(re.search(r"^\.PHONY: (.*)$", _text("Makefile"), re.M)[1].split())
-    workflows = [_yaml(f".github/workflows/{name}.yml") for name in ("tests", "docs", "wheel")]
+    names = ("tests", "docs", "wheel", "versions")
+    workflows = [_yaml(f".github/workflows/{name}.yml") for name in names]
     jobs = [job for workflow in workflows for job in workflow["jobs"].values()]
     commands = [step["run"].split() for job in jobs for step in job["steps"] if "run" in step]
-    assert {command[1] for command in commands} == {"lint", "test", "docs", "wheel"} <= targets
+    run = {command[1] for command in commands}
+    assert run == {"lint", "test", "docs", "wheel", "test-versions"} <= targets
     assert all(command[0] == "make" and "PYTHON=python" in command for command in commands)
 
 
