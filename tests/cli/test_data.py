@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import pytest
 
@@ -104,6 +105,13 @@ def test_other_errors(tmp_path):
         read_rows(tmp_path / "a.csv")
     with pytest.raises(ValueError, match="must be text in UTF-8. Received: .*a.csv"):
         read_rows(write(tmp_path / "a.csv", "a\nü\n", "latin-1"))
+
+
+def test_parquet_needs_a_library(monkeypatch, tmp_path):
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ImportError, match="pip install 'keras-t5gemma2.finetune.'"):
+        read_rows(tmp_path / "a.parquet")
 
 
 def test_checked_columns():

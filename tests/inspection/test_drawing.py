@@ -1,6 +1,7 @@
 """Pictures of attention."""
 
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -25,6 +26,12 @@ def made_up(images=True):
     maps = [encoder[..., 1:5].reshape(2, 1, 2, 2, 2)] if images else []
     pictures = [np.full((8, 8, 3), 255, "uint8")] if images else []
     return AttentionWeights(["x", "y"], ["<bos>", "x"], tokens, past, encoder, maps, pictures)
+
+
+def test_pictures_need_a_library(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ImportError, match="`show_attention` needs matplotlib: install it by"):
+        show_attention(made_up())
 
 
 def spans(page):

@@ -18,6 +18,7 @@ from served import KEY, NAME, client_of, served, tiny
 
 import keras_t5gemma2
 from keras_t5gemma2 import constraints
+from keras_t5gemma2.serving import app
 from keras_t5gemma2.serving.limits import Limits
 
 TEXTS = ["Spell 4268 in German.", "Write 2026-12-17 in Hindi.", "Spell 42 in German."]
@@ -362,14 +363,17 @@ def test_other_errors(server, client):
         f"{address}/v1/completions", **{"headers": headers, **given}
     )
     assert post(content=b"{").status_code == 400
-    assert post(content=b'{"prompt": NaN}').status_code == 400
+    assert "must be JSON: NaN is no JSON" in post(content=b'{"prompt": NaN}').text
     assert post(content=b"[" * 100_000).status_code == 400
     assert post(content=b"1").json()["error"]["message"].startswith("The body must be")
-    assert post(content=b" " * (2 << 20)).status_code == 413
+    found = post(content=b" " * (2 << 20))
+    assert (found.status_code, "A body may have 1048576 bytes" in found.text) == (413, True)
     chunks = lambda: iter([b" " * 65536] * 40)  # noqa: E731
     assert post(content=chunks()).status_code == 413  # without a content-length
     assert post(content=b"{}", headers={**headers, "Content-Type": "text/plain"}).status_code == 415
-    assert post(content=b"{}", headers={**headers, "Host": "evil.example"}).status_code == 421
+    found = post(content=b"{}", headers={**headers, "Host": "evil.example"})
+    assert found.status_code == 421
+    assert "The server has another name. Received: host 'evil.example'" in found.text
     found = httpx.get(f"{address}/v1/nothing", headers=headers)
     assert found.status_code == 404 and found.json()["error"]["type"] == "invalid_request_error"
     assert httpx.get(f"{address}/v1/completions", headers=headers).status_code == 405
@@ -402,6 +406,19 @@ def test_a_full_queue_and_too_little_time(lm):
         assert error.code == "queue_full" and error.response.headers["retry-after"] == "1"
         error = refused(lambda: client.completions.create(**options), openai.InternalServerError)
         assert (error.status_code, error.code) == (504, "timeout")
+        assert "The answer took too long, and was given up" in error.message
+
+
+@pytest.mark.once
+def test_a_fault_of_the_server_tells_nothing_of_it(lm, monkeypatch):
+    monkeypatch.setattr(app.replies.Replies, "whole", lambda *arguments: {}["/a/secret"])
+    with served(lm) as (address, _):
+        error = refused(
+            lambda: client_of(address).completions.create(model=NAME, prompt="a", max_tokens=1),
+            openai.InternalServerError,
+        )
+    assert "The server has a fault, which its log tells" in error.message
+    assert "secret" not in error.message
 
 
 @pytest.mark.once

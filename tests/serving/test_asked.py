@@ -32,27 +32,85 @@ def test_a_dialogue():
 
 
 @pytest.mark.parametrize(
-    ("call", "body", "param"),
+    ("call", "body", "param", "message"),
     [
-        (completion_of, {"prompt": ["a"] * 17}, "prompt"),
-        (completion_of, {"prompt": [1, 2]}, "prompt"),
-        (completion_of, {"prompt": "a", "seed": 1.5}, "seed"),
-        (completion_of, {"prompt": "a", "decoder_text": 3}, "decoder_text"),
-        (completion_of, {"prompt": ["a", "b"], "images": ["c"]}, "images"),
-        (completion_of, {"prompt": "a", "images": ["c"] * 9}, "images"),
+        (completion_of, {"prompt": ["a"] * 17}, "prompt", "may ask for 16 texts. Received: 17"),
+        (completion_of, {"prompt": [1, 2]}, "prompt", "Received: prompt=[1, 2]"),
+        (completion_of, {"prompt": "a", "seed": 1.5}, "seed", "an integer. Received: seed=1.5"),
+        (
+            completion_of,
+            {"prompt": "a", "decoder_text": 3},
+            "decoder_text",
+            "must be a string, what each text begins with. Received: decoder_text=3",
+        ),
+        (
+            completion_of,
+            {"prompt": ["a", "b"], "images": ["c"]},
+            "images",
+            "must be a list of data URLs, beside one prompt. Received: images=['c']",
+        ),
+        (
+            completion_of,
+            {"prompt": "a", "images": ["c"] * 9},
+            "images",
+            "A request may have 8 images. Received: 9 images",
+        ),
+        (
+            completion_of,
+            {"prompt": "a", "stop": ["b"] * 17},
+            "stop",
+            "`stop` must be at most 16 strings. Received: stop=['b'",
+        ),
         (
             completion_of,
             {"prompt": "a", "stream_options": {"include_usage": True}},
             "stream_options",
+            "must be an object, beside stream=true. Received: stream_options={",
         ),
-        (chat_of, {"messages": "a"}, "messages"),
-        (chat_of, {"messages": [{"role": "user", "content": []}]}, "messages[0].content"),
-        (embedding_of, {"input": []}, "input"),
-        (embedding_of, {"input": "a", "encoding_format": "hex"}, "encoding_format"),
-        (embedding_of, {"input": "a", "prompt": 3}, "prompt"),
+        (chat_of, {"messages": "a"}, "messages", "a list of messages. Received: messages='a'"),
+        (
+            chat_of,
+            {"messages": [{"role": "tool", "content": "a"}]},
+            "messages[0].role",
+            "`role` of a message must be system, developer, user or assistant. Received: role='t",
+        ),
+        (
+            chat_of,
+            {"messages": [{"role": "user", "content": []}]},
+            "messages[0].content",
+            "must be a string or a list of parts. Received: content=[]",
+        ),
+        (
+            chat_of,
+            {"messages": [{"role": "user", "content": [{"type": "audio"}]}]},
+            "messages[0].content",
+            "Received: {'type': 'audio'}",
+        ),
+        (
+            chat_of,
+            {"messages": [{"role": "user", "content": "a"}], "top_logprobs": 2},
+            "top_logprobs",
+            "`top_logprobs` needs `logprobs`. Received: logprobs=false",
+        ),
+        (embedding_of, {"input": []}, "input", "a list of strings. Received: input=[]"),
+        (
+            embedding_of,
+            {"input": ["a"] * 257},
+            "input",
+            "`input` may have 256 texts. Received: 257 texts",
+        ),
+        (
+            embedding_of,
+            {"input": "a", "encoding_format": "hex"},
+            "encoding_format",
+            'must be "float" or "base64". Received: encoding_format=\'hex\'',
+        ),
+        (embedding_of, {"input": "a", "prompt": 3}, "prompt", "a string. Received: prompt=3"),
     ],
+    ids=lambda value: value if isinstance(value, str) and " " not in value else "",
 )
-def test_what_is_refused(call, body, param):
+def test_what_is_refused(call, body, param, message):
     with pytest.raises(RequestError) as caught:
         call(body, Limits())
     assert caught.value.param == param
+    assert message in caught.value.message
