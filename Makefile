@@ -27,13 +27,14 @@ endif
 DIST        := dist
 WHEEL_ENV   := .venv-wheel
 
-.PHONY: help demo test test-slow test-versions lint docs environment wheel clean clean-all
+.PHONY: help demo test test-slow test-versions notebooks lint docs environment wheel clean clean-all
 
 help:
 	@echo "make demo       install with one backend into $(DEMO_ENV) and run the demo (BACKEND=$(BACKEND))"
 	@echo "make test       install with all backends into $(TEST_ENV) and run the tests on each"
 	@echo "make test-slow  the tests that take minutes (marker: slow)"
 	@echo "make test-versions  tries Pythons and releases in clean environments (VERSIONS='--pythons 3.11')"
+	@echo "make notebooks  runs the guides and writes them as notebooks (GUIDES=guides/01_generate.py)"
 	@echo "make lint       lint and check the format"
 	@echo "make docs       build the documentation into site/, without network"
 	@echo "make wheel      build the wheel into $(DIST), install it into $(WHEEL_ENV), ask it a question"
@@ -54,6 +55,10 @@ test-slow: $(TEST_ENV)/.ready
 # It prints a table; what is not found on this machine is skipped with its reason.
 test-versions:
 	@"$(PYTHON)" tools/try_versions.py $(VERSIONS)
+
+# Minutes for each guide. GUIDES=guides/01_generate.py for one.
+notebooks: $(TEST_ENV)/.ready
+	KERAS_BACKEND=$(BACKEND) $(TEST_ENV)/bin/python tools/notebooks.py $(GUIDES)
 
 lint: $(TEST_ENV)/.ready
 	$(TEST_ENV)/bin/python -m ruff check .

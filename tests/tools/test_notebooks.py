@@ -1,0 +1,50 @@
+"""Notebooks are their scripts, and what these print."""
+
+import json
+
+import notebooks
+import pytest
+
+pytestmark = pytest.mark.once
+SCRIPT = """# %% [markdown]
+# # Numbers
+#
+# They add up.
+
+# %%
+import matplotlib
+
+matplotlib.use("Agg")
+print(40 + 2)
+# %% a title
+(7,)
+"""
+MADE = sorted(notebooks.GUIDES.glob("*.ipynb"))
+
+
+def test_cells():
+    (kind, text), *code = notebooks.cells_of(SCRIPT, "01_a")
+    assert kind == "markdown" and text.startswith("# Numbers\n\n[Open in Colab](https://colab.")
+    assert text.endswith("\n\nThey add up.") and "/guides/01_a.ipynb" in text
+    assert code == [("code", "import matplotlib\n\nprint(40 + 2)"), ("code", "(7,)")]
+
+
+def test_a_notebook_has_what_its_script_prints(tmp_path):
+    pytest.importorskip("nbclient")
+    path = tmp_path / "01_a.py"
+    path.write_text(SCRIPT.replace("matplotlib", "math").replace('math.use("Agg")\n', ""))
+    notebooks.write(path)
+    notebook = json.loads((tmp_path / "01_a.ipynb").read_text())
+    assert notebook["cells"][1]["outputs"][0]["text"] == "42\n"
+    assert "seconds on two CPU cores" in notebook["cells"][0]["source"]
+    assert not notebooks.is_old(path)
+    path.write_text(path.read_text().replace("40 + 2", "40 + 3"))
+    assert notebooks.is_old(path) and notebooks.main(["--check", str(path)]) == 1
+
+
+@pytest.mark.parametrize("path", MADE, ids=lambda path: path.name)
+def test_the_notebooks_of_the_guides(path):
+    assert not notebooks.is_old(path.with_suffix(".py"))
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    assert outputs and not any(output["output_type"] == "error" for output in outputs)
