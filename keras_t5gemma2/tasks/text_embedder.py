@@ -486,11 +486,7 @@ class T5Gemma2TextEmbedder(EncoderTask, keras_hub.models.TextEmbedder):
         )
 
     def _load_head(self, checkpoint, given, allow_nonfinite):
-        variables, settings = self.head_variables(), checkpoint.task(type(self))[1]
-        if variables and settings.get("pooling") == self.pooling:
-            remedy = "Give another `pooling` to do without"
-            tensors = checkpoint.head_tensors()
-            assign_head(variables, tensors, checkpoint.path, allow_nonfinite, remedy)
+        _fill_head(self, checkpoint, allow_nonfinite)
 
 
 def embedder_beside(
@@ -508,8 +504,16 @@ def embedder_beside(
         return cls(lm.backbone, lm.preprocessor)
     task, settings = checkpoint.task(cls)
     embedder = task(lm.backbone, lm.preprocessor, **settings)
-    embedder._load_head(checkpoint, {}, False)
+    _fill_head(embedder, checkpoint)
     return embedder
+
+
+def _fill_head(embedder, checkpoint, allow_nonfinite=False):
+    variables, settings = embedder.head_variables(), checkpoint.task(type(embedder))[1]
+    if variables and settings.get("pooling") == embedder.pooling:
+        remedy = "Give another `pooling` to do without"
+        tensors = checkpoint.head_tensors()
+        assign_head(variables, tensors, checkpoint.path, allow_nonfinite, remedy)
 
 
 def _count(rows):
