@@ -86,6 +86,7 @@ def write(path):
     import nbformat
 
     cells = cells_of(path.read_text(encoding="utf-8"), path.stem)
+    is_busy = hasattr(os, "getloadavg") and os.getloadavg()[0] > 1
     notebook = nbformat.from_dict(notebook_of(cells))
     with tempfile.TemporaryDirectory() as directory:  # guides write files where they run
         began = time.monotonic()
@@ -94,13 +95,13 @@ def write(path):
         seconds = time.monotonic() - began
         texts = json.dumps(notebook).replace(directory, "/tmp")
     found = json.loads(texts)
-    _clean(found, seconds)
+    _clean(found, seconds, is_busy)
     text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
     path.with_suffix(".ipynb").write_text(text, encoding="utf-8")
     return seconds
 
 
-def _clean(notebook, seconds):
+def _clean(notebook, seconds, is_busy):
     """Leaves out what changes with each run and says nothing, and notes how long it took."""
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
     notebook["metadata"]["run"] = {"seconds": round(seconds), "backend": backend}
@@ -111,7 +112,9 @@ def _clean(notebook, seconds):
         if cell["cell_type"] != "code":
             del cell["outputs"]
     first = notebook["cells"][0]
-    first["source"] += f"\n\nIt ran in {seconds:.0f} seconds on two CPU cores, with {backend}."
+    others = ", which other programs used, too" if is_busy else ""
+    cores = f"{os.cpu_count()} CPU cores{others}"
+    first["source"] += f"\n\nThis run took {seconds:.0f} seconds with {backend} on {cores}."
 
 
 def is_old(path):
