@@ -132,7 +132,7 @@ def test_tasks(read, histories):
     reader.run("lm.chat(messages")
     assert histories[-1]["loss"][-1] < histories[-1]["loss"][0]
     similarity = reader.run("embedder.similarity(").strip()
-    table = np.array(re.findall(r"[-\d.e]+", similarity), "float64").reshape(3, 3)
+    table = np.array(re.findall(r"[-+\d.e]+", similarity), "float64").reshape(3, 3)
     np.testing.assert_allclose(np.diag(table), 1, atol=1e-6)
     assert reader["embedder"].backbone.decoder is None
     assert reader.run("classifier.predict([").strip().endswith("[0 1]")

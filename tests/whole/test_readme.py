@@ -44,7 +44,7 @@ def test_all_examples_one_after_another(reader):
     assert "exact_match" in evaluation
     assert re.fullmatch(r"\d{1,2} [a-z]+ \d{4}", reader.run("constraints.regex(").rstrip("\n"))
     similarity = reader.run("embedder.similarity(").strip()
-    table = np.array(re.findall(r"[-\d.e]+", similarity), "float64").reshape(3, 3)
+    table = np.array(re.findall(r"[-+\d.e]+", similarity), "float64").reshape(3, 3)
     np.testing.assert_allclose(np.diag(table), 1, atol=1e-6)
     assert reader["embedder"].backbone.decoder is None
     reader.run('lm.save_to_preset("my_model")')
