@@ -13,6 +13,7 @@ from keras_t5gemma2.evaluation.evaluate import EvaluateGeneration, evaluate_gene
 from keras_t5gemma2.evaluation.memorization import Memorization, memorization
 from keras_t5gemma2.generation.beam_search import BeamSearch
 from keras_t5gemma2.inspection.drawing import show_attention
+from keras_t5gemma2.kernels.attention.choices import kernels_for
 from keras_t5gemma2.kernels.runtime.compilation_cache import enable_compilation_cache
 from keras_t5gemma2.model.backbone import T5Gemma2Backbone
 from keras_t5gemma2.model.t5gemma1 import T5GemmaBackbone
@@ -82,6 +83,7 @@ __all__ = [
     "enable_compilation_cache",
     "evaluate_generation",
     "interleave",
+    "kernels_for",
     "memorization",
     "merge_models",
     "presets",

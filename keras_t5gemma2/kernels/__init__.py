@@ -61,6 +61,7 @@ from keras_t5gemma2.kernels.runtime.dispatch import (
     sums_of_metrics,
 )
 from keras_t5gemma2.kernels.runtime.forks import check_process
+from keras_t5gemma2.kernels.runtime.platforms import lowered_for
 from keras_t5gemma2.kernels.runtime.reference import FEW_QUERIES
 
 __all__ = [
@@ -90,6 +91,7 @@ __all__ = [
     "lay_out",
     "linear_cross_entropy",
     "logits",
+    "lowered_for",
     "mark_of",
     "merge_heads",
     "mixture",

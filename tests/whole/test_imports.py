@@ -14,7 +14,8 @@ from package_imports import BACKENDS, FILES, PACKAGE, circles, graph, imports_of
 ORDER = [
     *("messages", "compiling", "options", "typing", "config", "registry", "compat"),
     *("layer_config", "files", "arguments", "vocabulary"),
-    *("kernels.compat", "kernels.runtime.reference", "kernels.runtime.torch_processes"),
+    *("kernels.compat", "kernels.runtime.platforms", "kernels.runtime.reference"),
+    "kernels.runtime.torch_processes",
     *("kernels.runtime.jax", "kernels.runtime.tensorflow", "kernels.runtime.torch"),
     *("kernels.runtime", "kernels.ops.reference", "kernels.ops", "sharding", "kernels.loss"),
     *("kernels.attention.scaled", "kernels.attention.segments", "kernels.attention.slots"),

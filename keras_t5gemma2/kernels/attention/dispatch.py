@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import keras
 
 from keras_t5gemma2.kernels.attention import blocked, reference
+from keras_t5gemma2.kernels.runtime.dispatch import by_platform, platform_of
 from keras_t5gemma2.kernels.runtime.reference import FEW_QUERIES
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.sharding.tokens import token_shards
@@ -48,14 +49,32 @@ def attend(query, positions, segments, scale, cap=None, drop=None, shards=None):
         return backend.attend_on_shards(
             attend_here, query, positions, segments, scale, mesh, shards.axis
         )
-    if choose(query, segments, cap) is KERNELS["blocked"]:
-        segments = [(_whole(keys_values), window) for keys_values, window in segments]
-    return _attend(query, positions, segments, scale, cap)
+    return _attend(query, positions, segments, scale, cap, _whole)
 
 
-def _attend(query, positions, segments, scale, cap=None):
+def _attend(query, positions, segments, scale, cap=None, whole=None):
+    """By the kernel of the platform that the program is lowered for, known or not yet."""
+    tensors, windows = zip(*segments, strict=True)
     capped = () if cap is None else (cap,)  # which not every kernel takes
-    return choose(query, segments, cap).attend(query, positions, segments, scale, *capped)
+
+    def by(kernel):
+        def attend(query, positions, tensors):
+            if whole is not None and kernel is KERNELS["blocked"]:
+                tensors = map(whole, tensors)
+            seen = [*zip(tensors, windows, strict=True)]
+            return kernel.attend(query, positions, seen, scale, *capped)
+
+        return attend
+
+    known = platform_of([query, tensors])
+    if known is not None:
+        return by(choose(query, segments, cap, known))(query, positions, tensors)
+    of_others = choose(query, segments, cap)
+    chosen = {name: choose(query, segments, cap, name) for name in backend.PLATFORMS}
+    chosen = {name: by(kernel) for name, kernel in chosen.items() if kernel is not of_others}
+    if not chosen:
+        return by(of_others)(query, positions, tensors)
+    return by_platform(chosen, by(of_others), query, positions, tensors)
 
 
 def _whole(keys_values):
@@ -78,15 +97,21 @@ def use(name):
         _forced.reset(token)
 
 
-def choose(query, segments, cap=None):
+def choose(query, segments, cap=None, platform=None):
     """The kernel that `use` asks for, or the first that suits the call.
+
+    Args:
+        query, segments, cap: see `attend`.
+        platform: of `platforms.PLATFORMS`. By default that of the query; where it is not known
+            before a program is lowered, one that has no kernels of its own.
 
     Raises:
         ValueError: scores are to be capped, which the kernel that is asked for cannot do.
     """
     if (name := _forced.get()) is None:
         able = (kernel for kernel in KERNELS.values() if cap is None or kernel.caps)
-        return next(kernel for kernel in able if kernel.suits(query, segments))
+        platform = platform_of([query]) if platform is None else platform
+        return next(k for k in able if k.why_not(query, segments, platform) is None)
     if cap is not None and not KERNELS[name].caps:
         able = [name for name, kernel in KERNELS.items() if kernel.caps]
         raise ValueError(
@@ -98,13 +123,14 @@ def choose(query, segments, cap=None):
 
 class _Kernel(NamedTuple):
     attend: Any  # function of (query, positions, segments, scale)
-    suits: Any  # from (query, segments) to whether to choose it, if none above it is chosen
+    # From (query, segments, platform) to why it is not chosen where none above it is, or `None`.
+    why_not: Any
     caps: bool  # whether `attend` takes a cap of scores too
 
 
 # The first that suits is chosen.
 KERNELS = {
     **{name: _Kernel(*kernel) for name, kernel in backend.ATTENTION.items()},
-    "reference": _Kernel(reference.attend, reference.suits, True),
-    "blocked": _Kernel(blocked.attend, lambda *_: True, True),
+    "reference": _Kernel(reference.attend, reference.why_not, True),
+    "blocked": _Kernel(blocked.attend, lambda *_: None, True),
 }

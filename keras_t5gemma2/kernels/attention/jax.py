@@ -12,6 +12,10 @@ from keras_t5gemma2.kernels.attention.scaled import rounded  # noqa: F401  chose
 from keras_t5gemma2.kernels.attention.slots import write_slots  # noqa: F401  chosen from here by `dispatch`
 from keras_t5gemma2.kernels.runtime.jax import spread
 
+_LANES = 128  # of which lengths and widths must be multiples on TPUs
+# JAX asks cuDNN itself when it traces such a call, also for programs that are run elsewhere.
+_NO_CUDNN = "cuDNN, which a program that uses it is made with, is not found without a GPU"
+
 
 def _attend_on_tpu(query, positions, segments, scale, cap=None):
     attend = functools.partial(_splash().attend, cap=cap)
@@ -24,8 +28,20 @@ def _attend_on_tpu(query, positions, segments, scale, cap=None):
     return _on_each_device(attend, query, positions, segments, scale, mesh, axis, axis)
 
 
-def _suits_tpu(query, segments):
-    return jax.default_backend() == "tpu" and _splash().can(query, segments)
+def _why_not_on_tpu(query, segments, platform):
+    return _only_on("tpu", platform) or _why_not_splash(query, segments)
+
+
+def _why_not_splash(query, segments):
+    """Here, so that the kernel is imported for calls alone that it computes."""
+    (keys_values, window), *more = segments
+    length, width = query.shape[2:]
+    if more or window.right == 0 or keys_values.keys.shape[2] != length:
+        return "it is for an encoder, whose queries see one segment on both sides"
+    for name, size in (("length", length), ("head width", width)):
+        if size % _LANES:
+            return f"the {name} must be a multiple of {_LANES}, and is {size}"
+    return None
 
 
 def _splash():
@@ -35,15 +51,22 @@ def _splash():
     return jax_splash
 
 
-def _suits_gpu(query, segments):
-    return jax.default_backend() == "gpu" and jax_cudnn.can(query, segments)
+def _why_not_on_gpu(query, segments, platform):
+    no_library = None if jax.default_backend() == "gpu" else _NO_CUDNN
+    return _only_on("cuda", platform) or jax_cudnn.why_not(query, segments) or no_library
+
+
+def _only_on(wanted, platform):
+    return None if platform == wanted else f"it is for {wanted} only"
 
 
 # See `attention.torch`.
 ATTENTION = {
-    "splash": (_attend_on_tpu, _suits_tpu, True),
-    "cudnn": (jax_cudnn.attend, _suits_gpu, False),
+    "splash": (_attend_on_tpu, _why_not_on_tpu, True),
+    "cudnn": (jax_cudnn.attend, _why_not_on_gpu, False),
 }
+# Whose kernels are others than the portable ones.
+PLATFORMS = ("tpu", "cuda")
 
 
 def attend_on_shards(attend, query, positions, segments, scale, mesh, axis):

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_t5gemma2.kernels.attention.scaled import numbers_and_scales
+from keras_t5gemma2.kernels.runtime.dispatch import by_platform
 from keras_t5gemma2.kernels.runtime.reference import FEW_QUERIES, is_on_cpu
 
 # The score of an unseen token: finite, so that nothing is ever inf - inf.
@@ -15,6 +16,8 @@ UNSEEN = -1e30
 # Below every real score and far above UNSEEN: a query that sees nothing gets zeros, not a mean.
 LOWEST = -1e20
 
+MOST_SCORES = 256 * 256  # of a head
+
 
 def attend(query, positions, segments, scale, cap=None, drop=None):
     """See `kernels.attend`. Scores, softmax and sums are float32, rounded once at the end."""
@@ -22,17 +25,24 @@ def attend(query, positions, segments, scale, cap=None, drop=None):
     return ops.cast(sum(sums), query.dtype)
 
 
-def suits(query, segments):
-    """Whether all scores at once are the quickest way: those of a step, or of short inputs.
+def why_not(query, segments, _=None):
+    """Why all scores at once are not the quickest way, or `None`: for a step, and short inputs.
 
     From 256 x 256 scores a head on, blocks are as fast on two cores and keep none of them.
     """
-    length = query.shape[2]
+    length, counts = query.shape[2], [kv.keys.shape[2] for kv, _ in segments]
     if length is not None and length <= FEW_QUERIES:
-        return True
-    if length is None or any(kv.keys.shape[2] is None for kv, _ in segments):
-        return False
-    return length * sum(kv.keys.shape[2] for kv, _ in segments) <= 256 * 256
+        return None
+    if length is None or None in counts:
+        return "the lengths are not known, and scores may be many"
+    if length * sum(counts) <= MOST_SCORES:
+        return None
+    return f"{length} x {sum(counts)} scores a head are more than 256 x 256"
+
+
+def suits(query, segments):
+    """Whether `why_not` has nothing to say."""
+    return why_not(query, segments) is None
 
 
 def weighted_sums(queries, positions, segments, scale, cap=None, drop=None):
@@ -135,7 +145,7 @@ def _per_head(rows, matrices, product):
         rows, matrices = ops.squeeze(rows, 0), ops.squeeze(matrices, 0)
         product = product.replace("x", "")
     width = count if product.endswith("s") else head_width
-    result = _product_in_cond if _is_fused(matrices) else _product
+    result = _widened_product if _is_fused(matrices) else _product
     result = result(product, rows, matrices, width)
     if is_shared:
         shape = (shared, num_kv_heads, batch // shared, groups * length, width)
@@ -153,6 +163,15 @@ def _is_fused(matrices):
         return False
     # Elsewhere a condition costs more than it saves: its outcome goes to the host.
     return is_on_cpu()
+
+
+def _widened_product(product, rows, matrices, width):
+    """`_product`, which on CPUs is in a `cond`."""
+
+    def of(function):
+        return lambda rows, matrices: function(product, rows, matrices, width)
+
+    return by_platform({"cpu": of(_product_in_cond)}, of(_product), rows, matrices)
 
 
 def _product_in_cond(product, rows, matrices, width):

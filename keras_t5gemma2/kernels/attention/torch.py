@@ -86,8 +86,15 @@ def _attend_flex(*args):
     return _flex().attend(*args)
 
 
-def _suits_gpu(query, segments):
-    return query.device.type == "cuda" and _flex().suits(query, segments)
+def _why_not_scores(query, *_):
+    length = query.shape[2]
+    return None if length <= FEW_QUERIES else f"{length} queries are more than {FEW_QUERIES}"
+
+
+def _why_not_on_gpu(query, segments, platform):
+    if platform != "cuda":
+        return "it is for cuda only"
+    return _flex().why_not(query, segments)
 
 
 def _flex():
@@ -99,8 +106,9 @@ def _flex():
 
 # Kernels by name, the better ones first, and whether they cap scores: see `attention.dispatch`.
 ATTENTION = {
-    "few": (torch_flash.attend_few, torch_flash.suits_few, False),
-    "scores": (attend_scores, lambda query, _: query.shape[2] <= FEW_QUERIES, True),
-    "flash": (torch_flash.attend, torch_flash.suits, False),
-    "flex": (_attend_flex, _suits_gpu, True),
+    "few": (torch_flash.attend_few, torch_flash.why_not_few, False),
+    "scores": (attend_scores, _why_not_scores, True),
+    "flash": (torch_flash.attend, torch_flash.why_not, False),
+    "flex": (_attend_flex, _why_not_on_gpu, True),
 }
+PLATFORMS = ()  # it is always known where a tensor is

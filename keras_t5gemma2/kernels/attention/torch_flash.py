@@ -21,19 +21,27 @@ QUERIES = 256  # of a tile, where a rule hides some tokens from some queries
 _FLASH, _FLASH_BACKWARD = flash_attention()
 
 
-def suits(query, segments):
-    """Whether the call is on a CPU, and not so small that float32 scores are as quick."""
-    return query.device.type == "cpu" and not reference.suits(query, segments)
+def why_not(query, segments, platform):
+    """Why not the kernel: the call is not on a CPU, or so small that scores are as quick."""
+    if platform != "cpu":
+        return "it is for CPUs only"
+    if reference.suits(query, segments):
+        return "scores are so few that they are formed all at once"
+    return None
 
 
-def suits_few(query, segments):
-    """Whether these are the queries of a step of decoding, on a CPU, and nobody wants gradients."""
-    if query.device.type != "cpu" or query.shape[2] > FEW_QUERIES:
-        return False
+def why_not_few(query, segments, platform):
+    """Why these are not the queries of a step of decoding, on a CPU, without gradients."""
+    if platform != "cpu":
+        return "it is for CPUs only"
+    if query.shape[2] > FEW_QUERIES:
+        return f"{query.shape[2]} queries are more than {FEW_QUERIES}"
     tensors = [query, *(x for kv, _ in segments for x in (kv.keys, kv.values))]
     if any(isinstance(x, Scaled) for x in tensors):
-        return False
-    return not (torch.is_grad_enabled() and any(x.requires_grad for x in tensors))
+        return "the cache is in int8"
+    if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
+        return "it has no gradient"
+    return None
 
 
 def attend_few(query, positions, segments, scale):

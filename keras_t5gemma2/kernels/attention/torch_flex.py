@@ -14,13 +14,19 @@ from keras_t5gemma2.kernels.attention import reference
 from keras_t5gemma2.kernels.attention.blocked import ranges
 from keras_t5gemma2.kernels.attention.reference import for_each_row
 from keras_t5gemma2.kernels.compat.torch import has_triton
+from keras_t5gemma2.kernels.runtime import platforms
 
 _BLOCK = 128  # of queries, and of keys; what the kernel takes by default
 
 
-def suits(query, segments):
-    """Whether the call is on a GPU that Triton compiles for, and has many queries."""
-    return query.device.type == "cuda" and has_triton() and not reference.suits(query, segments)
+def why_not(query, segments):
+    """Why not the kernel, on a GPU: Triton does not compile for it, or there are few queries."""
+    # Of a GPU that is elsewhere nothing else is known.
+    if platforms.override() is None and not has_triton():
+        return "Triton finds no GPU that it compiles for"
+    if reference.suits(query, segments):
+        return "scores are so few that they are formed all at once"
+    return None
 
 
 def attend(query, positions, segments, scale, cap=None):

@@ -22,7 +22,7 @@ from keras_t5gemma2.kernels.ops.reference import (  # noqa: F401  chosen from he
 )
 from keras_t5gemma2.kernels.ops.screened import screen_of  # noqa: F401  for `dispatch`
 from keras_t5gemma2.kernels.runtime import jax as runtime
-from keras_t5gemma2.kernels.runtime.jax import map_blocks, rematerialized
+from keras_t5gemma2.kernels.runtime.jax import by_platform, map_blocks, rematerialized
 from keras_t5gemma2.kernels.runtime.reference import is_on_cpu
 
 
@@ -40,37 +40,52 @@ def by_pieces(function, x, size):
 def product(x, kernel):
     """See `ops.reference`; few rows are summed in float32."""
     kernel = ops.convert_to_tensor(kernel)
-    if kernel.dtype == "bfloat16" and reads_codes(x):
-        return product_of_codes(x, kernel)
-    return reference.product(x, kernel)
+    if kernel.dtype == "float16" or not reads_codes(x):
+        return ops.matmul(x, kernel)
+    of_few = _product_of_codes if kernel.dtype == "bfloat16" else reference.product
+    return by_platform({"cpu": of_few}, ops.matmul, x, kernel)
 
 
 def product_of_codes(x, codes):
     """See `ops.reference`."""
+    narrow = lambda x, codes: ops.matmul(x, ops.cast(codes, x.dtype))  # noqa: E731
+    return by_platform({"cpu": _product_of_codes}, narrow, x, codes)
+
+
+def _product_of_codes(x, codes):
     return reference.sliced_product(x.astype("float32"), runtime.widened(codes, x)).astype(x.dtype)
 
 
 def take_rows(table, ids):
     """See `ops.reference`."""
-    table = ops.convert_to_tensor(table)
+    table, take = ops.convert_to_tensor(table), lambda table, ids: ops.take(table, ids, axis=0)
     if table.dtype == "bfloat16" and is_on_cpu():
-        return runtime.take_rows(table, ids)
-    return ops.take(table, ids, axis=0)
+        return by_platform({"cpu": runtime.take_rows}, take, table, ids)
+    return take(table, ids)
 
 
 def logits(x, table):
     """See `ops.reference`; half precision is summed in float32 and not rounded."""
     table = ops.convert_to_tensor(table)
-    if table.dtype == "float32":
-        return reference.logits(x, table)
-    x = x.astype(table.dtype)
-    if table.dtype == "bfloat16" and reads_codes(x):
-        return times_codes(x, table)
-    return jnp.matmul(x, table.T, preferred_element_type="float32")
+    is_whole = table.dtype == "float32"
+    x = x if is_whole else x.astype(table.dtype)
+    if table.dtype == "float16" or not reads_codes(x):
+        return _logits(x, table)
+    of_few = reference.logits if is_whole else _times_codes
+    return by_platform({"cpu": of_few}, _logits, x, table)
+
+
+def _logits(x, table):
+    return jnp.matmul(x.astype(table.dtype), table.T, preferred_element_type="float32")
 
 
 def times_codes(x, codes):
     """See `ops.reference`; `codes` may be bfloat16 too."""
+    narrow = lambda x, codes: _logits(x, codes.astype(x.dtype))  # noqa: E731
+    return by_platform({"cpu": _times_codes}, narrow, x, codes)
+
+
+def _times_codes(x, codes):
     codes, x = jax.lax.optimization_barrier((codes, x.astype("float32")))
     matrix, rows = codes.astype("float32"), x.reshape(-1, x.shape[-1])
     # The compiler reads codes inside the product of one row, and inside the sum of several.

@@ -9,6 +9,7 @@ _backend = importlib.import_module(f"keras_t5gemma2.kernels.runtime.{keras.confi
 # Whether loops run as compiled programs, which copy what they cannot write in place.
 IS_COMPILED = keras.config.backend() != "torch"
 
+by_platform = _backend.by_platform
 check_parameters = _backend.check_parameters
 compiled = _backend.compiled
 compiled_step = _backend.compiled_step
@@ -19,6 +20,8 @@ is_one_cpu = _backend.is_one_cpu
 is_traced = _backend.is_traced
 map_blocks = _backend.map_blocks
 mark_of = _backend.mark_of
+platform_at_hand = _backend.platform_at_hand
+platform_of = _backend.platform_of
 prepare_training = _backend.prepare_training
 rematerialized = _backend.rematerialized
 summed_over_replicas = _backend.summed_over_replicas

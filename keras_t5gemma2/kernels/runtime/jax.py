@@ -9,7 +9,7 @@ import keras
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from keras_t5gemma2.kernels.runtime import reference
+from keras_t5gemma2.kernels.runtime import platforms, reference
 from keras_t5gemma2.kernels.runtime.reference import is_one_cpu  # noqa: F401  for `dispatch`
 
 
@@ -60,10 +60,6 @@ def rematerialized(function):
     Args:
         function: from tensors to a tensor, or a tree of them, and a tree of what gets no gradient.
     """
-    if jax.default_backend() != "cpu":
-        return jax.checkpoint(function)
-    # XLA for CPUs drops the barriers of `jax.checkpoint`, finds that the same is computed twice,
-    # and keeps it after all. Wrapped in a data-dependent `cond`, it cannot.
 
     @jax.custom_vjp
     def again(*tensors):
@@ -79,12 +75,78 @@ def rematerialized(function):
         def none(tensors, _):
             return jax.tree.map(jnp.zeros_like, tensors)
 
-        upstream, _ = upstream
-        is_true = jax.tree.leaves(upstream)[0].ravel()[0] * 0 != 1  # of infinities and NaN too
+        # All that is computed again waits for `upstream`, and is not what was computed before.
+        tensors, upstream = lax.optimization_barrier((tensors, upstream[0]))
+        first = jax.tree.leaves(upstream)[0]
+        if platform_of(first) not in (None, "cpu"):
+            return gradients(tensors, upstream)
+        # XLA for CPUs drops such barriers, finds that the same is computed twice, and keeps it
+        # after all. Wrapped in a data-dependent `cond`, it cannot. Elsewhere that is no `cond`.
+        is_true = by_platform({"cpu": _is_number}, _is_true, first)
         return lax.cond(is_true, gradients, none, tensors, upstream)
 
     again.defvjp(forward, backward)
     return again
+
+
+def _is_number(x):
+    """Always true, also of infinities and NaN, but no compiler knows."""
+    return x.ravel()[0] * 0 != 1
+
+
+def _is_true(_):
+    return jnp.bool_(True)
+
+
+# Platforms --------------------------------------------------------------------------------------
+
+
+def platform_at_hand(_=None):
+    """See `runtime.reference`."""
+    name = "cuda" if jax.default_backend() == "gpu" else jax.default_backend()
+    return platforms.override() or (name if name in platforms.PLATFORMS else "cpu")
+
+
+def platform_of(tensors):
+    """The platform of what is traced with a tree of tensors; `None` until it is lowered.
+
+    It is known where `platforms.lowered_for` names it, or the mesh of a tensor.
+    """
+    if (platform := platforms.override()) is not None:
+        return platform
+    for x in jax.tree.leaves(tensors):
+        device = getattr(jax.typeof(x).sharding.mesh, "abstract_device", None)
+        if device is not None:
+            return platforms.named(device.platform)
+    return None
+
+
+def by_platform(functions, default, *tensors):
+    """What the function of a platform gives for the tensors.
+
+    The platform is the one that the program around is lowered for, which may be known no sooner:
+    then all functions are traced, and one is lowered.
+
+    Args:
+        functions: dict from names of `platforms.PLATFORMS` to functions of `tensors`.
+        default: the function of all others.
+        *tensors: trees of tensors.
+    """
+    if (platform := platform_of(tensors)) is not None:
+        return functions.get(platform, default)(*tensors)
+
+    def known(platform, function):
+        def run(*tensors):
+            with platforms.lowered_for(platform):
+                return function(*tensors)
+
+        return run
+
+    functions = {name: known(name, function) for name, function in functions.items()}
+    return lax.platform_dependent(*tensors, **functions, default=default)
+
+
+# Training and programs --------------------------------------------------------------------------
 
 
 def summed_over_replicas(x):
@@ -144,7 +206,9 @@ def compiled(function, task, changed=()):
     @functools.partial(jax.jit, donate_argnums=0)
     def program(carried, others, values, states):
         mapping = zip([*read, *changed], [*values, *states], strict=True)
-        with keras.StatelessScope(state_mapping=mapping) as scope:
+        # It is run here: nothing has to be traced for other platforms.
+        here = platforms.lowered_for(platform_at_hand())
+        with here, keras.StatelessScope(state_mapping=mapping) as scope:
             outputs = function(carried, *others)
         # A variable that was not assigned has no value of the scope's own.
         after = zip(states, map(scope.get_current_value, changed), strict=True)

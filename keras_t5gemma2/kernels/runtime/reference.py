@@ -6,6 +6,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_t5gemma2.kernels.runtime import platforms
+
 # Up to this many queries, as in a decoding step, scores are small beside the keys, and shared or
 # `Scaled` keys are read as they are. With more queries it pays to convert the keys first.
 FEW_QUERIES = 8
@@ -15,12 +17,30 @@ _MARKED = 20_26  # a seed
 
 
 def is_on_cpu():
+    """Whether all devices are CPUs, or the platform that programs are made for is one."""
+    if (platform := platforms.override()) is not None:
+        return platform == "cpu"
     return all(device.startswith("cpu") for device in keras.distribution.list_devices())
 
 
 def is_one_cpu(_=None):
     """Whether what is computed with a tensor is on one CPU, and not spread over devices."""
     return keras.distribution.distribution() is None and is_on_cpu()
+
+
+def platform_at_hand(_=None):
+    """The platform, of `platforms.PLATFORMS`, that things are computed on."""
+    return platforms.override() or ("cpu" if is_on_cpu() else "cuda")
+
+
+def platform_of(_):
+    """The platform of a tree of tensors, or `None`; see `runtime.jax.platform_of`."""
+    return platform_at_hand()
+
+
+def by_platform(functions, default, *tensors):
+    """What the function of a platform gives for the tensors; see `runtime.jax.by_platform`."""
+    return functions.get(platform_at_hand(), default)(*tensors)
 
 
 def mark_of(tensor):

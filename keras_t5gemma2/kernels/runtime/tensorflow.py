@@ -4,10 +4,13 @@ import keras
 import tensorflow as tf
 
 from keras_t5gemma2.kernels.runtime.reference import (  # noqa: F401  chosen from here by `dispatch`
+    by_platform,
     has_mark,
     is_one_cpu,
     map_blocks,
     mark_of,
+    platform_at_hand,
+    platform_of,
 )
 
 

@@ -3,6 +3,7 @@
 import keras
 import torch
 
+from keras_t5gemma2.kernels.runtime import platforms
 from keras_t5gemma2.kernels.runtime.reference import (  # noqa: F401  chosen from here by `dispatch`
     has_mark,
     map_blocks,
@@ -38,6 +39,25 @@ class _Differentiable(torch.autograd.Function):
 def rematerialized(function):
     """See `runtime.jax.rematerialized`."""
     return keras.remat(function)
+
+
+def platform_at_hand(tensor=None):
+    """See `runtime.reference`; of a tensor, where it is."""
+    if (platform := platforms.override()) is not None:
+        return platform
+    if tensor is not None:
+        return tensor.device.type
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def platform_of(tensors):
+    """See `runtime.jax.platform_of`: it is where the first tensor is."""
+    return platform_at_hand(tensors[0])
+
+
+def by_platform(functions, default, *tensors):
+    """See `runtime.jax.by_platform`: here it is where the first tensor is."""
+    return functions.get(platform_at_hand(tensors[0]), default)(*tensors)
 
 
 def is_one_cpu(tensor):

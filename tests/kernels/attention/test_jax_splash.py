@@ -9,6 +9,7 @@ from tolerances import TOLERANCE
 
 from keras_t5gemma2 import kernels
 from keras_t5gemma2.kernels import KeyValues, Window
+from keras_t5gemma2.kernels.attention import dispatch
 
 pytestmark = pytest.mark.skipif(keras.config.backend() != "jax", reason="a kernel of JAX")
 
@@ -71,14 +72,14 @@ def test_splash_attention_on_a_mesh(rng, num_kv_heads):
 
 
 def test_it_is_for_the_encoder_s_lengths_and_widths():
-    from keras_t5gemma2.kernels.attention import jax_splash
-
+    _, why_not, _ = dispatch.backend.ATTENTION["splash"]
     around = Window.bidirectional(64)
 
     def can(length=256, width=128, keys=None, window=around, count=1):
         query = ops.zeros((1, 4, length, width))
         other = ops.zeros((1, 1, keys or length, width))
-        return jax_splash.can(query, [(KeyValues(other, other, None), window)] * count)
+        segments = [(KeyValues(other, other, None), window)] * count
+        return why_not(query, segments, "tpu") is None
 
     assert can() and can(window=Window()) and can(length=128, width=256)
     assert not can(length=255) and not can(width=64) and not can(keys=128)

@@ -69,7 +69,7 @@ def test_kernels_are_in_the_table_with_the_better_ones_first():
     assert list(backend.ATTENTION) == ["few", "scores", "flash", "flex"]
     query = ops.zeros((1, 2, 9, 8))
     segments = [(KeyValues(query, query, None), Window())]
-    suits = {name: suits(query, segments) for name, (_, suits, _) in backend.ATTENTION.items()}
-    assert not suits["scores"] and not suits["flex"]
+    why = {name: why(query, segments, "cpu") for name, (_, why, _) in backend.ATTENTION.items()}
+    assert why["scores"] == "9 queries are more than 8" and why["flex"] == "it is for cuda only"
     query = query[:, :, :8]
-    assert backend.ATTENTION["scores"][1](query, segments)
+    assert backend.ATTENTION["scores"][1](query, segments, "cpu") is None

@@ -26,7 +26,7 @@ def segments_of(keys, positions=None, window=None):
 def test_it_is_for_inputs_whose_scores_are_many(flash):
     def suits(length, device="cpu"):
         query = ops.zeros((1, 1, length, 8)).to(device)
-        return flash.suits(query, segments_of(query))
+        return flash.why_not(query, segments_of(query), device) is None
 
     assert suits(257) and not suits(256) and not suits(1)
     assert not suits(257, "meta")
@@ -38,7 +38,8 @@ def test_steps_are_for_few_queries_of_tensors_without_gradients(flash):
     def suits(length=1, device="cpu", scaled=False, trained=False):
         query, keys = ops.zeros((1, 1, length, 8)).to(device), ops.zeros((1, 1, 9, 8))
         keys.requires_grad_(trained)
-        return flash.suits_few(query, segments_of(rounded(keys) if scaled else keys))
+        segments = segments_of(rounded(keys) if scaled else keys)
+        return flash.why_not_few(query, segments, device) is None
 
     assert suits() and suits(8)
     assert not suits(9) and not suits(device="meta") and not suits(scaled=True)

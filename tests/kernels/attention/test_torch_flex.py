@@ -27,11 +27,13 @@ def test_flex_visits_the_blocks_that_a_window_leaves():
 def test_it_is_for_long_inputs_on_a_gpu_with_triton(monkeypatch):
     import torch
 
+    from keras_t5gemma2.kernels.attention import torch as torch_kernels
     from keras_t5gemma2.kernels.attention import torch_flex
 
     def suits(device, length):
         query = types.SimpleNamespace(shape=(1, 4, length, 8), device=torch.device(device))
-        return torch_flex.suits(query, [(KeyValues(query, query, None), Window())])
+        segments = [(KeyValues(query, query, None), Window())]
+        return torch_kernels.ATTENTION["flex"][1](query, segments, device) is None
 
     monkeypatch.setattr(torch_flex, "has_triton", lambda: True)
     assert suits("cuda", 1000)
