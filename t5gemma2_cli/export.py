@@ -5,7 +5,9 @@ import click
 from t5gemma2_cli import options
 from t5gemma2_cli.running import call
 
-FORMATS = ("tf_saved_model", "litert", "torch", "onnx")
+FORMATS = ("tf_saved_model", "litert", "torch", "onnx", "jax")
+# A test compares these with what `keras_t5gemma2` knows.
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
 @click.command(short_help="Write a model for a runtime without Keras.")
@@ -28,6 +30,13 @@ FORMATS = ("tf_saved_model", "litert", "torch", "onnx")
 @click.option(
     "--images", type=click.IntRange(0), help="Of each row; by default any, where it may be."
 )
+@click.option(
+    "--platform",
+    "platforms",
+    type=click.Choice(PLATFORMS),
+    multiple=True,
+    help="Of --format jax: for which to make programs; by default this one's. Again for each.",
+)
 @click.option("--dtype", type=click.Choice(options.DTYPES), help="By default Keras's, float32.")
 @click.option(
     "--quantize", type=click.Choice(options.QUANTIZATIONS), help="Write weights as integers."
@@ -47,6 +56,8 @@ def export(backend, **chosen):
     t5gemma2 export t5gemma2_tiny exported --backend torch --batch-size 1 --encoder-length 64 \\
         --decoder-length 32 --images 0
     t5gemma2 export t5gemma2_tiny tiny.tflite --backend tensorflow --format litert \\
+        --batch-size 1 --encoder-length 64 --decoder-length 32 --images 0
+    t5gemma2 export t5gemma2_tiny for_tpu --backend jax --format jax --platform tpu \\
         --batch-size 1 --encoder-length 64 --decoder-length 32 --images 0
     """
     call("export", backend, **chosen)

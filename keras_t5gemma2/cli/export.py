@@ -11,7 +11,9 @@ from keras_t5gemma2.files.disk import local_path
 _FORMATS = {"jax": "tf_saved_model", "tensorflow": "tf_saved_model", "torch": "torch"}
 
 
-def run(out, preset, target, export_format=None, adapter=None, as_json=False, **options):
+def run(
+    out, preset, target, export_format=None, adapter=None, as_json=False, platforms=(), **options
+):
     """Writes the files, and tells `out` where they are.
 
     Args:
@@ -22,6 +24,7 @@ def run(out, preset, target, export_format=None, adapter=None, as_json=False, **
             the backend writes.
         adapter: path or `None`, as `models.load` has it.
         as_json: bool.
+        platforms: names, as `export` has them for the format "jax"; none for its default.
         **options: `dtype`, `quantize` and `text_only` of `models.load`, and sizes of `export`.
 
     Raises:
@@ -33,6 +36,8 @@ def run(out, preset, target, export_format=None, adapter=None, as_json=False, **
         raise FileExistsError(
             f"The target must not be there yet. Received: {path}. Remove it, or name another"
         )
+    if platforms:
+        options["platforms"] = list(platforms)
     export_format = export_format or _FORMATS[keras.config.backend()]
     lm = models.load(preset, adapter, **of_model)
     try:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import InputSpec, ops, tree
 
+from keras_t5gemma2.export import jax_files
 from keras_t5gemma2.files.atomic import atomic_directory, atomic_file
 from keras_t5gemma2.generation import batching, decoding
 from keras_t5gemma2.generation import cache as caches
@@ -22,6 +23,7 @@ _FORMATS = {
     "litert": {"tensorflow": ("batch_size", "encoder_length", "images")},
     "torch": {"torch": ("batch_size", "encoder_length", "images")},
     "onnx": {"torch": ("batch_size", "encoder_length", "images")},
+    "jax": {"jax": ("batch_size", "encoder_length", "images")},
 }
 # What writes a file for each function, and how the files' names end.
 _PROGRAMS = {"torch": (torch_programs, ".pt2"), "onnx": (onnx_programs, ".onnx")}
@@ -50,7 +52,11 @@ def export(task, path, format, sizes, options):
     """
     makes = _functions_of(task)
     _check_format(task, path, format, options)
+    if format == "jax":
+        options = {"platforms": jax_files.checked_platforms(**options)}
     functions = makes(task, _checked(task, format, sizes)).signatures
+    if format == "jax":
+        return jax_files.write(path, functions, task.variables, **options)
     if format in _PROGRAMS:
         kind, ending = _PROGRAMS[format]
         programs = kind.programs(task, functions)
@@ -235,7 +241,8 @@ def _check_format(task, path, format, options):
             f"format={shown(format)}. Save a preset, and export it with KERAS_BACKEND="
             f"{' or '.join(_FORMATS[format])}"
         )
-    if format != "litert" and options:
+    known = {"jax": {"platforms"}}.get(format, set())
+    if format != "litert" and options.keys() - known:
         raise ValueError(
             f"`export` takes no such arguments for format={shown(format)}. Received: "
             f"{shown_names(options)}"

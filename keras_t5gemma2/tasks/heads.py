@@ -121,7 +121,7 @@ class HeadTask(EncoderTask):
 
         Args:
             filepath: path of the file or directory. What is there stays until all is written.
-            format: "tf_saved_model", "litert", "torch" or "onnx".
+            format: "tf_saved_model", "litert", "torch", "onnx" or "jax".
             verbose: bool or `None`. Whether to say that it is done; by default it is said.
             input_signature: as `keras.Model.export` has it, which is called if it is given.
             batch_size: int. Rows; `None` for any.

@@ -620,11 +620,17 @@ class T5Gemma2Task(TrainableTask):
         | "litert" | TensorFlow | a `.tflite` file with three signatures | fixed |
         | "torch" | PyTorch | a directory of `encode.pt2`, `prefill.pt2`, `step.pt2` | fixed |
         | "onnx" | PyTorch | a directory of `encode.onnx`, `prefill.onnx`, `step.onnx` | fixed |
+        | "jax" | JAX | a directory of `encode.PLATFORM.jax` and the like, and of weights | fixed |
 
         "onnx" needs the extra `onnx` and a model that computes in float32. `onnxruntime` runs the
         files; it takes an `int64` for no `int32`, and leaves the cache that it gets as it was. No
         two tensors of ONNX have one name: what `step` gives of the cache is named as what it takes,
         with `new_` before it, as in `new_cache_index`.
+
+        Programs of JAX are made for the platforms that are named, of which none need be there. With
+        JAX alone, `encode = jax.export.deserialize(file.read_bytes()).call` reads one, and takes
+        the weights before the tensors: `encode(safetensors.flax.load_file("model.safetensors"),
+        {"encoder_token_ids": ids, "encoder_padding_mask": mask})`.
 
         Args:
             filepath: path of the file or directory. What is there stays until all is written.
@@ -640,7 +646,9 @@ class T5Gemma2Task(TrainableTask):
                 preprocessor's `decoder_sequence_length`.
             prompt_length: int. Tokens of the decoder's prompt; the start token is one.
             images: int. Images and crops of each row; 0 for none, `None` for any.
-            **kwargs: for "litert", attributes of TensorFlow's converter, such as `optimizations`.
+            **kwargs: for "litert", attributes of TensorFlow's converter, such as `optimizations`;
+                for "jax", `platforms`, a list among "cpu", "cuda", "rocm" and "tpu", by default
+                of the one at hand.
 
         Raises:
             ValueError: the backend cannot write the format, a size is missing or not possible,

@@ -5,7 +5,8 @@ import pytest
 from command_line import error_of, parsed, printed
 
 from keras_t5gemma2 import T5Gemma2Seq2SeqLM
-from t5gemma2_cli.export import FORMATS
+from keras_t5gemma2.kernels.runtime import platforms
+from t5gemma2_cli.export import FORMATS, PLATFORMS
 
 SIZES = ("--batch-size", "1", "--encoder-length", "16", "--decoder-length", "8", "--images", "0")
 
@@ -30,6 +31,9 @@ def test_sizes_are_those_of_export(tmp_path, monkeypatch, capsys):
         filepath.write_bytes(b"1234")
 
     monkeypatch.setattr(T5Gemma2Seq2SeqLM, "export", export)
+    for_two = ("--platform", "tpu", "--platform", "cpu")
+    printed(capsys, "export", "t5gemma2_tiny", tmp_path / "b", *SIZES, "--format", "jax", *for_two)
+    assert (taken.pop("platforms"), taken["format"]) == (["tpu", "cpu"], "jax")
     options = (tmp_path / "a.tflite", *SIZES, "--format", "litert", "--prompt-length", "2")
     assert "litert, 1 files, 0.0 MB" in printed(capsys, "export", "t5gemma2_tiny", *options)
     assert taken == {
@@ -50,3 +54,4 @@ def test_the_formats_are_those_of_the_package(tmp_path):
     with pytest.raises(ValueError) as found:
         lm.export(tmp_path / "a", "none")
     assert str(FORMATS) in str(found.value)
+    assert PLATFORMS == platforms.PLATFORMS

@@ -240,12 +240,15 @@ def test_errors(small, tmp_path, options, message):
     assert not (tmp_path / "model").exists()
 
 
-@pytest.mark.parametrize("format", ["tf_saved_model", "litert", "torch"])
+@pytest.mark.parametrize("format", ["tf_saved_model", "litert", "torch", "jax"])
 def test_formats_of_other_backends(small, lm, tmp_path, format):
     if format == FORMAT:
         missing = "images" if BACKEND != "tensorflow" else "decoder_length"
         with pytest.raises(ValueError, match=f"`{missing}` must be .* Received: {missing}=None"):
             lm.export(tmp_path / "model", format, **{**SIZES, missing: None})
+    elif (format, BACKEND) == ("jax", "jax"):
+        with pytest.raises(ValueError, match="`batch_size` must be .* Received: batch_size=None"):
+            small.export(tmp_path / "model", format, **{**SIZES, "batch_size": None})
     elif (format, BACKEND) == ("litert", "tensorflow"):
         with pytest.raises(ValueError, match='must end with ".tflite"'):
             small.export(tmp_path / "model", format, **SIZES)
