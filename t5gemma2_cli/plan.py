@@ -7,6 +7,7 @@ from t5gemma2_cli.running import call
 
 # A test compares these with what `keras_t5gemma2` knows.
 MODES = ("inference", "fit", "lora")
+DEVICES = ("cpu", "cuda", "gpu", "rocm", "tpu")
 
 
 @click.command(short_help="Say what models take of a device's memory.")
@@ -15,6 +16,11 @@ MODES = ("inference", "fit", "lora")
     "--mode", type=click.Choice(MODES), multiple=True, help="By default all three. Again for each."
 )
 @click.option("--memory", type=float, default=16.0, show_default=True, help="GiB of a device.")
+@click.option(
+    "--device",
+    type=click.Choice(DEVICES),
+    help="Whose kernels of attention to name; by default this one's.",
+)
 @click.option("--dtype", default="bfloat16", show_default=True)
 @click.option(
     "--batch-size", type=int, default=1, show_default=True, help="Rows, of all devices together."
@@ -45,6 +51,11 @@ MODES = ("inference", "fit", "lora")
     "--cross-attention-cache", default="auto", show_default=True, help="auto, projected or shared."
 )
 @click.option("--head", default="auto", show_default=True, help="auto, exact or screened.")
+@click.option(
+    "--machines",
+    is_flag=True,
+    help="Instead: what fits v5e-1 to H100, with which mesh, dtype, cache and batch, of text.",
+)
 @click.option("--text-only", is_flag=True, help="Without the vision tower.")
 @options.as_json
 @options.backend
@@ -55,5 +66,6 @@ def plan(backend, **chosen):
     t5gemma2 plan                                       # the published models
     t5gemma2 plan t5gemma2_4b_4b --mode lora --memory 24 --encoder-length 4096 --batch-size 8
     t5gemma2 plan t5gemma2_4b_4b --mode fit --mesh 2 4 --fsdp --memory 80 --json
+    t5gemma2 plan --machines
     """
     call("plan", backend, **chosen)

@@ -4,14 +4,18 @@ import dataclasses
 import json
 from types import SimpleNamespace
 
+import keras
+
+from keras_t5gemma2.kernels.attention.choices import kernels_for
+from keras_t5gemma2.planning.machines import table as table_of_machines
 from keras_t5gemma2.planning.plan import largest_batch, plan
-from keras_t5gemma2.planning.weights import published_models
+from keras_t5gemma2.planning.weights import config_of, published_models
 from keras_t5gemma2.planning.work import MODES, Work
 
 _GIB = 1 << 30
 
 
-def run(out, models=(), mode=(), as_json=False, **chosen):
+def run(out, models=(), mode=(), as_json=False, machines=False, **chosen):
     """Prints a row for each model and each mode to `out`.
 
     Args:
@@ -19,14 +23,21 @@ def run(out, models=(), mode=(), as_json=False, **chosen):
         models: names, directories or handles; by default the published models.
         mode: names among `MODES`; by default all.
         as_json: bool. Whether to print JSON, of numbers of bytes.
-        **chosen: `memory` in GiB, `text_only`, and fields of `Work`.
+        machines: bool. Whether to print the table of known machines, which asks nothing else.
+        **chosen: `memory` in GiB, `text_only`, `device` as `kernels_for` has it, and fields of
+            `Work`.
     """
+    if machines:
+        print("\n".join(table_of_machines(models or published_models())), file=out)
+        return
     options = SimpleNamespace(**chosen)
     options.mesh = tuple(options.mesh)
     rows = [
         _row(model, one, options) for model in models or published_models() for one in mode or MODES
     ]
     print(json.dumps(rows, indent=2) if as_json else as_table(rows, options), file=out)
+    if not as_json:
+        print(f"\n{kernels_line(models or published_models(), options)}", file=out)
 
 
 def _row(model, mode, options):
@@ -41,6 +52,27 @@ def _row(model, mode, options):
         "fits": result.fits(options.memory * _GIB),
         "largest_batch": largest_batch(model, work, options.memory * _GIB, options.text_only),
     }
+
+
+def kernels_line(models, options):
+    """The kernels of attention of the first model on a device, at each place where it attends.
+
+    Models of other head widths may get others.
+    """
+    layers = config_of(models[0], text_only=True).encoder.layers
+    windows = [attention.window for attention in layers if attention.window is not None]
+    dtype = keras.DTypePolicy(options.dtype).compute_dtype
+    found = kernels_for(
+        options.device,
+        options.encoder_length,
+        dtype,
+        layers[0].head_dim,
+        min(windows, default=None),
+        layers[0].soft_cap,
+    )
+    text = ", ".join(f"{place}: {choice.kernel}" for place, choice in found.items())
+    where = options.device or "this device"
+    return f"Attention of {models[0]} on {where} ({keras.config.backend()}) by {text}"
 
 
 def as_table(rows, options):

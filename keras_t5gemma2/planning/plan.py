@@ -1,6 +1,7 @@
 """What a model takes of each device's memory, computed from its sizes before anything is loaded."""
 
 import dataclasses
+import functools
 
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.planning.activations import of_cache, of_head, of_inference, of_training
@@ -68,9 +69,9 @@ def plan(model, work, text_only=False):
             "Images need a model with a vision tower. Received: "
             f"images={shown(work.images)} and a model of text only"
         )
-    weights = weights_of(config, work)
-    share = shares(config, work)
-    of_weights = sum(share(w, w.num_bytes) for w in weights)
+    # What is one number for all lengths and batches is counted once.
+    same = dataclasses.replace(work, **_ANY, mesh=tuple(work.mesh))
+    of_weights, *of_training_state = _of_weights(config, same)
     if work.mode == "inference":
         return Plan(
             of_weights,
@@ -78,12 +79,22 @@ def plan(model, work, text_only=False):
             activations=of_inference(config, work),
             head=of_head(config, work),
         )
+    return Plan(of_weights, *of_training_state, activations=of_training(config, work))
+
+
+# Fields of `Work` that weights know nothing of.
+_ANY = {"encoder_length": 1, "decoder_length": 1, "batch_size": 1, "images": 0}
+
+
+@functools.lru_cache(maxsize=64)
+def _of_weights(config, work):
+    """Bytes of the weights, of what the optimizer keeps of them, and of their gradients."""
+    weights, share = weights_of(config, work), shares(config, work)
     trained = [weight for weight in weights if weight.is_trainable]
-    return Plan(
-        of_weights,
-        optimizer=sum(share(w, w.num_bytes_of_slots(work.optimizer)) for w in trained),
-        gradients=sum(share(w, w.num_bytes) for w in trained),
-        activations=of_training(config, work),
+    return (
+        sum(share(w, w.num_bytes) for w in weights),
+        sum(share(w, w.num_bytes_of_slots(work.optimizer)) for w in trained),
+        sum(share(w, w.num_bytes) for w in trained),
     )
 
 
@@ -104,6 +115,3 @@ def largest_batch(model, work, memory, text_only=False):
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
     return low
-
-
-# What `generate` keeps --------------------------------------------------------------------------

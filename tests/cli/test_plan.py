@@ -7,18 +7,20 @@ import click
 import pytest
 from command_line import error_of, printed
 
-from keras_t5gemma2 import presets
+from keras_t5gemma2 import kernels_for, presets
+from keras_t5gemma2.kernels.runtime.platforms import PLATFORMS
+from keras_t5gemma2.planning import machines
 from keras_t5gemma2.planning.weights import published_models
 from keras_t5gemma2.planning.work import MODES, Work
+from t5gemma2_cli.plan import DEVICES, plan
 from t5gemma2_cli.plan import MODES as CHOICES
-from t5gemma2_cli.plan import plan
 
 pytestmark = pytest.mark.once
 
 
 def test_the_table_has_each_published_model_in_each_mode(capsys):
     lines = printed(capsys, "plan").splitlines()
-    assert [line.split(" | ")[:2] for line in lines[4:]] == [
+    assert [line.split(" | ")[:2] for line in lines[4:-2]] == [
         [f"| {name}", mode] for name in published_models() for mode in ("inference", "fit", "lora")
     ]
 
@@ -34,10 +36,27 @@ def test_modes_and_meshes(capsys):
     options = ("--mode", "lora", "--mode", "fit", "--text-only", "--mesh", "2", "1", "--rank", "4")
     text = printed(capsys, "plan", "t5gemma2_tiny", *options)
     assert "each of 2 x 1 devices" in text
-    assert [line[:24] for line in text.splitlines()[4:]] == [
+    assert [line[:24] for line in text.splitlines()[4:-2]] == [
         "| t5gemma2_tiny | lora |",
         "| t5gemma2_tiny | fit | ",
     ]
+
+
+def test_the_table_of_machines(capsys, monkeypatch):
+    monkeypatch.setattr(machines, "best", lambda *_: machines.Choice(0, None))
+    lines = printed(capsys, "plan", "t5gemma2_tiny", "--machines").splitlines()
+    assert len(lines) == 2 + len(machines.TASKS) * len(machines.MACHINES)
+    assert lines[-1].startswith("| t5gemma2_tiny | full training, 2K | H100 |")
+
+
+@pytest.mark.parametrize("device", [None, "gpu"])
+def test_a_line_names_the_kernels(capsys, device):
+    asked = ("--device", device) if device else ()
+    options = ("t5gemma2_4b_4b", "--mode", "lora", "--encoder-length", "4096", *asked)
+    line = printed(capsys, "plan", *options).splitlines()[-1]
+    found = kernels_for(device, 4096, "bfloat16", 256, 1024)
+    assert line.startswith("Attention of t5gemma2_4b_4b on " + (device or "this device"))
+    assert line.endswith(", ".join(f"{place}: {x.kernel}" for place, x in found.items()))
 
 
 def test_what_is_wrong_is_said(capsys):
@@ -52,3 +71,4 @@ def test_the_options_are_those_of_the_work():
         name: value for name, value in defaults.items() if name != "mode"
     }
     assert CHOICES == MODES
+    assert set(DEVICES) == {*PLATFORMS, "gpu"}
