@@ -10,6 +10,10 @@ PYTEST_ARGS ?=
 # Processes that run the tests of a backend; 0: none beside the first.
 WORKERS     ?= 2
 
+# How long `make gpu` may take, and where its table goes.
+MINUTES     ?= 8
+TABLES      ?= docs/benchmarks
+
 # What the demo runs: a script, or `-m module`.
 DEMO        := guides/01_generate.py
 
@@ -27,7 +31,7 @@ endif
 DIST        := dist
 WHEEL_ENV   := .venv-wheel
 
-.PHONY: help demo test test-slow test-versions notebooks lint docs environment wheel clean clean-all
+.PHONY: help demo test test-slow test-versions gpu notebooks lint docs environment wheel clean clean-all
 
 help:
 	@echo "make demo       install with one backend into $(DEMO_ENV) and run the demo (BACKEND=$(BACKEND))"
@@ -35,6 +39,7 @@ help:
 	@echo "make test-slow  the tests that take minutes (marker: slow)"
 	@echo "make test-versions  tries Pythons and releases in clean environments (VERSIONS='--pythons 3.11')"
 	@echo "make notebooks  runs the guides and writes them as notebooks (GUIDES=guides/01_generate.py)"
+	@echo "make gpu        check and measure on the GPU at hand, in $(MINUTES) minutes, with $(PYTHON)"
 	@echo "make lint       lint and check the format"
 	@echo "make docs       build the documentation into site/, without network"
 	@echo "make wheel      build the wheel into $(DIST), install it into $(WHEEL_ENV), ask it a question"
@@ -59,6 +64,10 @@ test-versions:
 # Minutes for each guide. GUIDES=guides/01_generate.py for one.
 notebooks: $(TEST_ENV)/.ready
 	KERAS_BACKEND=$(BACKEND) $(TEST_ENV)/bin/python tools/notebooks.py $(GUIDES)
+
+# With the libraries of the machine's own Python: an image with a GPU has them, and no network.
+gpu:
+	PYTHONPATH="$(CURDIR):$$PYTHONPATH" "$(PYTHON)" tools/check_device.py --minutes $(MINUTES) --out $(TABLES)
 
 lint: $(TEST_ENV)/.ready
 	$(TEST_ENV)/bin/python -m ruff check .

@@ -173,6 +173,11 @@ def test_devices(read):
     assert reader["lm"].generate("Spell 7 in Dutch.", max_new_tokens=4)
 
 
+def test_platforms(read):
+    table = read("howto/platforms.md").run("kernels_for(").splitlines()
+    assert table[2].startswith("| encoder |") and len(table) == 7
+
+
 def test_migration(read):
     reader = read("migration.md")
     reader.run("export_to_transformers")

@@ -134,6 +134,11 @@ def test_slow_tests_are_chosen_by_their_marker(project):
     assert calls(project)[-1] == "torch: -m pytest -n 2 --dist loadfile -m slow"
 
 
+def test_the_check_of_a_gpu_makes_no_environment(project):
+    make(project, "gpu", MINUTES="3", TABLES="here")
+    assert calls(project) == ["setup: tools/check_device.py --minutes 3 --out here"]
+
+
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_one_failing_backend_fails_after_all_have_run(project, backend):
     error = fails(project, "test", env={"BACKEND_FAILS": backend})
