@@ -1,4 +1,4 @@
-"""What backbone, task and preprocessing layers share of loading and saving presets."""
+"""What all parts share of loading and saving presets. Long by its docstrings."""
 
 import contextlib
 import contextvars

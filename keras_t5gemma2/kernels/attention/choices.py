@@ -86,8 +86,8 @@ def kernels_for(
     with platforms.lowered_for(platform):
         return KernelChoices(
             {
-                place: _choice(*call, platform, soft_cap)
-                for place, call in _calls(length, dtype, head_dim, window).items()
+                place: _choice(query, segments, platform, soft_cap)
+                for place, (query, segments) in _calls(length, dtype, head_dim, window).items()
             }
         )
 
