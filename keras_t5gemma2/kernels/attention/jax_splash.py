@@ -5,6 +5,7 @@ whose positions are the indices of its tokens. Keras's own wrapper (3.15) ignore
 does not scale the scores, which the kernel does not either.
 """
 
+import concurrent.futures
 import functools
 
 import jax
@@ -45,8 +46,18 @@ def attend(query, positions, segments, scale, cap=None):
 
 
 @functools.lru_cache(maxsize=16)
-def _kernel(groups, length, window, is_interpreted, cap=None):
-    """Of one key head and the `groups` query heads that share it."""
+def _kernel(*sizes):
+    """`_made` in a thread, where there is neither a trace nor a mesh that its tables could be of.
+
+    Made by the body of `shard_map`, they would be tracers even where constants are computed (JAX
+    0.10), and a program for another platform would get them as arguments.
+    """
+    with concurrent.futures.ThreadPoolExecutor(max_workers=1) as thread:
+        return thread.submit(_made, *sizes).result()
+
+
+def _made(groups, length, window, is_interpreted, cap):
+    """The kernel of one key head and the `groups` query heads that share it."""
     shape = (length, length)
     if window.left is None and window.right is None:
         mask = masks.FullMask(shape)
@@ -55,13 +66,10 @@ def _kernel(groups, length, window, is_interpreted, cap=None):
     size = next(size for size in (_BLOCK, 256, _LANES) if length % size == 0)
     names = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
     sizes = splash.BlockSizes(**{f"block_{name}": size for name in names})
-    # Its tables are arrays: made while a program is traced, they would belong to that program, or
-    # to its mesh. Those of numpy belong to none.
-    with jax.ensure_compile_time_eval():
-        kernel = splash.make_splash_mqa_single_device(
-            masks.MultiHeadMask([mask] * groups),
-            block_sizes=sizes,
-            attn_logits_soft_cap=cap,
-            interpret=is_interpreted,
-        )
-        return jax.tree.map(np.asarray, kernel)
+    kernel = splash.make_splash_mqa_single_device(
+        masks.MultiHeadMask([mask] * groups),
+        block_sizes=sizes,
+        attn_logits_soft_cap=cap,
+        interpret=is_interpreted,
+    )
+    return jax.tree.map(np.asarray, kernel)
