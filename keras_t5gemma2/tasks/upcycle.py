@@ -63,8 +63,8 @@ def upcycle(
     >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
     >>> lm.compile(sampler="greedy")
     >>> sparse = keras_t5gemma2.upcycle(lm, experts=4)
-    >>> sparse.generate("Spell 7 in Dutch.", max_new_tokens=8)
-    'zeven'
+    >>> sparse.generate("Spell 17 in German.", max_new_tokens=8)
+    'siebzehn'
     >>> sparse.count_params() > lm.count_params()
     True
     """

@@ -120,6 +120,7 @@ NAMES = {
         "_untrack_variable": [_layer],
         "_value": [_variable],
         "linalg =": [lambda: gptq],
+        "stop_training =": [_model],
     },
     "compat.jax_trainer": {
         "_initializer": [_variable],
