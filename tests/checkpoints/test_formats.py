@@ -239,7 +239,12 @@ def test_names_give_handles():
     published = dict(keras_t5gemma2.presets)
     embedded = published.pop("t5gemma2_tiny")
     assert (pathlib.Path(embedded["directory"]) / "config.json").exists()
-    for name, preset in published.items():
+    second = {name: preset for name, preset in published.items() if name.startswith("t5gemma2_")}
+    assert len(second) == 3 and len(published) == 35
+    for name, preset in second.items():
         size = name.split("_")[1]
         assert preset["hf_handle"] == f"hf://google/t5gemma-2-{size}-{size}"
         assert preset["kaggle_handle"] == f"kaggle://keras/t5gemma-2/keras/{name}/2"
+    for name in published.keys() - second.keys():
+        handle = name.removeprefix("t5gemma_").replace("_", "-")
+        assert published[name]["hf_handle"] == f"hf://google/t5gemma-{handle}"

@@ -225,7 +225,7 @@ SIZES = {"batch_size": 2, "encoder_length": 13, "decoder_length": 9}
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"format": "onnx"}, "format='onnx'"),
+        ({"format": "coreml"}, "format='coreml'"),
         ({"opset_version": 18}, f"format='{FORMAT}'. Received: 'opset_version'"),
         ({"decoder_length": None}, "decoder_length=None"),
         ({"decoder_length": 3, "prompt_length": 3}, "decoder_length=3, prompt_length=3"),
