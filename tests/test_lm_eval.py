@@ -204,9 +204,8 @@ def test_dialogues_are_written_as_the_exported_template_writes_them(embedded, tw
     )
     np.testing.assert_allclose(scores, wants, atol=1e-4)
     end = embedded.preprocessor.tokenizer.token_to_id("<end_of_turn>")
-    assert (
-        end in ours._stop_token_ids() and end not in T5Gemma2HarnessLM(embedded)._stop_token_ids()
-    )
+    ids = [lm._end().stop_token_ids for lm in (ours, T5Gemma2HarnessLM(embedded))]
+    assert end in ids[0] and end not in ids[1]
 
 
 def test_images_stand_where_the_task_puts_them():
