@@ -144,10 +144,13 @@ def lay_out(variable, for_steps):
     CPUs; otherwise row by row, as the optimizer has its arrays.
     """
     value = variable.value
+    # Without its gradient: an operation on a parameter that is trained holds torch's lock of it and
+    # waits for Python's, which a thread that sets its data holds while it waits for torch's.
+    data = value.data
     if not for_steps:
-        value.data = value.data.contiguous()
-    elif value.device.type == "cpu" and not value.t().is_contiguous():
-        value.data = value.data.t().contiguous().t()
+        value.data = data.contiguous()
+    elif data.device.type == "cpu" and not data.t().is_contiguous():
+        value.data = data.t().contiguous().t()
 
 
 def argmax(x):

@@ -1,11 +1,14 @@
 """Torch's products with matrices that lie column by column, and where matrices lie."""
 
+import subprocess
+import sys
 import types
 
 import keras
 import numpy as np
 import pytest
 from keras import ops
+from repository import environment
 from tolerances import TOLERANCE
 
 from keras_t5gemma2 import kernels
@@ -107,3 +110,39 @@ def test_many_rows_times_codes_are_as_exact_as_few(rows):
     want = (x.double() @ codes.double().t()).to(x.dtype)
     assert found.dtype == x.dtype
     torch.testing.assert_close(found, want)
+
+
+_THREADS = """
+import threading
+import keras, torch
+from keras_t5gemma2.kernels.ops import torch as ops
+
+variables = [keras.Variable(torch.rand(64, 64)) for _ in range(4)]
+assert all(variable.value.requires_grad for variable in variables)
+
+def run(number):
+    for i in range(200):
+        for variable in variables:
+            ops.lay_out(variable, for_steps=(i + number) % 2 == 0)
+
+threads = [threading.Thread(target=run, args=(n,), daemon=True) for n in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join(30)
+print("all" if not any(thread.is_alive() for thread in threads) else "some wait", flush=True)
+import os
+os._exit(0)
+"""
+
+
+def test_threads_that_lay_out_the_same_matrices_do_not_wait_for_each_other():
+    """In a process of its own, as what waits so is never woken."""
+    done = subprocess.run(
+        [sys.executable, "-c", _THREADS],
+        env=environment(KERAS_BACKEND="torch"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.strip() == "all", done.stdout + done.stderr[-2000:]
