@@ -1,7 +1,6 @@
 """T5Gemma 2 for Keras 3: text and images in, text out, on JAX, TensorFlow and PyTorch."""
 
 from keras_t5gemma2 import constraints
-from keras_t5gemma2.adapters.suggestion import RankSuggestion, suggest_ranks
 from keras_t5gemma2.config import (
     AttentionConfig,
     BackboneConfig,
@@ -38,7 +37,6 @@ from keras_t5gemma2.tasks.text_classifier import T5Gemma2TextClassifier
 from keras_t5gemma2.tasks.text_embedder import T5Gemma2TextEmbedder
 from keras_t5gemma2.tasks.token_classifier import T5Gemma2TokenClassifier
 from keras_t5gemma2.tasks.upcycle import upcycle
-from keras_t5gemma2.training.adaptive_rank import AdaptiveRank
 from keras_t5gemma2.training.checkpoint import TrainingCheckpoint
 from keras_t5gemma2.training.distillation import Distillation
 from keras_t5gemma2.training.embedding_loss import EmbeddingLoss
@@ -49,7 +47,6 @@ from keras_t5gemma2.training.teacher_samples import TeacherSamples
 __version__ = "0.1.0"
 
 __all__ = [
-    "AdaptiveRank",
     "AttentionConfig",
     "BackboneConfig",
     "BeamSearch",
@@ -61,7 +58,6 @@ __all__ = [
     "Memorization",
     "OnPolicyDistillation",
     "PolicyGradient",
-    "RankSuggestion",
     "StackConfig",
     "T5Gemma2Backbone",
     "T5Gemma2ChatPreprocessor",
@@ -93,5 +89,4 @@ __all__ = [
     "presets",
     "show_attention",
     "upcycle",
-    "suggest_ranks",
 ]
