@@ -214,8 +214,11 @@ class Engine:
         room = self._most_rows - self.running
         with self._changed:
             taken = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
-        for shape in dict.fromkeys(ticket.shape for ticket in taken):
-            of_shape = [ticket for ticket in taken if ticket.shape == shape]
+        groups = collections.defaultdict(list)
+        for ticket in taken:
+            with self._failing([ticket]):
+                groups[ticket.shape].append(ticket)
+        for of_shape in groups.values():
             with self._failing(of_shape):
                 self._join(of_shape)
 
@@ -329,8 +332,13 @@ class Engine:
         running = [ticket for lane in self._lanes.values() for ticket in filter(None, lane.tickets)]
         with self._changed:
             waiting, self._waiting = list(self._waiting), collections.deque()
+            called = list(self._calls)
+            self._calls.clear()
         self._lanes = {}
         self._fail([*running, *waiting], error)
+        for _, future in called:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(error)
 
 
 def _bytes_of(memory):

@@ -1,5 +1,6 @@
 """Texts of tickets that come and go are those of `generate`, token for token."""
 
+import queue
 import random
 import threading
 import time
@@ -205,12 +206,24 @@ def test_a_part_that_cannot_join_fails_alone(monkeypatch):
 
 @pytest.mark.once
 def test_a_fault_between_batches_ends_what_waits_and_not_the_thread(monkeypatch):
-    lm = small()
+    lm, events, is_held = small(), queue.Queue(), threading.Event()
     engine = Engine(lm)
+    engine.call(is_held.wait)
+    while engine._calls:  # until the thread has it
+        time.sleep(0.01)
+    (ticket,) = tickets_of(lm, "the cat", max_new_tokens=3)
+    ticket.deliver = events.put
     with monkeypatch.context() as patch:
         patch.setattr(Engine, "_drop_cancelled", lambda self: {}["fault"])
+        engine.submit([ticket])
+        call = engine.call(lambda: 3)
+        is_held.set()
+        while isinstance(event := events.get(timeout=60), list):
+            pass  # tokens of the round that had begun
+        assert isinstance(event, KeyError)
         with pytest.raises(KeyError, match="fault"):
-            engine.write(tickets_of(lm, "the cat", max_new_tokens=3))
+            call.result(timeout=60)
+    assert engine.is_alive
     assert len(engine.write(tickets_of(lm, "the cat", max_new_tokens=3))[0][0]) == 3
     engine.close()
 

@@ -1,15 +1,17 @@
 """Lengths and sizes of lanes; what rows come to is in tests/serving/test_engine.py."""
 
-import collections
 import dataclasses
 
 import keras
 import pytest
 from tasks import ONE_LAYER, small_task
 
-from keras_t5gemma2.serving.engine import Engine
+from keras_t5gemma2.generation import batching, calls, decoding
+from keras_t5gemma2.generation.compiled_steps import program
+from keras_t5gemma2.generation.drawing import PerCall
 from keras_t5gemma2.serving.lane import Lane, length_of
-from keras_t5gemma2.serving.tickets import tickets_of
+from keras_t5gemma2.serving.tickets import encoded_rows, tickets_of
+from keras_t5gemma2.sharding.batch import to_devices
 
 pytestmark = pytest.mark.once
 
@@ -36,27 +38,29 @@ def test_there_are_few_numbers_of_rows():
 
 
 def test_programs_hang_on_few_sizes(monkeypatch):
-    """How rows were encoded, and how many wait, makes no further program of what lets them join."""
-    lm, found = small_task(ONE_LAYER), collections.defaultdict(set)
-    lm.preprocessor.set_lengths(encoder_sequence_length=300)
-    run = Lane._run
+    """How many rows were encoded, and how many join, makes no further program of joining."""
+    lm, run, found = small_task(ONE_LAYER), Lane._run, set()
+    backbone, call = lm.backbone, calls.call_of(lm.generator, "projected", verbose=0)
+    call = call._replace(sampler=PerCall(), sampler_key=("serving",))
 
     def noted(lane, name, function, *key):
         def called(*args):
-            shapes = [tuple(x.shape) for x in keras.tree.flatten(args)]
-            found[name].add((key, str(shapes)))
+            if name == "join":
+                found.add(str([tuple(x.shape) for x in keras.tree.flatten(args)]))
             return run(lane, name, function, *key)(*args)
 
         return called
 
+    def encode(_, rows):
+        return decoding.remember(backbone, rows, *call.cache)
+
     monkeypatch.setattr(Lane, "_run", noted)
-    engine = Engine(lm, most_rows=32)
-    for count in (1, 2, 3, 4, 5, 7, 8, 9, 12, 20, 32):
-        tickets = []
-        for n in range(count):
-            text = " ".join(["the cat"] * (40 if n == 1 else 1)) + "a" * n
-            tickets += tickets_of(lm, text, max_new_tokens=2, stop_token_ids=())
-        engine.write(tickets)
-    engine.close()
-    # 1 or 8 rows into a batch of 1, 8 or 32, each of two widths
-    assert len(found["join"]) <= 10, sorted(found["join"])
+    (ticket,) = tickets_of(lm, "the cat", max_new_tokens=2, stop_token_ids=())
+    for encoded in (1, 2, 4, 8):
+        rows = to_devices(batching.pad_encoder(encoded_rows([ticket], encoded)))
+        group = program(lm.generator, ("encode",), lambda: encode, call)((), rows)
+        for count in (1, 3, 8, 9, 32):
+            lane = Lane(lm.generator, call, 64, None, most_rows=32)
+            lane.join([ticket] * count, group, [n % encoded for n in range(count)])
+            assert len(lane) == count
+    assert len(found) == 4, sorted(found)
