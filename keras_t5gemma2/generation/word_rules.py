@@ -16,7 +16,14 @@ _kept: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # per vocabulary
 class _Kept:
     def __init__(self, tokens):
         self.tokens, self.rules, self.tokenizer = tokens, {}, None
-        self.lock = threading.RLock()
+        self.lock, self.lock_of_tokenizer = threading.Lock(), threading.Lock()
+
+
+class _Made:
+    """A rule, once it is made; whoever asks for it meanwhile waits, and nobody else."""
+
+    def __init__(self):
+        self.rule, self.lock = None, threading.Lock()
 
 
 def of_words(model, stop, bad):
@@ -59,8 +66,9 @@ def kept_grammar(model, grammar, stop_token_ids):
     end = model.preprocessor.tokenizer.end_token_id
 
     def make():
-        if kept.tokenizer is None:
-            kept.tokenizer = token_grammars.tokenizer_of(kept.tokens, end)
+        with kept.lock_of_tokenizer:
+            if kept.tokenizer is None:
+                kept.tokenizer = token_grammars.tokenizer_of(kept.tokens, end)
         found = kept.tokenizer, kept.tokens, size, stop_token_ids
         return token_grammars.compiled(grammar, *found)
 
@@ -70,11 +78,13 @@ def kept_grammar(model, grammar, stop_token_ids):
 def _kept_in(kept, key, make):
     """The rules of a key, made by one thread; those that were used last are kept."""
     with kept.lock:
-        found = kept.rules.pop(key, None)
-        kept.rules[key] = found = make() if found is None else found
+        kept.rules[key] = found = kept.rules.pop(key, None) or _Made()
         while len(kept.rules) > _MOST_RULES:
             del kept.rules[next(iter(kept.rules))]
-    return found
+    with found.lock:
+        if found.rule is None:
+            found.rule = make()
+    return found.rule
 
 
 def _of_vocabulary(model, name):
