@@ -67,11 +67,17 @@ def needed_by(extra):
 
     Args:
         extra: string.
+
+    Returns:
+        List of strings; of a package that is read where it is and not installed, an empty one.
     """
     import re
     from importlib import metadata
 
-    lines = metadata.requires("keras-t5gemma2") or ()
+    try:
+        lines = metadata.requires("keras-t5gemma2") or ()
+    except metadata.PackageNotFoundError:
+        return []
     mark = re.compile(rf"""extra\s*==\s*['"]{extra}['"]""")
     return [re.match(r"[\w.-]+", line)[0] for line in lines if mark.search(line)]
 

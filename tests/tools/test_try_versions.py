@@ -76,5 +76,10 @@ def test_the_table_and_the_status(monkeypatch, capsys):
     ]
 
 
+def test_where_all_is_skipped_nothing_has_passed(monkeypatch):
+    monkeypatch.setattr(try_versions, "find_python", lambda version: None)
+    assert try_versions.main(["--pythons", "3.11", "--backends", "jax"]) == 1
+
+
 def test_the_check_passes_here():
     exec(try_versions.CHECK, {})
