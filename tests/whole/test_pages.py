@@ -229,11 +229,9 @@ def headings():
     return re.findall(r"^## (.*)$", text, re.M)
 
 
-@pytest.mark.parametrize("heading", headings())
+@pytest.mark.parametrize("heading", [h for h in headings() if h not in NOT_TRIED])
 def test_a_heading_of_troubleshooting_is_what_is_printed(heading, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    if heading in NOT_TRIED:
-        return
     (trouble,) = (trouble for words, trouble in TROUBLES.items() if heading.startswith(words))
     lm = T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
     said = []
@@ -273,7 +271,10 @@ def test_it_can_be_built_and_every_page_and_public_name_is_in_it(tmp_path):
 def test_every_page_is_in_the_list_of_contents():
     contents = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
     named = set(re.findall(r"[\w/]+\.md", yaml.safe_dump(contents)))
-    assert named == {path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.md")}
+    pages_of_ours = (path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.md"))
+    # What `make gpu` writes is no page of the site.
+    assert named == {page for page in pages_of_ours if not page.startswith("benchmarks/")}
+    assert set(headings()) >= NOT_TRIED
 
 
 def test_the_readme_of_an_index_has_links_with_an_address():
