@@ -6,6 +6,8 @@ import pathlib
 import re
 from typing import NamedTuple
 
+import keras
+
 from keras_t5gemma2.checkpoints.keras_hub.config import is_keras_hub
 from keras_t5gemma2.checkpoints.keras_hub.reader import KerasHubCheckpoint
 from keras_t5gemma2.checkpoints.keras_hub.untied import check_choice
@@ -81,9 +83,11 @@ def check_class(cls, generation, received):
     name = next(c.__name__ for c in of_package if c.__name__.startswith("T5Gemma"))
     of_second = name if wanted == 2 else name.replace("T5Gemma", "T5Gemma2", 1)
     other = class_name(of_second, generation)
+    is_there = keras.saving.get_registered_object(f"keras_t5gemma2>{other}") is not None
+    remedy = f"For it there is `{other}`" if is_there else "It takes no images"
     raise ValueError(
         f"A `{name}` must be of a T5Gemma {wanted}. Received: {received}, a T5Gemma {generation}. "
-        f"For it there is `{other}`"
+        f"{remedy}"
     )
 
 

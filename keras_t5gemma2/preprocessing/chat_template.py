@@ -48,6 +48,14 @@ GEMMA_TEMPLATE = """\
     {{ "<start_of_turn>model\\n" }}
 {%- endif -%}
 """
+# As Gemma 2 has it, where nobody speaks as the system.
+_NO_SYSTEM = """\
+{%- if messages[0]["role"] == "system" -%}
+    {{ raise_exception("System role not supported") }}
+{%- endif -%}
+"""
+# What a checkpoint without a template is given, by its generation.
+DEFAULT_TEMPLATES = {1: _NO_SYSTEM + GEMMA_TEMPLATE, 2: GEMMA_TEMPLATE}
 
 
 def check_template(template):

@@ -105,7 +105,6 @@ class T5Gemma2Seq2SeqLMPreprocessor(
     """
 
     generation: int | None = 2
-    default_template = templates.GEMMA_TEMPLATE
     backbone_cls: type[T5Gemma2Backbone] | None = T5Gemma2Backbone
     tokenizer_cls = T5Gemma2Tokenizer
     image_converter_cls = T5Gemma2ImageConverter
@@ -375,7 +374,7 @@ class T5Gemma2Seq2SeqLMPreprocessor(
         if self.chat_template is not None:
             return self.chat_template
         ids = self.tokenizer.start_of_turn_token_id, self.tokenizer.end_of_turn_token_id
-        return None if None in ids else self.default_template
+        return None if None in ids else templates.DEFAULT_TEMPLATES[self.tokenizer.generation]
 
     def encode_rows(
         self,

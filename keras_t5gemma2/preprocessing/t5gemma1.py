@@ -5,17 +5,9 @@ from typing import Any
 import keras
 
 from keras_t5gemma2.model.t5gemma1 import T5GemmaBackbone
-from keras_t5gemma2.preprocessing.chat_template import GEMMA_TEMPLATE
 from keras_t5gemma2.preprocessing.image_converter import T5Gemma2ImageConverter
 from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
 from keras_t5gemma2.preprocessing.tokenizer import T5Gemma2Tokenizer
-
-# Turns as Gemma 2 has them, where nobody speaks as the system.
-_TEMPLATE = """\
-{%- if messages[0]["role"] == "system" -%}
-    {{ raise_exception("System role not supported") }}
-{%- endif -%}
-"""
 
 
 @keras.saving.register_keras_serializable(package="keras_t5gemma2")
@@ -66,7 +58,6 @@ class T5GemmaSeq2SeqLMPreprocessor(T5Gemma2Seq2SeqLMPreprocessor):
     """
 
     generation = 1
-    default_template = _TEMPLATE + GEMMA_TEMPLATE
     backbone_cls = T5GemmaBackbone
     tokenizer_cls = T5GemmaTokenizer
     base_of_saved = T5Gemma2Seq2SeqLMPreprocessor

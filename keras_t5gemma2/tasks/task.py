@@ -347,7 +347,7 @@ class T5Gemma2Task(TrainableTask):
         >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_gemma3("gemma-3-270m.gguf")  # doctest: +SKIP
         """
         check_loading(cls, "from_gemma3", kwargs, by_preset=("backbone",), more=("compile",))
-        formats.check_class(cls, 2, "a Gemma 3 model, which makes")
+        formats.check_class(cls, 2, "a Gemma 3 model, of which comes")
         lengths = given_lengths(kwargs, encoder_sequence_length, decoder_sequence_length)
         checkpoint = Gemma3Checkpoint(encoder, text_only, decoder=decoder)
         if "preprocessor" not in kwargs:

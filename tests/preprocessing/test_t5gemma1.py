@@ -51,3 +51,11 @@ def test_other_preprocessors_take_its_presets_and_go_into_them(tmp_path):
         assert type(T5GemmaSeq2SeqLM.from_preset(place).preprocessor) is cls
         again = T5GemmaSeq2SeqLM.from_config(lm.get_config())
         assert type(again.preprocessor) is cls
+
+
+def test_nobody_speaks_as_the_system_whatever_the_class(tmp_path):
+    t5gemma1_task().save_to_preset(tmp_path)
+    for cls in (T5GemmaSeq2SeqLMPreprocessor, T5Gemma2ChatPreprocessor):
+        preprocessor = cls.from_preset(tmp_path)
+        with pytest.raises(ValueError, match="System role not supported"):
+            preprocessor.apply_chat_template([{"role": "system", "content": "a"}, *MESSAGES])
