@@ -59,17 +59,16 @@ def kernels_line(models, options):
 
     Models of other head widths may get others.
     """
-    layers = config_of(models[0], text_only=True).encoder.layers
+    config = config_of(models[0], options.text_only)
+    layers, vision = config.encoder.layers, config.vision
     windows = [attention.window for attention in layers if attention.window is not None]
     dtype = keras.DTypePolicy(options.dtype).compute_dtype
-    found = kernels_for(
-        options.device,
-        options.encoder_length,
-        dtype,
-        layers[0].head_dim,
-        min(windows, default=None),
-        layers[0].soft_cap,
-    )
+    sizes = layers[0].head_dim, min(windows, default=None), layers[0].soft_cap
+    found = kernels_for(options.device, options.encoder_length, dtype, *sizes)
+    del found["vision"]
+    if vision is not None:
+        sizes = vision.patches_per_side**2, dtype, vision.hidden_dim // vision.num_heads
+        found["vision"] = kernels_for(options.device, *sizes)["vision"]
     text = ", ".join(f"{place}: {choice.kernel}" for place, choice in found.items())
     where = options.device or "this device"
     return f"Attention of {models[0]} on {where} ({keras.config.backend()}) by {text}"

@@ -1,11 +1,13 @@
 """What models can do on machines that are not at hand: with which mesh, dtype, cache and batch."""
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 from keras_t5gemma2.planning.plan import largest_batch
 from keras_t5gemma2.planning.weights import config_of
 from keras_t5gemma2.planning.work import Work
+from keras_t5gemma2.registry import presets
 
 _GIB = 1 << 30
 # Of a device's memory, what the runtime takes and its allocator cannot use.
@@ -105,7 +107,10 @@ def table(models):
     yield "| model | task | machine | mesh | dtype | cache | largest batch |"
     yield "| --- | --- | --- | --- | --- | --- | ---: |"
     for model in models:
-        for task in TASKS:
+        row = presets.get(str(model), {}).get("metadata", {})
+        most = row.get("encoder_context_length", math.inf)
+        model_tasks = [task for task, fields in TASKS.items() if fields["encoder_length"] <= most]
+        for task in model_tasks:
             for machine in MACHINES:
                 batch, work = best(model, task, machine)
                 if work is None:

@@ -61,8 +61,12 @@ def config_of(model, text_only=False):
 
 
 def published_models():
-    """The names of the published models whose sizes are known without a download."""
-    return (*_PUBLISHED, *_FIRST)
+    """The names of the published models whose sizes are known without a download.
+
+    Of those of T5Gemma 1 that have the same sizes there is one.
+    """
+    of_sizes = {sizes: name for name, sizes in reversed(_FIRST.items())}
+    return (*_PUBLISHED, *reversed(of_sizes.values()))
 
 
 def _published(hidden_dim, mlp_dim, num_layers, num_heads, num_kv_heads, window):

@@ -44,9 +44,9 @@ def test_modes_and_meshes(capsys):
 
 def test_the_table_of_machines(capsys, monkeypatch):
     monkeypatch.setattr(machines, "best", lambda *_: machines.Choice(0, None))
-    lines = printed(capsys, "plan", "t5gemma2_tiny", "--machines").splitlines()
+    lines = printed(capsys, "plan", "t5gemma2_270m_270m", "--machines").splitlines()
     assert len(lines) == 2 + len(machines.TASKS) * len(machines.MACHINES)
-    assert lines[-1].startswith("| t5gemma2_tiny | full training, 2K | H100 |")
+    assert lines[-1].startswith("| t5gemma2_270m_270m | full training, 2K | H100 |")
 
 
 @pytest.mark.parametrize("device", [None, "gpu"])
@@ -55,8 +55,15 @@ def test_a_line_names_the_kernels(capsys, device):
     options = ("t5gemma2_4b_4b", "--mode", "lora", "--encoder-length", "4096", *asked)
     line = printed(capsys, "plan", *options).splitlines()[-1]
     found = kernels_for(device, 4096, "bfloat16", 256, 1024)
+    found["vision"] = kernels_for(device, 64 * 64, "bfloat16", 72)["vision"]
     assert line.startswith("Attention of t5gemma2_4b_4b on " + (device or "this device"))
     assert line.endswith(", ".join(f"{place}: {x.kernel}" for place, x in found.items()))
+
+
+def test_a_model_of_text_alone_has_no_kernel_of_images(capsys):
+    for asked in (("t5gemma_s_s_ul2",), ("t5gemma2_270m_270m", "--text-only")):
+        line = printed(capsys, "plan", *asked, "--mode", "lora", "--device", "cpu").splitlines()[-1]
+        assert "encoder:" in line and "vision" not in line
 
 
 def test_what_is_wrong_is_said(capsys):

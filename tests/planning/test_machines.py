@@ -44,3 +44,21 @@ def test_the_table_has_each_task_on_each_machine(monkeypatch):
     rows = list(table(["a", "b"]))
     assert len(rows) == 2 + 2 * len(TASKS) * len(MACHINES)
     assert rows[2] == "| a | generate, 8K | v5e-1 | does not fit | | | 0 |"
+
+
+def test_what_is_longer_than_a_model_was_made_for_is_left_out(monkeypatch):
+    from keras_t5gemma2.planning import machines
+
+    monkeypatch.setattr(machines, "best", lambda model, *_: machines.Choice(0, None))
+    rows = list(table(["t5gemma_9b_2b_ul2", "t5gemma2_4b_4b"]))
+    assert not any("t5gemma_9b_2b_ul2" in row and "131K" in row for row in rows)
+    assert any("t5gemma_9b_2b_ul2" in row and "8K" in row for row in rows)
+    assert any("t5gemma2_4b_4b" in row and "131K" in row for row in rows)
+
+
+def test_models_of_equal_sizes_have_one_name():
+    from keras_t5gemma2.planning.weights import config_of, published_models
+
+    names = published_models()
+    assert len(names) == 3 + 8 and "t5gemma_9b_2b_ul2" in names
+    assert len({config_of(name, text_only=True) for name in names}) == len(names)

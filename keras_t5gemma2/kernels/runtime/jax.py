@@ -103,8 +103,14 @@ def _is_true(_):
 
 def platform_at_hand(_=None):
     """See `runtime.reference`."""
-    name = "cuda" if jax.default_backend() == "gpu" else jax.default_backend()
-    return platforms.override() or (name if name in platforms.PLATFORMS else "cpu")
+    if (platform := platforms.override()) is not None:
+        return platform
+    device = jax.config.jax_default_device or jax.devices()[0]
+    name = device if isinstance(device, str) else device.platform
+    if name == "gpu":
+        is_rocm = "rocm" in getattr(device, "client", jax.devices()[0].client).platform_version
+        name = "rocm" if is_rocm else "cuda"
+    return name if name in platforms.PLATFORMS else "cpu"
 
 
 def platform_of(tensors):
