@@ -126,10 +126,7 @@ class ExpertsConfig:
     def __post_init__(self) -> None:
         _take_numbers(self)
         _check_positive(self, "num_experts", "top_k", "every")
-        if not isinstance(self.switch, bool):
-            raise TypeError(
-                f"`switch` must be true or false. Received: switch={shown(self.switch)}"
-            )
+        _check_flag(self, "switch")
         if self.top_k > (1 if self.switch else self.num_experts):
             most = "1 where `switch` is true" if self.switch else "the number of experts"
             raise ValueError(

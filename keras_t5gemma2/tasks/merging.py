@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_t5gemma2.checkpoints import formats
+from keras_t5gemma2.checkpoints.sources import is_of_gemma
 from keras_t5gemma2.files.finite import is_finite
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.model.merging import METHODS, NEED_BASE, ties
@@ -77,11 +78,15 @@ def merge_models(
     lm = task.from_preset(models[0], dtype=dtype)
     for variable in lm.weights:
         name = variable.path
-        if not keras.backend.is_float_dtype(variable.dtype) or name not in tensors[0]:
+        if not keras.backend.is_float_dtype(variable.dtype):
             continue
         values = [_read(of_model, name, variable, n) for n, of_model in enumerate(tensors)]
         start = None if base_tensors is None else _read(base_tensors, name, variable, "base")
         variable.assign(function(values, shares, start).astype("float32"))
+    # By its terms, what is made of Gemma derives from it.
+    of_gemma = [source.source for source in sources if is_of_gemma(source.source)]
+    if of_gemma and not is_of_gemma(lm.backbone.source):
+        lm.backbone.source = of_gemma[0]
     if path is not None:
         lm.save_to_preset(path)
     return lm
@@ -146,7 +151,7 @@ def _source(model, name):
     if formats.adapter_files(checkpoint.path) is not None:
         raise ValueError(
             f"Model {name} must have no adapters beside its weights. Received: {shown(model)}. "
-            "Call `merge_lora`, `save_to_preset`, and merge what is saved"
+            "Call `merge_adapter`, `save_to_preset`, and merge what is saved"
         )
     if checkpoint.settings.get("quantized_layers"):
         raise ValueError(

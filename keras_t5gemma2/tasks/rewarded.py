@@ -1,6 +1,7 @@
 """`fit` on what a task itself writes: its arguments, and validation at the end of an epoch."""
 
-from keras_t5gemma2.checkpoints.sources import is_of_gemma
+import keras
+
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.training.distillation_lesson import DistillationLesson
 from keras_t5gemma2.training.policy_gradient import check_no_rewards
@@ -34,15 +35,13 @@ def fit_on_own_samples(task, x, arguments, given, options):
     else:
         check_no_rewards(policy=policy)
         lesson = DistillationLesson(task, distillation, num_samples)
-        # By its terms, what learns from Gemma derives from it.
-        if is_of_gemma(distillation.source) and not is_of_gemma(task.backbone.source):
-            task.backbone.source = distillation.source
 
     def validate():
         if data is None:
             return {}
-        parts = data if isinstance(data, tuple) else (data,)
-        named = dict(zip(("x", "y", "sample_weight"), parts, strict=False))
-        return task.evaluate(**named, batch_size=size, verbose=0, return_dict=True)
+        parts = data if isinstance(data, tuple) else (data,)  # a list is of rows
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(parts)
+        named = {"x": x, "y": y, "sample_weight": sample_weight, "columns": columns}
+        return task.evaluate(**named, batch_size=size or batch_size, verbose=0, return_dict=True)
 
     return fit_on_samples(task, x, lesson, batch_size, shuffle, columns, validate, kwargs)

@@ -243,6 +243,10 @@ class TrainableTask(Mixin):
         if rewards is not None or is_on_policy:
             given = {"y": y, "sample_weight": sample_weight, "class_weight": class_weight}
             given |= {"validation_split": validation_split, "group_by_length": group_by_length}
+            if rewards is None:
+                self._check_distillation(distillation)
+            else:
+                self._check_no_loss("Learning from `rewards`")
             lesson = rewards, num_samples, policy, distillation
             others = batch_size, shuffle, columns, validation_data, size, kwargs
             history = self._fit_samples(x, lesson, given, others)
@@ -464,15 +468,18 @@ class TrainableTask(Mixin):
 
     def _check_distillation(self, distillation):
         distillation.check(self)
-        if self.needs_logits:
-            raise ValueError(
-                "`distillation` brings its own loss. Received: a task compiled with loss="
-                f'{shown(self.loss)} or metrics on logits. Compile it with loss="auto" and '
-                'weighted_metrics="auto"'
-            )
+        self._check_no_loss("`distillation`")
         # By its terms, what learns from Gemma derives from it.
         if is_of_gemma(distillation.source) and not is_of_gemma(self.backbone.source):
             self.backbone.source = distillation.source
+
+    def _check_no_loss(self, what):
+        if self.needs_logits:
+            raise ValueError(
+                f"{what} brings its own loss. Received: a task compiled with loss="
+                f'{shown(self.loss)} or metrics on logits. Compile it with loss="auto" and '
+                'weighted_metrics="auto"'
+            )
 
     def score(
         self,
@@ -634,13 +641,14 @@ class TrainableTask(Mixin):
 
         `y` are labels, or what `Distillation.targets` makes of them.
         """
-        if is_of_slopes(y):
-            return sum_of_slopes(self.backbone, y, y_pred, training)
-        if self.token_loss is None:
+        has_slopes = is_of_slopes(y)
+        if self.token_loss is None and not has_slopes:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
+        extra = sum(compat.scaled_loss(self, loss) for loss in self.losses)
+        if has_slopes:
+            return sum_of_slopes(self.backbone, y, y_pred, training) + extra
         of_hidden = gives_hidden(self)
         sums = token_sums(self.backbone, y, y_pred, sample_weight, training, of_hidden)
-        extra = sum(compat.scaled_loss(self, loss) for loss in self.losses)
         return self.token_loss.update(sums, extra)
 
     def token_sums(

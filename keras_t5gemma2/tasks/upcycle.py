@@ -37,7 +37,8 @@ def upcycle(
 
     On PyTorch a token costs what `top_k` experts cost. JAX and TensorFlow run each expert that any
     token of a batch takes for all its tokens, and in training all experts; a step of one row there
-    reads and runs `top_k` experts only. No other runtime reads such a model: exports refuse it.
+    reads and runs `top_k` experts only. transformers, keras-hub and CTranslate2 have no such
+    layers: what writes their files refuses such a model.
 
     Args:
         lm: `T5Gemma2Seq2SeqLM` without experts, which stays as it is. Adapters must be merged or

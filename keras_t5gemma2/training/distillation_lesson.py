@@ -17,6 +17,8 @@ class DistillationLesson:
         num_samples: int or `None`. Samples of each row, 1 by default.
     """
 
+    keeps_an_average = False
+
     def __init__(self, task, distillation, num_samples):
         self.count = 1 if num_samples is None else integer(num_samples)
         if self.count is None or self.count < 1:

@@ -24,8 +24,9 @@ class OnPolicyDistillation:
     - "reverse": KL(p, q), which leaves out what the teacher finds unlikely;
     - "jensen_shannon": beta KL(q, m) + (1 - beta) KL(p, m), where m = beta q + (1 - beta) p.
 
-    (Agarwal et al. 2024, GKD, arXiv 2306.13649.) A step takes two numbers for each token of its
-    samples and each token of the vocabulary.
+    (Agarwal et al. 2024, GKD, arXiv 2306.13649.) For each token of its samples a step holds
+    about ten numbers for each token of the vocabulary in memory: with 262,144 of them, 8 samples of
+    256 tokens take some 20 GB.
 
     Args:
         teacher: another `T5Gemma2Seq2SeqLM` of the student's vocabulary.

@@ -34,6 +34,7 @@ class PolicyLesson:
         policy.check(task, len(self.functions))
         self.task, self.policy = task, policy
         self.reference = reference_of(policy, task)
+        self.keeps_an_average = policy.anchor_decay is not None
 
     def __call__(self, rows, epoch):
         """The batch of a step, (x, y), and a dict of numbers.

@@ -20,11 +20,13 @@ def reference_of(policy, task):
         return lambda samples: log_probs_of(policy.reference, samples)
     variables = list(task.trainable_variables)
     values = _copies(variables)
+    if policy.anchor_decay is not None:  # in bfloat16 small steps of an average would be lost
+        values = [ops.cast(value, "float32") for value in values]
 
     def of_copy(samples):
         decay = policy.anchor_decay
         if decay is not None:
-            now = [ops.stop_gradient(variable.value) for variable in variables]
+            now = [ops.cast(ops.stop_gradient(v.value), "float32") for v in variables]
             pairs = zip(values, now, strict=True)
             values[:] = [decay * old + (1.0 - decay) * new for old, new in pairs]
         with _values(variables, values):

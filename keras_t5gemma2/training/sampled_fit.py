@@ -11,6 +11,7 @@ from keras_t5gemma2.messages import shown
 from keras_t5gemma2.options import integer
 from keras_t5gemma2.preprocessing.columns import Columns
 from keras_t5gemma2.preprocessing.cuts import one_warning
+from keras_t5gemma2.preprocessing.dialogues import Dialogue
 from keras_t5gemma2.preprocessing.sources import are_arrays, read_rows
 from keras_t5gemma2.sharding.batch import row_parts
 from keras_t5gemma2.training.checkpoint import with_places
@@ -42,8 +43,17 @@ def fit_on_samples(task, x, lesson, batch_size, shuffle, columns, validate, opti
         # Targets are for other ways to learn, and would be continued here.
         rows = [row._replace(decoder_text=None, number=n) for n, row in enumerate(rows)]
         task.preprocessor.check_rows(rows, training=False)
+        _check_kinds(rows)
         batches = _batches(rows, batch_size or 8, shuffle)
-        callbacks, _ = with_places(options.get("callbacks"), batches, None)
+        callbacks, is_saved = with_places(
+            options.get("callbacks"), batches, options.get("steps_per_epoch")
+        )
+        if is_saved and lesson.keeps_an_average:
+            raise ValueError(
+                "With a `TrainingCheckpoint`, `anchor_decay` must be `None`: no file has the "
+                "average that the model is held to. Received: both. Give a `reference`, or leave "
+                "one of them out"
+            )
         return _Run(task, lesson, batches, validate, options).run(callbacks)
 
 
@@ -63,6 +73,18 @@ def _check(task, x, options):
         raise ValueError(
             "A model that writes what it learns from is trained on one device. Received: "
             f"{processes.count()} processes, with {row_parts()} parts of a batch each"
+        )
+
+
+def _check_kinds(rows):
+    """Dialogues end where a turn does, and texts do not."""
+    are_dialogues = [isinstance(row.encoder_text, Dialogue) for row in rows]
+    if len(set(are_dialogues)) > 1:
+        number = are_dialogues.index(not are_dialogues[0])
+        raise ValueError(
+            "All rows must be dialogues, or none, where a model learns from its own samples. "
+            f"Received: row 0 is {'one' if are_dialogues[0] else 'none'}, and row {number} is "
+            f"{'none' if are_dialogues[0] else 'one'}"
         )
 
 

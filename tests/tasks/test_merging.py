@@ -1,5 +1,8 @@
 """Models merged from their files, one of them in memory."""
 
+import shutil
+
+import h5py
 import numpy as np
 import pytest
 from keras import ops
@@ -111,3 +114,25 @@ def test_models_that_do_not_fit_together_are_refused(presets, tmp_path):
     lm.save_to_preset(tmp_path / "quantized")
     with pytest.raises(ValueError, match=r"Model 0 must have weights of floats"):
         merge_models([tmp_path / "quantized", presets[0]])
+
+
+def test_a_weight_that_a_model_lacks_is_an_error(presets, tmp_path):
+    shutil.copytree(presets[0], tmp_path / "short")
+    path = next((tmp_path / "short").glob("*.weights.h5"))
+    with h5py.File(path, "a") as file:
+        del file["layers/encoder/norm/vars/0"]
+    for models in ([tmp_path / "short", presets[1]], [presets[1], tmp_path / "short"]):
+        with pytest.raises(ValueError, match=r"Missing \(1\): layers/encoder/norm/vars/0"):
+            merge_models(models, tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_what_is_made_of_gemma_derives_from_it(tmp_path):
+    models = [tmp_path / "random", tmp_path / "of_gemma"]
+    for path, source in zip(models, (None, "google/gemma-3-270m"), strict=True):
+        lm = small_task()
+        lm.backbone.source = source
+        lm.save_to_preset(path)
+    merged = merge_models(models, tmp_path / "merged")
+    assert merged.backbone.source == "google/gemma-3-270m"
+    assert "Gemma" in (tmp_path / "merged" / "NOTICE").read_text()

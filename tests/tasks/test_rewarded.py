@@ -4,7 +4,7 @@ import keras
 import pytest
 from tasks import small_task
 
-from keras_t5gemma2 import PolicyGradient, T5Gemma2TextClassifier
+from keras_t5gemma2 import OnPolicyDistillation, PolicyGradient, T5Gemma2TextClassifier
 
 ROWS = ["the cat", "what is in the garden"]
 
@@ -55,3 +55,24 @@ def test_a_task_that_writes_nothing_is_refused():
     classifier = T5Gemma2TextClassifier(lm.backbone, num_classes=2, preprocessor=lm.preprocessor)
     with pytest.raises(ValueError, match=r"are of texts that a model writes"):
         classifier.fit(ROWS, rewards=[even])
+
+
+@pytest.mark.once
+def test_a_loss_of_one_s_own_is_refused():
+    lm = small_task()
+    lm.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    with pytest.raises(ValueError, match=r"Learning from `rewards` brings its own loss"):
+        lm.fit(ROWS, rewards=[even])
+    with pytest.raises(ValueError, match=r"`distillation` brings its own loss"):
+        lm.fit(ROWS, distillation=OnPolicyDistillation(small_task(seed=1)))
+
+
+@pytest.mark.once
+def test_columns_are_renamed_in_validation_too():
+    lm, columns = small_task(), {"q": "encoder_text", "a": "decoder_text"}
+    rows = {"q": ROWS, "a": ["a dog", "a bee"]}
+    policy = PolicyGradient(kl_weight=0.0, max_new_tokens=4)
+    options = {"rewards": [even], "num_samples": 2, "policy": policy, "columns": columns}
+    history = lm.fit(rows, validation_data=rows, verbose=0, **options).history
+    want = lm.evaluate(rows, columns=columns, verbose=0, return_dict=True)["loss"]
+    assert history["val_loss"][0] == pytest.approx(want, rel=1e-4)

@@ -47,3 +47,22 @@ def test_weights_are_put_back_whatever_happens(monkeypatch):
         reference(None)
     for variable, value in zip(lm.trainable_variables, start, strict=True):
         np.testing.assert_array_equal(ops.convert_to_numpy(variable), value + 1.0)
+
+
+def test_small_steps_of_an_average_are_not_lost_in_bfloat16(monkeypatch):
+    lm = small_task(dtype="bfloat16")
+    reference = reference_of(PolicyGradient(anchor_decay=0.99), lm)
+    variable = lm.trainable_variables[0]
+    start = np.array(ops.convert_to_numpy(ops.cast(variable, "float32")))
+    variable.assign(ops.cast(start + 1.0, "bfloat16"))
+    more = np.array(ops.convert_to_numpy(ops.cast(variable, "float32"))) - start
+    seen = []
+
+    def spy(task, samples):
+        seen.append(ops.convert_to_numpy(ops.cast(task.trainable_variables[0], "float32")))
+
+    monkeypatch.setattr(reference_model, "log_probs_of", spy)
+    for _ in range(40):
+        reference(None)
+    want = start + (1 - 0.99**40) * more
+    np.testing.assert_allclose(seen[-1], want, rtol=2**-7, atol=1e-3)

@@ -1,12 +1,15 @@
 """`fit` with rewards from end to end: what it reads, logs and calls, and that a model learns."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
 from keras import ops
-from tasks import small_task
+from tasks import ONE_LAYER, small_task
+from tiny_models import DECODER, LOCAL
 
-from keras_t5gemma2 import PolicyGradient, TrainingCheckpoint
+from keras_t5gemma2 import ExpertsConfig, PolicyGradient, TrainingCheckpoint
 
 ROWS = ["the cat", "what is in the garden"]
 POLICY = PolicyGradient(kl_weight=0.0, max_new_tokens=6)
@@ -123,3 +126,30 @@ def test_adapters_alone_are_trained():
         w.path for w in lm.backbone.weights if (before[w.path] != ops.convert_to_numpy(w)).any()
     ]
     assert changed and all("lora" in path for path in changed)
+
+
+@pytest.mark.once
+def test_losses_of_layers_move_what_the_rewards_do_not():
+    """Equal rewards give no slope: what moves the routers is their balance."""
+    experts = dataclasses.replace(DECODER, layers=(LOCAL,), experts=ExpertsConfig(2, 1, every=1))
+    lm = small_task(dataclasses.replace(ONE_LAYER, decoder=experts))
+    router = lm.backbone.decoder.blocks[0].mlp.router
+    before = np.array(ops.convert_to_numpy(router))
+    lm.fit(ROWS, rewards=lambda _, outputs: [0.0] * len(outputs), policy=POLICY, verbose=0)
+    assert np.abs(ops.convert_to_numpy(router) - before).max() > 1e-7
+
+
+@pytest.mark.once
+def test_an_average_is_in_no_checkpoint(tmp_path):
+    policy = PolicyGradient(max_new_tokens=6, anchor_decay=0.9)
+    callbacks = [TrainingCheckpoint(tmp_path)]
+    with pytest.raises(ValueError, match=r"`anchor_decay` must be `None`.*Give a `reference`"):
+        small_task().fit(ROWS, rewards=brief, policy=policy, callbacks=callbacks, verbose=0)
+
+
+@pytest.mark.once
+def test_dialogues_and_texts_are_not_mixed():
+    dialogue = [{"role": "user", "content": "the cat"}]
+    rows = (row for row in ({"messages": [dialogue]}, {"encoder_text": ["the cat"]}))
+    with pytest.raises(ValueError, match=r"row 0 is one, and row 1 is none"):
+        small_task().fit(rows, rewards=brief, policy=POLICY, verbose=0)
