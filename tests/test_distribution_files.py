@@ -31,6 +31,7 @@ def assert_equal(got, expected):
         np.testing.assert_array_equal(got[path], values, err_msg=path)
 
 
+@pytest.mark.slow
 def test_saved_on_a_mesh_and_loaded_on_any(tmp_path):
     with distributed(2, 4, fsdp=True):
         lm = small_task()

@@ -163,6 +163,7 @@ CASES = ["text", "images", "features"]
 ONCE = pytest.mark.once
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("case", ["text", *(pytest.param(c, marks=ONCE) for c in CASES[1:])])
 def test_predict_is_the_call(backbone, preprocessed, case):
     x = preprocessed[case]

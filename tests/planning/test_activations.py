@@ -142,6 +142,7 @@ def test_activations_of_training(sizes, checkpointing):
     np.testing.assert_allclose(found.activations + found.gradients, want, rtol=0.25)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not IS_JAX, reason="JAX's compiler says what a program takes")
 @pytest.mark.parametrize(
     "sizes", [{}, *(pytest.param(s, marks=pytest.mark.slow) for s in SLOW)], ids=str

@@ -113,6 +113,7 @@ def test_outputs_losses_and_gradients_are_the_references(references, tmp_path_fa
                 assert relative_error(gradient, other) < 1e-4, path
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("case", ["classes", "tokens"])
 def test_a_row_is_the_same_in_any_batch_and_on_either_side(

@@ -19,6 +19,7 @@ def classifier(num_classes=2, vision=False, seed=3, **options):
     return made
 
 
+@pytest.mark.once
 def test_strings_and_labels_in_every_form_are_the_same_batch():
     model = classifier()
     forms = [
@@ -41,6 +42,7 @@ def test_strings_and_labels_in_every_form_are_the_same_batch():
     np.testing.assert_allclose(losses[0], -logs[range(4), LABELS].mean(), rtol=1e-5)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("pooling", ["decoder", "mean", "attention"])
 def test_a_preset_keeps_all_outputs(tmp_path, pooling):
     model = classifier(3, hidden_dim=5, dropout=0.1, activation="softmax", pooling=pooling)

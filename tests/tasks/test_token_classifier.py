@@ -20,6 +20,7 @@ def tagger(num_classes=3, vision=False, **options):
     return made
 
 
+@pytest.mark.once
 def test_labels_of_words_are_those_of_their_first_tokens():
     model = tagger()
     loss = model.evaluate(TEXTS, LABELS, return_dict=True, verbose=0)["loss"]
@@ -38,6 +39,7 @@ def test_labels_of_words_are_those_of_their_first_tokens():
     np.testing.assert_allclose([loss, of_words, by_column], -np.mean(logs), rtol=1e-5)
 
 
+@pytest.mark.once
 def test_a_batch_gives_what_rows_give_alone_and_words_their_tokens(tmp_path):
     model = tagger()
     together = model.predict(TEXTS, verbose=0)

@@ -26,6 +26,7 @@ def routers(lm):
     return [block.mlp.router for stack in stacks for block in stack.blocks if block.has_experts]
 
 
+@pytest.mark.once
 def test_it_answers_learns_saves_and_loads(lm, tmp_path):
     sparse = upcycle(lm, experts=4)
     want = lm.generate(QUESTIONS, max_new_tokens=40)

@@ -50,6 +50,7 @@ def check_same(lm, small, rows, atol=1e-5):
     np.testing.assert_allclose(got[weights > 0], want[weights > 0], atol=atol)
 
 
+@pytest.mark.once
 def test_kept_tokens_have_the_same_ids_and_logits(embedded, small):
     assert small is not embedded and small.backbone is not embedded.backbone
     size = small.backbone.config.vocabulary_size
@@ -91,6 +92,7 @@ def test_ids_to_keep_come_with_what_they_are_merged_of(embedded):
     assert (np.diff(small.pruning.kept_ids) > 0).all()
 
 
+@pytest.mark.once
 def test_images_are_seen_as_before():
     lm = tiny_task()
     rows = {
@@ -161,6 +163,7 @@ def test_merged_adapters_become_a_part_of_the_weights():
     small.fit(SMALL_ROWS, verbose=0)
 
 
+@pytest.mark.once
 def test_a_smaller_model_is_trained_and_saved_like_any_other(tmp_path):
     small = small_task().prune_vocabulary(SMALL_ROWS)
     history = small.fit(SMALL_ROWS, epochs=3, verbose=0).history

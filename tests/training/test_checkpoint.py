@@ -43,6 +43,7 @@ def test_losses_and_weights_are_those_of_a_run_that_was_not_interrupted(tmp_path
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.compiled
 def test_a_run_goes_on_on_every_backend(tmp_path):
     """From what the directory held in the middle of an epoch, in a model of another seed."""
 

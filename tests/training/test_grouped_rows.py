@@ -17,6 +17,7 @@ def batch(lm):
     return x
 
 
+@pytest.mark.once
 def test_groups_give_the_states_of_repeated_rows():
     lm = small_task()
     x = batch(lm)

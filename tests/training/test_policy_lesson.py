@@ -78,6 +78,7 @@ def written_out(lm, reference, samples, rewards, method):
     return -total / len(now)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("method", ["grpo", pytest.param("rloo", marks=pytest.mark.slow)])
 def test_a_step_is_the_written_out_update(method, recorded):
     lm, other = small_task(learning_rate=RATE), small_task(seed=3)

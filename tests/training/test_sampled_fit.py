@@ -43,6 +43,7 @@ class Seen(keras.callbacks.Callback):
         self.calls.append(f"end {epoch}")
 
 
+@pytest.mark.once
 def test_a_model_learns_to_be_brief():
     lm, seen = small_task(learning_rate=0.3), Seen()
     said = []

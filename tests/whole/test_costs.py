@@ -185,6 +185,7 @@ def test_checkpointing_keeps_one_hidden_state_of_a_block(is_checkpointing):
     assert of_a_block < 2 if is_checkpointing else of_a_block > 8
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BACKEND == "tensorflow", reason="what it keeps does not show in its programs")
 def test_training_keeps_the_gate_and_the_other_product_of_an_mlp():
     """On torch also what is computed from the two, for the gradient of the next kernel."""
