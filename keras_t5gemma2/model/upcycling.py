@@ -63,8 +63,10 @@ def _paths(path, of_experts):
 def _routers(config, of_experts, rng):
     found = {}
     for stack, experts in of_experts.items():
-        for i in filter(experts.is_in, range(len(config.stacks[stack].layers))):
-            path, shape = f"{stack}/layer_{i}/mlp/router", (config.hidden_dim, experts.num_experts)
+        sizes = config.stacks[stack]
+        shape = sizes.hidden_dim, experts.num_experts
+        for i in filter(experts.is_in, range(len(sizes.layers))):
+            path = f"{stack}/layer_{i}/mlp/router"
             values = rng.normal(0.0, 0.02, shape).astype("float32")
             found[path] = StoredTensor(path, shape, lambda values=values: values)
     return found

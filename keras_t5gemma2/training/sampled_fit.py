@@ -16,6 +16,7 @@ from keras_t5gemma2.preprocessing.sources import are_arrays, read_rows
 from keras_t5gemma2.sharding.batch import row_parts
 from keras_t5gemma2.training.checkpoint import with_places
 from keras_t5gemma2.training.in_memory import InMemoryBatches
+from keras_t5gemma2.training.sources import reading
 
 # What `keras.Model.fit` has and has a meaning here.
 _OPTIONS = ("epochs", "verbose", "callbacks", "initial_epoch", "steps_per_epoch")
@@ -38,9 +39,9 @@ def fit_on_samples(task, x, lesson, batch_size, shuffle, columns, validate, opti
         `keras.callbacks.History`.
     """
     _check(task, x, options)
-    with one_warning():
-        rows, _ = read_rows(x, Columns(columns))
+    with one_warning(), reading():
         # Targets are for other ways to learn, and would be continued here.
+        rows, _ = read_rows(x, Columns(columns), several_targets=True, reads_y=True)
         rows = [row._replace(decoder_text=None, number=n) for n, row in enumerate(rows)]
         task.preprocessor.check_rows(rows, training=False)
         _check_kinds(rows)

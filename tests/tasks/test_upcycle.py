@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from tasks_t5gemma1 import t5gemma1_task
 
 import keras_t5gemma2
 from keras_t5gemma2 import T5Gemma2Seq2SeqLM, upcycle
@@ -75,6 +76,15 @@ def test_switch_takes_one_expert_times_its_probability(lm):
     sparse = upcycle(lm, experts=4, router="switch")
     assert sparse.backbone.config.encoder.experts.top_k == 1
     assert np.isfinite(sparse.fit(ROWS, verbose=0).history["loss"]).all()
+
+
+@pytest.mark.once
+def test_routers_are_as_wide_as_their_stack():
+    dense = t5gemma1_task()  # whose decoder is narrower
+    sparse = upcycle(dense, experts=3)
+    assert [router.shape[0] for router in routers(sparse)] == [28, 20]
+    want = dense.generate(["the cat"], max_new_tokens=6)
+    assert sparse.generate(["the cat"], max_new_tokens=6) == want
 
 
 @pytest.mark.once

@@ -1,12 +1,13 @@
 """`fit` with rewards from end to end: what it reads, logs and calls, and that a model learns."""
 
 import dataclasses
+import warnings
 
 import keras
 import numpy as np
 import pytest
 from keras import ops
-from tasks import ONE_LAYER, small_task
+from tasks import ONE_LAYER, small_task, tiny_task
 from tiny_models import DECODER, LOCAL
 
 from keras_t5gemma2 import ExpertsConfig, PolicyGradient, TrainingCheckpoint
@@ -138,6 +139,19 @@ def test_losses_of_layers_move_what_the_rewards_do_not():
     before = np.array(ops.convert_to_numpy(router))
     lm.fit(ROWS, rewards=lambda _, outputs: [0.0] * len(outputs), policy=POLICY, verbose=0)
     assert np.abs(ops.convert_to_numpy(router) - before).max() > 1e-7
+
+
+@pytest.mark.once
+def test_no_alarm_where_all_is_well():
+    """Of rows without images nothing that sees has a gradient."""
+    lm = tiny_task()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        lm.fit(ROWS, rewards=brief, num_samples=2, policy=POLICY, verbose=0)
+        # Targets are not read, in whatever form they come.
+        for targets in (["a dog", "a bee"], [["a dog", "a"], ["a bee"]]):
+            pairs = (ROWS, targets)
+            lm.fit(pairs, rewards=brief, num_samples=2, policy=POLICY, verbose=0)
 
 
 @pytest.mark.once
