@@ -31,13 +31,14 @@ endif
 DIST        := dist
 WHEEL_ENV   := .venv-wheel
 
-.PHONY: help demo test test-slow test-versions gpu notebooks lint docs environment wheel clean clean-all
+.PHONY: help demo test test-slow test-engines test-versions gpu notebooks lint docs environment wheel clean clean-all
 
 help:
 	@echo "make demo       install with one backend into $(DEMO_ENV) and run the demo (BACKEND=$(BACKEND))"
 	@echo "make test       install with all backends into $(TEST_ENV) and run the tests on each"
 	@echo "make test-slow  the tests that take minutes (marker: slow)"
 	@echo "make test-versions  tries Pythons and releases in clean environments (VERSIONS='--pythons 3.11')"
+	@echo "make test-engines  batches by Ray and Spark, which it installs"
 	@echo "make notebooks  runs the guides and writes them as notebooks (GUIDES=guides/01_generate.py)"
 	@echo "make gpu        check and measure on the GPU at hand, in $(MINUTES) minutes, with $(PYTHON)"
 	@echo "make lint       lint and check the format"
@@ -56,6 +57,11 @@ test: $(TEST_ENV)/.ready
 
 test-slow: $(TEST_ENV)/.ready
 	@$(call on_each_backend,-m slow $(PYTEST_ARGS))
+
+# Ray and Spark are large, and Spark needs Java: they are installed here, and tested here alone.
+test-engines: $(TEST_ENV)/.ready
+	$(TEST_ENV)/bin/python -m pip install --no-input --disable-pip-version-check --editable ".[$(TEST_EXTRAS),ray]" pyspark
+	KERAS_BACKEND=$(BACKEND) $(TEST_ENV)/bin/python -m pytest -m "" tests/tasks/test_batch_inference_engines.py $(PYTEST_ARGS)
 
 # It prints a table; what is not found on this machine is skipped with its reason.
 test-versions:

@@ -25,6 +25,7 @@ from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreproces
 from keras_t5gemma2.preprocessing.t5gemma1 import T5GemmaSeq2SeqLMPreprocessor, T5GemmaTokenizer
 from keras_t5gemma2.preprocessing.tokenizer import T5Gemma2Tokenizer
 from keras_t5gemma2.registry import presets
+from keras_t5gemma2.tasks.batch_inference import BatchInference
 from keras_t5gemma2.tasks.merging import merge_models
 from keras_t5gemma2.tasks.seq2seq_lm import T5Gemma2Seq2SeqLM
 from keras_t5gemma2.tasks.t5gemma1 import (
@@ -49,6 +50,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AttentionConfig",
     "BackboneConfig",
+    "BatchInference",
     "BeamSearch",
     "Distillation",
     "EmbeddingLoss",

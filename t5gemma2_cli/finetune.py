@@ -2,7 +2,7 @@
 
 import click
 
-from t5gemma2_cli import options
+from t5gemma2_cli import launch, options
 from t5gemma2_cli.config_file import config_option
 from t5gemma2_cli.evaluate import metrics
 from t5gemma2_cli.running import call
@@ -45,11 +45,18 @@ from t5gemma2_cli.running import call
     "--save-steps", type=click.IntRange(1), help="Save the state after so many steps, too."
 )
 @click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--processes",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="On this machine, with a GPU or a share of the CPU each (JAX, PyTorch).",
+)
 @click.option("--resume", is_flag=True, help="Go on with the run in the directory.")
 @options.as_json
 @options.quiet
 @options.backend
-def finetune(backend, **chosen):
+def finetune(backend, processes, **chosen):
     """Train the model PRESET on the rows of DATA, a JSONL, CSV, TSV or Parquet file.
 
     A row has encoder_text, decoder_text and, maybe, images; --column reads columns of other names.
@@ -75,5 +82,11 @@ def finetune(backend, **chosen):
     answer = "decoder_text"
 
     Ctrl-C leaves the state of the last epoch (or of --save-steps), and --resume goes on from it.
+
+    --processes N starts N processes that share each batch (torchrun on PyTorch); it is the rows of
+    all of them that --batch-size counts. On several machines torchrun, or SLURM, starts them:
+    docs/howto/many_machines.md.
     """
+    if processes > 1:
+        launch.together(processes, backend)
     call("finetune", backend, **chosen)

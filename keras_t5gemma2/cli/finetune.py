@@ -7,11 +7,13 @@ import time
 
 import keras
 
+from keras_t5gemma2 import distribution
 from keras_t5gemma2.cli import data as files
 from keras_t5gemma2.cli import models
 from keras_t5gemma2.cli.run_directory import PREFIXES, RunDirectory
 from keras_t5gemma2.evaluation.evaluate import EvaluateGeneration
 from keras_t5gemma2.evaluation.metrics import metric_functions
+from keras_t5gemma2.kernels.runtime import processes
 from keras_t5gemma2.messages import say, shown
 from keras_t5gemma2.training.checkpoint import TrainingCheckpoint
 
@@ -59,6 +61,9 @@ class Request:
 def run(out, resume=False, as_json=False, quiet=False, **options):
     """Trains, and tells `out` what stands where.
 
+    Where a launcher has started several processes, each calls this: they train one model, on a part
+    of each batch each, and the first one writes.
+
     Args:
         out: text file.
         resume: bool. Whether to go on with the run in the directory.
@@ -73,13 +78,19 @@ def run(out, resume=False, as_json=False, quiet=False, **options):
     start = time.monotonic()
     request = Request(**{**options, "backend": keras.config.backend()})
     _check(request)
+    if processes.join() > 1 and keras.config.backend() == "jax":
+        distribution.distribute(request.preset, verbose=processes.index() == 0)
+    is_first = processes.index() == 0
+    quiet = quiet or not is_first
     training, validation = _rows(request)
     run_directory = RunDirectory(request.output)
-    run_directory.begin(request, resume)
+    if is_first:
+        run_directory.begin(request, resume)
+    processes.wait("the directory of the run")
     keras.utils.set_random_seed(request.seed)
     lm = _model(request)
     evaluation = _evaluation(request, training, validation, run_directory, quiet)
-    if not validation and request.predictions:
+    if not validation and request.predictions and is_first:
         say("No validation data: predictions and metrics are of rows that are trained on")
     try:
         _fit(request, lm, training, validation, evaluation, run_directory, quiet)
@@ -87,9 +98,13 @@ def run(out, resume=False, as_json=False, quiet=False, **options):
         error.add_note(run_directory.how_to_go_on())
         raise
     finally:
-        run_directory.draw_curves()
+        if is_first:
+            run_directory.draw_curves()
     summary = _summary(request, lm, training, validation, evaluation, start)
-    run_directory.finish(request, lm, summary)
+    run_directory.save(request, lm)
+    if not is_first:
+        return
+    run_directory.describe(request, lm, summary)
     print(json.dumps(summary) if as_json else run_directory.listing(summary), file=out)
 
 
@@ -161,7 +176,7 @@ def _evaluation(request, training, validation, run_directory, quiet):
     return EvaluateGeneration(
         (validation or training)[: request.predictions],
         prefix=PREFIXES[0] if validation else PREFIXES[1],
-        predictions_path=run_directory.predictions_path(),
+        predictions_path=run_directory.predictions_path() if processes.index() == 0 else None,
         verbose=0 if quiet else 2,
         samples=0 if quiet else _SAMPLES,
         metrics=list(request.metrics),
@@ -175,7 +190,8 @@ def _fit(request, lm, training, validation, evaluation, run_directory, quiet):
         run_directory.checkpoints, request.save_steps or "epoch", delete_checkpoint=False
     )
     # The state of an epoch is saved once all others have what they need of it.
-    callbacks = [*filter(None, [evaluation]), run_directory.history_callback(), keep]
+    history = run_directory.history_callback() if processes.index() == 0 else None
+    callbacks = [*filter(None, [evaluation, history]), keep]
     lm.fit(
         training,
         batch_size=request.batch_size,

@@ -134,13 +134,18 @@ class RunDirectory:
         with atomic_file(self.path / CURVES) as temporary:
             _drawn(figure.Figure(figsize=(10, 4), layout="constrained"), rows).savefig(temporary)
 
-    def finish(self, request, lm, summary):
-        """Writes the adapter or the model, the summary and the card."""
+    def save(self, request, lm):
+        """Writes the adapter or the model. All processes must call this."""
         if request.full:
             lm.save_to_preset(self.path / MODEL)
-            card = preset_card(MODEL, lm)
         else:
             lm.save_adapter(self.path / ADAPTER)
+
+    def describe(self, request, lm, summary):
+        """Writes the summary and the card."""
+        if request.full:
+            card = preset_card(MODEL, lm)
+        else:
             card = adapter_card(self.path / ADAPTER, lm.adapters["default"], lm.backbone.source)
         with atomic_file(self.path / SUMMARY) as temporary:
             temporary.write_text(json.dumps(summary, indent=2), encoding="utf-8")

@@ -641,15 +641,16 @@ class TrainableTask(Mixin):
 
         `y` are labels, or what `Distillation.targets` makes of them.
         """
-        has_slopes = is_of_slopes(y)
-        if self.token_loss is None and not has_slopes:
+        if is_of_slopes(y):
+            return sum_of_slopes(self.backbone, y, y_pred, training) + self._losses_of_layers()
+        if self.token_loss is None:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
-        extra = sum(compat.scaled_loss(self, loss) for loss in self.losses)
-        if has_slopes:
-            return sum_of_slopes(self.backbone, y, y_pred, training) + extra
         of_hidden = gives_hidden(self)
         sums = token_sums(self.backbone, y, y_pred, sample_weight, training, of_hidden)
-        return self.token_loss.update(sums, extra)
+        return self.token_loss.update(sums, self._losses_of_layers())
+
+    def _losses_of_layers(self):
+        return sum(compat.scaled_loss(self, loss) for loss in self.losses)
 
     def token_sums(
         self,

@@ -1,11 +1,33 @@
 """Several processes that train one model: what each of them has to know of the others."""
 
 import base64
+import os
 
 import keras
 import numpy as np
 
 _BACKEND = keras.config.backend()
+
+
+def join():
+    """Joins the others that a launcher has started beside this process, if it has.
+
+    On PyTorch that is `torchrun`, whose variables of the environment say how many there are, and
+    on JAX whoever sets those of `keras.distribution.initialize`. Each takes the GPU of its number.
+
+    Returns:
+        int, how many processes there are.
+    """
+    if _BACKEND == "jax" and int(os.environ.get("KERAS_DISTRIBUTION_NUM_PROCESSES", 1)) > 1:
+        keras.distribution.initialize()
+    if _BACKEND == "torch" and int(os.environ.get("WORLD_SIZE", 1)) > 1 and not _group():
+        import torch
+
+        has_gpu = torch.cuda.is_available()
+        if has_gpu:
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.distributed.init_process_group("nccl" if has_gpu else "gloo")
+    return count()
 
 
 def count():
