@@ -3,6 +3,7 @@
 import os
 import pathlib
 import signal
+import sys
 
 import pandas as pd
 import pytest
@@ -99,17 +100,19 @@ def test_an_actor_that_is_killed_loses_and_doubles_nothing(ray, rows, tmp_path, 
 
 
 def test_a_run_that_failed_goes_on_where_it_was(ray, rows, tmp_path):
-    rows.to_parquet(tmp_path / "rows.parquet")
+    (tmp_path / "rows").mkdir()
+    for start in range(0, COUNT, 8):
+        rows[start : start + 8].to_parquet(tmp_path / "rows" / f"{start:02}.parquet")
     context, log = ray.data.DataContext.get_current(), tmp_path / "log.txt"
     config = ray.data.checkpoint.CheckpointConfig("id", str(tmp_path / "done"))
     context.checkpoint_config = config
     try:
         with pytest.raises(Exception, match="the disk of this machine is full"):
-            answered(ray, tmp_path / "rows.parquet", tmp_path / "out", log, fails_at=60)
+            answered(ray, tmp_path / "rows", tmp_path / "out", log, fails_at=60)
         done = set(pd.read_parquet(tmp_path / "out")["id"])
         assert 0 < len(done) < COUNT
         log.unlink()
-        answered(ray, tmp_path / "rows.parquet", tmp_path / "out", log)
+        answered(ray, tmp_path / "rows", tmp_path / "out", log)
     finally:
         context.checkpoint_config = None
     check(tmp_path / "out")
@@ -119,6 +122,7 @@ def test_a_run_that_failed_goes_on_where_it_was(ray, rows, tmp_path):
 def test_spark_maps_frames_of_pandas(rows, monkeypatch):
     sql = pytest.importorskip("pyspark.sql", reason="Spark is not installed: `make test-engines`")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
     spark = sql.SparkSession.builder.master("local[2]").getOrCreate()
     try:
         spell = BatchInference("t5gemma2_tiny", columns=COLUMNS, **GREEDY)

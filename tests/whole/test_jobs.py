@@ -7,6 +7,7 @@ import subprocess
 import pytest
 import yaml
 from repository import ROOT
+
 from t5gemma2_cli.finetune import finetune
 
 pytestmark = pytest.mark.once
