@@ -1,6 +1,7 @@
 """T5Gemma 2 for Keras 3: text and images in, text out, on JAX, TensorFlow and PyTorch."""
 
 from keras_t5gemma2 import constraints
+from keras_t5gemma2.adapters.suggestion import RankSuggestion, suggest_ranks
 from keras_t5gemma2.config import (
     AttentionConfig,
     BackboneConfig,
@@ -38,6 +39,7 @@ from keras_t5gemma2.tasks.text_classifier import T5Gemma2TextClassifier
 from keras_t5gemma2.tasks.text_embedder import T5Gemma2TextEmbedder
 from keras_t5gemma2.tasks.token_classifier import T5Gemma2TokenClassifier
 from keras_t5gemma2.tasks.upcycle import upcycle
+from keras_t5gemma2.training.adaptive_rank import AdaptiveRank
 from keras_t5gemma2.training.checkpoint import TrainingCheckpoint
 from keras_t5gemma2.training.distillation import Distillation
 from keras_t5gemma2.training.embedding_loss import EmbeddingLoss
@@ -48,6 +50,7 @@ from keras_t5gemma2.training.teacher_samples import TeacherSamples
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdaptiveRank",
     "AttentionConfig",
     "BackboneConfig",
     "BatchInference",
@@ -60,6 +63,7 @@ __all__ = [
     "Memorization",
     "OnPolicyDistillation",
     "PolicyGradient",
+    "RankSuggestion",
     "StackConfig",
     "T5Gemma2Backbone",
     "T5Gemma2ChatPreprocessor",
@@ -91,4 +95,5 @@ __all__ = [
     "presets",
     "show_attention",
     "upcycle",
+    "suggest_ranks",
 ]

@@ -25,7 +25,9 @@ DType: TypeAlias = str | keras.DTypePolicy
 FileDType: TypeAlias = Literal["float32", "bfloat16", "float16"] | None
 # Which embedding table is taken from a file that has two.
 EmbeddingTable: TypeAlias = Literal["encoder", "decoder", "mean"]
-QuantizationMode: TypeAlias = Literal["int8", "int4"] | keras.quantizers.QuantizationConfig
+# What an adapter starts as.
+AdapterStart: TypeAlias = Literal["pissa", "olora", "eva", "loftq", "orthogonal"]
+QuantizationMode: TypeAlias = str | keras.quantizers.QuantizationConfig
 # Which layers: expressions of their paths, or a function of a layer.
 LayerFilters: TypeAlias = str | Sequence[str] | Callable[[keras.layers.Layer], bool]
 

@@ -4,6 +4,8 @@ import contextlib
 import dataclasses
 
 import keras
+import numpy as np
+from keras import ops
 
 from keras_t5gemma2.compat import keras as compat
 from keras_t5gemma2.lora import targets
@@ -38,6 +40,8 @@ class AdapterSet:
         self.weights = {}  # from the names of the active adapters to their weights
         self.trained = None  # the name of the adapter that `fit` trains
         self.is_merged = False
+        self.allocator = None  # the `RankAllocator` of `AdaptiveRank`, while it works
+        self.kept_ranks = {}  # by name, the `KeepMasked` of adapters whose ranks are settled
         self._unfrozen = []  # paths of what was trained before there were adapters
 
     @property
@@ -78,10 +82,7 @@ class AdapterSet:
                 f"There is an adapter {shown(name)} already. Received: name={shown(name)}. Give "
                 "another name, or call `remove_adapter` first."
             )
-        paths = targets.resolve(config.target, self.backbone)
-        if isinstance(config.target, str):  # an expression is run here, and goes into no file
-            target = targets.describe(paths, self.backbone)
-            config = dataclasses.replace(config, target=target)
+        config, paths = targets.resolve_config(config, self.backbone)
         if not self.configs:
             self._freeze()
         for path, layer in self.layers().items():
@@ -110,7 +111,7 @@ class AdapterSet:
         for layer in self.layers().values():
             layer.active = dict(weights)
             for name, own in layer.adapters.items():
-                for variable in own.variables.values():
+                for variable in own.trained.values():
                     variable.trainable = name == trained
 
     def remove(self, name):
@@ -124,6 +125,9 @@ class AdapterSet:
             self.choose(None)
         self._take_from_layers([name])
         self.configs = {n: c for n, c in self.configs.items() if n != name}
+        self.kept_ranks.pop(name, None)
+        if self.trained is None:
+            self.allocator = None
         if not self.configs:
             self._unfreeze()
         self.variables_changed()
@@ -150,6 +154,35 @@ class AdapterSet:
                 variable.trainable = was_trainable
             self.variables_changed()
             raise
+
+    def trained_adapters(self):
+        """Dict of the `Adapter` that is trained, by the paths of its layers."""
+        return {
+            path: layer.adapters[self.trained]
+            for path, layer in self.layers().items()
+            if self.trained in layer.adapters
+        }
+
+    def make_triplets(self):
+        """Makes the trained adapter, which adds nothing yet, one of triplets, random anew."""
+        name, config = self.trained, self.configs[self.trained]
+        if config.triplets:
+            return
+        if any(np.any(ops.convert_to_numpy(x.b)) for x in self.trained_adapters().values()):
+            raise ValueError(
+                "An adapter must not have been trained before its ranks become adaptive. "
+                f"Received: the adapter {shown(name)}, which changes the model already. Add "
+                "another one with `enable_lora`."
+            )
+        new = dataclasses.replace(config, triplets=True)
+        with self.as_before_if_it_fails():
+            for layer in (x for x in self.layers().values() if name in x.adapters):
+                layer.remove_adapter(name)
+                layer.add_adapter(name, new)
+            self.configs = {**self.configs, name: new}
+            self._activate(name, self.weights)
+            self.variables_changed()
+            self.reset_optimizer()
 
     # Into the base weights and out of them ----------------------------------------------------
 

@@ -25,6 +25,20 @@ def write(adapters, path, name):
     stored_adapters.write_adapter(path, stored(adapters, name), backbone.source)
 
 
+def write_adalora(adapters, directory, name, form, metrics):
+    """Writes an adapter of triplets into a directory for peft's AdaLoRA."""
+    adapters.check_known([name])
+    config = adapters.configs[name]
+    if form != "adalora" or not config.triplets:
+        raise ValueError(
+            '`format` must be "lora", or "adalora" for an adapter that `AdaptiveRank` has made. '
+            f"Received: format={shown(form)}, and the adapter {shown(name)}, "
+            f"{'which has' if config.triplets else 'without'} triplets"
+        )
+    own = {p: x.adapters[name] for p, x in adapters.layers().items() if name in x.adapters}
+    peft.write_adalora_adapter(directory, own, config, adapters.backbone, metrics)
+
+
 def write_all(adapters, directory):
     """Writes each adapter into `adapters/` of a preset's directory."""
     for name in adapters.configs:
@@ -71,7 +85,7 @@ def take(adapters, name, found, origin, allow_nonfinite=False):
     if not allow_nonfinite:
         check_finite_arrays(found.tensors, origin)
     own = adapters.configs.get(name, found.config)
-    if own != found.config:
+    if own.plain() != found.config:
         raise ValueError(
             f"The adapter {shown(name)} must have the configuration of {origin} to take its "
             f"values. Received: {shown(own)} and {shown(found.config)}. Give another name, or "

@@ -9,6 +9,7 @@ from keras_t5gemma2.adapters.adapter_set import AdapterSet
 from keras_t5gemma2.compat import keras as compat
 from keras_t5gemma2.messages import say
 from keras_t5gemma2.training.default_optimizer import default_optimizer
+from keras_t5gemma2.training.optimizer_steps import LoraPlus, inner_optimizer
 
 # Choices of adapters whose compiled functions are kept.
 _MAX_PROGRAMS = 8
@@ -86,6 +87,21 @@ class TaskAdapters(AdapterSet):
                 f"{float(optimizer.learning_rate):.2g}, unless `compile` names an optimizer."
             )
         return optimizer
+
+    def step_changes(self):
+        """What goes with each step of the optimizer, as `optimizer_steps.steps_changed` has it."""
+        config, changes = self.configs.get(self.trained), []
+        if config is None:
+            return changes
+        if config.lora_plus != 1:
+            own = self.trained_adapters().values()
+            changes.append(LoraPlus([adapter.b for adapter in own], config.lora_plus))
+        optimizer = inner_optimizer(self.model.optimizer)
+        if self.allocator is not None and self.allocator.optimizer is optimizer:
+            changes.append(self.allocator)
+        elif self.trained in self.kept_ranks:
+            changes.append(self.kept_ranks[self.trained])
+        return changes
 
     # Compiled functions -----------------------------------------------------------------------
 

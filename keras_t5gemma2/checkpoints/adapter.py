@@ -5,7 +5,6 @@ import pathlib
 from typing import NamedTuple
 
 import numpy as np
-from keras import ops
 
 from keras_t5gemma2.checkpoints.cards import GEMMA_NOTICE, Card
 from keras_t5gemma2.checkpoints.sources import is_of_gemma, license_of, preset_of
@@ -15,6 +14,7 @@ from keras_t5gemma2.files.safetensors import read_safetensors_file
 from keras_t5gemma2.files.tensors import list_names
 from keras_t5gemma2.lora import targets
 from keras_t5gemma2.lora.config import LoRAConfig
+from keras_t5gemma2.lora.plain import plain_adapter
 from keras_t5gemma2.messages import shown
 
 # The key of the configuration in the file's metadata, and what it is the configuration of.
@@ -32,14 +32,8 @@ class StoredAdapter(NamedTuple):
 
 
 def adapter_of(backbone, name, config):
-    """The `StoredAdapter` of a model's adapter."""
-    tensors = {
-        f"{path}/{part}": ops.convert_to_numpy(variable)
-        for path, layer in targets.dense_layers(backbone).items()
-        if name in layer.adapters
-        for part, variable in layer.adapters[name].variables.items()
-    }
-    return StoredAdapter(config, tensors)
+    """The `StoredAdapter` of a model's adapter, which is plain LoRA whatever its kind."""
+    return StoredAdapter(*plain_adapter(backbone, name, config))
 
 
 def check_fits(stored, backbone, origin):
@@ -187,7 +181,8 @@ def _terms(source):
 
 def _shapes(layer, config):
     width, units = layer.input_spec.axes[-1], layer.units
-    shapes = {"lora_a": (width, config.rank), "lora_b": (config.rank, units)}
+    rank = config.rank_of(layer.path)
+    shapes = {"lora_a": (width, rank), "lora_b": (rank, units)}
     return {**shapes, "magnitude": (units,)} if config.use_dora else shapes
 
 

@@ -5,6 +5,7 @@ import types
 
 import keras
 from keras.src.backend.common import global_state
+from keras.src.backend.common import variables as variables_of_keras
 from keras.src.quantizers import gptq
 from keras.src.trainers import data_adapters
 
@@ -150,6 +151,12 @@ def replace_value(variable, value):
     variable._value = value
 
 
+def uncast(variable):
+    """Returns a variable as a tensor of its own dtype, also in a layer's call (Keras 3.15.1)."""
+    with variables_of_keras.AutocastScope(None):
+        return keras.ops.convert_to_tensor(variable)
+
+
 def layout(variable):
     """Returns how a variable is laid out on devices, or `None` (Keras 3.15.1)."""
     return getattr(variable, "_layout", None)
@@ -230,6 +237,50 @@ def trained_variables(optimizer):
 def moving_averages(optimizer):
     """Returns the averages of the weights that `use_ema=True` keeps (Keras 3.15.1)."""
     return optimizer._model_variables_moving_average
+
+
+def accumulated_gradients(optimizer, gradients, variables):
+    """Returns the gradients that an optimizer steps by, and whether it steps (Keras 3.15.1).
+
+    Where it adds up gradients over several calls, they are the mean of those since the last step.
+
+    Args:
+        optimizer: `keras.optimizers.Optimizer`.
+        gradients: list of tensors or `None`, what `apply` is called with.
+        variables: list, their variables.
+    """
+    if (scale := optimizer.loss_scale_factor) is not None:
+        gradients = [None if g is None else g / scale for g in gradients]
+    if not (count := optimizer.gradient_accumulation_steps):
+        return gradients, True
+    own = [optimizer._accumulated_gradients[optimizer._get_variable_index(v)] for v in variables]
+    pairs = zip(gradients, own, strict=True)
+    # Added into a tensor of its own: torch's accumulators change in place.
+    means = [None if g is None else (g + keras.ops.convert_to_tensor(a)) / count for g, a in pairs]
+    return means, keras.ops.equal((optimizer._iterations + 1) % count, 0)
+
+
+@contextlib.contextmanager
+def applying_by(optimizer, apply):
+    """A block in which trainers call `apply` for `optimizer.apply` (Keras 3.15.1)."""
+    optimizer.apply = apply
+    try:
+        yield
+    finally:
+        del optimizer.apply
+
+
+def set_regularizer(variable, regularizer):
+    """Sets what a layer adds to the loss for a variable, or `None` (Keras 3.15.1)."""
+    variable.regularizer = regularizer
+
+
+def forget_optimizer_variables(optimizer, variables):
+    """Takes variables out of those of an optimizer that `add_variable` made (Keras 3.15.1)."""
+    gone = {id(variable) for variable in variables}
+    kept = [variable for variable in optimizer._variables if id(variable) not in gone]
+    optimizer._variables.clear()
+    optimizer._variables.extend(kept)
 
 
 # Files -----------------------------------------------------------------------------------------

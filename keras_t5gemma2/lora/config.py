@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from keras_t5gemma2.messages import cause, shown
 from keras_t5gemma2.options import integer, number
@@ -16,7 +16,19 @@ _KINDS = {
     "target": ((str, list), '"text" or a list of names'),
     "use_rslora": ((bool,), "true or false"),
     "use_dora": ((bool,), "true or false"),
+    "rank_pattern": ((dict,), "an object of integers by layers"),
+    "alpha_pattern": ((dict,), "an object of numbers by layers"),
+    "init": ((str, type(None)), "the name of a start"),
+    "lora_plus": ((int, float), "a number"),
+    "triplets": ((bool,), "true or false"),
 }
+# Files leave these out where they are as by default, so that earlier releases read them.
+_LATER = {"rank_pattern": {}, "alpha_pattern": {}, "init": None, "lora_plus": 1, "triplets": False}
+# Of an adapter in a file of its own, which is plain LoRA, only what it computes is told.
+_OF_TRAINING = ("init", "lora_plus", "triplets")
+INITS = ("pissa", "olora", "eva", "loftq", "orthogonal")
+# As peft's AdaLoRA divides by the rank: a rank of 0 would be no error there.
+_TINY = 1e-5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +44,12 @@ class LoRAConfig:
         use_rslora: bool. Whether the scale is alpha / sqrt(rank), for high ranks.
         use_dora: bool. Whether the columns of W + scale * A B are scaled to a length of their
             own that is trained too.
+        rank_pattern: dict of other ranks by names or paths of layers; the first key that means a
+            layer counts.
+        alpha_pattern: dict of other values of `alpha`, in the same way.
+        init: what A and B start as, one of `INITS`, or `None` for a random A and zeros.
+        lora_plus: float. How many times the step of A the step of B is.
+        triplets: bool. Whether the product is (A * E) B, and the scale alpha / (rank + 1e-5).
 
     Example:
 
@@ -45,6 +63,11 @@ class LoRAConfig:
     target: str | Sequence[str] = "text"
     use_rslora: bool = False
     use_dora: bool = False
+    rank_pattern: Mapping[str, int] = dataclasses.field(default_factory=dict, hash=False)
+    alpha_pattern: Mapping[str, float] = dataclasses.field(default_factory=dict, hash=False)
+    init: str | None = None
+    lora_plus: float = 1
+    triplets: bool = False
 
     def __post_init__(self):
         rank = integer(self.rank)
@@ -52,21 +75,35 @@ class LoRAConfig:
             raise ValueError(
                 f"`rank` must be a positive integer. Received: rank={shown(self.rank)}"
             )
-        alpha = rank if self.alpha is None else number(self.alpha)
-        if alpha is None or not 0 < alpha < math.inf:
-            raise ValueError(
-                f"`alpha` must be a positive, finite number. Received: alpha={shown(self.alpha)}"
-            )
+        alpha = rank if self.alpha is None else _positive("alpha", self.alpha)
         dropout = number(self.dropout)
         if dropout is None or not 0 <= dropout < 1:
             raise ValueError(
                 "`dropout` must be at least 0 and less than 1. Received: "
                 f"dropout={shown(self.dropout)}"
             )
-        for name, value in (("rank", rank), ("alpha", alpha), ("dropout", dropout)):
+        plus = 1 if self.lora_plus is None else _positive("lora_plus", self.lora_plus)
+        if self.init is not None and self.init not in INITS:
+            raise ValueError(
+                f"`init` must be one of {', '.join(INITS)}, or `None`. Received: "
+                f"init={shown(self.init)}"
+            )
+        ranks = _pattern("rank_pattern", self.rank_pattern, _rank_of_pattern)
+        alphas = _pattern("alpha_pattern", self.alpha_pattern, _positive)
+        values = {"rank": rank, "alpha": alpha, "dropout": dropout, "lora_plus": plus}
+        for name, value in {**values, "rank_pattern": ranks, "alpha_pattern": alphas}.items():
             object.__setattr__(self, name, value)
         if not isinstance(self.target, str):
             object.__setattr__(self, "target", tuple(self.target))
+        self._check_triplets()
+
+    def _check_triplets(self):
+        if self.triplets and (self.use_dora or self.use_rslora or self.init is not None):
+            raise ValueError(
+                "Adapters of adaptive rank must be plain LoRA. Received: use_dora="
+                f"{self.use_dora}, use_rslora={self.use_rslora}, init={shown(self.init)}. Leave "
+                "them out."
+            )
 
     @classmethod
     def from_file(cls, fields, origin):
@@ -92,12 +129,71 @@ class LoRAConfig:
 
     @property
     def scale(self):
-        return self.alpha / (math.sqrt(self.rank) if self.use_rslora else self.rank)
+        """The scale where no pattern says otherwise."""
+        return self._scale(self.rank, self.alpha)
+
+    def rank_of(self, path):
+        """The rank on the layer of this path."""
+        return _first(self.rank_pattern, path, self.rank)
+
+    def alpha_of(self, path):
+        """The alpha on the layer of this path."""
+        return _first(self.alpha_pattern, path, self.alpha)
+
+    def scale_of(self, path):
+        """The scale on the layer of this path."""
+        return self._scale(self.rank_of(path), self.alpha_of(path))
+
+    def _scale(self, rank, alpha):
+        if self.triplets:
+            return alpha / (rank + _TINY)
+        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
+
+    def plain(self):
+        """The configuration without what is about training alone, as files of adapters have it."""
+        return dataclasses.replace(self, **{name: _LATER[name] for name in _OF_TRAINING})
 
     def to_dict(self):
         """The configuration as plain JSON."""
         target = self.target if isinstance(self.target, str) else list(self.target)
-        return {**dataclasses.asdict(self), "target": target}
+        fields = {**dataclasses.asdict(self), "target": target}
+        return {k: v for k, v in fields.items() if k not in _LATER or v != _LATER[k]}
+
+
+def _positive(name, value):
+    found = number(value)
+    if found is None or not 0 < found < math.inf:
+        raise ValueError(
+            f"`{name}` must be a positive, finite number. Received: {name}={shown(value)}"
+        )
+    return found
+
+
+def _rank_of_pattern(name, value):
+    rank = integer(value)
+    if rank is None or rank < 0:
+        raise ValueError(
+            f"`{name}` must have integers of at least 0. Received: {name}={shown(value)}"
+        )
+    return rank
+
+
+def _pattern(name, pattern, checked):
+    """The dict of a pattern, each of its values checked."""
+    if pattern is None:
+        return {}
+    if not isinstance(pattern, Mapping) or not all(isinstance(key, str) for key in pattern):
+        raise ValueError(
+            f"`{name}` must be a dict by names, paths or regular expressions of layers, such as "
+            f'{{"query": 4}}. Received: {name}={shown(pattern)}'
+        )
+    return {key: checked(f"{name}[{shown(key)}]", value) for key, value in pattern.items()}
+
+
+def _first(pattern, path, default):
+    """The value of the first key that is the path of a layer or its name."""
+    name = path.rpartition("/")[2]
+    return next((value for key, value in pattern.items() if key in (path, name)), default)
 
 
 def _problem_of_fields(fields):
@@ -114,7 +210,14 @@ def _problem_of_fields(fields):
             is_of_names = all(isinstance(one, str) for one in value)
         if type(value) not in types or not is_of_names:
             return f"its `{name}` must be {kind}. Received: {name}={shown(value)}"
+        if isinstance(value, dict) and (odd := [key for key in value if not _is_path(key)]):
+            return f"its `{name}` must name layers by their paths. Received: {shown(odd[0])}"
     return None
+
+
+def _is_path(key):
+    """Whether a key of a file is no expression: those are run of nobody else's."""
+    return isinstance(key, str) and re.fullmatch(r"[A-Za-z0-9_/]+", key) is not None
 
 
 def check_adapter_name(name):

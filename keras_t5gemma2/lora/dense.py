@@ -2,16 +2,18 @@
 
 import dataclasses
 
+import numpy as np
 from keras import initializers, layers, ops
 
 from keras_t5gemma2 import kernels
 from keras_t5gemma2.compat import keras as compat
 from keras_t5gemma2.compat.plain_call import PlainCall
 from keras_t5gemma2.layer_config import registered
-from keras_t5gemma2.lora import merging
+from keras_t5gemma2.lora import merging, starts
 from keras_t5gemma2.lora.adapter import Adapter
 from keras_t5gemma2.lora.apart import are_apart
-from keras_t5gemma2.messages import shown_names
+from keras_t5gemma2.lora.watching import show
+from keras_t5gemma2.messages import shown, shown_names
 from keras_t5gemma2.quantization.layers import QuantizedDense
 from keras_t5gemma2.sharding import layouts as sharding
 
@@ -20,6 +22,10 @@ _REFUSAL = (
     "`T5Gemma2Seq2SeqLM.enable_lora`, with the path of the layer in `target`. Received: a call of "
     "`enable_lora` of the layer {path}."
 )
+
+# Starts that give a part of the kernel to A B: it is taken out again beside them.
+_TAKEN_OUT_AGAIN = ("pissa", "olora")
+_NORMAL = initializers.RandomNormal(stddev=0.02)  # of AdaLoRA, whose E is 0
 
 
 @registered
@@ -43,10 +49,11 @@ class Dense(PlainCall, QuantizedDense):
         self.dropouts = {}  # by name, of the adapters that have one
         self.active = {}  # from the names of those that compute to their weights
         self.merged = None  # what `unmerge` needs
+        self.awaiting = []  # the names of adapters that `quantize` gives their values
         self._refusal = None  # why the last such file was not read
 
     def call(self, x, training=None):
-        y = kernels.product(x, self.matrix_variable)
+        y = kernels.product(x, self.rounded_matrix())
         y = y if self.bias is None else y + self.bias
         return self._adapt(x, y, training)
 
@@ -70,6 +77,7 @@ class Dense(PlainCall, QuantizedDense):
         return self(ops.eye(self.matrix_shape[0], dtype=self.compute_dtype))
 
     def _adapt(self, x, y, training):
+        show(self, x)
         base = y
         for name, weight in self.active.items():
             adapter = self.adapters.get(name)
@@ -78,9 +86,8 @@ class Dense(PlainCall, QuantizedDense):
             dropped = x
             if name in self.dropouts and training:
                 dropped = self.dropouts[name](x, training=True)
-            # Cast here: where a policy has one dtype only, Keras casts no variable.
-            low = ops.matmul(dropped, ops.cast(adapter.a, y.dtype)) * (weight * adapter.scale)
-            delta = ops.matmul(low, ops.cast(adapter.b, y.dtype))
+            a, b = adapter.factors(y.dtype)
+            delta = ops.matmul(ops.matmul(dropped, a) * (weight * adapter.scale), b)
             if adapter.magnitude is not None:
                 # As in peft, dropout then reaches what the frozen kernel adds, too.
                 of_base = base if dropped is x else ops.matmul(dropped, self.kernel)
@@ -90,6 +97,30 @@ class Dense(PlainCall, QuantizedDense):
                 delta = delta + of_base * ops.cast(weight * (factor - 1.0), y.dtype)
             y = y + delta
         return y
+
+    # Starts -----------------------------------------------------------------------------------
+
+    def await_residual(self, name):
+        """Lets `quantize` give an adapter what it takes from the kernel; see `lora.starts`."""
+        self.awaiting = [*self.awaiting, name]
+
+    def start_from_residual(self, name, kernel):
+        """Gives an adapter what quantization has taken from the float kernel (in, out)."""
+        starts.start_from_residual(self, name, kernel)
+
+    def _quantize(self, mode, config):
+        names = [name for name in self.awaiting if name in self.adapters]
+        if names and mode not in ("int8", "int4"):
+            raise ValueError(
+                'Adapters of `init="loftq"` start from int8 and int4 only. Received: '
+                f"mode={shown(mode)}, and {shown(names[0])} on {self.path}. Call `remove_adapter` "
+                "first."
+            )
+        kernel = np.array(starts.float_kernel(self)) if names else None
+        super()._quantize(mode, config)
+        for name in names:
+            self.start_from_residual(name, kernel)
+        self.awaiting = []
 
     # Into the kernel and out of it -------------------------------------------------------------
 
@@ -167,21 +198,10 @@ class Dense(PlainCall, QuantizedDense):
                 "DoRA needs the lengths of a kernel's columns, and the kernel of "
                 f"{self.path} is quantized. Received: use_dora=True. Leave it out."
             )
-        width = self.input_spec.axes[-1]
-        # As `torch.nn.Linear` and peft: uniform within 1 / sqrt(width).
-        uniform = initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
         before = {id(variable) for variable in self.variables}
         with compat.unlocked(self):
             try:
-                a = self._add(name, "lora_a", (width, config.rank), uniform)
-                b = self._add(name, "lora_b", (config.rank, self.units), "zeros")
-                adapter = Adapter(a, b, None, config.scale)
-                if config.use_dora:
-                    magnitude = self._add(name, "magnitude", (self.units,), "ones", autocast=False)
-                    kernel = self.matrix_variable, self.compute_dtype
-                    magnitude.assign(adapter.column_norms(*kernel))
-                    adapter = dataclasses.replace(adapter, magnitude=magnitude)
-                self.adapters[name] = adapter
+                self.adapters[name] = self._new_adapter(name, config)
                 if config.dropout:
                     self.dropouts[name] = layers.Dropout(config.dropout, dtype=self.dtype_policy)
             except BaseException:
@@ -190,6 +210,29 @@ class Dense(PlainCall, QuantizedDense):
                 for variable in [v for v in self.variables if id(v) not in before]:
                     compat.untrack(self, variable)
                 raise
+
+    def _new_adapter(self, name, config):
+        rank, scale = config.rank_of(self.path), config.scale_of(self.path)
+        ends = (self.input_spec.axes[-1], rank), (rank, self.units)
+        # As `torch.nn.Linear` and peft: uniform within 1 / sqrt(width).
+        uniform = initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
+        starts = (_NORMAL, _NORMAL) if config.triplets else (uniform, "zeros")
+        a, b = (
+            self._add(name, part, *rest)
+            for part, *rest in zip(("lora_a", "lora_b"), ends, starts, strict=True)
+        )
+        adapter = Adapter(a, b, None, scale)
+        if config.triplets:
+            adapter = dataclasses.replace(adapter, e=self._add(name, "lora_e", (rank,), "zeros"))
+        if config.init in _TAKEN_OUT_AGAIN:
+            parts = zip(("start_a", "start_b"), ends, strict=True)
+            frozen = {k: self._add(name, k, shape, "zeros", trainable=False) for k, shape in parts}
+            adapter = dataclasses.replace(adapter, **frozen)
+        if config.use_dora:
+            magnitude = self._add(name, "magnitude", (self.units,), "ones", autocast=False)
+            magnitude.assign(adapter.column_norms(self.matrix_variable, self.compute_dtype))
+            adapter = dataclasses.replace(adapter, magnitude=magnitude)
+        return adapter
 
     def _add(self, adapter_name, name, shape, initializer, **kwargs):
         with sharding.following(self.matrix_variable):

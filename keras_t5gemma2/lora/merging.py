@@ -99,8 +99,8 @@ def _as_before_if_it_fails(layer, *variables):
 
 
 def _sum(layer, of_products):
-    products = [
-        ops.matmul(layer.adapters[name].a, layer.adapters[name].b * factor)
-        for name, factor in of_products.items()
-    ]
+    products = []
+    for name, factor in of_products.items():
+        a, b = layer.adapters[name].factors("float32")
+        products.append(ops.matmul(a, b * factor))
     return sum(products[1:], products[0])

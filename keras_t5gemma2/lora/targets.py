@@ -1,5 +1,6 @@
 """Which layers an adapter goes on: the dense layers of the text stacks, never anything else."""
 
+import dataclasses
 import re
 
 from keras_t5gemma2.messages import cause, shown, shown_names
@@ -55,6 +56,69 @@ def describe(paths, backbone):
         return "text"
     names = tuple(dict.fromkeys(_name(path) for path in paths))
     return names if resolve(names, backbone) == paths else tuple(paths)
+
+
+def resolve_config(config, backbone):
+    """A configuration whose target and patterns are names and paths, and the paths of its layers.
+
+    Expressions are run here, and go into no file; layers of rank 0 are left out.
+
+    Args:
+        config: `LoRAConfig`.
+        backbone: `T5Gemma2Backbone`.
+
+    Returns:
+        The `LoRAConfig`, and a list of paths.
+
+    Raises:
+        ValueError: a target or a key means no layer, or all ranks are 0.
+    """
+    paths = resolve(config.target, backbone)
+    ranks, alphas = (
+        _resolved_pattern(name, getattr(config, name), paths)
+        for name in ("rank_pattern", "alpha_pattern")
+    )
+    config = dataclasses.replace(config, rank_pattern=ranks, alpha_pattern=alphas)
+    kept = [path for path in paths if config.rank_of(path)]
+    if not kept:
+        raise ValueError(
+            "`rank_pattern` must leave a rank above 0 on at least one layer. Received: "
+            f"rank_pattern={shown(ranks)}"
+        )
+    if kept == paths and not isinstance(config.target, str):
+        return config, paths
+    ranks = {key: rank for key, rank in ranks.items() if rank}
+    return dataclasses.replace(config, target=describe(kept, backbone), rank_pattern=ranks), kept
+
+
+def _resolved_pattern(name, pattern, paths):
+    """The pattern with whole paths in place of expressions; the first key that matches counts."""
+    names = {_name(path) for path in paths}
+    if all(key in names or key in paths for key in pattern):
+        return dict(pattern)
+    found = {}
+    for key, value in pattern.items():
+        matches = _path_rule(name, key, names)
+        if not (some := [path for path in paths if matches(path)]):
+            raise ValueError(
+                f"Each key of `{name}` must be the name or the path of a layer with an adapter, "
+                f"such as {paths[0]}, or a regular expression that matches the whole path of one. "
+                f"Received: {shown(key)}, which matches none."
+            )
+        found |= {path: value for path in some if path not in found}
+    return found
+
+
+def _path_rule(name, key, names):
+    if key in names:
+        return lambda path: _name(path) == key
+    try:
+        return re.compile(key).fullmatch
+    except re.error as error:
+        raise ValueError(
+            f"Each key of `{name}` must be a name, a path or a regular expression. Received: "
+            f"{shown(key)} ({cause(error)})"
+        ) from error
 
 
 def _matching(pattern, paths, backbone):

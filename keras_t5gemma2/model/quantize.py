@@ -1,4 +1,4 @@
-"""`quantize` of a backbone: which layers are meant, and by what they are quantized."""
+"""`quantize` of a backbone: which layers, and by what. Long by docstrings and messages."""
 
 import contextlib
 import re
@@ -12,12 +12,13 @@ from keras_t5gemma2.model import calibration
 from keras_t5gemma2.model.calibration import exact_updates
 from keras_t5gemma2.quantization.layers import Quantizable, QuantizedEmbedding
 from keras_t5gemma2.quantization.plans import Plan, is_planned, mode_of, planned
-from keras_t5gemma2.quantization.schemes import check_quantized_dtype, scheme_of
+from keras_t5gemma2.quantization.schemes import (
+    check_quantized_dtype,
+    config_of_name,
+    scheme_of,
+)
 from keras_t5gemma2.typing import LayerFilters, QuantizationMode
 
-# Numbers that share a scale where 4 bits are asked for and nothing else is said: every width of
-# the published models is a multiple, and a weight takes 4.75 bits with scales of bfloat16.
-BLOCK_SIZE = 32
 _VISION = "vision/"
 _CALIBRATED = ("gptq", "awq")
 
@@ -52,7 +53,11 @@ class Quantizes:
 
         Args:
             mode: "int8", a scale for each column (or token of the table), or "int4", a scale and
-                a zero point for each 32 weights of a column; or a config.
+                a zero point for each 32 weights of a column; "int4/N" for N of them, "int4/-1" for
+                a scale for each column; "q4_0", GGUF's blocks of 32 without zero points, or
+                "int4_sym/N", torchao's; or a config. After `prepare_qat` by default what was said
+                there. Scales are kept in the dtype of the weights, those of "q4_0" rounded to
+                float16 before.
             config: a `keras.quantizers` config. `Int8QuantizationConfig()` also rounds the inputs
                 of each layer to 8 bits, which is faster where there are products of integers;
                 `Int4QuantizationConfig(block_size)` has blocks of another size; `GPTQConfig` and
@@ -77,6 +82,9 @@ class Quantizes:
         >>> modes["encoder/layer_0/mlp/up"], modes["embedder/table"]
         ('int4/32', 'int8')
         """
+        if mode is None and config is None:
+            self._quantize_prepared(filters)
+            return
         config = config_of(mode, config)
         layers = _chosen(self, config, filters)
         for layer in layers:
@@ -95,8 +103,64 @@ class Quantizes:
             raise
         finally:
             compat.finish_quantizing(self, config.mode)
-            for name in ("train_function", "test_function", "predict_function"):
-                setattr(self, name, None)
+            self._forget_functions()
+
+    def prepare_qat(
+        self,
+        mode: QuantizationMode | None = None,
+        config: keras.quantizers.QuantizationConfig | None = None,
+        filters: LayerFilters | None = None,
+    ) -> None:
+        """Rounds matrices from now on to what `quantize` will make of them; see the task's.
+
+        Args:
+            mode, config, filters: as `quantize` has them, but for what is calibrated.
+
+        Raises:
+            ValueError: there is no such mode, or no layer of floats that is meant.
+
+        Example:
+
+        >>> backbone = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny")
+        >>> backbone.prepare_qat("int4", filters="mlp")
+        >>> backbone.quantize()
+        >>> backbone.quantized_layers["encoder/layer_0/mlp/up"]
+        'int4/32'
+        """
+        config = config_of(mode, config)
+        if config.mode in _CALIBRATED or config.activation_quantizer is not None:
+            raise ValueError(
+                "`prepare_qat` must have a mode that rounds weights alone, and needs no texts. "
+                f"Received: mode={shown(mode)}, config={shown(config)}. Give int8 or int4."
+            )
+        layers = _chosen(self, config, filters)
+        for layer in layers:
+            check_quantized_dtype(config.mode, layer.compute_dtype)
+        for layer in layers:
+            layer.prepare(config)
+        self._forget_functions()
+
+    def _quantize_prepared(self, filters):
+        """Quantizes the layers that `prepare_qat` has prepared, as it said."""
+        is_meant = _rule(filters) if filters is not None else lambda layer: True
+        layers = [x for x in _layers(self) if x.lattice is not None and is_meant(x)]
+        if not layers:
+            raise ValueError(
+                "`quantize` must have a `mode`, unless `prepare_qat` has been called. Received: "
+                f"mode=None, filters={shown(filters)}, and no layer that is prepared and meant"
+            )
+        modes = {layer.lattice.mode for layer in layers}
+        try:
+            for layer in layers:
+                layer.quantize(layer.lattice.mode, config=layer.lattice)
+        finally:
+            for mode in modes:
+                compat.finish_quantizing(self, mode)
+            self._forget_functions()
+
+    def _forget_functions(self):
+        for name in ("train_function", "test_function", "predict_function"):
+            setattr(self, name, None)
 
     def _calibrate(self, layers, config):
         """By Keras's own GPTQ or AWQ; if it fails or is interrupted, all layers are as before."""
@@ -172,15 +236,14 @@ def config_of(mode, config=None):
     quantizers = keras.quantizers
     if isinstance(mode, quantizers.QuantizationConfig):
         mode, config = None, mode
-    if config is None and mode == "int8":
-        return quantizers.Int8QuantizationConfig(activation_quantizer=None)
-    if config is None and mode == "int4":
-        return quantizers.Int4QuantizationConfig(block_size=BLOCK_SIZE)
+    if config is None and (found := config_of_name(mode)) is not None:
+        return found
     modes = ("int8", "int4", *_CALIBRATED)
     is_config = isinstance(config, quantizers.QuantizationConfig) and config.mode in modes
     if not is_config or mode not in (None, config.mode):
         raise ValueError(
-            '`mode` must be "int8" or "int4", or a config of `keras.quantizers` for int8, int4, '
+            '`mode` must be "int8", "int4", "int4/N" or "int4_sym/N" with N weights in a block, '
+            '"q4_0", or a config of `keras.quantizers` for int8, int4, '
             f"gptq or awq must be given. Received: mode={shown(mode)}, config={shown(config)}"
         )
     if config.mode not in _CALIBRATED:
@@ -225,6 +288,11 @@ def _plan_of(quantize):
         raise ValueError(
             "`quantize` while a model is loaded must be int8 or int4: there is no model yet to "
             f"calibrate. Received: {shown(config.mode)}. Call `quantize` of the loaded model."
+        )
+    if config.mode == "int4" and scheme_of(config).kind:
+        raise ValueError(
+            "`quantize` while a model is loaded must be int8 or int4 as Keras has it. Received: "
+            f"{shown(arguments.get('mode'))}. Call `quantize` of the loaded model."
         )
     is_meant = _rule(arguments.get("filters"))
     block = "int8" if config.mode == "int8" else f"int4/{scheme_of(config).block or -1}"

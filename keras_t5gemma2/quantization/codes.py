@@ -15,16 +15,22 @@ import numpy as np
 _NUMBERS_AT_A_TIME = 1 << 18
 
 
+# Kinds of blocks of 4 bits without zero points: GGUF's Q4_0, and torchao's symmetric one.
+Q4_0, SYMMETRIC = "q4_0", "int4_sym"
+
+
 class Scheme(NamedTuple):
     """How a matrix is quantized.
 
     Args:
         bits: 8 or 4.
         block: int. How many numbers share a scale; `None` for all along the axis.
+        kind: "" for a zero point for each block; `Q4_0` or `SYMMETRIC`, where zero points are 0.
     """
 
     bits: int
     block: int | None = None
+    kind: str = ""
 
 
 class Codes(NamedTuple):
@@ -55,14 +61,16 @@ def quantized(matrix, scheme, axis, dtype, empty=np.empty, release=lambda: None)
     # Here the axis is always the first one.
     values = matrix if axis == 0 else matrix.T
     pieces = _pieces(values, scheme.block)
-    low, high = _ranges(values, scheme.block or len(values), pieces, release)
+    low, high = _ranges(values, scheme.block or len(values), pieces, release, scheme.kind)
     scale, zero = _scales(low, high, scheme, np.dtype(dtype))
+    # What codes are made with: GGUF makes them before it rounds the scales.
+    exact = low / -8 if scheme.kind == Q4_0 else scale
 
     shape = (*matrix.shape[:1], (matrix.shape[1] + 1) // 2) if scheme.bits == 4 else matrix.shape
     packed = empty(shape, np.dtype("int8"))
     target = packed if axis == 0 else packed.T
     for rows, columns in pieces:
-        codes = _codes(values[rows, columns], rows, columns, scale, zero, scheme)
+        codes = _codes(values[rows, columns], rows, columns, exact, zero, scheme)
         if scheme.bits == 4:
             codes = _pack(codes, 1 - axis)
             rows, columns = (rows, _half(columns)) if axis == 0 else (_half(rows), columns)
@@ -85,8 +93,11 @@ def _pieces(values, block):
     return [(cut, whole) if axis == 0 else (whole, cut) for cut in cuts]
 
 
-def _ranges(values, block, pieces, release):
-    """The lowest and the highest number of each block, 0 among them: float32 (G, columns)."""
+def _ranges(values, block, pieces, release, kind):
+    """The lowest and the highest number of each block, 0 among them: float32 (G, columns).
+
+    Of `Q4_0` the first is the number farthest from 0, the first one of several.
+    """
     shape = (-(-len(values) // block), values.shape[1])
     low, high = np.zeros(shape, "float32"), np.zeros(shape, "float32")
     for rows, columns in pieces:
@@ -97,6 +108,10 @@ def _ranges(values, block, pieces, release):
         part = part.reshape(-1, size, part.shape[1])
         first = rows.start // block
         where = slice(first, first + len(part)), columns
+        if kind == Q4_0:
+            place = np.abs(part).argmax(axis=1)[:, None]
+            low[where] = np.take_along_axis(part, place, axis=1)[:, 0]
+            continue
         low[where] = np.minimum(low[where], part.min(axis=1))
         high[where] = np.maximum(high[where], part.max(axis=1))
         release()
@@ -111,6 +126,13 @@ def _scales(low, high, scheme, dtype):
         top = 2 ** (scheme.bits - 1) - 1
         scale = np.divide(top, largest, out=np.ones_like(largest), where=largest > 0)
         return np.minimum(scale, float(limits.max)).astype(dtype), None
+    if scheme.kind:
+        scale = np.maximum(-low, high) / np.float32(7.5)
+        if scheme.kind == Q4_0:
+            scale = (low / -8).astype("float16")
+        scale = scale.astype(dtype)
+        scale[scale == 0] = 1
+        return scale, np.zeros_like(low)
     lowest, steps = -(2 ** (scheme.bits - 1)), 2**scheme.bits - 1
     scale = ((high - low) / steps).astype(dtype)
     scale[scale == 0] = 1
@@ -125,6 +147,16 @@ def _codes(part, rows, columns, scale, zero, scheme):
     if zero is None:
         return np.clip(np.rint(part * scale), -top - (scheme.bits == 4), top).astype("int8")
     block = np.arange(rows.start, rows.stop) // scheme.block
+    if scheme.kind:
+        with np.errstate(divide="ignore"):
+            inverse = np.where(scale == 0, 0, np.float32(1) / scale)[block]
+        # GGUF rounds halves up, and torchao to the even number.
+        exact = (
+            np.trunc(part * inverse + np.float32(8.5)) - 8
+            if scheme.kind == Q4_0
+            else (np.rint(part * inverse))
+        )
+        return np.clip(exact, -top - 1, top).astype("int8")
     part = np.rint(part / scale[block])
     part += zero[:, columns][block]
     return np.clip(part, -top - 1, top).astype("int8")

@@ -18,6 +18,7 @@ from keras_t5gemma2.layer_config import registered
 from keras_t5gemma2.quantization import plans
 from keras_t5gemma2.quantization.codes import Scheme, quantized
 from keras_t5gemma2.quantization.dequantize import of_blocks, times_dequantized, unpacked
+from keras_t5gemma2.quantization.lattices import rounded
 from keras_t5gemma2.quantization.packing import Packed
 from keras_t5gemma2.quantization.schemes import check_quantized_dtype, scheme_of
 from keras_t5gemma2.sharding import layouts as sharding
@@ -39,6 +40,7 @@ class Quantizable:
 
     def build(self, input_shape=None):
         self.packed = Packed()
+        self.lattice = None  # the config that the matrix is rounded by while it is trained
         if (mode := plans.planned_mode(self)) is not None:
             check_quantized_dtype(mode, self.compute_dtype)
             self.dtype_policy = f"{mode}_from_{self.dtype_policy.name}"
@@ -67,6 +69,7 @@ class Quantizable:
         policy = mode if mode == "int8" else f"int4/{scheme.block or -1}"
         self.dtype_policy = f"{policy}_from_{self.dtype_policy.name}"
         self.assign_codes(found)
+        self.lattice = None
 
     @contextlib.contextmanager
     def as_before_if_it_fails(self):
@@ -147,8 +150,22 @@ class Quantizable:
     def float_matrix(self):
         """The matrix as it is computed with, in the dtype of the computation."""
         if not self.has_integers:
-            return ops.cast(self.matrix_variable, self.compute_dtype)
+            return ops.cast(self.rounded_matrix(), self.compute_dtype)
         return self._dequantized(self._stored())
+
+    def prepare(self, config):
+        """Rounds the matrix from now on to what `quantize` with this config makes of it."""
+        self.lattice = config
+
+    def rounded_matrix(self):
+        """The matrix of floats as products read it: the variable, or what it is rounded to."""
+        if self.lattice is None:
+            return self.matrix_variable
+        return self._rounded(compat.uncast(self.matrix_variable))
+
+    def _rounded(self, matrix):
+        scheme, stored = scheme_of(self.lattice), self.matrix_variable.dtype
+        return rounded(matrix, scheme, self.axis, stored, self.compute_dtype)
 
     @property
     def has_integers(self):
@@ -219,6 +236,13 @@ class QuantizedDense(Quantizable, layers.Dense):
         if self.quantization_mode in _CALIBRATED:  # what a file holds is calibrated
             setattr(self, f"is_{self.quantization_mode}_calibrated", True)
 
+    def call(self, inputs, training=None):
+        if self.lattice is None:
+            return super().call(inputs, training=training)
+        y = ops.matmul(inputs, self.rounded_matrix())
+        y = y if self.bias is None else y + self.bias
+        return y if self.activation is None else self.activation(y)
+
     def quantized_call(self, inputs, training=None):
         mode = self.quantization_mode
         if mode == "float8" or (mode == "int8" and self.inputs_quantizer):
@@ -283,13 +307,17 @@ class QuantizedEmbedding(Quantizable, layers.ReversibleEmbedding):
     @property
     def is_plain(self):
         """Whether logits are products with floats, and nothing else."""
-        return self.quantization_mode is None and self.logit_soft_cap is None
+        is_float = self.quantization_mode is None and self.lattice is None
+        return is_float and self.logit_soft_cap is None
 
     def call(self, inputs, reverse=False):
         if not reverse:
-            rows = kernels.take_rows(self.matrix_variable, ops.cast(inputs, "int32"))
+            inputs = ops.cast(inputs, "int32")
+            if self.lattice is not None:
+                return self._rounded(ops.take(compat.uncast(self.matrix_variable), inputs, axis=0))
+            rows = kernels.take_rows(self.matrix_variable, inputs)
             return ops.cast(rows, self.compute_dtype)
-        return self._capped(kernels.logits(inputs, self.matrix_variable))
+        return self._capped(kernels.logits(inputs, self.rounded_matrix()))
 
     def compute_output_spec(self, inputs, reverse=False):
         spec = super().compute_output_spec(inputs, reverse)
@@ -322,7 +350,10 @@ class QuantizedEmbedding(Quantizable, layers.ReversibleEmbedding):
             return ops.take(self(inputs, reverse=True), ids, axis=-1)
         stored = self._stored() if self.has_integers else [self.matrix_variable]
         stored = [ops.take(x, ids, axis=0) for x in stored]
-        rows = self._dequantized(stored) if self.has_integers else stored[0]
+        if self.has_integers:
+            rows = self._dequantized(stored)
+        else:
+            rows = stored[0] if self.lattice is None else self._rounded(stored[0])
         return self._capped(kernels.logits(inputs, rows))
 
     def _capped(self, logits):

@@ -9,6 +9,7 @@ import keras
 import keras_hub
 
 from keras_t5gemma2.adapters import files as adapter_files
+from keras_t5gemma2.adapters import starts
 from keras_t5gemma2.arguments import check_constructor, check_loading
 from keras_t5gemma2.checkpoints import adapter as stored_adapters
 from keras_t5gemma2.checkpoints import cards, formats, hub_upload, saving
@@ -47,6 +48,7 @@ from keras_t5gemma2.tasks.agreement import check_agreement
 from keras_t5gemma2.tasks.pruning import Pruning
 from keras_t5gemma2.tasks.trainable import TrainableTask
 from keras_t5gemma2.typing import (
+    AdapterStart,
     ColumnNames,
     DType,
     EmbeddingTable,
@@ -723,6 +725,12 @@ class T5Gemma2Task(TrainableTask):
         use_rslora: bool = False,
         use_dora: bool = False,
         name: str = "default",
+        rank_pattern: Mapping[str, int] | None = None,
+        alpha_pattern: Mapping[str, float] | None = None,
+        init: AdapterStart | None = None,
+        data: Inputs | None = None,
+        base: PathLike | Any = None,
+        lora_plus: float | None = None,
     ) -> None:
         """Adds an adapter, makes it the active one, and freezes all other weights.
 
@@ -743,10 +751,34 @@ class T5Gemma2Task(TrainableTask):
             use_dora: bool. Whether the lengths of the columns of W + scale * A B are trained
                 on their own.
             name: string. Of the adapter, where there are several.
+            rank_pattern: dict of the ranks of layers that have another than `rank`. Its keys are
+                as in `target`: a name, a whole path, or a regular expression that a whole path
+                must match; the first one that means a layer counts. A layer of rank 0 gets no
+                adapter.
+            alpha_pattern: dict of other values of `alpha`, in the same way. The scale of a layer
+                is its alpha / its rank.
+            init: what A and B start as, of which the outputs are the base model's but for "loftq":
+
+                - `None`: A random, B zeros.
+                - "orthogonal": both random, in the two halves of a basis; for even ranks.
+                - "pissa": the largest singular values of the kernel, and "olora": the first
+                  columns of its QR decomposition. The kernel stays as it is, and what it gave is
+                  taken out again beside it: files of the adapter are of twice the rank.
+                - "eva": A from the inputs that the layers have on `data`, in the directions in
+                  which they vary most. The ranks, too, go by that; their sum and the scales stay.
+                - "loftq": the best approximation of what `quantize` takes from the kernels, for
+                  int8 and int4. Call `quantize` afterwards; or give `base` where the model is
+                  quantized already.
+            data: rows as `fit` takes them, some hundreds, for "eva".
+            base: for "loftq" what the model was before it was quantized: a preset, or the model;
+                by default the preset that its weights derive from.
+            lora_plus: float. How many times the step of A the step of B is, as in LoRA+
+                (arXiv 2402.12354), 16 say: the learning rate of the optimizer is that of A. It
+                holds in `fit` and `train_on_batch`, for any optimizer.
 
         Raises:
-            ValueError: there is such an adapter, the adapters are merged, or `target` means no
-                layer or one that takes no adapter.
+            ValueError: there is such an adapter, the adapters are merged, `target` or a key of a
+                pattern means no layer or one that takes no adapter, or a value is out of range.
 
         Example:
 
@@ -755,9 +787,10 @@ class T5Gemma2Task(TrainableTask):
         >>> lm.trainable_variables[0].path
         'encoder/layer_0/attention/query/default_lora_a'
         """
-        config = LoRAConfig(rank, alpha, dropout, target, use_rslora, use_dora)
+        rules = rank, alpha, dropout, target, use_rslora, use_dora, rank_pattern, alpha_pattern
+        config = LoRAConfig(*rules, init, lora_plus)
         with self.adapter_set.as_before_if_it_fails():
-            self.adapter_set.add(name, config)
+            starts.add_adapter(self, name, config, data, base)
             self.adapter_set.choose(name)
 
     def set_adapter(self, adapter: str | Mapping[str, float] | None) -> None:
@@ -892,7 +925,12 @@ class T5Gemma2Task(TrainableTask):
         adapter_files.load(self.adapter_set, path, name, allow_nonfinite)
 
     @by_one_process
-    def save_peft_adapter(self, directory: PathLike, name: str = "default") -> None:
+    def save_peft_adapter(
+        self,
+        directory: PathLike,
+        name: str = "default",
+        format: Literal["lora", "adalora"] = "lora",
+    ) -> None:
         """Writes one adapter in the format of the peft library.
 
         `peft.PeftModel.from_pretrained(model, directory)` reads it, for the reference's model. A
@@ -901,6 +939,12 @@ class T5Gemma2Task(TrainableTask):
         Args:
             directory: path of the directory, made if it is not there.
             name: string.
+            format: "lora", which any adapter can be written as: after `AdaptiveRank` with the rank
+                of each layer, after `init="pissa"` with twice the rank. Or "adalora" for an
+                adapter of `AdaptiveRank`, as peft's AdaLoRA.
+
+        Raises:
+            ValueError: there is no such adapter or format, or the adapter has no triplets.
 
         Example:
 
@@ -910,6 +954,9 @@ class T5Gemma2Task(TrainableTask):
         >>> sorted(path.name for path in directory.iterdir())
         ['README.md', 'adapter_config.json', 'adapter_model.safetensors']
         """
+        if format != "lora":
+            adapter_files.write_adalora(self.adapter_set, directory, name, format, metrics_of(self))
+            return
         stored = adapter_files.stored(self.adapter_set, name)
         peft.write_peft_adapter(directory, stored, self.backbone, metrics=metrics_of(self))
 
@@ -960,7 +1007,8 @@ class T5Gemma2Task(TrainableTask):
         optimizer starts anew.
 
         Args:
-            mode: "int8", "int4", or a config of `keras.quantizers`.
+            mode: "int8", "int4", another of the names that `T5Gemma2Backbone.quantize` knows, or a
+                config of `keras.quantizers`. After `prepare_qat` by default what was said there.
             config: such a config.
             filters: regular expressions of the paths of layers, or a function of a layer.
 
@@ -984,6 +1032,46 @@ class T5Gemma2Task(TrainableTask):
                 compat.finish_quantizing(self, self.dtype_policy.quantization_mode)
                 self.adapter_set.forget_programs()
                 self.adapter_set.reset_optimizer()
+
+    def prepare_qat(
+        self,
+        mode: QuantizationMode | None = None,
+        config: keras.quantizers.QuantizationConfig | None = None,
+        filters: LayerFilters | None = None,
+    ) -> None:
+        """Prepares quantization-aware training: `fit` learns weights that rounding does not hurt.
+
+        From now on all calls compute with what `quantize` would make of the matrices: the rounded
+        weights of training are those of the quantized model bit for bit. Gradients go to the
+        floats behind them, and are 0 where a number is out of the range of its codes. Teach it
+        with `fit(rows, distillation=Distillation(teacher))`, the teacher being the model as it
+        was, and call `quantize()`, without a mode, in the end. It is no part of any file: call it
+        again after loading.
+
+        Args:
+            mode: as `quantize` has it, such as "int8", "int4", "int4/-1" for one scale a column,
+                "q4_0" or "int4_sym/32".
+            config: a `keras.quantizers` config of int8 or int4.
+            filters: which layers, as `quantize` has it.
+
+        Raises:
+            ValueError: there is no such mode, it is calibrated, or no layer is meant.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> teacher = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+        >>> rows = {"encoder_text": ["Spell 7 in Dutch."], "decoder_text": ["zeven"]}
+        >>> lm.prepare_qat("int4/-1")
+        >>> learning = keras_t5gemma2.Distillation(teacher, num_samples=64)
+        >>> history = lm.fit(rows, distillation=learning, verbose=0)
+        >>> before = lm.score(rows)
+        >>> lm.quantize()
+        >>> bool(np.allclose(lm.score(rows), before, atol=1e-4))
+        True
+        """
+        self.backbone.prepare_qat(mode, config, filters)
+        self.adapter_set.forget_programs()
 
     def get_quantization_layer_structure(self, mode: str) -> dict[str, Any] | None:
         return self.backbone.get_quantization_layer_structure(mode)

@@ -22,6 +22,7 @@ from keras_t5gemma2.preprocessing.sources import are_arrays, read_rows, unpack
 from keras_t5gemma2.tasks import scoring
 from keras_t5gemma2.tasks.agreement import check_agreement
 from keras_t5gemma2.training import rates
+from keras_t5gemma2.training.adaptive_rank import prepare_callbacks
 from keras_t5gemma2.training.checkpoint import with_places
 from keras_t5gemma2.training.compile_config import compile_config, compile_from
 from keras_t5gemma2.training.distillation import Distillation, sample_rows
@@ -30,6 +31,7 @@ from keras_t5gemma2.training.grouping import check_grouping
 from keras_t5gemma2.training.image_features import with_features
 from keras_t5gemma2.training.joining import as_marked
 from keras_t5gemma2.training.on_policy_distillation import OnPolicyDistillation
+from keras_t5gemma2.training.optimizer_steps import steps_changed
 from keras_t5gemma2.training.policy_gradient import PolicyGradient, check_no_rewards
 from keras_t5gemma2.training.preparation import Preparation
 from keras_t5gemma2.training.reporting import reporting_steps, step_begins
@@ -279,6 +281,8 @@ class TrainableTask(Mixin):
         steps = kwargs.get("steps_per_epoch")
         callbacks, is_saved = with_places(kwargs.pop("callbacks", None), training, steps)
         callbacks = rates.with_rates(callbacks, self)
+        epochs = kwargs.get("epochs", 1) - kwargs.get("initial_epoch", 0)
+        prepare_callbacks(callbacks, self, epochs, steps or training.num_batches)
         reporting = reporting_steps(self, callbacks, kwargs.get("verbose", "auto"))
         options = {"validation_data": validation, **kwargs}
         with (
@@ -587,7 +591,8 @@ class TrainableTask(Mixin):
             with grouped():
                 return super().train_step(*args)
         logs = rates.logs_of_step(self.optimizer, batch, *state)
-        with self._without_logits():
+        changes = self.adapter_set.step_changes()
+        with self._without_logits(), steps_changed(self.optimizer, changes):
             return rates.with_logs(super().train_step(*args), logs)
 
     def test_step(self, *args: Any) -> Any:

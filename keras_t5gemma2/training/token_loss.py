@@ -115,6 +115,8 @@ def token_sums(backbone, y, y_pred, sample_weight, training, of_hidden):
     table = layer.embeddings
     if layer.has_integers:  # in floats while the loss is computed; frozen
         table, trainable = layer.float_matrix(), False
+    elif layer.lattice is not None:
+        table, trainable = layer.rounded_matrix(), table.trainable
     return kernels.linear_cross_entropy(
         *(y_pred, table, labels, weights, layer.logit_soft_cap, training),
         targets=targets,

@@ -67,6 +67,12 @@ def _optimizer():
     return _model().optimizer
 
 
+def _accumulating():
+    optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)
+    optimizer.build([_variable()])
+    return optimizer
+
+
 def _quantized_layer():
     layer = _layer()
     layer.quantize("int4")
@@ -98,15 +104,18 @@ def _store():
 # What has a name: functions that make it.
 NAMES = {
     "compat.keras": {
+        "_accumulated_gradients": [_accumulating],
         "_aggregate_additional_loss": [_model],
         "_compile_loss": [_model],
         "_compile_metrics": [_model],
         "_deferred_initialize": [_variable],
+        "_get_variable_index": [_optimizer],
         "_h5_entry_path": [_store],
         "_flatten_layers": [_layer, _model],
         "_initial_epoch": [_model],
         "_initialize": [_variable],
         "_initializer": [_variable],
+        "_iterations": [_optimizer],
         "_int4_block_size": [_quantized_layer],
         "_layout": [_variable],
         "_model_variables_moving_average": [_optimizer],
@@ -119,8 +128,10 @@ NAMES = {
         "_trainable_variables": [_layer, _optimizer],
         "_untrack_variable": [_layer],
         "_value": [_variable],
+        "_variables": [_optimizer],
         "linalg =": [lambda: gptq],
-        "stop_training =": [_model],
+        "apply =": [_optimizer],
+        "regularizer =": [_variable],
     },
     "compat.jax_trainer": {
         "_initializer": [_variable],
@@ -385,6 +396,64 @@ def test_variables_of_an_optimizer():
     assert [v.path for v in compat.trained_variables(model.optimizer)] == wanted
     averages = compat.moving_averages(model.optimizer)
     assert [tuple(v.shape) for v in averages] == [(4, 3), (3,)]
+
+
+def test_accumulated_gradients():
+    """The mean of what is added up, and in which call there is a step."""
+    variable = keras.Variable([1.0, 2.0])
+    plain = keras.optimizers.SGD(0.1)
+    assert compat.accumulated_gradients(plain, [None], [variable]) == ([None], True)
+    optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)
+    optimizer.build([variable])
+    for gradient, is_step, mean in ((2.0, False, 1.0), (4.0, True, 3.0)):
+        given = [ops.convert_to_tensor([gradient, 0.0])]
+        (found,), steps = compat.accumulated_gradients(optimizer, given, [variable])
+        assert (bool(steps), ops.convert_to_numpy(found).tolist()) == (is_step, [mean, 0.0])
+        optimizer.apply(given, [variable])
+    np.testing.assert_allclose(ops.convert_to_numpy(variable), [1.0 - 0.1 * 3.0, 2.0])
+
+
+def test_uncast():
+    variable = keras.Variable([1.001])
+
+    class Layer(keras.layers.Layer):
+        def call(self, x):
+            self.found = compat.uncast(variable)
+            return x
+
+    layer = Layer(dtype="mixed_bfloat16")
+    layer(np.ones((1, 1), "float32"))
+    assert keras.backend.standardize_dtype(layer.found.dtype) == "float32"
+
+
+def test_applying_by():
+    optimizer, variable, calls = keras.optimizers.SGD(1.0), keras.Variable([1.0]), []
+    optimizer.build([variable])
+
+    def apply(*arguments):
+        calls.append(arguments)
+
+    with compat.applying_by(optimizer, apply):
+        optimizer.apply_gradients([(ops.ones((1,)), variable)])
+    assert len(calls) == 1
+    optimizer.apply_gradients([(ops.ones((1,)), variable)])
+    assert float(variable[0]) == 0.0
+
+
+def test_set_regularizer():
+    layer = _layer()
+    compat.set_regularizer(layer.kernel, lambda x: ops.sum(x * 0.0) + 3.0)
+    assert [float(loss) for loss in layer.losses] == [3.0]
+    compat.set_regularizer(layer.kernel, None)
+    assert layer.losses == []
+
+
+def test_forget_optimizer_variables():
+    optimizer = _optimizer()
+    before = [variable.path for variable in optimizer.variables]
+    own = [optimizer.add_variable((2,), name="mine"), optimizer.add_variable((), name="too")]
+    compat.forget_optimizer_variables(optimizer, own)
+    assert [variable.path for variable in optimizer.variables] == before
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="others do not ask")

@@ -108,3 +108,32 @@ def test_adapters_of_a_task_are_described(active):
 def test_descriptions_that_are_none(adapters, message):
     with pytest.raises(ValueError, match=message):
         check_described(adapters, "here")
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [
+        ("rank_pattern", {"query": -1}),
+        ("rank_pattern", {"query": 1.5}),
+        ("rank_pattern", ["query"]),
+        ("rank_pattern", {3: 4}),
+        ("alpha_pattern", {"query": 0}),
+        ("alpha_pattern", {"query": "a"}),
+    ],
+)
+def test_values_of_patterns_are_checked(name, pattern):
+    with pytest.raises(ValueError, match=f"`{name}"):
+        LoRAConfig(4, **{name: pattern})
+
+
+@pytest.mark.once
+def test_files_leave_out_what_is_as_by_default_and_what_is_about_training():
+    config = LoRAConfig(4, rank_pattern={"query": 2}, lora_plus=16, init="pissa")
+    assert "alpha_pattern" not in config.to_dict()
+    assert config.plain() == LoRAConfig(4, rank_pattern={"query": 2})
+    assert config.scale_of("encoder/layer_0/attention/query") == 2
+    with pytest.raises(
+        ValueError, match="must name layers by their paths. Received: '\\(a\\+\\)\\+'"
+    ):
+        LoRAConfig.from_file({"rank": 3, "rank_pattern": {"(a+)+": 2}}, "here")

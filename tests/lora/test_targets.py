@@ -1,12 +1,15 @@
 """Which layers a target means, and which take no adapter."""
 
+import json
+
 import pytest
 from tasks import ONE_LAYER
 from tiny_models import CONFIG as VISION_CONFIG
-from tiny_models import tiny_backbone
+from tiny_models import TEXT_CONFIG, tiny_backbone
 
 from keras_t5gemma2 import T5Gemma2Seq2SeqLM
 from keras_t5gemma2.lora import targets
+from keras_t5gemma2.lora.config import LoRAConfig
 
 pytestmark = pytest.mark.once
 
@@ -62,3 +65,31 @@ def test_layers_without_a_common_name_are_described_by_their_paths():
     assert targets.describe(["decoder/layer_0/mlp/up"], backbone) == ("decoder/layer_0/mlp/up",)
     both = ["decoder/layer_0/mlp/up", "encoder/layer_0/mlp/up"]
     assert targets.describe(both, backbone) == ("up",)
+
+
+@pytest.mark.once
+def test_patterns_by_names_paths_and_expressions():
+    """The first key that means a layer counts; layers of rank 0 are left out."""
+    backbone = tiny_backbone(TEXT_CONFIG)
+    config = LoRAConfig(
+        4,
+        target=["query", "value"],
+        rank_pattern={"encoder/layer_0/attention/query": 1, "decoder/.*": 0, "query": 7},
+        alpha_pattern={"value": 9},
+    )
+    config, paths = targets.resolve_config(config, backbone)
+    assert all(path.startswith("encoder/") for path in paths)
+    ranks = {path.removeprefix("encoder/"): config.rank_of(path) for path in paths}
+    assert ranks["layer_0/attention/query"] == 1
+    assert ranks["layer_1/attention/query"] == 7
+    assert ranks["layer_1/attention/value"] == 4
+    assert config.scale_of("encoder/layer_1/attention/value") == 9 / 4
+    assert LoRAConfig.from_file(json.loads(json.dumps(config.to_dict())), "here") == config
+    for pattern, message in (
+        ({"vision": 3}, "Received: vision, which matches none|'vision', which matches none"),
+        ({"(": 3}, "a name, a path or a regular expression"),
+        ({"query": 0, "value": 0}, "must leave a rank above 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            wrong = LoRAConfig(4, target=["query", "value"], rank_pattern=pattern)
+            targets.resolve_config(wrong, backbone)

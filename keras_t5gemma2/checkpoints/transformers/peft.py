@@ -7,7 +7,7 @@ import numpy as np
 from keras_t5gemma2.checkpoints.adapter import StoredAdapter, read_values
 from keras_t5gemma2.checkpoints.cards import Card, write_card
 from keras_t5gemma2.checkpoints.sources import preset_of
-from keras_t5gemma2.checkpoints.transformers import names
+from keras_t5gemma2.checkpoints.transformers import adalora, names, peft_patterns
 from keras_t5gemma2.files.atomic import atomic_directory
 from keras_t5gemma2.files.disk import local_path
 from keras_t5gemma2.files.json_object import read_json
@@ -39,6 +39,10 @@ _ABOUT = {
     *("loftq_config", "corda_config", "lora_ga_config", "runtime_config", "qalora_group_size"),
     *("ensure_weight_tying", "fan_in_fan_out"),
 }
+_OF_ADALORA = (
+    *("target_r", "init_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight"),
+    "total_step",
+)
 # What an adapter may start from; the other ways change the base weights too.
 _STARTS = (True, False, "gaussian", "eva", "orthogonal")
 
@@ -53,9 +57,7 @@ def write_peft_adapter(directory, stored, backbone, place=None, metrics=None):
         place: path of the directory that its files go to in the end; by default the same.
         metrics: dict of numbers by name, of training, for the README.
     """
-    from safetensors.numpy import save_file
-
-    modules = {path: module for module, path in _paths_by_module(backbone.config).items()}
+    modules = _modules_by_path(backbone.config)
     ends = {part: (end, layout) for end, (part, layout) in _PARTS.items()}
     tensors = {}
     for key, array in stored.tensors.items():
@@ -73,22 +75,48 @@ def write_peft_adapter(directory, stored, backbone, place=None, metrics=None):
         # Whole names: peft would find the last parts of them in the vision tower, too.
         "target_modules": [modules[path] for path in modules if path in targeted],
         **{key: getattr(stored.config, field) for key, field in _OF_CONFIG.items()},
+        **peft_patterns.written(
+            stored.config, {path: modules[path] for path in modules if path in targeted}
+        ),
     }
+    _write(directory, tensors, config, stored.config.rank, backbone, place, metrics)
+
+
+def write_adalora_adapter(directory, adapters, own, backbone, metrics=None):
+    """Writes an adapter of triplets as peft's AdaLoRA.
+
+    Args:
+        directory: path of the directory, whose other files stay.
+        adapters: dict of `Adapter` by the paths of their layers.
+        own: `LoRAConfig` of the adapter.
+        backbone: `T5Gemma2Backbone` that it is of.
+        metrics: dict of numbers by name, of training, for the README.
+    """
+    modules = _modules_by_path(backbone.config)
+    tensors, fields = adalora.adalora_files(adapters, own, modules)
+    about = {"task_type": "SEQ_2_SEQ_LM", "base_model_name_or_path": None, "inference_mode": True}
+    config = {**fields, **about, "target_modules": [modules[path] for path in adapters]}
+    _write(directory, tensors, config, own.rank, backbone, None, metrics)
+
+
+def _write(directory, tensors, config, rank, backbone, place, metrics):
+    from safetensors.numpy import save_file
+
     with atomic_directory(directory, written_last=CONFIG_FILE) as temporary:
         save_file(tensors, str(temporary / WEIGHTS_FILE), {"format": "pt"})
         (temporary / CONFIG_FILE).write_text(json.dumps(config, indent=2), encoding="utf-8")
         place = local_path(place or directory).resolve()
-        write_card(temporary, _card(place.name, stored, backbone, metrics), place)
+        write_card(temporary, _card(place.name, rank, backbone, metrics), place)
 
 
-def _card(name, stored, backbone, metrics):
+def _card(name, rank, backbone, metrics):
     source, generation = backbone.source, backbone.generation
     model = "AutoModelForImageTextToText" if generation == 2 else "AutoModelForSeq2SeqLM"
     base = preset_of(source).removeprefix("hf://")
     return Card(
         title=name,
         what=(
-            f"An adapter (LoRA of rank {stored.config.rank}) for a T5Gemma {generation} model, "
+            f"An adapter (LoRA of rank {rank}) for a T5Gemma {generation} model, "
             "trained with keras_t5gemma2, in the format of the peft library."
         ),
         usage=(
@@ -116,6 +144,7 @@ def read_peft_adapter(directory, backbone):
     """
     directory = local_path(directory)
     fields = read_json(directory, CONFIG_FILE)
+    is_adalora = fields.get("peft_type") == "ADALORA"
     _check_config(fields, directory)
     if not (directory / WEIGHTS_FILE).is_file():
         raise FileNotFoundError(
@@ -124,10 +153,15 @@ def read_peft_adapter(directory, backbone):
         )
     path = directory / WEIGHTS_FILE
     arrays = read_values(read_safetensors_file(path), path)
+    if is_adalora:
+        arrays, fields = adalora.as_lora(arrays, fields, path)
     tensors = _by_path(_without_tower(arrays, path), backbone, directory)
     layers = targets.dense_layers(backbone)
     paths = {key.rpartition("/")[0] for key in tensors}
     own = {field: fields[key] for key, field in _OF_CONFIG.items() if key in fields}
+    own |= peft_patterns.read(
+        fields, tensors, _modules_by_path(backbone.config), directory / CONFIG_FILE
+    )
     target = targets.describe([path for path in layers if path in paths], backbone)
     own["target"] = target if isinstance(target, str) else list(target)
     return StoredAdapter(LoRAConfig.from_file(own, directory / CONFIG_FILE), tensors)
@@ -153,9 +187,9 @@ def _without_tower(arrays, path):
 
 
 def _check_config(fields, directory):
-    if fields.get("peft_type") != "LORA":
+    if fields.get("peft_type") not in ("LORA", "ADALORA"):
         raise ValueError(
-            "An adapter of peft must be of the type LORA. Received: "
+            "An adapter of peft must be of the type LORA or ADALORA. Received: "
             f"peft_type={shown(fields.get('peft_type'))} in {directory / CONFIG_FILE}"
         )
     problems = [
@@ -163,14 +197,15 @@ def _check_config(fields, directory):
         for key, value in fields.items()
         if value
         and key not in _ABOUT
-        and key not in _OF_CONFIG
+        and key not in (*_OF_CONFIG, "rank_pattern", "alpha_pattern")
+        and not (fields["peft_type"] == "ADALORA" and key in _OF_ADALORA)
         and (key, value) != ("bias", "none")
     ]
     if (start := fields.get("init_lora_weights", True)) not in _STARTS:
         problems.append(f"init_lora_weights={shown(start)}, which changes the base weights")
     if problems:
         raise ValueError(
-            "An adapter of peft must be plain LoRA, rsLoRA or DoRA with one rank, and train "
+            "An adapter of peft must be plain LoRA, rsLoRA or DoRA, and train "
             f"nothing else. Received: {list_names(problems)} in {directory / CONFIG_FILE}. Merge "
             "it there, and load the whole model."
         )
@@ -204,6 +239,10 @@ def _canonical(name):
     """The canonical name of the weight that a tensor of peft's belongs to."""
     end = next((end for end in _PARTS if name.endswith(end)), "")
     return names.canonical_name(f"{name.removeprefix(_PREFIX).removesuffix(end)}.weight")
+
+
+def _modules_by_path(config):
+    return {path: module for module, path in _paths_by_module(config).items()}
 
 
 def _paths_by_module(config):

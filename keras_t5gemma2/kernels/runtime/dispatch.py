@@ -22,6 +22,7 @@ map_blocks = _backend.map_blocks
 mark_of = _backend.mark_of
 platform_at_hand = _backend.platform_at_hand
 platform_of = _backend.platform_of
+num_replicas = _backend.num_replicas
 prepare_training = _backend.prepare_training
 rematerialized = _backend.rematerialized
 summed_over_replicas = _backend.summed_over_replicas

@@ -163,6 +163,11 @@ def summed_over_replicas(x):
     return x
 
 
+def num_replicas():
+    """How many replicas of the model run a step each, that sees its own gradients alone."""
+    return 1
+
+
 def sums_of_metrics(sums):
     """`kernels.TokenSums` as the metrics of each replica take them in."""
     return sums

@@ -70,6 +70,12 @@ def summed_over_replicas(x):
     return context.all_reduce("sum", x)
 
 
+def num_replicas():
+    """See `runtime.jax`: the replicas are those of a `tf.distribute.Strategy`."""
+    context = tf.distribute.get_replica_context()
+    return 1 if context is None else context.num_replicas_in_sync
+
+
 def sums_of_metrics(sums):
     """See `runtime.jax`: variables of metrics add up what each replica has put in."""
     return sums

@@ -11,6 +11,7 @@ from keras_t5gemma2.kernels.runtime.reference import (  # noqa: F401  chosen fro
 )
 from keras_t5gemma2.kernels.runtime.torch_processes import (  # noqa: F401  chosen from here by `dispatch`
     check_parameters,
+    num_replicas,
     prepare_training,
     summed_over_replicas,
     sums_of_metrics,
