@@ -45,6 +45,7 @@ from keras_t5gemma2.training.distillation import Distillation
 from keras_t5gemma2.training.embedding_loss import EmbeddingLoss
 from keras_t5gemma2.training.on_policy_distillation import OnPolicyDistillation
 from keras_t5gemma2.training.policy_gradient import PolicyGradient
+from keras_t5gemma2.training.relora import ReLoRA
 from keras_t5gemma2.training.teacher_samples import TeacherSamples
 
 __version__ = "0.1.0"
@@ -64,6 +65,7 @@ __all__ = [
     "OnPolicyDistillation",
     "PolicyGradient",
     "RankSuggestion",
+    "ReLoRA",
     "StackConfig",
     "T5Gemma2Backbone",
     "T5Gemma2ChatPreprocessor",

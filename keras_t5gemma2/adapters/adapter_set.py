@@ -41,6 +41,7 @@ class AdapterSet:
         self.trained = None  # the name of the adapter that `fit` trains
         self.is_merged = False
         self.allocator = None  # the `RankAllocator` of `AdaptiveRank`, while it works
+        self.shortened = None  # the `Shortened` of `ReLoRA`, while it works
         self.kept_ranks = {}  # by name, the `KeepMasked` of adapters whose ranks are settled
         self._unfrozen = []  # paths of what was trained before there were adapters
 

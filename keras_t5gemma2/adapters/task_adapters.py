@@ -96,6 +96,8 @@ class TaskAdapters(AdapterSet):
         if config.lora_plus != 1:
             own = self.trained_adapters().values()
             changes.append(LoraPlus([adapter.b for adapter in own], config.lora_plus))
+        if self.shortened is not None and self.shortened.warmup:
+            changes.append(self.shortened)
         optimizer = inner_optimizer(self.model.optimizer)
         if self.allocator is not None and self.allocator.optimizer is optimizer:
             changes.append(self.allocator)

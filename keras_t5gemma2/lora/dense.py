@@ -214,9 +214,7 @@ class Dense(PlainCall, QuantizedDense):
     def _new_adapter(self, name, config):
         rank, scale = config.rank_of(self.path), config.scale_of(self.path)
         ends = (self.input_spec.axes[-1], rank), (rank, self.units)
-        # As `torch.nn.Linear` and peft: uniform within 1 / sqrt(width).
-        uniform = initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
-        starts = (_NORMAL, _NORMAL) if config.triplets else (uniform, "zeros")
+        starts = (_NORMAL, _NORMAL) if config.triplets else (merging.uniform(), "zeros")
         a, b = (
             self._add(name, part, *rest)
             for part, *rest in zip(("lora_a", "lora_b"), ends, starts, strict=True)

@@ -7,7 +7,7 @@ kernel as it was.
 import contextlib
 
 import numpy as np
-from keras import ops
+from keras import initializers, ops
 
 from keras_t5gemma2.kernels.runtime.host_memory import host_array
 
@@ -52,6 +52,21 @@ def unmerge(layer):
     with _as_before_if_it_fails(layer, variable):
         variable.assign(ops.cast(kernel, variable.dtype))
         layer.merged = None
+
+
+def restart(layer, name):
+    """Puts an adapter, the only active one, into a kernel of floats for good, and starts it anew."""
+    adapter, variable = layer.adapters[name], layer.matrix_variable
+    kernel = ops.cast(merged_kernel(layer), variable.dtype)
+    with _as_before_if_it_fails(layer, variable, adapter.a, adapter.b):
+        variable.assign(kernel)
+        adapter.a.assign(uniform()(adapter.a.shape, dtype=adapter.a.dtype))
+        adapter.b.assign(ops.zeros_like(adapter.b))
+
+
+def uniform():
+    """What A starts as in `torch.nn.Linear` and peft: uniform within 1 / sqrt(width)."""
+    return initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
 
 
 def merged_kernel(layer):

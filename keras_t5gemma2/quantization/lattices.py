@@ -28,23 +28,16 @@ def rounded(matrix, scheme, axis, scale_dtype, dtype):
         A tensor of the same shape.
     """
 
-    @ops.custom_gradient
-    def round_through(x):
-        codes, scale, zero, is_inside = lattice(x, scheme, axis, scale_dtype)
-        parts = [ops.cast(part, dtype) for part in (codes, scale)]
-        if zero is None:
-            value = parts[0] / parts[1]
-        else:
-            value = of_blocks(*parts, ops.cast(zero, dtype), axis, scheme.block)
-
-        def gradient(*arguments, upstream=None):
-            upstream = arguments[0] if upstream is None else upstream
-            slope = ops.where(is_inside, ops.cast(upstream, "float32"), 0.0)
-            return ops.cast(slope, x.dtype)
-
-        return value, gradient
-
-    return round_through(ops.convert_to_tensor(matrix))
+    x = ops.convert_to_tensor(matrix)
+    codes, scale, zero, is_inside = lattice(ops.stop_gradient(x), scheme, axis, scale_dtype)
+    parts = [ops.cast(part, dtype) for part in (codes, scale)]
+    if zero is None:
+        value = parts[0] / parts[1]
+    else:
+        value = of_blocks(*parts, ops.cast(zero, dtype), axis, scheme.block)
+    # Adds 0 to it, and exactly that: finite numbers take themselves away. What is left is a slope.
+    slope = ops.cast(ops.where(is_inside, x, ops.zeros_like(x)), dtype)
+    return ops.stop_gradient(value) + (slope - ops.stop_gradient(slope))
 
 
 def lattice(x, scheme, axis, scale_dtype):
@@ -83,7 +76,8 @@ def _with_zero(blocks, inner, scheme, scale_dtype):
     low = ops.minimum(ops.min(blocks, axis=inner, keepdims=True), 0.0)
     high = ops.maximum(ops.max(blocks, axis=inner, keepdims=True), 0.0)
     lowest, steps = -(2 ** (scheme.bits - 1)), 2**scheme.bits - 1
-    scale = _stored((high - low) / _hidden(steps, high), scale_dtype)
+    wide = high - low
+    scale = _stored(wide / _hidden(steps, wide), scale_dtype)
     scale = ops.where(scale == 0, 1.0, scale)
     zero = ops.clip(ops.round(-low / scale) + lowest, lowest, lowest + steps)
     return scale, zero, ops.round(blocks / scale) + zero
@@ -114,7 +108,10 @@ def _stored(scale, dtype):
 
 
 def _hidden(value, like):
-    """A constant that XLA does not know to be one: it would multiply by the inverse of it."""
+    """A constant that XLA does not know to be one: it would multiply by the inverse of it.
+
+    It knows that a maximum with 0 is not negative, but not that a difference is none.
+    """
     return ops.where(like >= 0, float(value), 1.0)
 
 

@@ -34,6 +34,7 @@ from keras_t5gemma2.training.on_policy_distillation import OnPolicyDistillation
 from keras_t5gemma2.training.optimizer_steps import steps_changed
 from keras_t5gemma2.training.policy_gradient import PolicyGradient, check_no_rewards
 from keras_t5gemma2.training.preparation import Preparation
+from keras_t5gemma2.training.relora import prepare_restarts
 from keras_t5gemma2.training.reporting import reporting_steps, step_begins
 from keras_t5gemma2.training.sources import batches_of, reading, split_off
 from keras_t5gemma2.training.teacher_samples import TeacherSamples
@@ -283,6 +284,7 @@ class TrainableTask(Mixin):
         callbacks = rates.with_rates(callbacks, self)
         epochs = kwargs.get("epochs", 1) - kwargs.get("initial_epoch", 0)
         prepare_callbacks(callbacks, self, epochs, steps or training.num_batches)
+        prepare_restarts(callbacks, self)
         reporting = reporting_steps(self, callbacks, kwargs.get("verbose", "auto"))
         options = {"validation_data": validation, **kwargs}
         with (

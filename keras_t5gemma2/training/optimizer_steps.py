@@ -46,6 +46,12 @@ def inner_optimizer(optimizer):
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
+def state_of(optimizer, variable):
+    """What an optimizer remembers of a variable, such as averages of its gradients."""
+    start = f"{variable.path.replace('/', '_')}_"
+    return [state for state in optimizer.variables if state.name.startswith(start)]
+
+
 class LoraPlus:
     """Makes steps of some variables larger, whatever the optimizer is (LoRA+, arXiv 2402.12354).
 

@@ -131,6 +131,7 @@ NAMES = {
         "_variables": [_optimizer],
         "linalg =": [lambda: gptq],
         "apply =": [_optimizer],
+        "stop_training =": [_model],
         "regularizer =": [_variable],
     },
     "compat.jax_trainer": {
@@ -414,16 +415,16 @@ def test_accumulated_gradients():
 
 
 def test_uncast():
-    variable = keras.Variable([1.001])
+    variable, found = keras.Variable([1.001]), []
 
     class Layer(keras.layers.Layer):
         def call(self, x):
-            self.found = compat.uncast(variable)
+            found.extend([compat.uncast(variable), ops.convert_to_tensor(variable)])
             return x
 
-    layer = Layer(dtype="mixed_bfloat16")
-    layer(np.ones((1, 1), "float32"))
-    assert keras.backend.standardize_dtype(layer.found.dtype) == "float32"
+    Layer(dtype="mixed_bfloat16")(np.ones((1, 1), "float32"))
+    dtypes = [keras.backend.standardize_dtype(tensor.dtype) for tensor in found]
+    assert dtypes == ["float32", "bfloat16"]
 
 
 def test_applying_by():

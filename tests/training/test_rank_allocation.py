@@ -1,5 +1,7 @@
 """Which triplets are kept, step by step as the peft library has it."""
 
+import math
+
 import keras
 import numpy as np
 import peft
@@ -20,11 +22,28 @@ TEXT = r".*\.(text_model|decoder)\.layers\.\d+\.(self_attn\.(q|v)_proj|mlp\.down
 STEPS, NUMBERS = 20, {"warmup": 3, "final": 5, "every": 2}
 THEIRS = dict(init_r=6, target_r=2, tinit=3, tfinal=5, deltaT=2, total_step=STEPS, lora_alpha=8)
 NEAR = {"rtol": 0, "atol": 1e-6}
+# 1 - beta_2 of 0.999 is off by 1e-5 in float32, in which Keras computes it, and so is each step.
+BETA, EPSILON = 1 - 2**-10, 1e-4
+
+
+class AdamW(torch.optim.AdamW):
+    """torch's, which adds epsilon where Keras does: before the averages are corrected."""
+
+    def __init__(self, parameters):
+        super().__init__(parameters, 1e-2, betas=(0.9, BETA), weight_decay=0.01)
+        self.count = 0
+
+    def step(self, closure=None):
+        self.count += 1
+        self.param_groups[0]["eps"] = EPSILON / math.sqrt(1 - BETA**self.count)
+        return super().step(closure)
+
+
 OPTIMIZERS = {
     "sgd": (lambda: keras.optimizers.SGD(0.5), lambda p: torch.optim.SGD(p, 0.5)),
     "adamw": (
-        lambda: keras.optimizers.AdamW(1e-2, weight_decay=0.01, epsilon=1e-12),
-        lambda p: torch.optim.AdamW(p, 1e-2, weight_decay=0.01, eps=1e-12),
+        lambda: keras.optimizers.AdamW(1e-2, weight_decay=0.01, beta_2=BETA, epsilon=EPSILON),
+        AdamW,
     ),
 }
 PREFIX = "base_model.model."
@@ -121,6 +140,7 @@ def their_steps(model, x, labels, optimizer):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_twenty_steps_equal_those_of_peft(name):
     """A, B, E, importance, budget and mask after each step, and the loss with its term."""
+    keras.utils.set_random_seed(1)
     lm, model = ours_and_theirs()
     ranks, names = start(lm, model, OPTIMIZERS[name][0]())
     x, labels = batch()
@@ -134,7 +154,7 @@ def test_twenty_steps_equal_those_of_peft(name):
         _check_step(step, names, ours, want)
     kept = sum(ranks.ranks.values())
     assert kept == 2 * len(ranks.ranks)
-    assert len(set(ranks.ranks.values())) > 1
+    assert len({tuple(mask) for mask in ranks.masks.values()}) > 1
 
 
 def _check_step(step, names, ours, want):

@@ -35,7 +35,7 @@ def _dtype(dtype):
 
 def product(x, kernel):
     """See `ops.reference`; as the others here, without what Keras does around each call."""
-    kernel = kernel.value
+    kernel = getattr(kernel, "value", kernel)  # a variable, or what it is rounded to
     if x.device.type == "cpu" and x.dtype in _SLOW and x.shape[:-1].numel() > _FEW_ROWS:
         return _InFloat32.apply(x, kernel)
     return x @ kernel if kernel.is_contiguous() else _times(x, kernel.t()).contiguous()
