@@ -96,6 +96,6 @@ __all__ = [
     "merge_models",
     "presets",
     "show_attention",
-    "upcycle",
     "suggest_ranks",
+    "upcycle",
 ]

@@ -55,7 +55,7 @@ def unmerge(layer):
 
 
 def restart(layer, name):
-    """Puts an adapter, the only active one, into a kernel of floats for good, and starts it anew."""
+    """Puts the one active adapter into a kernel of floats for good, and starts it anew."""
     adapter, variable = layer.adapters[name], layer.matrix_variable
     kernel = ops.cast(merged_kernel(layer), variable.dtype)
     with _as_before_if_it_fails(layer, variable, adapter.a, adapter.b):

@@ -55,7 +55,9 @@ class Quantizes:
             mode: "int8", a scale for each column (or token of the table), or "int4", a scale and
                 a zero point for each 32 weights of a column; "int4/N" for N of them, "int4/-1" for
                 a scale for each column; "q4_0", GGUF's blocks of 32 without zero points, or
-                "int4_sym/N", torchao's; or a config. After `prepare_qat` by default what was said
+                "int4_sym/N", torchao's; "fp8", floats of 8 bits (e4m3) and a scale for each column
+                (or token), closer to small weights than "int8" and farther from large ones; or a
+                config. After `prepare_qat` by default what was said
                 there. Scales are kept in the dtype of the weights, those of "q4_0" rounded to
                 float16 before.
             config: a `keras.quantizers` config. `Int8QuantizationConfig()` also rounds the inputs
@@ -243,7 +245,7 @@ def config_of(mode, config=None):
     if not is_config or mode not in (None, config.mode):
         raise ValueError(
             '`mode` must be "int8", "int4", "int4/N" or "int4_sym/N" with N weights in a block, '
-            '"q4_0", or a config of `keras.quantizers` for int8, int4, '
+            '"q4_0", "fp8", or a config of `keras.quantizers` for int8, int4, '
             f"gptq or awq must be given. Received: mode={shown(mode)}, config={shown(config)}"
         )
     if config.mode not in _CALIBRATED:
@@ -295,7 +297,8 @@ def _plan_of(quantize):
             f"{shown(arguments.get('mode'))}. Call `quantize` of the loaded model."
         )
     is_meant = _rule(arguments.get("filters"))
-    block = "int8" if config.mode == "int8" else f"int4/{scheme_of(config).block or -1}"
+    scheme = scheme_of(config)
+    block = (scheme.kind or "int8") if config.mode == "int8" else f"int4/{scheme.block or -1}"
     return Plan(lambda layer: block if is_meant(layer) else None, config.activation_quantizer)
 
 

@@ -17,6 +17,10 @@ _NUMBERS_AT_A_TIME = 1 << 18
 
 # Kinds of blocks of 4 bits without zero points: GGUF's Q4_0, and torchao's symmetric one.
 Q4_0, SYMMETRIC = "q4_0", "int4_sym"
+# 8 bits that are a float: a sign, 4 bits of exponent and 3 of mantissa; the largest is 448.
+FP8 = "fp8"
+E4M3 = np.dtype(ml_dtypes.float8_e4m3fn)
+LARGEST_E4M3 = 448.0
 
 
 class Scheme(NamedTuple):
@@ -25,7 +29,8 @@ class Scheme(NamedTuple):
     Args:
         bits: 8 or 4.
         block: int. How many numbers share a scale; `None` for all along the axis.
-        kind: "" for a zero point for each block; `Q4_0` or `SYMMETRIC`, where zero points are 0.
+        kind: "" for a zero point for each block; `Q4_0` or `SYMMETRIC`, where zero points are 0;
+            `FP8`, of which the codes are the bytes of floats of 8 bits.
     """
 
     bits: int
@@ -123,7 +128,7 @@ def _scales(low, high, scheme, dtype):
     limits = ml_dtypes.finfo(dtype)
     if scheme.block is None:
         largest = np.maximum(-low, high)
-        top = 2 ** (scheme.bits - 1) - 1
+        top = LARGEST_E4M3 if scheme.kind == FP8 else 2 ** (scheme.bits - 1) - 1
         scale = np.divide(top, largest, out=np.ones_like(largest), where=largest > 0)
         return np.minimum(scale, float(limits.max)).astype(dtype), None
     if scheme.kind:
@@ -144,6 +149,9 @@ def _codes(part, rows, columns, scale, zero, scheme):
     top = 2 ** (scheme.bits - 1) - 1
     part = np.asarray(part, "float32")
     scale = scale[:, columns].astype("float32")
+    if scheme.kind == FP8:
+        numbers = np.clip(part * scale, -LARGEST_E4M3, LARGEST_E4M3)
+        return numbers.astype(E4M3).view("int8")
     if zero is None:
         return np.clip(np.rint(part * scale), -top - (scheme.bits == 4), top).astype("int8")
     block = np.arange(rows.start, rows.stop) // scheme.block

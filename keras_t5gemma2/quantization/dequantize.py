@@ -1,6 +1,12 @@
 """Integers back to floats, and products with the matrices that these are."""
 
+import numpy as np
 from keras import ops
+
+from keras_t5gemma2.quantization.codes import E4M3
+
+# What the bytes -128 to 127 mean as floats of 8 bits.
+_FLOATS = np.arange(-128, 128).astype("int8").view(E4M3).astype("float32")
 
 
 def times_dequantized(x, stored, dequantized):
@@ -29,6 +35,12 @@ def unpacked(packed, length):
     both = ops.stack([low, high], axis=-1)
     shape = (*ops.shape(packed)[:-1], 2 * packed.shape[-1])
     return ops.reshape(both, shape)[..., :length]
+
+
+def of_bytes(codes, dtype):
+    """Tensor of a dtype, the floats of 8 bits (e4m3) whose bytes are int8 codes."""
+    table = ops.cast(ops.convert_to_tensor(_FLOATS), dtype)
+    return ops.take(table, ops.cast(codes, "int32") + 128, axis=0)
 
 
 def of_blocks(codes, scale, zero, axis, block):

@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 from keras import ops
 
-from keras_t5gemma2.quantization.codes import Q4_0, SYMMETRIC
+from keras_t5gemma2.quantization.codes import FP8, LARGEST_E4M3, Q4_0, SYMMETRIC
 from keras_t5gemma2.quantization.dequantize import of_blocks
 
 
@@ -61,14 +61,26 @@ def lattice(x, scheme, axis, scale_dtype):
 
 
 def _of_one_scale(x, scheme, axis, scale_dtype):
-    top = 2 ** (scheme.bits - 1) - 1
+    is_float = scheme.kind == FP8
+    top = LARGEST_E4M3 if is_float else 2 ** (scheme.bits - 1) - 1
     size = ops.max(ops.abs(x), axis=axis, keepdims=True)
     scale = ops.where(size > 0, _hidden(top, size) / ops.where(size > 0, size, 1.0), 1.0)
     scale = ops.minimum(scale, float(ml_dtypes.finfo(np.dtype(scale_dtype)).max))
     scale = _stored(scale, scale_dtype)
+    if is_float:
+        numbers = ops.clip(x * scale, -top, top)
+        return _to_e4m3(numbers), scale, None, numbers == x * scale
     exact = ops.round(x * scale)
     codes = ops.clip(exact, -top - (scheme.bits == 4), top)
     return codes, scale, None, codes == exact
+
+
+def _to_e4m3(x):
+    """The nearest floats of 8 bits, as float32: multiples of a power of two by the exponent."""
+    size, step = ops.abs(x), ops.full_like(x, 2.0**-9)
+    for exponent in range(-5, 9):  # each doubles the step from 2 ** exponent on
+        step = ops.where(size >= 2.0**exponent, 2.0 ** (exponent - 3), step)
+    return ops.round(x / step) * step
 
 
 def _with_zero(blocks, inner, scheme, scale_dtype):

@@ -16,8 +16,8 @@ from keras_t5gemma2.compat import keras as compat
 from keras_t5gemma2.kernels.runtime.host_memory import host_array
 from keras_t5gemma2.layer_config import registered
 from keras_t5gemma2.quantization import plans
-from keras_t5gemma2.quantization.codes import Scheme, quantized
-from keras_t5gemma2.quantization.dequantize import of_blocks, times_dequantized, unpacked
+from keras_t5gemma2.quantization.codes import FP8, Scheme, quantized
+from keras_t5gemma2.quantization.dequantize import of_blocks, of_bytes, times_dequantized, unpacked
 from keras_t5gemma2.quantization.lattices import rounded
 from keras_t5gemma2.quantization.packing import Packed
 from keras_t5gemma2.quantization.schemes import check_quantized_dtype, scheme_of
@@ -38,10 +38,14 @@ class Quantizable:
 
     matrix, axis = "kernel", 0
 
+    stores_floats = False  # whether codes of 8 bits are floats, which Keras takes for integers
+
     def build(self, input_shape=None):
         self.packed = Packed()
         self.lattice = None  # the config that the matrix is rounded by while it is trained
         if (mode := plans.planned_mode(self)) is not None:
+            self.stores_floats = mode == FP8
+            mode = "int8" if self.stores_floats else mode
             check_quantized_dtype(mode, self.compute_dtype)
             self.dtype_policy = f"{mode}_from_{self.dtype_policy.name}"
         super().build(input_shape)
@@ -68,6 +72,7 @@ class Quantizable:
             self.quantized_build(shape, mode, config)
         policy = mode if mode == "int8" else f"int4/{scheme.block or -1}"
         self.dtype_policy = f"{policy}_from_{self.dtype_policy.name}"
+        self.stores_floats = scheme.kind == FP8
         self.assign_codes(found)
         self.lattice = None
 
@@ -107,7 +112,7 @@ class Quantizable:
     def scheme(self):
         """The `Scheme` of a layer of 8 or 4 bits."""
         if self.quantization_mode == "int8":
-            return Scheme(8)
+            return Scheme(8, None, FP8 if self.stores_floats else "")
         block = compat.int4_block_size(self)
         return Scheme(4, None if block in (None, -1) else block)
 
@@ -180,6 +185,8 @@ class Quantizable:
         codes, scale, *zero = stored
         if self.scheme.bits == 4:
             codes = unpacked(codes, self.matrix_shape[1])
+        if self.stores_floats:
+            codes = of_bytes(codes, self.compute_dtype)
         codes, scale, *zero = (ops.cast(x, self.compute_dtype) for x in (codes, scale, *zero))
         if zero:
             return of_blocks(codes, scale, *zero, self.axis, self.scheme.block)
@@ -192,7 +199,7 @@ class Quantizable:
         return self._plain_product(x, stored)
 
     def _plain_product(self, x, stored):
-        if self.quantization_mode != "int8":
+        if self.quantization_mode != "int8" or self.stores_floats:
             return times_dequantized(
                 x, stored, lambda stored: self._oriented(self._dequantized(stored))
             )
@@ -335,7 +342,8 @@ class QuantizedEmbedding(Quantizable, layers.ReversibleEmbedding):
             return self._dequantized([ops.take(x, inputs, axis=0) for x in stored])
         if (packed := self._packed(inputs, stored)) is not None:
             return self._capped(kernels.times_blocks(inputs, packed))
-        if self.quantization_mode == "int8" and kernels.reads_codes(inputs):
+        is_whole = self.quantization_mode == "int8" and not self.stores_floats
+        if is_whole and kernels.reads_codes(inputs):
             return self._capped(self._plain_product(inputs, stored))
         size = max(1, _BYTES_AT_A_TIME // (self.output_dim * np.dtype(self.compute_dtype).itemsize))
         pieces = [

@@ -12,16 +12,19 @@ from typing import NamedTuple
 
 import keras
 
+from keras_t5gemma2.quantization.codes import FP8
+
 # The names of the variables of a quantized layer, in the order of Keras's files; `{}` is the name
 # of its matrix. What a layer does not have is not in its file.
 _SAVED = {
     "int8": ("{}", "bias", "{}_scale"),
+    "fp8": ("{}", "bias", "{}_scale"),
     "int4": ("{}", "bias", "{}_scale", "{}_zero", "g_idx"),
     "gptq": ("bias", "{}", "{}_scale", "{}_zero", "g_idx"),
     "awq": ("bias", "{}", "{}_scale", "{}_zero", "awq_scales", "g_idx"),
 }
 _SIZE = r"(-1|[1-9]\d{0,6})"
-_MODES = re.compile(f"int8|int4/{_SIZE}|gptq/[2348]/{_SIZE}|awq/4/{_SIZE}")
+_MODES = re.compile(f"int8|fp8|int4/{_SIZE}|gptq/[2348]/{_SIZE}|awq/4/{_SIZE}")
 
 
 class Plan(NamedTuple):
@@ -29,7 +32,7 @@ class Plan(NamedTuple):
 
     Args:
         mode_of: function from a layer that is being built to what comes before `_from_` in the
-            name of its dtype policy, such as "int4/128", or `None`.
+            name of its dtype policy, such as "int4/128", or "fp8", or `None`.
         rounds_activations: bool. Whether layers of 8 bits round their inputs to 8 bits too.
     """
 
@@ -73,7 +76,9 @@ def plan_of_modes(modes, rounds_activations=False):
 
 
 def mode_of(layer):
-    """What the policy of a quantized layer has before `_from_` in its name, as "int4/128"."""
+    """What the policy of a quantized layer has before `_from_` in its name, or "fp8"."""
+    if layer.stores_floats:
+        return FP8
     policy = layer.dtype_policy
     if isinstance(policy, keras.dtype_policies.DTypePolicyMap):
         policy = policy[layer.path]
@@ -93,7 +98,7 @@ def saved_variables(mode, matrix, has_bias):
     {'kernel': 'int8', 'kernel_scale': None}
     """
     kind = mode.partition("/")[0]
-    integers = "int8" if kind.startswith("int") else "uint8"
+    integers = "uint8" if kind in ("gptq", "awq") else "int8"
     lacking = set() if has_bias else {"bias"}
     if mode == "int4/-1":
         lacking |= {"{}_zero", "g_idx"}

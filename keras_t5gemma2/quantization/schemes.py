@@ -5,7 +5,7 @@ import re
 import keras
 
 from keras_t5gemma2.messages import shown
-from keras_t5gemma2.quantization.codes import Q4_0, SYMMETRIC, Scheme
+from keras_t5gemma2.quantization.codes import FP8, Q4_0, SYMMETRIC, Scheme
 
 # Numbers that share a scale where 4 bits are asked for and nothing else is said: every width of
 # the published models is a multiple, and a weight takes 4.75 bits with scales of bfloat16.
@@ -38,7 +38,7 @@ def scheme_of(config):
             f"activation_quantizer={shown(rounded)}"
         )
     if config.mode == "int8":
-        return Scheme(8)
+        return Scheme(8, None, getattr(config, "kind", ""))
     block = config.block_size
     return Scheme(4, None if block in (None, -1) else block, getattr(config, "kind", ""))
 
@@ -56,6 +56,14 @@ class BlockConfig(keras.quantizers.Int4QuantizationConfig):
         self.kind = kind
 
 
+class FloatConfig(keras.quantizers.Int8QuantizationConfig):
+    """Floats of 8 bits, e4m3, and a scale for each column."""
+
+    def __init__(self):
+        super().__init__(activation_quantizer=None)
+        self.kind = FP8
+
+
 def config_of_name(mode):
     """The configuration of a mode that is no more than a name, or `None` if there is no such.
 
@@ -67,6 +75,8 @@ def config_of_name(mode):
         return quantizers.Int8QuantizationConfig(activation_quantizer=None)
     if mode == "int4":
         return quantizers.Int4QuantizationConfig(block_size=BLOCK_SIZE)
+    if mode == FP8:
+        return FloatConfig()
     if mode == Q4_0:
         return BlockConfig(Q4_0, 32)
     found = re.fullmatch(

@@ -767,8 +767,10 @@ class T5Gemma2Task(TrainableTask):
                 - "eva": A from the inputs that the layers have on `data`, in the directions in
                   which they vary most. The ranks, too, go by that; their sum and the scales stay.
                 - "loftq": the best approximation of what `quantize` takes from the kernels, for
-                  int8 and int4. Call `quantize` afterwards; or give `base` where the model is
-                  quantized already.
+                  int8, int4 and fp8. Call `quantize` afterwards; or give `base` where the model is
+                  quantized already. What rounding takes has almost full rank: of
+                  `t5gemma2_tiny` at 4 bits, whose loss is 0.0060 off then, rank 8 leaves 0.0041
+                  and rank 16 0.0029. On a few rows alone it may come out otherwise.
             data: rows as `fit` takes them, some hundreds, for "eva".
             base: for "loftq" what the model was before it was quantized: a preset, or the model;
                 by default the preset that its weights derive from.
@@ -1050,7 +1052,7 @@ class T5Gemma2Task(TrainableTask):
 
         Args:
             mode: as `quantize` has it, such as "int8", "int4", "int4/-1" for one scale a column,
-                "q4_0" or "int4_sym/32".
+                "q4_0", "int4_sym/32" or "fp8".
             config: a `keras.quantizers` config of int8 or int4.
             filters: which layers, as `quantize` has it.
 

@@ -1,4 +1,4 @@
-"""A callback of `fit` that puts an adapter into the weights every so often, and begins a new one."""
+"""A callback of `fit` that merges an adapter into the weights every so often, and restarts it."""
 
 from typing import TYPE_CHECKING
 

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import torch
 from gradients import value_and_gradients
 from keras import ops
 
@@ -11,7 +12,7 @@ from keras_t5gemma2.quantization.lattices import rounded
 from keras_t5gemma2.quantization.layers import QuantizedDense, QuantizedEmbedding
 from keras_t5gemma2.quantization.schemes import config_of_name, scheme_of
 
-MODES = ["int8", "int4", "int4/-1", "int4/8", "q4_0", "int4_sym/32"]
+MODES = ["int8", "int4", "int4/-1", "int4/8", "q4_0", "int4_sym/32", "fp8"]
 
 
 def matrix(shape=(70, 36), seed=0):
@@ -76,14 +77,16 @@ def jitted_rounding(mode):
         if keras.config.backend() == "tensorflow":
             import tensorflow as tf
 
-            return tf.function(round_it, jit_compile=True)(ops.convert_to_tensor(layer.matrix_variable))
+            return tf.function(round_it, jit_compile=True)(
+                ops.convert_to_tensor(layer.matrix_variable)
+            )
         assert not kernels.IS_COMPILED
         return round_it(layer.matrix_variable)
 
     return run
 
 
-@pytest.mark.parametrize("mode", ["int8", "int4", "q4_0", "int4_sym/32"])
+@pytest.mark.parametrize("mode", ["int8", "int4", "q4_0", "int4_sym/32", "fp8"])
 def test_gradients_are_those_of_the_matrix_and_zero_where_it_is_clipped(mode):
     scheme, values = scheme_of(config_of_name(mode)), matrix((64, 8))
     weights = np.random.default_rng(2).normal(size=values.shape).astype("float32")
@@ -141,6 +144,20 @@ def test_symmetric_blocks_are_those_of_torchao():
     scale = np.where(scale == 0, np.float32(1), scale)
     want = np.clip(np.rint(blocks * (np.float32(1) / scale)), -8, 7) * scale
     np.testing.assert_array_equal(numbers(dense.float_matrix()), want.reshape(64, 36))
+
+
+@pytest.mark.once
+def test_floats_of_8_bits_are_those_of_torch():
+    """The largest number of a column is 448; small ones, too, are of three binary places."""
+    values = matrix((64, 36)) * np.geomspace(1e-5, 1, 64)[:, None].astype("float32")
+    dense, _ = layers("fp8", values)
+    dense.quantize("int8", config=dense.lattice)
+    largest = np.abs(values).max(axis=0)
+    scale = np.where(largest > 0, np.float32(448) / np.where(largest > 0, largest, 1), 1)
+    stored = torch.from_numpy((values * scale).astype("float32")).to(torch.float8_e4m3fn)
+    want = stored.float().numpy() / scale.astype("float32")
+    np.testing.assert_array_equal(numbers(dense.float_matrix()), want)
+    assert dense.code_variables[0].dtype == "int8"
 
 
 @pytest.mark.once

@@ -22,6 +22,9 @@ WAYS = {
     "int4, blocks of 64": keras.quantizers.Int4QuantizationConfig(block_size=64),
     "int4, blocks of 128": keras.quantizers.Int4QuantizationConfig(block_size=128),
     "int4, columns": keras.quantizers.Int4QuantizationConfig(block_size=None),
+    "q4_0": "q4_0",
+    "int4_sym, blocks of 32": "int4_sym/32",
+    "fp8": "fp8",
 }
 TEXTS = (
     "The planets of the solar system, in order from the Sun, are Mercury, Venus, Earth, Mars,",
