@@ -169,7 +169,8 @@ class Quantizable:
         return self._rounded(compat.uncast(self.matrix_variable))
 
     def _rounded(self, matrix):
-        scheme, stored = scheme_of(self.lattice), self.matrix_variable.dtype
+        # Of the tensor: inside of a call a variable says that it is of the dtype it is cast to.
+        scheme, stored = scheme_of(self.lattice), keras.backend.standardize_dtype(matrix.dtype)
         return rounded(matrix, scheme, self.axis, stored, self.compute_dtype)
 
     @property
@@ -356,12 +357,12 @@ class QuantizedEmbedding(Quantizable, layers.ReversibleEmbedding):
         """(..., k) float32 logits of the k tokens `ids` alone, those that `reverse=True` gives."""
         if self.quantization_mode == "int8" and self.inputs_quantizer:
             return ops.take(self(inputs, reverse=True), ids, axis=-1)
-        stored = self._stored() if self.has_integers else [self.matrix_variable]
-        stored = [ops.take(x, ids, axis=0) for x in stored]
         if self.has_integers:
-            rows = self._dequantized(stored)
+            rows = self._dequantized([ops.take(x, ids, axis=0) for x in self._stored()])
+        elif self.lattice is None:
+            rows = ops.take(self.matrix_variable, ids, axis=0)
         else:
-            rows = stored[0] if self.lattice is None else self._rounded(stored[0])
+            rows = self._rounded(ops.take(compat.uncast(self.matrix_variable), ids, axis=0))
         return self._capped(kernels.logits(inputs, rows))
 
     def _capped(self, logits):

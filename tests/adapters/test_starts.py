@@ -11,7 +11,7 @@ from keras_t5gemma2 import T5Gemma2Seq2SeqLM
 from keras_t5gemma2.lora.config import INITS
 from keras_t5gemma2.lora.starts import float_kernel
 
-TARGET, RANK = ["query", "value", "down"], 16
+TARGET = ["query", "value", "down"]
 
 
 def options(init):
@@ -67,9 +67,13 @@ def test_eva_gives_ranks_by_data_and_keeps_their_sum_and_the_scales():
         np.testing.assert_allclose(a.T @ a, np.eye(a.shape[1]), atol=1e-4)
 
 
-@pytest.mark.parametrize("mode", ["int8", "int4"])
-def test_first_loss_of_qlora_is_nearer_the_float_models_with_loftq(mode):
-    """All layers and the table quantized; over rows of tasks of the preset, of values held out.
+@pytest.mark.parametrize(
+    ("mode", "filters", "rank"), [("int8", "^(encoder|decoder)/", 32), ("int4", None, 16)]
+)
+def test_first_loss_of_qlora_is_nearer_the_float_models_with_loftq(mode, filters, rank):
+    """Over rows of tasks of the preset, of values held out.
+
+    At 4 bits with the table, whose rounding no adapter sees: at 8 bits that is most of it.
 
     The adapter is the same whether the model is quantized before or after, and no kernel with it
     is farther from the one of floats than without.
@@ -95,8 +99,8 @@ def test_first_loss_of_qlora_is_nearer_the_float_models_with_loftq(mode):
         return [abs(np.average(y, weights=weights)) for y in (of_labels[..., 0], divergence)]
 
     floats = logs()
-    lm.enable_lora(rank=RANK, init="loftq")
-    lm.quantize(mode)
+    lm.enable_lora(rank=rank, init="loftq")
+    lm.quantize(mode, filters=filters)
     own = lm.adapter_set.trained_adapters()
     for path, layer in lm.adapter_set.layers().items():
         a, b = (np.array(ops.convert_to_numpy(part)) for part in own[path].factors("float32"))
@@ -107,7 +111,7 @@ def test_first_loss_of_qlora_is_nearer_the_float_models_with_loftq(mode):
     lm.set_adapter(None)
     plain_loss, plain_divergence = off()
     assert loss < plain_loss and divergence < plain_divergence
-    lm.enable_lora(rank=RANK, init="loftq", name="later")
+    lm.enable_lora(rank=rank, init="loftq", name="later")
     np.testing.assert_allclose(
         np.abs(ops.convert_to_numpy(lm.trainable_variables[0])), np.abs(first), atol=1e-4
     )

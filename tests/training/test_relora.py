@@ -40,7 +40,7 @@ class Watch(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         layer = self.model.adapter_set.layers()[self.path]
         adapter = layer.adapters["default"]
-        state = state_of(self.model.optimizer, adapter.a)
+        state = state_of(self.model.optimizer, adapter.b)
         values = layer.matrix_variable, adapter.a, adapter.b, layer.merged_kernel()
         self.found.append(([numbers(v) for v in values], [numbers(v) for v in state]))
 

@@ -39,7 +39,7 @@ def quantized_layers(path, config, modes):
     known = _layers_with_a_matrix(config)
     for layer, mode in modes.items():
         is_fit = layer in known and is_mode(mode)
-        if not is_fit or (layer in _TABLES and not mode.startswith("int")):
+        if not is_fit or (layer in _TABLES and not mode.startswith(("int", "fp8"))):
             raise ValueError(
                 f"`config.quantized_layers` of {path} must give layers that have a matrix a mode "
                 f"such as int8 or int4/32. Received: {shown(mode)} for {shown(layer)}"
