@@ -13,6 +13,8 @@ from keras import ops
 from keras_t5gemma2.quantization.codes import FP8, LARGEST_E4M3, Q4_0, SYMMETRIC
 from keras_t5gemma2.quantization.dequantize import of_blocks
 
+_HUGE = 3e38  # more than any number of a matrix
+
 
 def rounded(matrix, scheme, axis, scale_dtype, dtype):
     """The matrix that quantized weights stand for; its gradient is 0 where they are clipped.
@@ -100,8 +102,12 @@ def _q4_0(blocks, inner, scheme, scale_dtype):
     place = ops.argmax(ops.abs(blocks), axis=inner, keepdims=True)
     far = ops.take_along_axis(blocks, place, axis=inner)
     scale = far / -8.0  # a power of two: exact
-    inverse = ops.where(scale == 0, 0.0, 1.0 / ops.where(scale == 0, 1.0, scale))
-    exact = ops.trunc(blocks * inverse + 8.5) - 8.0
+    inverse = _hidden(1.0, scale) / ops.where(scale == 0, 1.0, scale)
+    inverse = ops.where(scale == 0, 0.0, inverse)
+    # Rounded before it is added to: compilers make one operation of a product and a sum.
+    product = blocks * inverse
+    product = ops.where(ops.abs(product) < _HUGE, product, 0.0)
+    exact = ops.trunc(product + 8.5) - 8.0
     scale = _stored(ops.cast(ops.cast(scale, "float16"), "float32"), scale_dtype)
     return scale, ops.zeros_like(scale), exact
 
@@ -111,7 +117,7 @@ def _symmetric(blocks, inner, scheme, scale_dtype):
     size = ops.max(ops.abs(blocks), axis=inner, keepdims=True)
     scale = _stored(size / _hidden(7.5, size), scale_dtype)
     scale = ops.where(scale == 0, 1.0, scale)
-    return scale, ops.zeros_like(scale), ops.round(blocks * (1.0 / scale))
+    return scale, ops.zeros_like(scale), ops.round(blocks * (_hidden(1.0, scale) / scale))
 
 
 def _stored(scale, dtype):
@@ -122,9 +128,9 @@ def _stored(scale, dtype):
 def _hidden(value, like):
     """A constant that XLA does not know to be one: it would multiply by the inverse of it.
 
-    It knows that a maximum with 0 is not negative, but not that a difference is none.
+    In the same way it would divide by a number in place of a product with its inverse.
     """
-    return ops.where(like >= 0, float(value), 1.0)
+    return ops.where(like < _HUGE, float(value), -1.0)
 
 
 def _in_blocks(x, axis, block):

@@ -770,7 +770,7 @@ class T5Gemma2Task(TrainableTask):
                   int8, int4 and fp8. Call `quantize` afterwards; or give `base` where the model is
                   quantized already. What rounding takes has almost full rank: of
                   `t5gemma2_tiny` at 4 bits, whose loss is 0.0060 off then, rank 8 leaves 0.0041
-                  and rank 16 0.0029. On a few rows alone, and with the table at 8 bits, chance is larger.
+                  and rank 16 0.0029. On a few rows alone it may come out otherwise.
             data: rows as `fit` takes them, some hundreds, for "eva".
             base: for "loftq" what the model was before it was quantized: a preset, or the model;
                 by default the preset that its weights derive from.
