@@ -170,6 +170,9 @@ def prepare_restarts(callbacks, task):
         callbacks: list, or a `keras.callbacks.CallbackList`.
         task: `T5Gemma2Seq2SeqLM`.
     """
+    if task.adapter_set.shortened is not None:  # of a `fit` that was interrupted
+        task.adapter_set.shortened = None
+        task.adapter_set.forget_programs()
     for callback in getattr(callbacks, "callbacks", callbacks):
         if isinstance(callback, ReLoRA):
             callback.prepare(task)
