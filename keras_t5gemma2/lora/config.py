@@ -4,6 +4,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from keras_t5gemma2.messages import cause, shown
 from keras_t5gemma2.options import integer, number
@@ -23,7 +24,13 @@ _KINDS = {
     "triplets": ((bool,), "true or false"),
 }
 # Files leave these out where they are as by default, so that earlier releases read them.
-_LATER = {"rank_pattern": {}, "alpha_pattern": {}, "init": None, "lora_plus": 1, "triplets": False}
+_LATER: dict[str, Any] = {
+    "rank_pattern": {},
+    "alpha_pattern": {},
+    "init": None,
+    "lora_plus": 1,
+    "triplets": False,
+}
 # Of an adapter in a file of its own, which is plain LoRA, only what it computes is told.
 _OF_TRAINING = ("init", "lora_plus", "triplets")
 INITS = ("pissa", "olora", "eva", "loftq", "orthogonal")
