@@ -61,7 +61,7 @@ def restart(layer, name):
     with _as_before_if_it_fails(layer, variable, adapter.a, adapter.b):
         variable.assign(kernel)
         adapter.a.assign(uniform()(adapter.a.shape, dtype=adapter.a.dtype))
-        adapter.b.assign(ops.zeros_like(adapter.b))
+        adapter.b.assign(ops.zeros(adapter.b.shape, dtype=adapter.b.dtype))
 
 
 def uniform():

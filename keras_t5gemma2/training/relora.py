@@ -126,7 +126,7 @@ class ReLoRA(keras.callbacks.Callback):
         optimizer = inner_optimizer(task.optimizer)
         for variable in adapters.shortened.variables:
             for state in state_of(optimizer, variable):
-                state.assign(ops.zeros_like(state))
+                state.assign(ops.zeros(state.shape, dtype=state.dtype))
 
     def on_train_end(self, logs: dict[str, float] | None = None) -> None:
         if self._task is not None:
