@@ -21,8 +21,8 @@ def test_a_rule_is_learned_and_little_forgotten(monkeypatch, method):
     lm = T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
     lm.compile(sampler="greedy")
     before, tasks = brief.share_of_samples(lm), brief.accuracies(lm, 100)
-    history = brief.train(lm, method, steps=40, num_samples=32, rate=1e-4, kl_weight=0.04)
-    assert 0.05 < before < 0.3
+    history = brief.train(lm, method, steps=12, num_samples=32, rate=1e-4, kl_weight=0.04)
+    assert 0.05 < before < 0.33  # about 30 %, which 1,000 samples say to 3 points
     assert brief.share_of_samples(lm) > 0.9
     assert history["reward"][-1] > 0.9
     for task, accuracy in brief.accuracies(lm, 100).items():

@@ -25,7 +25,7 @@ def obeys(inputs, outputs):
     return [float(len(output) <= MOST) for output in outputs]
 
 
-def share_of_samples(lm, count=200, seed=1):
+def share_of_samples(lm, count=1000, seed=1):
     """How many of the samples of the prompt obey the rule."""
     options = {"temperature": 1.0, "num_return_sequences": count, "seed": seed}
     return float(np.mean(obeys([], lm.generate([PROMPT], max_new_tokens=24, **options))))
@@ -48,7 +48,7 @@ def train(lm, method, steps, num_samples, rate, kl_weight, seed=0):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--method", default="grpo", help="grpo or rloo")
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--num-samples", type=int, default=32)
     parser.add_argument("--rate", type=float, default=1e-4, help="learning rate")
     parser.add_argument("--kl-weight", type=float, default=0.04)
@@ -58,14 +58,15 @@ def main():
     lm = T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
     lm.compile(sampler="greedy")
     before = {"share": share_of_samples(lm), "accuracy": accuracies(lm, arguments.rows)}
+    print(json.dumps({"before": before}, indent=1), flush=True)
     start = time.perf_counter()
     how = arguments.method, arguments.steps, arguments.num_samples
     history = train(lm, *how, arguments.rate, arguments.kl_weight)
-    seconds = time.perf_counter() - start
-    after = {"share": share_of_samples(lm), "accuracy": accuracies(lm, arguments.rows)}
+    seconds = round(time.perf_counter() - start, 1)
     curves = {name: [round(x, 4) for x in history[name]] for name in ("reward", "kl", "length")}
-    found = {"before": before, "after": after, "seconds": round(seconds, 1), **curves}
-    print(json.dumps(found, indent=1))
+    print(json.dumps({"seconds": seconds, **curves}), flush=True)
+    after = {"share": share_of_samples(lm), "accuracy": accuracies(lm, arguments.rows)}
+    print(json.dumps({"after": after}, indent=1))
     if arguments.picture:
         draw(history, arguments.picture)
 
