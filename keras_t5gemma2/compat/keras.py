@@ -154,7 +154,8 @@ def replace_value(variable, value):
 def uncast(variable):
     """Returns a variable as a tensor of its own dtype, also in a layer's call (Keras 3.15.1)."""
     with variables_of_keras.AutocastScope(None):
-        return keras.ops.convert_to_tensor(variable)
+        # The value: for TensorFlow the variable itself is a tensor already, which is cast later.
+        return keras.ops.convert_to_tensor(variable.value)
 
 
 def layout(variable):

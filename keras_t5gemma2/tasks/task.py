@@ -789,8 +789,9 @@ class T5Gemma2Task(TrainableTask):
         >>> lm.trainable_variables[0].path
         'encoder/layer_0/attention/query/default_lora_a'
         """
-        rules = rank, alpha, dropout, target, use_rslora, use_dora, rank_pattern, alpha_pattern
-        config = LoRAConfig(*rules, init, lora_plus)
+        rules = rank, alpha, dropout, target, use_rslora, use_dora
+        patterns = rank_pattern or {}, alpha_pattern or {}
+        config = LoRAConfig(*rules, *patterns, init, 1 if lora_plus is None else lora_plus)
         with self.adapter_set.as_before_if_it_fails():
             starts.add_adapter(self, name, config, data, base)
             self.adapter_set.choose(name)

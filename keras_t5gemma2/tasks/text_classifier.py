@@ -1,6 +1,6 @@
 """The task: text and images in, a class, several classes or a number out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import keras
@@ -13,7 +13,7 @@ from keras_t5gemma2.model.backbone import T5Gemma2Backbone
 from keras_t5gemma2.model.pooling import Pooling
 from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
 from keras_t5gemma2.tasks.heads import HeadTask
-from keras_t5gemma2.typing import Tensor
+from keras_t5gemma2.typing import AdapterStart, Inputs, PathLike, Tensor
 
 _POOLINGS = ("decoder", "mean", "attention")
 
@@ -112,6 +112,12 @@ class T5Gemma2TextClassifier(HeadTask, keras_hub.models.TextClassifier):
         use_rslora: bool = False,
         use_dora: bool = False,
         name: str = "default",
+        rank_pattern: Mapping[str, int] | None = None,
+        alpha_pattern: Mapping[str, float] | None = None,
+        init: AdapterStart | None = None,
+        data: Inputs | None = None,
+        base: PathLike | Any = None,
+        lora_plus: float | None = None,
     ) -> None:
         """As `T5Gemma2Seq2SeqLM.enable_lora`; the head is trained beside the adapter.
 
@@ -120,6 +126,7 @@ class T5Gemma2TextClassifier(HeadTask, keras_hub.models.TextClassifier):
 
         Args:
             rank, alpha, dropout, target, use_rslora, use_dora, name: as there.
+            rank_pattern, alpha_pattern, init, data, base, lora_plus: as there.
 
         Raises:
             ValueError: as there.
@@ -134,7 +141,9 @@ class T5Gemma2TextClassifier(HeadTask, keras_hub.models.TextClassifier):
         """
         if target == "text" and self.pooling != "decoder":
             target = [path for path in dense_layers(self.backbone) if path.startswith("encoder/")]
-        super().enable_lora(rank, alpha, dropout, target, use_rslora, use_dora, name)
+        rules = rank, alpha, dropout, target, use_rslora, use_dora, name
+        patterns = rank_pattern, alpha_pattern
+        super().enable_lora(*rules, *patterns, init, data, base, lora_plus)
 
     def _head_outputs(self, inputs):
         """The symbolic outputs of symbolic inputs."""

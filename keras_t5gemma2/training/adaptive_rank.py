@@ -82,13 +82,13 @@ class AdaptiveRank(keras.callbacks.Callback):
             ("every", every, 1),
         ):
             _check_count(name, value, least)
-        for name, value in (("init_rank", init_rank), ("total_steps", total_steps)):
-            if value is not None:
-                _check_count(name, value, 1)
-        for name, value in (("beta1", beta1), ("beta2", beta2)):
-            if (found := number(value)) is None or not 0 < found < 1:
+        for name, count in (("init_rank", init_rank), ("total_steps", total_steps)):
+            if count is not None:
+                _check_count(name, count, 1)
+        for name, beta in (("beta1", beta1), ("beta2", beta2)):
+            if (found := number(beta)) is None or not 0 < found < 1:
                 raise ValueError(
-                    f"`{name}` must lie between 0 and 1. Received: {name}={shown(value)}"
+                    f"`{name}` must lie between 0 and 1. Received: {name}={shown(beta)}"
                 )
         if (weight := number(orthogonality)) is None or not 0 <= weight < float("inf"):
             raise ValueError(
