@@ -31,12 +31,13 @@ endif
 DIST        := dist
 WHEEL_ENV   := .venv-wheel
 
-.PHONY: help demo test test-slow test-engines test-versions gpu notebooks lint docs environment wheel clean clean-all
+.PHONY: help demo test test-slow test-engines test-tpu test-versions gpu notebooks lint docs environment wheel clean clean-all
 
 help:
 	@echo "make demo       install with one backend into $(DEMO_ENV) and run the demo (BACKEND=$(BACKEND))"
 	@echo "make test       install with all backends into $(TEST_ENV) and run the tests on each"
 	@echo "make test-slow  the tests that take minutes (marker: slow)"
+	@echo "make test-tpu   compiles for TPUs that are only described (marker: tpu), on JAX"
 	@echo "make test-versions  tries Pythons and releases in clean environments (VERSIONS='--pythons 3.11')"
 	@echo "make test-engines  batches by Ray and Spark, which it installs"
 	@echo "make notebooks  runs the guides and writes them as notebooks (GUIDES=guides/01_generate.py)"
@@ -62,6 +63,11 @@ test-slow: $(TEST_ENV)/.ready
 test-engines: $(TEST_ENV)/.ready
 	$(TEST_ENV)/bin/python -m pip install --no-input --disable-pip-version-check --editable ".[$(TEST_EXTRAS),ray]" pyspark
 	KERAS_BACKEND=$(BACKEND) $(TEST_ENV)/bin/python -m pytest -m "" tests/tasks/test_batch_inference_engines.py $(PYTEST_ARGS)
+
+# Without a TPU, and without asking the network for one.
+test-tpu: $(TEST_ENV)/.ready-tpu
+	KERAS_BACKEND=jax JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 $(ONE_THREAD) \
+	    $(TEST_ENV)/bin/python -m pytest -m tpu -n $(WORKERS) $(PYTEST_ARGS)
 
 # It prints a table; what is not found on this machine is skipped with its reason.
 test-versions:
@@ -113,6 +119,10 @@ $(TEST_ENV)/.ready: pyproject.toml
 	$(call install,"$(TORCH)")
 	$(call install,--editable ".[$(TEST_EXTRAS)]")
 	$(end_environment)
+
+$(TEST_ENV)/.ready-tpu: $(TEST_ENV)/.ready
+	$(call install,--editable ".[aot]")
+	@touch $@
 
 $(DEMO_ENV)/.ready-$(BACKEND): MIN_FREE_GB ?= 5
 $(DEMO_ENV)/.ready-$(BACKEND): pyproject.toml

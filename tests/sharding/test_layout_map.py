@@ -2,6 +2,7 @@
 
 import keras
 import pytest
+from ahead_of_time import Described, collectives_in, config
 from meshes import device_mesh, distributed
 
 from keras_t5gemma2 import (
@@ -95,3 +96,9 @@ def test_tokens_are_spread_where_it_is_asked_for():
     for context_parallel, wanted in ((True, (None, "batch", None)), (False, None)):
         layout = get_layout_map(device_mesh(4, 2), context_parallel=context_parallel)[SEQUENCE]
         assert (layout and layout.axes) == wanted
+
+
+def test_a_layer_adds_up_twice_what_devices_have_computed():
+    """A layer of each stack, one lookup of both stacks' tokens, and nothing else is sent."""
+    program = Described(config(), "cpu", (1, 4)).forward(1, 512, 128)
+    assert collectives_in(program) == {"all-reduce": 5}

@@ -134,6 +134,17 @@ def test_slow_tests_are_chosen_by_their_marker(project):
     assert calls(project)[-1] == "torch: -m pytest -n 2 --dist loadfile -m slow"
 
 
+def test_the_compiler_for_tpus_joins_the_environment_of_tests(project):
+    make(project, "test", BACKENDS="torch")
+    first = calls(project)
+    make(project, "test-tpu", PYTEST_ARGS="-k encode")
+    pip = "setup: -m pip install --no-input --disable-pip-version-check"
+    tests = "jax: -m pytest -m tpu -n 2 -k encode"
+    assert calls(project)[len(first) :] == [f"{pip} --editable .[aot]", tests]
+    make(project, "test-tpu", PYTEST_ARGS="-k encode")
+    assert calls(project)[len(first) :] == [f"{pip} --editable .[aot]", tests, tests]
+
+
 def test_the_check_of_a_gpu_makes_no_environment(project):
     make(project, "gpu", MINUTES="3", TABLES="here")
     assert calls(project) == ["setup: tools/check_device.py --minutes 3 --out here"]
@@ -176,9 +187,10 @@ def test_extras_that_are_installed_exist(project):
     for backend in ("jax", "tensorflow", "torch"):
         make(project, "demo", BACKEND=backend)
     make(project, "test")
+    make(project, "test-tpu")
     installed = re.findall(r"--editable \.\[(.*)\]", "\n".join(calls(project)))
     known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert len(installed) == 4
+    assert len(installed) == 5
     assert set(",".join(installed).split(",")) <= set(known)
 
 
