@@ -49,6 +49,10 @@ def _forward(hidden, table, labels, weights, targets, soft_cap, size, axis):
     values = [argument.value for argument in (hidden, table, labels, weights)]
     targets = tuple(argument.value for argument in targets)
     sums, of_hidden, of_table = _scan(*values, targets, soft_cap, size, axis, wanted)
+    if of_table is not None and table.value.dtype == "bfloat16":
+        # It waits for the whole backward pass, and nothing there is larger. Without the barrier
+        # compilers leave the rounding for later.
+        of_table = lax.optimization_barrier(of_table.astype("bfloat16"))
     # Arrays of no size, which carry the dtypes of the arguments.
     dtypes = [jnp.zeros((0,), value.dtype) for value in values[:2]]
     return sums, (of_hidden, of_table, dtypes)
@@ -57,7 +61,7 @@ def _forward(hidden, table, labels, weights, targets, soft_cap, size, axis):
 def _backward(soft_cap, size, axis, kept, upstream):
     *gradients, dtypes = kept
     scaled = [
-        None if gradient is None else (gradient * upstream[0]).astype(like.dtype)
+        None if gradient is None else (gradient.astype("float32") * upstream[0]).astype(like.dtype)
         for gradient, like in zip(gradients, dtypes, strict=True)
     ]
     return (*scaled, None, None, None)

@@ -37,6 +37,23 @@ def test_only_the_gradients_that_are_wanted_are_made(problem, wanted):
     assert str(jax.make_jaxpr(of)(*problem[:2])).count("dot_general[") == 1
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_the_gradient_of_a_table_waits_in_the_dtype_that_it_will_have(problem, dtype):
+    """Of float16, which has not the range of what is scaled later, in float32."""
+    import jax
+
+    from keras_t5gemma2.kernels.loss import jax as loss
+
+    hidden, table = (ops.cast(x, dtype) for x in problem[:2])
+
+    def of(hidden, table):
+        return loss.sums_over_chunks(hidden, table, *problem[2:], (), None, 4, None)[0]
+
+    _, backward = jax.vjp(of, hidden, table)
+    kept = [leaf.dtype for leaf in jax.tree.leaves(backward) if leaf.shape == table.shape]
+    assert kept == ["bfloat16" if dtype == "bfloat16" else "float32"]
+
+
 @pytest.mark.parametrize("shards", [1, 2, 4])
 def test_every_device_has_its_share_of_each_chunk(shards):
     from keras_t5gemma2.kernels.loss import jax as loss
