@@ -46,8 +46,9 @@ def test_generation_compiles(kind, mesh, sampler):
 
 @everywhere
 def test_generation_from_images_compiles(kind, mesh):
+    """With the kernel in the vision tower too."""
     program = Described(config(images=True), kind, mesh).generate(length=512, images=1)
-    assert kernels_in(program) >= 1
+    assert kernels_in(program) == 2
 
 
 # A program takes a minute: on v6e one mesh is enough.
@@ -69,7 +70,7 @@ def test_a_step_of_fit_compiles(kind, mesh, options):
 @pytest.mark.parametrize(("kind", "mesh"), [("v5e", (1, 1)), ("v6e", (2, 2))], ids=["v5e", "v6e"])
 def test_a_step_of_fit_on_images_compiles(kind, mesh):
     program = Described(config(images=True), kind, mesh).fit(length=512, images=1)
-    assert kernels_in(program) >= 3
+    assert kernels_in(program) == 4  # the vision tower is frozen
 
 
 # Memory -----------------------------------------------------------------------------------------
@@ -94,10 +95,10 @@ def test_memory_grows_with_the_length_and_not_with_its_square(make):
 
 
 def test_memory_of_all_scores_would_be_seen():
-    """What the test above is worth."""
+    """Scores of all tokens with all do not pass the test above."""
     with kernels.use("reference"):
         short, long = (temp(encoded(length)) for length in (1024, 2048))
-    assert long > 3 * short
+    assert long > 2.2 * short
 
 
 WORKS = {

@@ -12,7 +12,8 @@ from keras_t5gemma2.kernels.attention.scaled import rounded  # noqa: F401  chose
 from keras_t5gemma2.kernels.attention.slots import write_slots  # noqa: F401  chosen from here by `dispatch`
 from keras_t5gemma2.kernels.runtime.jax import spread
 
-_LANES = 128  # of which lengths and widths must be multiples on TPUs
+_LANES = 128  # of which lengths must be multiples on TPUs
+_NARROWEST = 64  # of heads, which are filled up to as many
 # JAX asks cuDNN itself when it traces such a call, also for programs that are run elsewhere.
 _NO_CUDNN = "cuDNN, which a program that uses it is made with, is not found without a GPU"
 
@@ -38,9 +39,10 @@ def _why_not_splash(query, segments):
     length, width = query.shape[2:]
     if more or window.right == 0 or keys_values.keys.shape[2] != length:
         return "it is for an encoder, whose queries see one segment on both sides"
-    for name, size in (("length", length), ("head width", width)):
-        if size % _LANES:
-            return f"the {name} must be a multiple of {_LANES}, and is {size}"
+    if length % _LANES:
+        return f"the length must be a multiple of {_LANES}, and is {length}"
+    if width < _NARROWEST:
+        return f"the head width must be at least {_NARROWEST}, and is {width}"
     return None
 
 

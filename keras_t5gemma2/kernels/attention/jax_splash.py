@@ -25,7 +25,9 @@ def attend(query, positions, segments, scale, cap=None):
     ((keys, values, key_positions), window), *_ = segments
     (batch, heads, length, width), kv_heads = query.shape, keys.shape[1]
     query = (query.astype("float32") * scale).astype(query.dtype)
-    query = query.reshape(batch, kv_heads, heads // kv_heads, length, width)
+    # Filled up with what adds nothing to a score: the heads of the vision tower have 72 numbers.
+    query, keys, values = (_filled(x, width) for x in (query, keys, values))
+    query = query.reshape(batch, kv_heads, heads // kv_heads, length, query.shape[-1])
 
     def of_rows(is_interpreted):
         kernel = _kernel(heads // kv_heads, length, window, is_interpreted, cap)
@@ -42,7 +44,12 @@ def attend(query, positions, segments, scale, cap=None):
     # Interpreted where `kernels.use` asks for it elsewhere.
     call = query, keys, values, segment_ids
     output = by_platform({"tpu": of_rows(False)}, of_rows(True), *call)
-    return output.reshape(batch, heads, length, width)
+    return output[..., :width].reshape(batch, heads, length, width)
+
+
+def _filled(x, width):
+    """`x` (..., width) with zeros up to whole lanes."""
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -width % _LANES)])
 
 
 @functools.lru_cache(maxsize=16)

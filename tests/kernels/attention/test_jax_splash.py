@@ -22,17 +22,17 @@ def attend(kernel, tensors, positions, window, cap=None):
 
 
 @pytest.mark.parametrize(
-    ("window", "num_kv_heads", "cap"),
+    ("window", "num_kv_heads", "cap", "width"),
     [
-        (Window.bidirectional(64), 1, None),
-        pytest.param(Window.bidirectional(9), 2, None, marks=pytest.mark.slow),
-        pytest.param(Window(), 1, None, marks=pytest.mark.slow),
-        pytest.param(Window.bidirectional(9), 2, 0.7, marks=pytest.mark.slow),
+        (Window.bidirectional(64), 1, None, 128),
+        pytest.param(Window.bidirectional(9), 2, None, 128, marks=pytest.mark.slow),
+        pytest.param(Window(), 1, None, 72, marks=pytest.mark.slow),
+        pytest.param(Window.bidirectional(9), 2, 0.7, 128, marks=pytest.mark.slow),
     ],
     ids=str,
 )
-def test_splash_attention(rng, window, num_kv_heads, cap):
-    length, width = 256, 128
+def test_splash_attention(rng, window, num_kv_heads, cap, width):
+    length = 256
     shapes = [(4, length, width), *[(num_kv_heads, length, width)] * 2]
     tensors = [ops.convert_to_tensor(rng.standard_normal((2, *s), "float32")) for s in shapes]
     positions = np.tile(np.arange(length, dtype="int32"), (2, 1))
@@ -71,6 +71,15 @@ def test_splash_attention_on_a_mesh(rng, num_kv_heads):
     np.testing.assert_allclose(got * rows, want * rows, **TOLERANCE["float32"])
 
 
+def test_every_token_sees_every_other_without_positions(rng):
+    """As patches of an image do, whose heads are narrower."""
+    shape = (1, 2, 128, 72)
+    tensors = [ops.convert_to_tensor(rng.standard_normal(shape, "float32")) for _ in range(3)]
+    got, want = (attend(kernel, tensors, None, Window()) for kernel in ("splash", "reference"))
+    assert got.shape == shape
+    np.testing.assert_allclose(got, want, **TOLERANCE["float32"])
+
+
 def test_it_is_for_the_encoder_s_lengths_and_widths():
     _, why_not, _ = dispatch.backend.ATTENTION["splash"]
     around = Window.bidirectional(64)
@@ -81,7 +90,7 @@ def test_it_is_for_the_encoder_s_lengths_and_widths():
         segments = [(KeyValues(other, other, None), window)] * count
         return why_not(query, segments, "tpu") is None
 
-    assert can() and can(window=Window()) and can(length=128, width=256)
-    assert not can(length=255) and not can(width=64) and not can(keys=128)
+    assert can() and can(window=Window()) and can(length=128, width=256) and can(width=72)
+    assert not can(length=255) and not can(width=63) and not can(keys=128)
     assert not can(window=Window.causal(64)) and not can(window=Window.causal())
     assert not can(count=2)
