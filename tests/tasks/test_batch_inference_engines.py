@@ -4,6 +4,7 @@ import os
 import pathlib
 import signal
 import sys
+import time
 
 import pandas as pd
 import pytest
@@ -34,6 +35,8 @@ class Watched(BatchInference):
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         if self.fails_at in ids:
+            for _ in range(120):  # not before others have been written
+                time.sleep(0 if list(self.log.parent.glob("done/*")) else 0.5)
             raise ValueError("the disk of this machine is full")
         return found
 
@@ -64,8 +67,11 @@ def ray():
 
 def answered(ray, source, out, log, **options):
     kwargs = {"columns": COLUMNS, "log": str(log), **GREEDY, **options}
-    read = ray.data.read_json if str(source).endswith("jsonl") else ray.data.read_parquet
-    data = read(str(source), override_num_blocks=8).map_batches(
+    if str(source).endswith("jsonl"):
+        data = ray.data.read_json(str(source), override_num_blocks=8)
+    else:  # small files become one block, all of which is read before the first row is written
+        data = ray.data.read_parquet(str(source)).repartition(target_num_rows_per_block=8)
+    data = data.map_batches(
         Watched,
         fn_constructor_args=["t5gemma2_tiny"],
         fn_constructor_kwargs=kwargs,
