@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_t5gemma2.checkpoints.formats import generation_of_preset
+from keras_t5gemma2.checkpoints.formats import class_for
 from keras_t5gemma2.config import BackboneConfig
 from keras_t5gemma2.kernels.runtime.host_memory import device_memory
 from keras_t5gemma2.messages import shown
@@ -104,8 +104,7 @@ def _shapes(config):
     def build():
         if isinstance(config, BackboneConfig):
             return (T5Gemma2Backbone if config.generation == 2 else T5GemmaBackbone)(config)
-        cls = T5Gemma2Backbone if generation_of_preset(config) == 2 else T5GemmaBackbone
-        return cls.from_preset(config, load_weights=False)
+        return class_for(T5Gemma2Backbone, config).from_preset(config, load_weights=False)
 
     with _set(None):
         return shapes_only(build)

@@ -17,13 +17,12 @@ from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 from lm_eval.models.utils import normalize_gen_kwargs
 
-from keras_t5gemma2.checkpoints.formats import generation_of_preset
+from keras_t5gemma2.checkpoints.formats import class_for
 from keras_t5gemma2.evaluation.continuations import Continuation, score_continuations
 from keras_t5gemma2.messages import shown, warn
 from keras_t5gemma2.options import checked, integer
 from keras_t5gemma2.preprocessing.chat_template import TurnEnd, turn_end
 from keras_t5gemma2.tasks.seq2seq_lm import T5Gemma2Seq2SeqLM
-from keras_t5gemma2.tasks.t5gemma1 import T5GemmaSeq2SeqLM
 
 # The harness's sign for an image in a text.
 IMAGE = "<image>"
@@ -93,8 +92,7 @@ class T5Gemma2HarnessLM(LM):
             if dtype is not None:
                 options["dtype"] = dtype
             self._name = pretrained
-            is_first = generation_of_preset(pretrained) == 1
-            cls = T5GemmaSeq2SeqLM if is_first else T5Gemma2Seq2SeqLM
+            cls = class_for(T5Gemma2Seq2SeqLM, pretrained)
             pretrained = cls.from_preset(pretrained, **options)
         elif options or dtype:
             raise TypeError(

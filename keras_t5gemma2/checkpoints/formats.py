@@ -102,6 +102,12 @@ def generation_of_preset(preset):
     return 2 if checkpoint is None else checkpoint.generation
 
 
+def class_for(cls, preset):
+    """What loads a preset: `cls`, a class of T5Gemma 2, or that of T5Gemma 1 in its place."""
+    name = class_name(cls.__name__, generation_of_preset(preset))
+    return keras.saving.get_registered_object(f"keras_t5gemma2>{name}")
+
+
 def _row_of(preset):
     """The row of a preset, by its name or by one of its handles."""
     if not isinstance(preset, str):

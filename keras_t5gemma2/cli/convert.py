@@ -27,9 +27,7 @@ from keras_t5gemma2.files.safetensors_writer import NewTensor, parse_size, shard
 from keras_t5gemma2.messages import say
 from keras_t5gemma2.model.backbone import T5Gemma2Backbone
 from keras_t5gemma2.model.loading import shapes_only
-from keras_t5gemma2.model.t5gemma1 import T5GemmaBackbone
 from keras_t5gemma2.tasks.seq2seq_lm import T5Gemma2Seq2SeqLM
-from keras_t5gemma2.tasks.t5gemma1 import T5GemmaSeq2SeqLM
 
 _GEMMA3 = ("gemma3", "gemma3_text")
 
@@ -128,8 +126,7 @@ def _load(arguments, target):
         lm = T5Gemma2Seq2SeqLM.from_gemma3(path, arguments.decoder, **options)
     else:
         options["embeddings"] = arguments.embeddings
-        is_first = formats.generation_of_preset(arguments.source) == 1
-        cls = T5GemmaSeq2SeqLM if is_first else T5Gemma2Seq2SeqLM
+        cls = formats.class_for(T5Gemma2Seq2SeqLM, arguments.source)
         lm = cls.from_preset(arguments.source, **options)
     if arguments.adapter is not None:
         load = lm.load_peft_adapter if arguments.adapter.is_dir() else lm.load_adapter
@@ -143,8 +140,7 @@ def _backbone_to_list(arguments, target):
         return _load(arguments, target).backbone
     dtype = arguments.dtype or _stored_dtype(arguments.source, load_weights=False)
     options = {} if dtype is None else {"dtype": dtype}
-    is_first = formats.generation_of_preset(arguments.source) == 1
-    cls = T5GemmaBackbone if is_first else T5Gemma2Backbone
+    cls = formats.class_for(T5Gemma2Backbone, arguments.source)
     return shapes_only(
         lambda: cls.from_preset(
             arguments.source, load_weights=False, text_only=arguments.text_only, **options

@@ -3,9 +3,8 @@
 import keras
 import keras_hub
 
-from keras_t5gemma2.checkpoints.formats import generation_of_preset
+from keras_t5gemma2.checkpoints.formats import class_for
 from keras_t5gemma2.tasks.seq2seq_lm import T5Gemma2Seq2SeqLM
-from keras_t5gemma2.tasks.t5gemma1 import T5GemmaSeq2SeqLM, T5GemmaTextEmbedder
 from keras_t5gemma2.tasks.text_embedder import T5Gemma2TextEmbedder
 
 
@@ -30,8 +29,7 @@ def load(
         decoder_length: int, `decoder_sequence_length`, or `None`.
     """
     options = _given(dtype, quantize, encoder_length, decoder_length)
-    cls = T5Gemma2Seq2SeqLM if generation_of_preset(preset) == 2 else T5GemmaSeq2SeqLM
-    lm = cls.from_preset(preset, text_only=text_only, **options)
+    lm = class_for(T5Gemma2Seq2SeqLM, preset).from_preset(preset, text_only=text_only, **options)
     if adapter is not None:
         lm.load_adapter(adapter)
     return lm
@@ -42,8 +40,9 @@ def load_embedder(
 ):
     """The `T5Gemma2TextEmbedder` of a preset, without its decoder; the arguments are of `load`."""
     options = _given(dtype, quantize, encoder_length, decoder_length)
-    cls = T5Gemma2TextEmbedder if generation_of_preset(preset) == 2 else T5GemmaTextEmbedder
-    return cls.from_preset(preset, text_only=text_only, **options)
+    return class_for(T5Gemma2TextEmbedder, preset).from_preset(
+        preset, text_only=text_only, **options
+    )
 
 
 def _given(dtype, quantize, encoder_length, decoder_length):

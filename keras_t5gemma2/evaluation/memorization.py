@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_t5gemma2.evaluation.metrics import edit_distance
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.options import integer, number
 
@@ -109,20 +110,6 @@ def memorization(
     exact = float(np.mean([distance == 0 for distance in distances]))
     near = float(np.mean([distance <= limit for distance in distances]))
     return Memorization(len(long), exact, near, distances, suffix_tokens, share)
-
-
-def edit_distance(one, two):
-    """The fewest insertions, deletions and replacements that make one sequence the other.
-
-    >>> edit_distance("kitten", "sitting")
-    3
-    """
-    row = list(range(len(two) + 1))
-    for i, a in enumerate(one, 1):
-        before, row[0] = row[0], i
-        for j, b in enumerate(two, 1):
-            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (a != b))
-    return row[-1]
 
 
 def _prompts(prefixes, start):

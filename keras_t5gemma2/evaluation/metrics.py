@@ -185,17 +185,27 @@ def _folded(text):
 
 
 def _similarity(one, two, threshold):
-    distance = _edits(one, two) / max(len(one), len(two), 1)
+    distance = edit_distance(one, two) / max(len(one), len(two), 1)
     return 1 - distance if distance < threshold else 0.0
 
 
-def _edits(one, two):
-    """The Levenshtein distance: a row of its table at a time."""
-    letters = np.array([ord(c) for c in two], "int64")
-    places = np.arange(len(letters) + 1)
-    row = places
-    for number, letter in enumerate(one, start=1):
-        changed = np.minimum(row[1:] + 1, row[:-1] + (letters != ord(letter)))
+def edit_distance(one, two):
+    """The fewest insertions, deletions and replacements that make one sequence the other.
+
+    That is Levenshtein's distance, a row of its table at a time.
+
+    Args:
+        one: string, or list of integers.
+        two: as `one`.
+
+    >>> edit_distance("kitten", "sitting"), edit_distance([1, 2, 3], [2, 3])
+    (3, 1)
+    """
+    one, two = ([ord(x) if isinstance(x, str) else x for x in each] for each in (one, two))
+    places = np.arange(len(two) + 1)
+    row, two = places, np.array(two, "int64")
+    for number, value in enumerate(one, start=1):
+        changed = np.minimum(row[1:] + 1, row[:-1] + (two != value))
         below = np.concatenate([[number], changed])
         # Any number of insertions: the least over all places to the left, plus the way from there.
         row = np.minimum.accumulate(below - places) + places

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from keras_t5gemma2.checkpoints.formats import generation_of_preset
+from keras_t5gemma2.checkpoints.formats import class_for
 from keras_t5gemma2.config import (
     AttentionConfig,
     BackboneConfig,
@@ -55,7 +55,7 @@ def config_of(model, text_only=False):
     elif str(model) in _FIRST:
         config = first_generation(*_FIRST[str(model)])
     else:
-        cls = T5Gemma2Backbone if generation_of_preset(model) == 2 else T5GemmaBackbone
+        cls = class_for(T5Gemma2Backbone, model)
         config = shapes_only(lambda: cls.from_preset(model, load_weights=False)).config
     return dataclasses.replace(config, vision=None) if text_only else config
 

@@ -3,7 +3,6 @@
 import inspect
 from typing import Any, Self
 
-import keras
 import keras_hub
 
 from keras_t5gemma2.arguments import check_loading
@@ -11,7 +10,6 @@ from keras_t5gemma2.checkpoints import formats
 from keras_t5gemma2.checkpoints.checkpoint import registered_class
 from keras_t5gemma2.messages import cause, shown, warn
 from keras_t5gemma2.options import checked
-from keras_t5gemma2.registry import class_name
 from keras_t5gemma2.typing import Mixin, PathLike
 
 
@@ -90,8 +88,7 @@ def from_preset_of(cls, base, preset, kwargs):
     check_loading(cls, "from_preset", kwargs)
     names = ("encoder_sequence_length", "decoder_sequence_length")  # `None`: the preset's own
     lengths = {name: kwargs.pop(name) for name in names if name in kwargs}
-    name = class_name(base.__name__, formats.generation_of_preset(preset))
-    base = keras.saving.get_registered_object(f"keras_t5gemma2>{name}")
+    base = formats.class_for(base, preset)
     found = _loaded(base, preset, lengths)
     config = found.get_config()
     if not isinstance(found, cls):

@@ -6,7 +6,7 @@ import pytest
 from tasks import small_task
 
 from keras_t5gemma2 import Memorization, memorization
-from keras_t5gemma2.evaluation.memorization import edit_distance
+from keras_t5gemma2.evaluation.metrics import edit_distance
 
 pytestmark = pytest.mark.once
 TEXTS = [

@@ -65,7 +65,7 @@ def test_edits_are_those_of_the_plain_recursion(rng):
 
     for _ in range(40):
         one, two = ("".join(rng.choice(list("ab"), size=rng.integers(0, 6))) for _ in range(2))
-        assert metrics._edits(one, two) == edits(one, two), (one, two)
+        assert metrics.edit_distance(one, two) == edits(one, two), (one, two)
 
 
 def test_anls_is_the_mean_in_percent():
