@@ -203,6 +203,17 @@ class AdaptiveRank(keras.callbacks.Callback):
 
     @property
     def masks(self) -> dict[str, np.ndarray]:
+        """Which triplets of each layer are kept: (init_rank,) bools by the path of the layer.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny", text_only=True)
+        >>> lm.enable_lora(rank=4, target=["encoder/layer_0/attention/query"])
+        >>> ranks = keras_t5gemma2.AdaptiveRank(target_rank=1)
+        >>> ranks.prepare(lm, total_steps=100)
+        >>> ranks.masks["encoder/layer_0/attention/query"].tolist()
+        [True, True, True, True]
+        """
         if self._found is not None:
             return dict(self._found[0])
         if self._allocator is None:
@@ -211,6 +222,17 @@ class AdaptiveRank(keras.callbacks.Callback):
 
     @property
     def importance(self) -> dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]:
+        """Two averages of each variable of an adapter: its importance, and how far that varies.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny", text_only=True)
+        >>> lm.enable_lora(rank=4, target=["encoder/layer_0/attention/query"])
+        >>> ranks = keras_t5gemma2.AdaptiveRank(target_rank=1)
+        >>> ranks.prepare(lm, total_steps=100)
+        >>> sorted(ranks.importance["encoder/layer_0/attention/query"])
+        ['lora_a', 'lora_b', 'lora_e']
+        """
         if self._allocator is None:
             return {}
         sizes, spreads = self._allocator.sizes, self._allocator.spreads
@@ -224,6 +246,17 @@ class AdaptiveRank(keras.callbacks.Callback):
 
     @property
     def budget(self) -> int | None:
+        """How many triplets may be kept now, over all layers; `None` before training.
+
+        Example:
+
+        >>> lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny", text_only=True)
+        >>> lm.enable_lora(rank=4, target=["encoder/layer_0/attention/query"])
+        >>> ranks = keras_t5gemma2.AdaptiveRank(target_rank=1)
+        >>> ranks.prepare(lm, total_steps=100)
+        >>> ranks.budget
+        4
+        """
         if self._found is not None:
             return self._found[1]
         if self._allocator is None:

@@ -147,7 +147,7 @@ def test_half_precision():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "mode=None, config=None"),
+        ({}, "must have a `mode`, unless `prepare_qat` has been called"),
         ({"mode": "int2"}, "mode='int2'"),
         ({"mode": "float8"}, "mode='float8'"),
         ({"mode": "int8", "config": WAYS["blocks of 8"]}, "mode='int8', config=<"),

@@ -154,7 +154,8 @@ def test_twenty_steps_equal_those_of_peft(name):
         _check_step(step, names, ours, want)
     kept = sum(ranks.ranks.values())
     assert kept == 2 * len(ranks.ranks)
-    assert len({tuple(mask) for mask in ranks.masks.values()}) > 1
+    # Some triplets go that stand before others which stay.
+    assert any(sorted(mask)[::-1] != list(mask) for mask in ranks.masks.values())
 
 
 def _check_step(step, names, ours, want):

@@ -58,7 +58,7 @@ def test_workflows_run_targets_of_make():
     jobs = [job for workflow in workflows for job in workflow["jobs"].values()]
     commands = [step["run"].split() for job in jobs for step in job["steps"] if "run" in step]
     run = {command[1] for command in commands}
-    assert run == {"lint", "test", "docs", "wheel", "test-versions"} <= targets
+    assert run == {"lint", "test", "docs", "wheel", "test-tpu", "test-versions"} <= targets
     assert all(command[0] == "make" and "PYTHON=python" in command for command in commands)
 
 

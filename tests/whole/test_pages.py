@@ -162,6 +162,10 @@ def test_small(read):
     reader.run('lm.quantize("int8")')
     assert reader["lm"].cache_dtype == "int8"
     assert set(reader["lm"].backbone.quantized_layers.values()) == {"int4/32"}
+    reader.run('lm.prepare_qat("int4/-1")')
+    assert set(reader["lm"].backbone.quantized_layers.values()) == {"int4/-1"}
+    scores = [reader[name].score(reader["rows"])[0] for name in ("lm", "teacher")]
+    assert abs(scores[0] - scores[1]) < 3
 
 
 @pytest.mark.skipif(keras.config.backend() != "jax", reason="meshes are JAX's")

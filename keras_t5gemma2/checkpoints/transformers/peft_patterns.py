@@ -19,24 +19,25 @@ def written(config, modules):
 
 
 def read(fields, tensors, modules, path):
-    """Our patterns: ranks as the tensors have them, and alphas by the keys of the file."""
+    """Our patterns, by the keys of the file."""
     found = {"rank_pattern": {}, "alpha_pattern": {}}
-    alphas = [(alpha_rule(key, path), alpha) for key, alpha in
-              (fields.get("alpha_pattern") or {}).items()]  # fmt: skip
+    rules = {
+        name: [(rule(key, name, path), value) for key, value in (fields.get(name) or {}).items()]
+        for name in found
+    }
     for layer, module in modules.items():
-        if (a := tensors.get(f"{layer}/lora_a")) is None:
+        if f"{layer}/lora_a" not in tensors:
             continue
-        if a.shape[1] != fields.get("r"):
-            found["rank_pattern"][layer] = a.shape[1]
-        # peft takes the first key that matches.
-        alpha = next((alpha for matches, alpha in alphas if matches(module)), None)
-        if alpha is not None:
-            found["alpha_pattern"][layer] = alpha
+        for name, of_name in rules.items():
+            # peft takes the first key that matches.
+            value = next((value for matches, value in of_name if matches(module)), None)
+            if value is not None:
+                found[name][layer] = value
     return {name: pattern for name, pattern in found.items() if pattern}
 
 
-def alpha_rule(key, path):
-    """Whether peft takes a key of `alpha_pattern` to mean the module of a name.
+def rule(key, name, path):
+    """Whether peft takes a key of a pattern to mean the module of a name.
 
     Keys are expressions of whoever wrote the file: those that could take long are refused.
 
@@ -50,6 +51,6 @@ def alpha_rule(key, path):
         except re.error:
             pass
     raise ValueError(
-        f"The keys of `alpha_pattern` in {path} must be names of modules, or expressions with at "
+        f"The keys of `{name}` in {path} must be names of modules, or expressions with at "
         f"most two of * + ? and none after a group. Received: {shown(key)}"
     )

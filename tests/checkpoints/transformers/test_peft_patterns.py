@@ -7,7 +7,7 @@ import torch
 from peft_models import NEAR, SIZES, TEXT, arrays, our_logits, our_task, their_logits, theirs
 from reference_models import tiny_reference
 
-from keras_t5gemma2.checkpoints.transformers.peft_patterns import alpha_rule
+from keras_t5gemma2.checkpoints.transformers.peft_patterns import rule
 
 PATTERNS = dict(
     r=3,
@@ -39,5 +39,5 @@ def test_patterns_of_ranks_and_alphas_are_read_and_written(tmp_path):
 @pytest.mark.once
 @pytest.mark.parametrize("key", ["(a+)+b", "a*b*c*", "x" * 301, "(", 3])
 def test_expressions_that_could_take_long_are_refused(key):
-    with pytest.raises(ValueError, match="The keys of `alpha_pattern` in here must be names"):
-        alpha_rule(key, "here")
+    with pytest.raises(ValueError, match="The keys of `rank_pattern` in here must be names"):
+        rule(key, "rank_pattern", "here")
