@@ -31,6 +31,7 @@ def every_input(lm, rows, path):
     return np.concatenate(found)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("path", [QUERY, KEY])
 def test_components_are_those_of_all_tokens_one_by_one(path):
     """Of a key of the decoder the tokens of both sides."""

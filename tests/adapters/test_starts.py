@@ -18,6 +18,7 @@ def options(init):
     return {"init": init, "data": SMALL_ROWS if init == "eva" else None}
 
 
+@pytest.mark.once
 def test_outputs_at_the_start_are_those_of_the_base_model():
     """And training changes them, and the file of the adapter gives them again."""
     lm = small_task(learning_rate=0.1)
@@ -67,6 +68,7 @@ def test_eva_gives_ranks_by_data_and_keeps_their_sum_and_the_scales():
         np.testing.assert_allclose(a.T @ a, np.eye(a.shape[1]), atol=1e-4)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("mode", "filters", "rank"), [("int8", "^(encoder|decoder)/", 32), ("int4", None, 16)]
 )

@@ -18,6 +18,7 @@ from t5gemma2_cli.plan import MODES as CHOICES
 pytestmark = pytest.mark.once
 
 
+@pytest.mark.slow
 def test_the_table_has_each_published_model_in_each_mode(capsys):
     lines = printed(capsys, "plan").splitlines()
     assert [line.split(" | ")[:2] for line in lines[4:-2]] == [

@@ -77,7 +77,7 @@ def array_task(config):
     return lm
 
 
-@pytest.mark.parametrize("images", [0, 2])
+@pytest.mark.parametrize("images", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_onnxruntime_writes_what_generate_writes(rng, tmp_path, images):
     lm = array_task(CONFIG if images else TEXT_CONFIG)
     inputs = inputs_of(rng, images)

@@ -15,6 +15,7 @@ def logits(lm):
     return np.array(ops.convert_to_numpy(lm.predict_on_batch(x)))
 
 
+@pytest.mark.once
 def test_a_model_of_them_is_near_the_one_of_floats_and_is_saved_and_loaded(tmp_path):
     lm, loaded = (
         T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny", **options)

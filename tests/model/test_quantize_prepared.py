@@ -23,6 +23,7 @@ def matrices(lm):
     return {path: np.array(ops.convert_to_numpy(x.float_matrix())) for path, x in layers.items()}
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("mode", ["int4", "q4_0"])
 def test_training_and_what_is_quantized_afterwards(mode):
     """Outputs are those of the quantized model before a step, and after `quantize()` again."""

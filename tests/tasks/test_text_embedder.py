@@ -60,6 +60,7 @@ def test_vectors_are_those_of_the_reference(embedder, vectors, tmp_path):
             np.testing.assert_allclose(ours, states[layer], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.once
 def test_a_row_has_one_vector_whatever_the_batch(embedder, vectors):
     assert vectors.dtype == np.float32 and vectors.shape == (3, embedder.width)
     np.testing.assert_allclose(embedder.encode_text(TEXTS[1]), vectors[1:2], **NEAR)

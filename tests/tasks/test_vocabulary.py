@@ -231,6 +231,7 @@ def test_keras_hubs_own_model_reads_it(embedded, change, tmp_path):
     assert again.preprocessor.tokenizer(text) == made.preprocessor.tokenizer(text)
 
 
+@pytest.mark.once
 def test_new_tokens_start_as_the_mean_of_what_spelled_them(embedded):
     tokenizer = embedded.preprocessor.tokenizer
     larger = embedded.extend_vocabulary(["tokenizer", "日本"])

@@ -27,6 +27,7 @@ def values(lm):
     return {v.path: np.array(ops.convert_to_numpy(v)) for v in lm.trainable_variables}
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_first_steps_of_b_are_so_many_times_those_without(name):
     steps = 2 if "two" in name else 1

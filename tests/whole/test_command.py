@@ -212,6 +212,7 @@ def test_nobody_reads_what_is_written_at_the_end():
     assert (done.returncode, done.stderr) == (1, "")
 
 
+@pytest.mark.slow
 def test_nobody_reads_the_rest():
     command = f"{sys.executable} -m t5gemma2_cli plan t5gemma2_tiny --json | head -c 1"
     done = subprocess.run(
