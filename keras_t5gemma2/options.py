@@ -61,6 +61,20 @@ def integer(value):
         return None
 
 
+def counted(name, value, least=1):
+    """`value` as a Python integer of at least `least`, or an error that names the argument.
+
+    >>> counted("every", 3)
+    3
+    """
+    found = integer(value)
+    if found is None or found < least:
+        raise ValueError(
+            f"`{name}` must be an integer of at least {least}. Received: {name}={shown(value)}"
+        )
+    return found
+
+
 def number(value):
     """`value` as a Python integer or float; `None` where it is no real number, as bools are not."""
     if (whole := integer(value)) is not None:

@@ -9,7 +9,7 @@ import keras
 from keras_t5gemma2.evaluation.metrics import METRICS, metric_functions
 from keras_t5gemma2.evaluation.run import Run, read, table_of_samples
 from keras_t5gemma2.messages import shown, warn
-from keras_t5gemma2.options import checked
+from keras_t5gemma2.options import checked, counted
 from keras_t5gemma2.typing import ColumnNames, Generates, Inputs, PathLike, Verbose
 
 
@@ -202,16 +202,7 @@ class EvaluateGeneration(keras.callbacks.Callback):
         **options: Any,
     ) -> None:
         super().__init__()
-        if not isinstance(every, int) or every < 1:
-            raise ValueError(
-                "`every` must be an integer of at least 1, in epochs. Received: "
-                f"every={shown(every)}"
-            )
-        if not isinstance(samples, int) or isinstance(samples, bool) or samples < 0:
-            raise ValueError(
-                "`samples` must be an integer of at least 0, in rows. Received: "
-                f"samples={shown(samples)}"
-            )
+        every, samples = counted("every", every), counted("samples", samples, least=0)
         # What is wrong with it shows before training; and it may be something to read once.
         data = read(data, options.pop("columns", None))
         metric_functions(options.get("metrics", METRICS))

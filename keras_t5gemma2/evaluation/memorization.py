@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_t5gemma2.evaluation.metrics import edit_distance
 from keras_t5gemma2.messages import shown
-from keras_t5gemma2.options import integer, number
+from keras_t5gemma2.options import counted, number
 
 
 class Memorization(NamedTuple):
@@ -133,7 +133,4 @@ def _check(lm, texts, **counts):
     if not is_list or not all(isinstance(text, str) for text in texts):
         raise TypeError(f"`texts` must be a list of strings. Received: texts={shown(texts)}")
     for name, value in counts.items():
-        if integer(value) is None or integer(value) < 1:
-            raise ValueError(
-                f"`{name}` must be an integer of at least 1. Received: {name}={shown(value)}"
-            )
+        counted(name, value)

@@ -15,6 +15,7 @@ from keras_t5gemma2.generation.beams import Beams
 from keras_t5gemma2.generation.loop import DecodeState, Loop
 from keras_t5gemma2.generation.samplers import check_temperature
 from keras_t5gemma2.messages import shown
+from keras_t5gemma2.options import counted
 from keras_t5gemma2.typing import Tensor
 
 
@@ -88,11 +89,7 @@ class BeamSearch(keras_hub.samplers.BeamSampler):
         return_all_beams: bool = False,
         **kwargs: Any,
     ) -> None:
-        if not isinstance(num_beams, int) or num_beams < 1:
-            raise ValueError(
-                "`num_beams` must be an integer of at least 1. Received: "
-                f"num_beams={shown(num_beams)}"
-            )
+        num_beams = counted("num_beams", num_beams)
         if not isinstance(early_stopping, bool) and early_stopping != "never":
             raise ValueError(
                 "`early_stopping` must be False, True or 'never'. Received: "

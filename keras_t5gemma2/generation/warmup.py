@@ -11,7 +11,7 @@ from keras_t5gemma2.generation.samplers import check_temperature
 from keras_t5gemma2.generation.settings import OPTIONS, settings_of
 from keras_t5gemma2.generation.stepwise import ids_by_steps
 from keras_t5gemma2.messages import shown
-from keras_t5gemma2.options import integer
+from keras_t5gemma2.options import counted, integer
 from keras_t5gemma2.sharding.batch import row_parts, to_devices
 
 # Of the settings of `generate`, those that its program knows.
@@ -85,9 +85,7 @@ def _wait(ids):
 def _images_of_a_row(model, count):
     """Images by the name of their input, where the preprocessor gives any, be it none."""
     vision = model.backbone.config.vision
-    if integer(count) is None or count < 0:
-        kind = TypeError if integer(count) is None else ValueError
-        raise kind(f"`images` must be an integer of at least 0. Received: images={shown(count)}")
+    count = counted("images", count, least=0)
     if count and vision is None:
         raise ValueError(
             "`images` needs a model with a vision tower, which this one has not. "

@@ -14,8 +14,7 @@ from keras import tree
 from keras_t5gemma2.generation import calls, decoding
 from keras_t5gemma2.generation.compiled_steps import programs_of, remembered
 from keras_t5gemma2.generation.drawing import PerCall
-from keras_t5gemma2.messages import shown
-from keras_t5gemma2.options import integer
+from keras_t5gemma2.options import counted
 from keras_t5gemma2.serving.batch_programs import MOST_STEPS
 from keras_t5gemma2.serving.lane import Lane, length_of
 from keras_t5gemma2.serving.tickets import encoded_rows
@@ -64,10 +63,7 @@ class Engine:
 
     def __init__(self, lm, most_rows=32, most_waiting=256):
         for name, value in {"most_rows": most_rows, "most_waiting": most_waiting}.items():
-            if integer(value) is None or value < 1:
-                raise ValueError(
-                    f"`{name}` must be an integer of at least 1. Received: {name}={shown(value)}"
-                )
+            counted(name, value)
         self._lm, self._most_rows, self._most_waiting = lm, most_rows, most_waiting
         lm.generator.sampler = "greedy"
         call = calls.call_of(lm.generator, verbose=0)
@@ -77,7 +73,8 @@ class Engine:
         self._calls: collections.deque = collections.deque()
         self._lanes: dict = {}
         self._kept: collections.OrderedDict = collections.OrderedDict()
-        self._steps = _SHORTEST_CHUNK
+        # Grammars are called from Python in each step: their chunks say nothing of the others.
+        self._steps = {is_stepwise: _SHORTEST_CHUNK for is_stepwise in (False, True)}
         self._changed = threading.Condition()
         self._is_closing = self._is_dropping = False
         self.counts = collections.Counter()
@@ -286,9 +283,9 @@ class Engine:
     def _advance(self, key, lane):
         began = time.perf_counter()
         awaited = bool(self._waiting) and self.running >= self._most_rows
-        count = len(lane)
+        count, steps = len(lane), self._steps[lane.is_stepwise]
         try:
-            self._deliver(lane, lane.advance(self._steps, awaited))
+            self._deliver(lane, lane.advance(steps, awaited))
             if len(lane) and not self._waiting:
                 lane.shrink()
         except Exception as error:
@@ -300,8 +297,8 @@ class Engine:
         if not len(lane):
             del self._lanes[key]
         is_quick = time.perf_counter() - began < _SECONDS
-        steps = self._steps * 2 if is_quick else self._steps // 2
-        self._steps = max(_SHORTEST_CHUNK, min(MOST_STEPS, steps))
+        steps = steps * 2 if is_quick else steps // 2
+        self._steps[lane.is_stepwise] = max(_SHORTEST_CHUNK, min(MOST_STEPS, steps))
 
     def _deliver(self, lane, found):
         for slot, tokens, end in found:

@@ -63,6 +63,11 @@ class Lane:
         return sum(ticket is not None for ticket in self.tickets)
 
     @property
+    def is_stepwise(self):
+        """Whether each step asks a grammar which tokens may come."""
+        return self._grammar is not None
+
+    @property
     def free(self):
         """How many rows may join."""
         return self._most_rows - len(self)

@@ -14,7 +14,7 @@ from keras_t5gemma2.messages import short_errors, shown, shown_path
 from keras_t5gemma2.model.backbone import T5Gemma2Backbone
 from keras_t5gemma2.model.head import ClassifierHead, ShiftRight
 from keras_t5gemma2.model.inputs import of_encoder
-from keras_t5gemma2.options import integer, number
+from keras_t5gemma2.options import counted, number
 from keras_t5gemma2.preprocessing.columns import KEYS_OF_CLASSIFIERS, Columns
 from keras_t5gemma2.preprocessing.cuts import Cuts
 from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreprocessor
@@ -59,8 +59,8 @@ class HeadTask(EncoderTask):
         start_token_id: int | None = None,
         **kwargs: Any,
     ) -> None:
-        self.num_classes = _count("num_classes", num_classes)
-        self.hidden_dim = None if hidden_dim is None else _count("hidden_dim", hidden_dim)
+        self.num_classes = counted("num_classes", num_classes)
+        self.hidden_dim = None if hidden_dim is None else counted("hidden_dim", hidden_dim)
         self.dropout = _rate(dropout)
         if not (activation is None or isinstance(activation, str) or callable(activation)):
             raise TypeError(
@@ -289,15 +289,6 @@ class HeadTask(EncoderTask):
             f"{type(self).__name__}. Give `fit` the teacher's outputs as labels, and `compile` a "
             "loss on them"
         )
-
-
-def _count(name, value):
-    count = integer(value)
-    if count is None or count < 1:
-        raise ValueError(
-            f"`{name}` must be an integer of at least 1. Received: {name}={shown(value)}"
-        )
-    return count
 
 
 def _rate(value):

@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_t5gemma2.compat import keras as compat
 from keras_t5gemma2.messages import shown
-from keras_t5gemma2.options import integer, number
+from keras_t5gemma2.options import counted, number
 from keras_t5gemma2.training.optimizer_steps import inner_optimizer
 from keras_t5gemma2.training.rank_allocation import (
     KeepMasked,
@@ -77,14 +77,13 @@ class AdaptiveRank(keras.callbacks.Callback):
         orthogonality: float = 0.5,
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            *(("target_rank", target_rank, 1), ("warmup", warmup, 0), ("final", final, 0)),
-            ("every", every, 1),
-        ):
-            _check_count(name, value, least)
-        for name, count in (("init_rank", init_rank), ("total_steps", total_steps)):
-            if count is not None:
-                _check_count(name, count, 1)
+        for name, value in (("target_rank", target_rank), ("every", every)):
+            counted(name, value)
+        for name, value in (("warmup", warmup), ("final", final)):
+            counted(name, value, least=0)
+        for name, steps in (("init_rank", init_rank), ("total_steps", total_steps)):
+            if steps is not None:
+                counted(name, steps)
         for name, beta in (("beta1", beta1), ("beta2", beta2)):
             if (found := number(beta)) is None or not 0 < found < 1:
                 raise ValueError(
@@ -299,11 +298,3 @@ def prepare_callbacks(callbacks, task, epochs, steps):
         accumulated = inner_optimizer(task.optimizer).gradient_accumulation_steps or 1
         if not callback.is_prepared(task):
             callback.prepare(task, None if steps is None else epochs * steps // accumulated)
-
-
-def _check_count(name, value, least):
-    found = integer(value)
-    if found is None or found < least:
-        raise ValueError(
-            f"`{name}` must be an integer of at least {least}. Received: {name}={shown(value)}"
-        )

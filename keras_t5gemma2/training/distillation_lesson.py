@@ -3,8 +3,7 @@
 import numpy as np
 
 from keras_t5gemma2.generation.samples import arrays_of, at_labels, draw, log_softmaxes_of
-from keras_t5gemma2.messages import shown
-from keras_t5gemma2.options import integer
+from keras_t5gemma2.options import counted
 from keras_t5gemma2.training.on_policy_distillation import divergence_of
 
 
@@ -20,12 +19,7 @@ class DistillationLesson:
     keeps_an_average = False
 
     def __init__(self, task, distillation, num_samples):
-        self.count = 1 if num_samples is None else integer(num_samples)
-        if self.count is None or self.count < 1:
-            raise ValueError(
-                "`num_samples` must be an integer of at least 1. Received: "
-                f"num_samples={shown(num_samples)}"
-            )
+        self.count = 1 if num_samples is None else counted("num_samples", num_samples)
         distillation.check(task)
         self.task, self.lesson = task, distillation
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from keras_t5gemma2.messages import shown
-from keras_t5gemma2.options import checked, integer, number
+from keras_t5gemma2.options import checked, counted, number
 
 if TYPE_CHECKING:
     from keras_t5gemma2.tasks.seq2seq_lm import T5Gemma2Seq2SeqLM
@@ -71,12 +71,11 @@ class OnPolicyDistillation:
             raise ValueError(
                 f"`beta` must be a number above 0 and below 1. Received: beta={shown(beta)}"
             )
-        if integer(seed) is None or integer(seed) < 0:
-            raise ValueError(
-                f"`seed` must be an integer of at least 0. Received: seed={shown(seed)}"
-            )
         self.teacher, self.divergence, self.beta = teacher, divergence, float(share)
-        self.max_new_tokens, self.seed = checked(max_new_tokens=max_new_tokens), integer(seed)
+        self.max_new_tokens, self.seed = (
+            checked(max_new_tokens=max_new_tokens),
+            counted("seed", seed, least=0),
+        )
 
     @property
     def source(self) -> str | None:

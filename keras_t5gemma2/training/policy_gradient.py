@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from keras_t5gemma2.messages import shown
-from keras_t5gemma2.options import checked, integer, number
+from keras_t5gemma2.options import checked, counted, number
 from keras_t5gemma2.training.rewards import best_alone, left_out_rewards, relative_rewards
 
 if TYPE_CHECKING:
@@ -87,12 +87,8 @@ class PolicyGradient:
                 "`reference` must be a T5Gemma2Seq2SeqLM or `None`. Received: "
                 f"reference={shown(reference)}"
             )
-        if integer(seed) is None or integer(seed) < 0:
-            raise ValueError(
-                f"`seed` must be an integer of at least 0. Received: seed={shown(seed)}"
-            )
         self.anchor_decay = _decay(anchor_decay, reference)
-        self.method, self.reference, self.seed = method, reference, integer(seed)
+        self.method, self.reference, self.seed = method, reference, counted("seed", seed, least=0)
         self.reward_weights = _weights(reward_weights)
         self.max_new_tokens = checked(max_new_tokens=max_new_tokens)
 

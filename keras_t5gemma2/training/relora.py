@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_t5gemma2.lora.merging import restart
 from keras_t5gemma2.messages import shown
-from keras_t5gemma2.options import integer
+from keras_t5gemma2.options import counted
 from keras_t5gemma2.training.optimizer_steps import inner_optimizer, state_of
 
 if TYPE_CHECKING:
@@ -46,13 +46,8 @@ class ReLoRA(keras.callbacks.Callback):
 
     def __init__(self, every: int, warmup: int = 10) -> None:
         super().__init__()
-        for name, value, least in (("every", every, 1), ("warmup", warmup, 0)):
-            if (found := integer(value)) is None or found < least:
-                raise ValueError(
-                    f"`{name}` must be an integer of at least {least}. Received: "
-                    f"{name}={shown(value)}"
-                )
-        self.every, self.warmup, self.restarts = every, warmup, 0
+        self.every, self.warmup = counted("every", every), counted("warmup", warmup, least=0)
+        self.restarts = 0
         self._task: T5Gemma2Task | None = None
         self._count, self._last, self._calls = 0, -1, every
 

@@ -8,7 +8,7 @@ import numpy as np
 from keras_t5gemma2.compat import keras as compat
 from keras_t5gemma2.kernels.runtime import processes
 from keras_t5gemma2.messages import shown
-from keras_t5gemma2.options import integer
+from keras_t5gemma2.options import counted
 from keras_t5gemma2.preprocessing.columns import Columns
 from keras_t5gemma2.preprocessing.cuts import one_warning
 from keras_t5gemma2.preprocessing.dialogues import Dialogue
@@ -109,12 +109,12 @@ class _Run:
     def __init__(self, task, lesson, batches, validate, options):
         self.task, self.lesson, self.batches, self.validate = task, lesson, batches, validate
         self.verbose = options.get("verbose", "auto")
-        self.epochs = _count("epochs", options.get("epochs", 1), 0)
-        self.first = _count("initial_epoch", options.get("initial_epoch", 0), 0)
+        self.epochs = counted("epochs", options.get("epochs", 1), 0)
+        self.first = counted("initial_epoch", options.get("initial_epoch", 0), 0)
         most = options.get("steps_per_epoch")
         self.steps = batches.num_batches
         if most is not None:
-            self.steps = min(self.steps, _count("steps_per_epoch", most, 1))
+            self.steps = min(self.steps, counted("steps_per_epoch", most, 1))
 
     def run(self, callbacks):
         task = self.task
@@ -170,12 +170,3 @@ class _Run:
         tokens = int(x["encoder_padding_mask"].sum() + x["decoder_padding_mask"].sum())
         logs = {name: float(value) for name, value in logs.items()}
         return {**logs, "learning_rate": rate}, tokens
-
-
-def _count(name, value, least):
-    count = integer(value)
-    if count is None or count < least:
-        raise ValueError(
-            f"`{name}` must be an integer of at least {least}. Received: {name}={shown(value)}"
-        )
-    return count

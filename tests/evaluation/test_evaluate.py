@@ -263,10 +263,11 @@ def test_an_interruption_of_the_callback_stops_fit(monkeypatch):
     ("data", "options", "message"),
     [
         (DATA, {"every": 0}, "every=0"),
+        (DATA, {"every": True}, "every=True"),
         (DATA, {"metrics": ["accuracy"]}, r"metrics=\['accuracy'\]"),
         ({**DATA, "decoder_text": ["a"]}, {}, "5 of the inputs and 1"),
     ],
-    ids=["every", "metrics", "data"],
+    ids=["every", "flag", "metrics", "data"],
 )
 def test_the_callback_fails_before_training(data, options, message):
     with pytest.raises(ValueError, match=message):

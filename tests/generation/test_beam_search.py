@@ -523,7 +523,7 @@ def test_survives_saving():
     assert type(keras_hub.samplers.get("beam")) is keras_hub.samplers.BeamSampler
 
 
-@pytest.mark.parametrize("num_beams", [0, -3, 2.0, "5"])
+@pytest.mark.parametrize("num_beams", [0, -3, 2.0, "5", True])
 def test_wants_a_number_of_beams(num_beams):
     with pytest.raises(ValueError, match=f"num_beams={num_beams!r}"):
         BeamSearch(num_beams)

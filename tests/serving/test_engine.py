@@ -180,6 +180,25 @@ def parts_of_two_lanes(lm):
 
 
 @pytest.mark.once
+def test_a_grammar_leaves_the_others_their_chunks(monkeypatch):
+    advance, seen = Lane.advance, {False: [], True: []}
+
+    def advanced(self, steps, *args):
+        seen[self.is_stepwise].append(steps)
+        if self.is_stepwise:
+            time.sleep(module._SECONDS)
+        return advance(self, steps, *args)
+
+    monkeypatch.setattr(Lane, "advance", advanced)
+    lm = small()
+    settings = [{"constraint": NESTED, "temperature": 1.5, "seed": 6}, {}]
+    tickets = [tickets_of(lm, "vier", 0, 1, 60, **each)[0] for each in settings]
+    with_engine = Engine(lm)
+    with_engine.write(tickets)
+    with_engine.close()
+    assert max(seen[True]) == module._SHORTEST_CHUNK < max(seen[False])
+
+
 def test_a_part_that_cannot_join_fails_alone(monkeypatch):
     lm, join = small(), Lane.join
     engine = Engine(lm)

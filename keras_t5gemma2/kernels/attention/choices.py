@@ -10,8 +10,7 @@ from keras_t5gemma2.kernels.attention import dispatch
 from keras_t5gemma2.kernels.attention.segments import KeyValues, Window
 from keras_t5gemma2.kernels.runtime import platforms
 from keras_t5gemma2.kernels.runtime.dispatch import platform_at_hand
-from keras_t5gemma2.messages import shown
-from keras_t5gemma2.options import integer
+from keras_t5gemma2.options import counted
 
 
 class KernelChoice(NamedTuple):
@@ -78,10 +77,7 @@ def kernels_for(
     platform = platform_at_hand() if device is None else platforms.named(device, "device")
     sizes = {"length": length, "head_dim": head_dim, "window": 1 if window is None else window}
     for name, value in sizes.items():
-        if integer(value) is None or value < 1:
-            raise ValueError(
-                f"`{name}` must be an integer of at least 1. Received: {name}={shown(value)}"
-            )
+        counted(name, value)
     dtype = keras.backend.standardize_dtype(dtype)
     with platforms.lowered_for(platform):
         return KernelChoices(
