@@ -47,10 +47,12 @@ from keras_t5gemma2.training.on_policy_distillation import OnPolicyDistillation
 from keras_t5gemma2.training.policy_gradient import PolicyGradient
 from keras_t5gemma2.training.relora import ReLoRA
 from keras_t5gemma2.training.teacher_samples import TeacherSamples
+from keras_t5gemma2.training.warp import WARP
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "WARP",
     "AdaptiveRank",
     "AttentionConfig",
     "BackboneConfig",

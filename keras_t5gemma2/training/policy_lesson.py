@@ -36,6 +36,11 @@ class PolicyLesson:
         self.reference = reference_of(policy, task)
         self.keeps_an_average = policy.anchor_decay is not None
 
+    def begin_average(self):
+        """Takes what the task is held to from the task as it is now."""
+        if self.policy.kl_weight:  # without, it is held to nothing
+            self.reference.begin()
+
     def __call__(self, rows, epoch):
         """The batch of a step, (x, y), and a dict of numbers.
 

@@ -18,21 +18,31 @@ def reference_of(policy, task):
         return lambda samples: samples.log_probs
     if policy.reference is not None:
         return lambda samples: log_probs_of(policy.reference, samples)
-    variables = list(task.trainable_variables)
-    values = _copies(variables)
-    if policy.anchor_decay is not None:  # in bfloat16 small steps of an average would be lost
-        values = [ops.cast(value, "float32") for value in values]
+    return _Copy(task, policy.anchor_decay)
 
-    def of_copy(samples):
-        decay = policy.anchor_decay
+
+class _Copy:
+    """The task itself as it was, or an average of what it was."""
+
+    def __init__(self, task, decay):
+        self.task, self.decay = task, decay
+        self.variables = list(task.trainable_variables)
+        self.begin()
+
+    def begin(self):
+        """Takes the task as it is now."""
+        self.values = _copies(self.variables)
+        if self.decay is not None:  # in bfloat16 small steps of an average would be lost
+            self.values = [ops.cast(value, "float32") for value in self.values]
+
+    def __call__(self, samples):
+        decay = self.decay
         if decay is not None:
-            now = [ops.cast(ops.stop_gradient(v.value), "float32") for v in variables]
-            pairs = zip(values, now, strict=True)
-            values[:] = [decay * old + (1.0 - decay) * new for old, new in pairs]
-        with _values(variables, values):
-            return log_probs_of(task, samples)
-
-    return of_copy
+            now = [ops.cast(ops.stop_gradient(v.value), "float32") for v in self.variables]
+            pairs = zip(self.values, now, strict=True)
+            self.values[:] = [decay * old + (1.0 - decay) * new for old, new in pairs]
+        with _values(self.variables, self.values):
+            return log_probs_of(self.task, samples)
 
 
 @contextlib.contextmanager
