@@ -1,5 +1,6 @@
 """The model as functions of named tensors, for runtimes that know nothing of it."""
 
+import contextlib
 import pathlib
 from typing import Any, NamedTuple
 
@@ -12,10 +13,11 @@ from keras_t5gemma2.generation import batching, decoding
 from keras_t5gemma2.generation import cache as caches
 from keras_t5gemma2.generation.cache import Cache
 from keras_t5gemma2.kernels import Scaled
-from keras_t5gemma2.kernels.export import onnx_programs, saved_model, torch_programs
+from keras_t5gemma2.kernels.export import onnx_nodes, onnx_programs, saved_model, torch_programs
 from keras_t5gemma2.messages import shown, shown_names, shown_path
 from keras_t5gemma2.model.attention import Memory
 from keras_t5gemma2.options import integer
+from keras_t5gemma2.quantization.nbits import nbits_and_level
 
 # The backends that write each format, and which sizes have to be known there.
 _FORMATS = {
@@ -54,12 +56,16 @@ def export(task, path, format, sizes, options):
     _check_format(task, path, format, options)
     if format == "jax":
         options = {"platforms": jax_files.checked_platforms(**options)}
+    nodes = contextlib.nullcontext()
+    if format == "onnx":
+        nodes = onnx_nodes.written(*nbits_and_level(task, **options))
     functions = makes(task, _checked(task, format, sizes)).signatures
     if format == "jax":
         return jax_files.write(path, functions, task.variables, **options)
     if format in _PROGRAMS:
         kind, ending = _PROGRAMS[format]
-        programs = kind.programs(task, functions)
+        with nodes:
+            programs = kind.programs(task, functions)
         with atomic_directory(path, written_last=f"{list(programs)[-1]}{ending}") as directory:
             for name, program in programs.items():
                 kind.save(program, directory / f"{name}{ending}")
@@ -241,7 +247,7 @@ def _check_format(task, path, format, options):
             f"format={shown(format)}. Save a preset, and export it with KERAS_BACKEND="
             f"{' or '.join(_FORMATS[format])}"
         )
-    known = {"jax": {"platforms"}}.get(format, set())
+    known = {"jax": {"platforms"}, "onnx": {"accuracy_level"}}.get(format, set())
     if format != "litert" and options.keys() - known:
         raise ValueError(
             f"`export` takes no such arguments for format={shown(format)}. Received: "

@@ -13,6 +13,7 @@ from keras import layers, ops
 
 from keras_t5gemma2 import kernels
 from keras_t5gemma2.compat import keras as compat
+from keras_t5gemma2.kernels.export import onnx_nodes
 from keras_t5gemma2.kernels.runtime.host_memory import host_array
 from keras_t5gemma2.layer_config import registered
 from keras_t5gemma2.quantization import plans
@@ -195,6 +196,8 @@ class Quantizable:
 
     def _product(self, x, stored):
         """`x` times the matrix, as the layer has it, or times rows of a table."""
+        if (node := onnx_nodes.node_of(self)) is not None:
+            return onnx_nodes.product(x, node)
         if (packed := self._packed(x, stored)) is not None:
             return kernels.times_blocks(x, packed)
         return self._plain_product(x, stored)
@@ -337,6 +340,10 @@ class QuantizedEmbedding(Quantizable, layers.ReversibleEmbedding):
         return self._integer_call(inputs, reverse)
 
     def _integer_call(self, inputs, reverse):
+        if (node := onnx_nodes.node_of(self)) is not None:
+            if not reverse:
+                return onnx_nodes.rows(inputs, node)
+            return self._capped(onnx_nodes.product(inputs, node))
         stored = self._stored()
         if not reverse:
             inputs = ops.cast(inputs, "int32")

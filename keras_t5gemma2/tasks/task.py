@@ -627,7 +627,9 @@ class T5Gemma2Task(TrainableTask):
         "onnx" needs the extra `onnx` and a model that computes in float32. `onnxruntime` runs the
         files; it takes an `int64` for no `int32`, and leaves the cache that it gets as it was. No
         two tensors of ONNX have one name: what `step` gives of the cache is named as what it takes,
-        with `new_` before it, as in `new_cache_index`.
+        with `new_` before it, as in `new_cache_index`. Quantized weights stay integers, in nodes of
+        onnxruntime's own, `MatMulNBits`; they are of 8 or 4 bits, in columns or in blocks of a
+        multiple of 16. The table is there once, and is looked up as integers too.
 
         Programs of JAX are made for the platforms that are named, of which none need be there. With
         JAX alone, `encode = jax.export.deserialize(file.read_bytes()).call` reads one, and takes
@@ -650,7 +652,9 @@ class T5Gemma2Task(TrainableTask):
             images: int. Images and crops of each row; 0 for none, `None` for any.
             **kwargs: for "litert", attributes of TensorFlow's converter, such as `optimizations`;
                 for "jax", `platforms`, a list among "cpu", "cuda", "rocm" and "tpu", by default
-                of the one at hand.
+                of the one at hand; for "onnx" of a quantized model, `accuracy_level`: 0, the
+                default, computes with inputs in floats, and 4 rounds them to 8 bits, which is
+                quicker with weights of 8 bits and may write other tokens.
 
         Raises:
             ValueError: the backend cannot write the format, a size is missing or not possible,

@@ -8,7 +8,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from tiny_models import CONFIG, TEXT_CONFIG, tiny_backbone, token_inputs
+from tiny_models import CONFIG, SMALL_CONFIG, TEXT_CONFIG, tiny_backbone, token_inputs
 
 from keras_t5gemma2 import T5Gemma2Seq2SeqLM
 
@@ -91,6 +91,40 @@ def test_onnxruntime_writes_what_generate_writes(rng, tmp_path, images):
     want = found["decoder_token_ids"][:, :count].tolist()
     assert written(path, inputs, count) == want
     assert len({token for row in want for token in row}) > 3
+
+
+@pytest.mark.parametrize("mode", ["int4/32", pytest.param("int8", marks=pytest.mark.slow)])
+def test_integers_are_nodes_that_give_what_generate_gives(rng, tmp_path, mode):
+    """The widths are no multiples of a block."""
+    import onnx
+
+    lm = array_task(SMALL_CONFIG)
+    lm.quantize(mode)
+    inputs, count = inputs_of(rng, 0), DECODER - PROMPT
+    sizes = {"batch_size": 2, "encoder_length": 13, "decoder_length": DECODER, "images": 0}
+    lm.export(tmp_path / "model", format="onnx", verbose=False, prompt_length=PROMPT, **sizes)
+    found = lm.generate(inputs, stop_token_ids=None, max_new_tokens=count, strip_prompt=True)
+    want = found["decoder_token_ids"][:, :count].tolist()
+    assert written(tmp_path / "model", inputs, count) == want
+    assert len({token for row in want for token in row}) > 3
+    graph = onnx.load(tmp_path / "model" / "step.onnx").graph
+    kinds = [node.op_type for node in graph.node]
+    # Of a layer, all of its own: queries, keys, values, outputs and three of the MLP; the head.
+    layers = len(lm.backbone.decoder.blocks)
+    assert kinds.count("MatMulNBits") == 7 * layers + 1
+    # No matrix is there in floats.
+    widest = lm.backbone.config.decoder.hidden_dim**2
+    floats = [x for x in graph.initializer if x.data_type == onnx.TensorProto.FLOAT]
+    assert max(int(np.prod(x.dims)) for x in floats) < widest
+
+
+@pytest.mark.parametrize("level", [1, 4, 4.0, True, "4"])
+def test_levels_of_accuracy(tmp_path, level):
+    lm = T5Gemma2Seq2SeqLM(tiny_backbone(SMALL_CONFIG))
+    sizes = {"batch_size": 1, "encoder_length": 8, "decoder_length": 8, "images": 0}
+    with pytest.raises(ValueError, match=f"of a quantized model 4.*accuracy_level={level!r}"):
+        lm.export(tmp_path / "model", format="onnx", accuracy_level=level, **sizes)
+    assert not (tmp_path / "model").exists()
 
 
 def test_other_dtypes_are_refused(tmp_path):
