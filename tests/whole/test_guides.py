@@ -138,8 +138,11 @@ def adapted(output):
 def test_training_options(tmp_path):
     output = run("05_training_options.py", tmp_path)
     first, last = re.search(r"kept apart: ([\d.]+), then ([\d.]+)", output).groups()
-    assert float(last) < float(first)
+    assert float(last) < 0.5 * float(first)
     assert "LossScaleOptimizer: loss times" in output
+    assert int(re.search(r"\nbefore: (\d+)% right", output)[1]) < 20
+    assert int(re.search(r"\nafter: (\d+)% right", output)[1]) > 80
+    assert (tmp_path / "training_options.png").stat().st_size > 10_000
 
 
 @pytest.mark.slow
@@ -193,3 +196,34 @@ def test_vocabulary(tmp_path):
     output = run("11_vocabulary.py", tmp_path)
     assert "but now" not in output
     assert output.count("['Zahnärztin', 'Krankenversicherung']") == 2
+
+
+@pytest.mark.slow
+@pytest.mark.once
+def test_documents(tmp_path):
+    """Parts of an image say what the whole, scaled down, does not."""
+    output = run("13_documents.py", tmp_path)
+    without, with_parts = map(float, re.findall(r"\nafter: ([\d.]+) %", output))
+    assert with_parts > without + 20
+    for name in ("inputs", "loss"):
+        assert (tmp_path / f"documents_{name}.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+@pytest.mark.once
+def test_summaries(tmp_path):
+    output = run("14_summaries.py", tmp_path)
+    exact = re.findall(r"(before|after), (\d+) sentences: (\d+) % exact", output)
+    assert all(int(found) < 5 for name, _, found in exact if name == "before")
+    assert int(dict((length, found) for _, length, found in exact)["8"]) > 50
+    assert "of which the first 64 are read" in output
+
+
+@pytest.mark.slow
+@pytest.mark.once
+def test_several_devices(tmp_path):
+    """It sets its backend and its devices itself."""
+    output = run("15_several_devices.py", tmp_path)
+    assert output.count("the same on all: True") == 4
+    sizes = list(map(float, re.findall(r": ([\d.]+) MB on a device", output)))
+    assert sizes[0] == sizes[1] > 1.5 * sizes[2] and sizes[3] < 0.4 * sizes[0]

@@ -45,7 +45,7 @@ def test_a_task_is_a_module_with_parameters():
 @pytest.mark.slow
 def test_the_guide_trains_what_fit_trains(tmp_path, is_full):
     """Losses and weights, with `DistributedDataParallel` around the task's own loss."""
-    text = GUIDE.read_text().replace("9_600, 100", "9_600, 1_200")  # 8 rows, in batches of 5 and 3
+    text = GUIDE.read_text().replace("9_600, 10)", "9_600, 1_200)")  # 8 rows, in batches of 5 and 3
     (tmp_path / GUIDE.name).write_text(text)
     options = ["--epochs", "1", "--batch-size", "5", *(["--full"] if is_full else [])]
     output = launched(GUIDE.name, tmp_path, *options)
