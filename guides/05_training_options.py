@@ -105,7 +105,7 @@ numbers = range(1, epochs + 1)
 for name, label in (("loss", "training"), ("val_loss", "kept apart")):
     left.plot(numbers, history[name])
     left.annotate(f" {label}", (numbers[0], history[name][0]), va="center")
-left.set(xlabel="epoch", ylabel="loss per token", ylim=0)
+left.set(xlabel="epoch", ylabel="loss per token", ylim=0, xticks=range(1, epochs + 1))
 steps = np.arange(updates + 1)
 right.plot(steps, [float(rate(step)) for step in steps])
 right.set(xlabel="step of the optimizer", ylabel="learning rate", ylim=0)

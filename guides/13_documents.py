@@ -135,7 +135,7 @@ for scans in (False, True):
 # in the same order.
 
 # %%
-epochs, batch_size = 6, 50
+epochs, batch_size = 4, 50
 steps = epochs * len(training["images"]) // batch_size
 untrained = lm.get_weights()
 losses, found = {}, {}
@@ -164,9 +164,9 @@ for scans in (False, True):
 figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
 for name, values in losses.items():
     axes.plot(range(1, epochs + 1), values)
-    axes.annotate(f" {name}: {found[name]:.0f} % right", (epochs, values[-1]), va="center")
+    axes.annotate(f" {name}: {found[name]:.0f} % right", (epochs, values[-1]), va="bottom")
 axes.set(xlabel="epoch", ylabel="loss per token", title="Four digits in one image")
-axes.set(xlim=(1, epochs * 1.7), ylim=0)
+axes.set(xlim=(1, epochs * 1.7), ylim=0, xticks=range(1, epochs + 1))
 axes.spines[["top", "right"]].set_visible(False)
 figure.savefig("documents_loss.png", dpi=120)
 print(f"\ndone in {time.time() - start:.0f} s")

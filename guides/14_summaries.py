@@ -146,7 +146,9 @@ import matplotlib.pyplot as plt
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
 left.plot(range(1, epochs + 1), history["loss"])
-left.set(xlabel="epoch", ylabel="loss per token", ylim=0, title="Training")
+left.set(
+    xlabel="epoch", ylabel="loss per token", ylim=0, xticks=range(1, epochs + 1), title="Training"
+)
 for name, values in (("after", after), ("before", before)):
     right.plot([tokens[length] for length in values], list(values.values()), marker="o")
     right.annotate(f"  {name}", (tokens[16], values[16]), va="center")
