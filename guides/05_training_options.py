@@ -127,9 +127,9 @@ _, labels, present = lm.preprocessor(held_out)
 dot = lm.preprocessor.tokenizer.tokenize(".")[0]
 after_two_dots = np.cumsum(labels == dot, axis=1) >= 2
 for name, weights in {
-    "each label alike": np.where(present, 1.0, 0.0),
-    "without the dots": np.where(present & (labels != dot), 1.0, 0.0),
-    "the year alone": np.where(present & after_two_dots & (labels != dot), 1.0, 0.0),
+    "each label alike": np.where(present > 0, 1.0, 0.0),
+    "without the dots": np.where((present > 0) & (labels != dot), 1.0, 0.0),
+    "the year alone": np.where((present > 0) & after_two_dots & (labels != dot), 1.0, 0.0),
 }.items():
     loss = lm.evaluate(held_out, sample_weight=weights, batch_size=64, verbose=0)[0]
     print(f"loss, {name}: {loss:.4f}")
