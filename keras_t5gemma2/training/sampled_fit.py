@@ -17,7 +17,6 @@ from keras_t5gemma2.sharding.batch import row_parts
 from keras_t5gemma2.training.checkpoint import with_places
 from keras_t5gemma2.training.in_memory import InMemoryBatches
 from keras_t5gemma2.training.sources import reading
-from keras_t5gemma2.training.warp import prepare_warp
 
 # What `keras.Model.fit` has and has a meaning here.
 _OPTIONS = ("epochs", "verbose", "callbacks", "initial_epoch", "steps_per_epoch")
@@ -56,7 +55,6 @@ def fit_on_samples(task, x, lesson, batch_size, shuffle, columns, validate, opti
                 "average that the model is held to. Received: both. Give a `reference`, or leave "
                 "one of them out"
             )
-        prepare_warp(callbacks, task, lesson)
         return _Run(task, lesson, batches, validate, options).run(callbacks)
 
 
@@ -130,6 +128,7 @@ class _Run:
                 steps=self.steps,
                 model=task,
             )
+        callbacks.set_params({**(callbacks.params or {}), "lesson": self.lesson})  # `WARP` reads it
         compat.go_on_training(task)
         logs = {}
         callbacks.on_train_begin()

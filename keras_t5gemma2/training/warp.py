@@ -60,31 +60,25 @@ class WARP(keras.callbacks.Callback):
                 f"`share` must be a number above 0 and at most 1. Received: share={shown(share)}"
             )
         self.share, self.rounds = float(found), 0
-        self._is_prepared = False
 
-    def _prepare(self, task, lesson):
-        """Keeps what a round begins with, before the first step of `fit`."""
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        lesson = self.params.get("lesson")
+        if lesson is None:
+            raise ValueError(
+                "`WARP` must be among the callbacks of `fit` with `rewards`. Received: another way "
+                "to train. `merge_models` joins models that were trained otherwise"
+            )
         if not lesson.keeps_an_average:
             raise ValueError(
                 "`WARP` holds each policy to its own moving average. Received: a `fit` without "
                 "one. Give `rewards` and `policy=PolicyGradient(anchor_decay=0.99)`"
             )
-        optimizer = task.optimizer
+        optimizer = self.model.optimizer
         if not optimizer.built:
-            optimizer.build(task.trainable_variables)
-        self._task, self._lesson = task, lesson
-        self._variables = list(task.trainable_variables)
+            optimizer.build(self.model.trainable_variables)
+        self._lesson, self._variables = lesson, list(self.model.trainable_variables)
         self._start, self._state = _values(self._variables), _values(optimizer.variables)
         self._joined, self._count, self._steps, self.rounds = None, 0, 0, 0
-        self._is_prepared = True
-
-    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
-        if not self._is_prepared:
-            raise ValueError(
-                "`WARP` must be among the callbacks of `fit` with `rewards`. Received: another way "
-                "to train. `merge_models` joins models that were trained otherwise"
-            )
-        self._is_prepared = False  # once for each `fit`, also after one that failed
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         self._steps += 1
@@ -96,7 +90,7 @@ class WARP(keras.callbacks.Callback):
             self._end_policy()
         if self._count:
             self._end_round()
-        self._task = self._lesson = self._joined = self._start = self._state = None
+        self._lesson = self._joined = self._start = self._state = None
 
     def _end_policy(self):
         """Joins the policy to those before it, which have as many times its share."""
@@ -123,21 +117,8 @@ class WARP(keras.callbacks.Callback):
     def _begin(self):
         """The next policy: the start's weights, the optimizer as it was, and an average of one."""
         _assign(self._variables, self._start)
-        _assign(self._task.optimizer.variables, self._state)
+        _assign(self.model.optimizer.variables, self._state)
         self._lesson.begin_average()
-
-
-def prepare_warp(callbacks, task, lesson):
-    """Prepares each `WARP` among the callbacks of `fit` by rewards.
-
-    Args:
-        callbacks: list, or a `keras.callbacks.CallbackList`, or `None`.
-        task: `T5Gemma2Seq2SeqLM`.
-        lesson: `PolicyLesson`, or another one, which is refused.
-    """
-    for callback in getattr(callbacks, "callbacks", callbacks) or ():
-        if isinstance(callback, WARP):
-            callback._prepare(task, lesson)
 
 
 def _of(function, values, shares, base):
