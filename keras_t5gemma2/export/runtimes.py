@@ -1,45 +1,22 @@
 """The model as functions of named tensors, for runtimes that know nothing of it."""
 
 import contextlib
-import pathlib
-from typing import Any, NamedTuple
 
-import keras
 from keras import InputSpec, ops, tree
 
-from keras_t5gemma2.export import jax_files
+from keras_t5gemma2.export import jax_files, strings
+from keras_t5gemma2.export.formats import Sizes, check_format, checked_sizes
 from keras_t5gemma2.files.atomic import atomic_directory, atomic_file
-from keras_t5gemma2.generation import batching, decoding
 from keras_t5gemma2.generation import cache as caches
+from keras_t5gemma2.generation import decoding
 from keras_t5gemma2.generation.cache import Cache
 from keras_t5gemma2.kernels import Scaled
 from keras_t5gemma2.kernels.export import onnx_nodes, onnx_programs, saved_model, torch_programs
-from keras_t5gemma2.messages import shown, shown_names, shown_path
 from keras_t5gemma2.model.attention import Memory
-from keras_t5gemma2.options import integer
 from keras_t5gemma2.quantization.nbits import nbits_and_level
 
-# The backends that write each format, and which sizes have to be known there.
-_FORMATS = {
-    "tf_saved_model": {"tensorflow": (), "jax": ("encoder_length", "images")},
-    "litert": {"tensorflow": ("batch_size", "encoder_length", "images")},
-    "torch": {"torch": ("batch_size", "encoder_length", "images")},
-    "onnx": {"torch": ("batch_size", "encoder_length", "images")},
-    "jax": {"jax": ("batch_size", "encoder_length", "images")},
-}
 # What writes a file for each function, and how the files' names end.
 _PROGRAMS = {"torch": (torch_programs, ".pt2"), "onnx": (onnx_programs, ".onnx")}
-_FLOAT32_ONLY = {"litert": "LiteRT", "onnx": "onnxruntime on CPUs"}
-
-
-class Sizes(NamedTuple):
-    """The sizes of the tensors; `None`: any."""
-
-    batch_size: Any
-    encoder_length: Any  # tokens
-    prompt_length: int  # tokens of the decoder's prompt
-    decoder_length: int | None  # and with those that are generated
-    images: Any  # of each row
 
 
 def export(task, path, format, sizes, options):
@@ -53,13 +30,19 @@ def export(task, path, format, sizes, options):
         options: dict, what the format takes beside.
     """
     makes = _functions_of(task)
-    _check_format(task, path, format, options)
+    check_format(task, path, format, options, makes)
     if format == "jax":
         options = {"platforms": jax_files.checked_platforms(**options)}
     nodes = contextlib.nullcontext()
     if format == "onnx":
         nodes = onnx_nodes.written(*nbits_and_level(task, **options))
-    functions = makes(task, _checked(task, format, sizes)).signatures
+    sizes, resources = checked_sizes(task, format, sizes), ()
+    functions = makes(task, sizes).signatures
+    if options.get("strings"):
+        room = sizes.decoder_length - sizes.prompt_length
+        free = Sizes(None, None, 1, room + 1, 0)  # texts have any length, and no images
+        *generate, resources = strings.generate_of(task, makes(task, free), room)
+        functions["generate"] = generate
     if format == "jax":
         return jax_files.write(path, functions, task.variables, **options)
     if format in _PROGRAMS:
@@ -76,7 +59,7 @@ def export(task, path, format, sizes, options):
         return
     replaced = ("variables/*", "assets/*", "assets.extra/*", "*.pb", "*.pbtxt")
     with atomic_directory(path, replaced, written_last="saved_model.pb") as directory:
-        saved_model.write_saved_model(directory, functions, task.variables)
+        saved_model.write_saved_model(directory, functions, task.variables, resources)
 
 
 class Functions:
@@ -228,72 +211,3 @@ def _functions_of(task):
             f"{type(task).__name__}. Give an `input_signature` to write what it makes of arrays"
         )
     return found
-
-
-# Errors -----------------------------------------------------------------------------------------
-
-
-def _check_format(task, path, format, options):
-    if format not in _FORMATS:
-        raise ValueError(
-            f"`format` must be one of {tuple(_FORMATS)}: no cache can be passed in and out in "
-            f"any other. Received: format={shown(format)}"
-        )
-    backend = keras.config.backend()
-    if backend not in _FORMATS[format]:
-        raise ValueError(
-            f"`format` must be one that the backend {backend} writes: "
-            f"{[name for name, backends in _FORMATS.items() if backend in backends]}. Received: "
-            f"format={shown(format)}. Save a preset, and export it with KERAS_BACKEND="
-            f"{' or '.join(_FORMATS[format])}"
-        )
-    known = {"jax": {"platforms"}, "onnx": {"accuracy_level"}}.get(format, set())
-    if format != "litert" and options.keys() - known:
-        raise ValueError(
-            f"`export` takes no such arguments for format={shown(format)}. Received: "
-            f"{shown_names(options)}"
-        )
-    if format == "onnx":
-        onnx_programs.check_installed()
-    dtype = task.backbone.encoder.compute_dtype
-    if format in _FLOAT32_ONLY and dtype != "float32":
-        raise ValueError(
-            f"{_FLOAT32_ONLY[format]} computes in float32: a model must do so to be exported with "
-            f'format="{format}". Received: a model of {dtype}. Load it with `dtype="float32"`'
-        )
-    if format == "litert" and pathlib.Path(path).suffix != ".tflite":
-        raise ValueError(
-            f'`filepath` must end with ".tflite". Received: filepath={shown_path(path)}'
-        )
-
-
-def _checked(task, format, sizes):
-    """The sizes, with what is known of them without being said."""
-    if sizes.decoder_length is None and task.preprocessor is not None:
-        most = (integer(sizes.prompt_length) or 0) + batching.NEW_TOKENS
-        cap = task.preprocessor.decoder_sequence_length
-        sizes = sizes._replace(decoder_length=min(cap, most))
-    if task.backbone.config.vision is None:
-        if sizes.images:
-            raise ValueError(
-                "`images` needs a model with a vision tower, which this one has not. Received: "
-                f"images={shown(sizes.images)}"
-            )
-        sizes = sizes._replace(images=0)
-    required = *_FORMATS[format][keras.config.backend()], "decoder_length", "prompt_length"
-    for name, value in sizes._asdict().items():
-        lowest = 0 if name == "images" else 1
-        if value is None and name not in required:
-            continue
-        if not isinstance(value, int) or value < lowest:
-            raise ValueError(
-                f"`{name}` must be an integer of at least {lowest} for format={shown(format)} from "
-                f"{keras.config.backend()}. Received: {name}={shown(value)}"
-            )
-    if sizes.prompt_length >= sizes.decoder_length:
-        raise ValueError(
-            "`decoder_length` must leave room for a token after the prompt. Received: "
-            f"decoder_length={shown(sizes.decoder_length)}, "
-            f"prompt_length={shown(sizes.prompt_length)}"
-        )
-    return sizes

@@ -611,6 +611,14 @@ class T5Gemma2Task(TrainableTask):
           the tokens that were chosen. It gives the next `logits` and the cache; that which it got
           may have been written to.
 
+        With `strings=True`, on TensorFlow, a fourth one takes strings and gives strings: `generate`
+        of a (rows,) tensor of texts gives `outputs`, the texts that `lm.generate` would write
+        greedily without images, and their `token_ids`, with the tokenizer and the loop inside.
+        It needs a vocabulary in a SentencePiece file, which is tried on 4,000 texts; and what
+        loads it has to import `tensorflow_text`. Texts that are longer than the preprocessor's
+        `encoder_sequence_length` are an error. Bytes that are no UTF-8 may be shown by another
+        number of replacement characters.
+
         Active adapters, quantized weights and a cache in int8 are a part of them. Rows whose
         images are fewer than `images` are filled up with any others: only as many are looked at
         as a row has image tokens for.
@@ -650,7 +658,8 @@ class T5Gemma2Task(TrainableTask):
                 preprocessor's `decoder_sequence_length`.
             prompt_length: int. Tokens of the decoder's prompt; the start token is one.
             images: int. Images and crops of each row; 0 for none, `None` for any.
-            **kwargs: for "litert", attributes of TensorFlow's converter, such as `optimizations`;
+            **kwargs: for "tf_saved_model", `strings`, a bool;
+                for "litert", attributes of TensorFlow's converter, such as `optimizations`;
                 for "jax", `platforms`, a list among "cpu", "cuda", "rocm" and "tpu", by default
                 of the one at hand; for "onnx" of a quantized model, `accuracy_level`: 0, the
                 default, computes with inputs in floats, and 4 rounds them to 8 bits, which is

@@ -6,15 +6,18 @@ import tempfile
 import keras
 
 
-def write_saved_model(path, functions, variables):
+def write_saved_model(path, functions, variables, resources=()):
     """Writes a SavedModel into an empty directory.
 
     Args:
         path: path of the directory.
         functions: per name, a function of a dict of tensors, and a `keras.InputSpec` of each.
         variables: the `keras.Variable`s that the functions read.
+        resources: what else of TensorFlow they read, such as tables.
     """
     archive = keras.export.ExportArchive()
+    for resource in resources:
+        archive.track(resource)
     if keras.config.backend() == "tensorflow":
         for name, (function, specs) in functions.items():
             archive.add_endpoint(name, function, [specs])
