@@ -37,6 +37,14 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
     multiple=True,
     help="Of --format jax: for which to make programs; by default this one's. Again for each.",
 )
+@click.option(
+    "--strings", is_flag=True, help="Of TensorFlow: add generate, from strings to strings."
+)
+@click.option(
+    "--accuracy-level",
+    type=click.Choice(["0", "4"]),
+    help="Of --format onnx with --quantize: 4 rounds inputs to 8 bits, too.",
+)
 @click.option("--dtype", type=click.Choice(options.DTYPES), help="By default Keras's, float32.")
 @click.option(
     "--quantize", type=click.Choice(options.QUANTIZATIONS), help="Write weights as integers."
@@ -53,6 +61,7 @@ def export(backend, **chosen):
 
     \b
     t5gemma2 export t5gemma2_tiny exported --backend tensorflow
+    t5gemma2 export t5gemma2_tiny texts --backend tensorflow --strings
     t5gemma2 export t5gemma2_tiny exported --backend torch --batch-size 1 --encoder-length 64 \\
         --decoder-length 32 --images 0
     t5gemma2 export t5gemma2_tiny tiny.tflite --backend tensorflow --format litert \\

@@ -12,7 +12,16 @@ _FORMATS = {"jax": "tf_saved_model", "tensorflow": "tf_saved_model", "torch": "t
 
 
 def run(
-    out, preset, target, export_format=None, adapter=None, as_json=False, platforms=(), **options
+    out,
+    preset,
+    target,
+    export_format=None,
+    adapter=None,
+    as_json=False,
+    platforms=(),
+    strings=False,
+    accuracy_level=None,
+    **options,
 ):
     """Writes the files, and tells `out` where they are.
 
@@ -25,6 +34,8 @@ def run(
         adapter: path or `None`, as `models.load` has it.
         as_json: bool.
         platforms: names, as `export` has them for the format "jax"; none for its default.
+        strings: bool, as `export` has it.
+        accuracy_level: "0", "4" or `None`, as `export` has it for a quantized model.
         **options: `dtype`, `quantize` and `text_only` of `models.load`, and sizes of `export`.
 
     Raises:
@@ -38,6 +49,10 @@ def run(
         )
     if platforms:
         options["platforms"] = list(platforms)
+    if strings:
+        options["strings"] = True
+    if accuracy_level is not None:
+        options["accuracy_level"] = int(accuracy_level)
     export_format = export_format or _FORMATS[keras.config.backend()]
     lm = models.load(preset, adapter, **of_model)
     try:

@@ -34,6 +34,11 @@ def test_sizes_are_those_of_export(tmp_path, monkeypatch, capsys):
     for_two = ("--platform", "tpu", "--platform", "cpu")
     printed(capsys, "export", "t5gemma2_tiny", tmp_path / "b", *SIZES, "--format", "jax", *for_two)
     assert (taken.pop("platforms"), taken["format"]) == (["tpu", "cpu"], "jax")
+    printed(capsys, "export", "t5gemma2_tiny", tmp_path / "c", "--strings")
+    assert taken.pop("strings") is True
+    integers = ("--format", "onnx", "--quantize", "int8", "--accuracy-level", "4")
+    printed(capsys, "export", "t5gemma2_tiny", tmp_path / "d", *SIZES, *integers)
+    assert taken.pop("accuracy_level") == 4
     options = (tmp_path / "a.tflite", *SIZES, "--format", "litert", "--prompt-length", "2")
     assert "litert, 1 files, 0.0 MB" in printed(capsys, "export", "t5gemma2_tiny", *options)
     assert taken == {
