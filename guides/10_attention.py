@@ -52,6 +52,7 @@ for number, token in enumerate(found.tokens[:2]):
 # %%
 figure = keras_t5gemma2.show_attention(found, tokens=[0, 1], layers=layer, heads=head)
 figure.savefig("attention.png", dpi=120)
+figure
 
 # %% [markdown]
 # `lm.probe` tells how sure the model is: the surprise of each token, in nats, the entropy of the

@@ -23,7 +23,7 @@ _COLAB = "https://colab.research.google.com/github/{0}/blob/main/guides/{1}.ipyn
 _KAGGLE = "https://kaggle.com/kernels/welcome?src=https://github.com/{0}/blob/main/guides/{1}.ipynb"
 _MARK = re.compile(r"^# %%(?P<kind> \[markdown\])?[^\n]*\n", re.M)
 # In a notebook pictures stand below their cell.
-_LEFT_OUT = ('matplotlib.use("Agg")',)
+_LEFT_OUT = re.compile(r'matplotlib\.use\("Agg"\)|import matplotlib$')
 
 
 def main(arguments=None):
@@ -58,7 +58,7 @@ def cells_of(script, name):
         if mark["kind"]:
             cells.append(("markdown", re.sub(r"^# ?", "", text, flags=re.M)))
         else:
-            lines = [line for line in text.splitlines() if line.strip() not in _LEFT_OUT]
+            lines = [line for line in text.splitlines() if not _LEFT_OUT.match(line)]
             cells.append(("code", "\n".join(lines).strip("\n")))
     (kind, first), *rest = cells
     title, _, text = first.partition("\n")
@@ -108,13 +108,20 @@ def _clean(notebook, seconds, is_busy):
     for cell in notebook["cells"]:
         cell["metadata"] = {}
         outputs = cell.get("outputs", [])
-        cell["outputs"] = [x for x in outputs if x.get("name") != "stderr"]
+        cell["outputs"] = [x for x in outputs if not _says_nothing(x)]
         if cell["cell_type"] != "code":
             del cell["outputs"]
     first = notebook["cells"][0]
     others = ", which other programs used, too" if is_busy else ""
     cores = f"{os.cpu_count()} CPU cores{others}"
     first["source"] += f"\n\nThis run took {seconds:.0f} seconds with {backend} on {cores}."
+
+
+def _says_nothing(output):
+    """Whether it is a warning, or an object that shows its address alone."""
+    found = output.get("data", {})
+    is_address = found.keys() == {"text/plain"} and " at 0x" in "".join(found["text/plain"])
+    return output.get("name") == "stderr" or is_address
 
 
 def is_old(path):

@@ -14,11 +14,13 @@ SCRIPT = """# %% [markdown]
 # %%
 import matplotlib
 
-matplotlib.use("Agg")
+matplotlib.use("Agg")  # as in the guides
 print(40 + 2)
+object()
 # %% a title
 (7,)
 """
+PICTURES = ("image/png", "text/html")
 MADE = sorted(notebooks.GUIDES.glob("*.ipynb"))
 
 
@@ -26,16 +28,19 @@ def test_cells():
     (kind, text), *code = notebooks.cells_of(SCRIPT, "01_a")
     assert kind == "markdown" and text.startswith("# Numbers\n\n[Open in Colab](https://colab.")
     assert text.endswith("\n\nThey add up.") and "/guides/01_a.ipynb" in text
-    assert code == [("code", "import matplotlib\n\nprint(40 + 2)"), ("code", "(7,)")]
+    assert code == [("code", "print(40 + 2)\nobject()"), ("code", "(7,)")]
 
 
 def test_a_notebook_has_what_its_script_prints(tmp_path):
     pytest.importorskip("nbclient")
     path = tmp_path / "01_a.py"
-    path.write_text(SCRIPT.replace("matplotlib", "math").replace('math.use("Agg")\n', ""))
+    path.write_text(
+        SCRIPT.replace("matplotlib", "math").replace('math.use("Agg")  # as in the guides\n', "")
+    )
     notebooks.write(path)
     notebook = json.loads((tmp_path / "01_a.ipynb").read_text())
-    assert notebook["cells"][1]["outputs"][0]["text"] == "42\n"
+    (printed,) = notebook["cells"][1]["outputs"]
+    assert printed["text"] == "42\n"
     assert "This run took " in notebook["cells"][0]["source"]
     assert not notebooks.is_old(path)
     path.write_text(path.read_text().replace("40 + 2", "40 + 3"))
@@ -48,3 +53,6 @@ def test_the_notebooks_of_the_guides(path):
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
     assert outputs and not any(output["output_type"] == "error" for output in outputs)
+    sources = "".join("".join(cell["source"]) for cell in cells)
+    pictures = [data for output in outputs for data in output.get("data", {}) if data in PICTURES]
+    assert len(pictures) >= sources.count(".savefig(")
