@@ -149,10 +149,12 @@ def test_train(read, histories):
     assert "exact_match" in evaluation
     reader.run("Distillation(base)")
     assert len(histories) == 4 and all(np.isfinite(h["loss"]).all() for h in histories)
-    reader.run("rewards=[brief]")
+    reader.run("def brief(")
     assert {"reward", "reward_std", "kl"} <= histories[-1].keys()
     reader.run("merge_models(")
     assert pathlib.Path("merged", "config.json").is_file()
+    reader.run("keras_t5gemma2.WARP(")
+    assert reader["warp"].rounds == 1
     reader.run("keras_t5gemma2.upcycle(lm")
     assert np.isfinite(histories[-1]["loss"]).all()
 
