@@ -119,8 +119,7 @@ figure.savefig("training_options.png", dpi=120)
 #
 # `sample_weight` has a number per row, or one per label. A label is a token of the target and
 # stands where the decoder predicts it. `class_weight` counts the labels of a token. The loss is the
-# weighted mean over tokens; padding has no weight. Here the preset before training is asked: it
-# knows how a year is written, and nothing of dots.
+# weighted mean over tokens; padding has no weight. Here are losses of the preset before training.
 
 # %%
 untrained = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset(PRESET)
