@@ -38,7 +38,7 @@ class GraphText:
 
     @property
     def resources(self):
-        """What a SavedModel has to keep beside variables."""
+        """Objects of TensorFlow that a SavedModel keeps beside variables."""
         return self._pieces, self._ids
 
     def encode(self, texts):
@@ -112,7 +112,7 @@ class GraphText:
 
 
 def signature():
-    """What `generate` takes: any number of strings."""
+    """The input of `generate`: any number of strings."""
     import tensorflow as tf
 
     return tf.TensorSpec([None], tf.string, name="texts")

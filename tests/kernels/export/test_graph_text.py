@@ -1,5 +1,7 @@
 """A tokenizer inside a graph of TensorFlow."""
 
+import sys
+
 import keras
 import pytest
 
@@ -49,3 +51,9 @@ def test_bytes_that_are_no_text(tokenizer, text):
     assert text.decode(ids, [[True, True]], "").numpy()[0].decode() == "\ufffda"
     with pytest.raises(Exception, match="[Ii]nvalid"):
         text.encode([b"\xff"])
+
+
+def test_tensorflow_text_is_asked_for(monkeypatch, tokenizer):
+    monkeypatch.setitem(sys.modules, "tensorflow_text", None)
+    with pytest.raises(ImportError, match="Install it with `pip install tensorflow-text`"):
+        text_graph(tokenizer, tokenizer.vocabulary_size())
