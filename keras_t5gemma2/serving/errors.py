@@ -57,6 +57,10 @@ _NAMES = {
 }
 
 
+# A value that was received stays as it is, whatever words stand in it.
+_NAME_OR_VALUE = re.compile(r"""(?<==)(?:'[^']*'|"[^"]*")|`\w+`|\b\w+(?==)""")
+
+
 def of_value(error, default=None, known=()):
     """The `RequestError` of a `ValueError` or `TypeError` of the package, in the request's words.
 
@@ -67,7 +71,7 @@ def of_value(error, default=None, known=()):
     """
     found = re.search(r"`(\w+)`", str(error))
     name = found and _NAMES.get(found[1], found[1])
-    message = re.sub(r"`\w+`|\b\w+(?==)", lambda match: _renamed(match[0], known), str(error))
+    message = _NAME_OR_VALUE.sub(lambda match: _renamed(match[0], known), str(error))
     return RequestError(400, message, name if name in known else default)
 
 

@@ -1,6 +1,7 @@
 """Several fine-tuned models made one, weight by weight, from their files."""
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any, Literal
 
 import keras
@@ -71,8 +72,10 @@ def merge_models(
     function, shares = _checked(models, method, weights, base, density)
     sources = [_source(model, number) for number, model in enumerate(models)]
     of_base = None if base is None else _source(base, "base")
-    for name, other in [*enumerate(sources), *([("base", of_base)] if of_base else [])]:
+    of_all = [*enumerate(sources), *([("base", of_base)] if of_base else [])]
+    for name, other in of_all:
         _check_alike(sources[0], other, name)
+    _check_vocabularies(task.preprocessor_cls.tokenizer_cls, of_all)
     tensors = [_tensors(source) for source in sources]
     base_tensors = None if of_base is None else _tensors(of_base)
     lm = task.from_preset(models[0], dtype=dtype)
@@ -168,6 +171,28 @@ def _check_alike(first, other, name):
             f"model {name}, {shown(str(other.path))}, whose config is not that of "
             f"{shown(str(first.path))}"
         )
+
+
+def _check_vocabularies(cls, of_all):
+    """Raises where a row of a table means another token in another model."""
+    (_, source), *others = of_all
+    first = _vocabulary(cls, source)
+    for name, other in others:
+        tokens = _vocabulary(cls, other)
+        if None in (first, tokens) or first == tokens:  # without a tokenizer nobody can tell
+            continue
+        pairs = enumerate(zip_longest(tokens, first))
+        token_id, pair = next((n, pair) for n, pair in pairs if pair[0] != pair[1])
+        found, wanted = ("none" if token is None else shown(token) for token in pair)
+        raise ValueError(
+            f"All models must have one vocabulary. Received: model {name}, "
+            f"{shown(str(other.path))}, whose token {token_id} is {found}, and not {wanted} as in "
+            f"{shown(str(source.path))}"
+        )
+
+
+def _vocabulary(cls, checkpoint):
+    return cls.from_preset(checkpoint.path).get_vocabulary() if checkpoint.has_tokenizer else None
 
 
 def _tensors(checkpoint):

@@ -35,6 +35,13 @@ def test_values_are_named_as_the_request_has_them():
     )
 
 
+def test_what_was_received_stays_as_it_was():
+    text = "`schema` must be a schema. Received: schema='schema=1, inputs=2'"
+    assert of_value(ValueError(text), None, ("response_format", "prompt")).message == (
+        "`response_format` must be a schema. Received: response_format='schema=1, inputs=2'"
+    )
+
+
 def test_types_follow_from_the_status():
     found = {code: RequestError(code, "a").body()["error"]["type"] for code in (400, 401, 429, 503)}
     assert list(found.values()) == [

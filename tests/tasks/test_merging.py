@@ -1,5 +1,6 @@
 """Models merged from their files, one of them in memory."""
 
+import json
 import shutil
 
 import h5py
@@ -7,8 +8,14 @@ import numpy as np
 import pytest
 from keras import ops
 from tasks import small_task
+from tiny_vocabulary import tiny_tokenizer_data
 
-from keras_t5gemma2 import T5Gemma2Seq2SeqLM, merge_models
+from keras_t5gemma2 import (
+    T5Gemma2Seq2SeqLM,
+    T5Gemma2Seq2SeqLMPreprocessor,
+    T5Gemma2Tokenizer,
+    merge_models,
+)
 from keras_t5gemma2.model.backbone import T5Gemma2Backbone
 from keras_t5gemma2.model.merging import slerp
 
@@ -114,6 +121,21 @@ def test_models_that_do_not_fit_together_are_refused(presets, tmp_path):
     lm.save_to_preset(tmp_path / "quantized")
     with pytest.raises(ValueError, match=r"Model 0 must have weights of floats"):
         merge_models([tmp_path / "quantized", presets[0]])
+
+
+def test_models_of_another_vocabulary_are_refused(presets, tmp_path):
+    """Their tables have one shape, and a row of them another meaning."""
+    data = json.loads(tiny_tokenizer_data())
+    ids = data["model"]["vocab"]
+    ids["."], ids[","] = ids[","], ids["."]
+    lm = small_task()
+    tokenizer = T5Gemma2Tokenizer(json.dumps(data).encode())
+    lm.preprocessor = T5Gemma2Seq2SeqLMPreprocessor(tokenizer)
+    lm.save_to_preset(tmp_path / "other")
+    with pytest.raises(ValueError, match=r"one vocabulary. Received: model 1, .* whose token \d+"):
+        merge_models([presets[0], tmp_path / "other"])
+    with pytest.raises(ValueError, match=r"Received: model base, .* is ',', and not '\.'"):
+        merge_models(presets[:2], method="ties", base=tmp_path / "other")
 
 
 def test_a_weight_that_a_model_lacks_is_an_error(presets, tmp_path):
