@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import math
 import types
 from collections.abc import Mapping
 from typing import Any, Self
@@ -58,7 +59,9 @@ class AttentionConfig:
 
     def __post_init__(self) -> None:
         _take_numbers(self)
-        _check_positive(self, "num_heads", "num_kv_heads", "head_dim", "rope_factor")
+        _check_positive(self, "num_heads", "num_kv_heads", "head_dim")
+        _check_positive(self, "rope_theta", "rope_factor", "query_pre_attn_scalar", "norm_epsilon")
+        _check_dropout(self)
         _check_flag(self, "qk_norm")
         if self.soft_cap is not None:
             _check_positive(self, "soft_cap")
@@ -195,10 +198,15 @@ class StackConfig:
 
     def __post_init__(self) -> None:
         _take_numbers(self)
-        _check_positive(self, "hidden_dim", "mlp_dim")
+        _check_positive(self, "hidden_dim", "mlp_dim", "norm_epsilon")
+        _check_dropout(self)
         if self.cross_attention_dim is not None:
             _check_positive(self, "cross_attention_dim")
         object.__setattr__(self, "layers", tuple(self.layers))
+        for layer in self.layers:
+            _check_kind("layers", layer, AttentionConfig)
+        if self.experts is not None:
+            _check_kind("experts", self.experts, ExpertsConfig)
 
     def __repr__(self) -> str:
         windows = collections.Counter(layer.window for layer in self.layers)
@@ -276,6 +284,12 @@ class VisionConfig:
     def __post_init__(self) -> None:
         _take_numbers(self)
         _check_positive(self, "image_size", "patch_size", "hidden_dim", "mlp_dim", "num_heads")
+        _check_positive(self, "tokens_per_image", "norm_epsilon")
+        if self.num_layers < 0:  # 0 is what a file says where there is no tower
+            raise ValueError(
+                f"`num_layers` must be at least 0. Received: num_layers={shown(self.num_layers)}"
+            )
+        _check_dropout(self)
         if self.hidden_dim % self.num_heads:
             raise ValueError(
                 "The vision tower's `hidden_dim` must be a multiple of its `num_heads`. Received: "
@@ -363,6 +377,12 @@ class BackboneConfig:
     def __post_init__(self) -> None:
         _take_numbers(self)
         _check_positive(self, "vocabulary_size")
+        if self.final_logit_soft_cap is not None:
+            _check_positive(self, "final_logit_soft_cap")
+        for name, stack in {"encoder": self.encoder, **self.stacks}.items():
+            _check_kind(name, stack, StackConfig)
+        if self.vision is not None:
+            _check_kind("vision", self.vision, VisionConfig)
         _check_flag(self, "decoder_table")
         _check_stacks(self)
 
@@ -407,6 +427,40 @@ class BackboneConfig:
         return dataclasses.replace(
             self, decoder=None, final_logit_soft_cap=None, decoder_table=False
         )
+
+    def with_rope_factor(self, rope_factor: float) -> Self:
+        """The configuration with the positions of full attention divided by another number.
+
+        Texts that are longer than those of training then have positions that it has seen, only
+        closer to each other: position interpolation (Chen et al., arXiv 2306.15595). Layers with
+        a window stay as they are: no distance in them grows with the text.
+
+        Args:
+            rope_factor: float, above 0; instead of what the layers have.
+
+        Raises:
+            ValueError: it is not above 0, or all layers have a window.
+
+        Example:
+
+        >>> config = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny").config
+        >>> [layer.rope_factor for layer in config.with_rope_factor(4).encoder.layers]
+        [1.0, 4.0]
+        """
+        if all(layer.window for stack in self.stacks.values() for layer in stack.layers):
+            raise ValueError(
+                "`rope_factor` needs a layer of full attention. Received: "
+                f"rope_factor={shown(rope_factor)}, for a model whose layers all have a window"
+            )
+
+        def stretched(layer):
+            return layer if layer.window else dataclasses.replace(layer, rope_factor=rope_factor)
+
+        stacks = {
+            name: dataclasses.replace(stack, layers=tuple(map(stretched, stack.layers)))
+            for name, stack in self.stacks.items()
+        }
+        return dataclasses.replace(self, **stacks)
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as nested dicts, lists and numbers: plain JSON.
@@ -495,6 +549,10 @@ def _take_numbers(config):
             raise TypeError(
                 f"`{field.name}` must be {what}{none}. Received: {field.name}={shown(value)}"
             )
+        if not math.isfinite(taken):
+            raise ValueError(
+                f"`{field.name}` must be finite. Received: {field.name}={shown(value)}"
+            )
         object.__setattr__(config, field.name, taken)
 
 
@@ -541,3 +599,15 @@ def _check_positive(config, *names):
         value = getattr(config, name)
         if value <= 0:
             raise ValueError(f"`{name}` must be positive. Received: {name}={shown(value)}")
+
+
+def _check_kind(name, value, kind):
+    if not isinstance(value, kind):
+        raise TypeError(f"`{name}` must be of {kind.__name__}. Received: {name}={shown(value)}")
+
+
+def _check_dropout(config):
+    if not 0 <= config.dropout < 1:
+        raise ValueError(
+            f"`dropout` must be at least 0 and below 1. Received: dropout={shown(config.dropout)}"
+        )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tasks import small_task
 from tasks_t5gemma1 import CONFIG as FIRST
-from tiny_models import CONFIG, DECODER, LOCAL, VISION
+from tiny_models import CONFIG, DECODER, LOCAL, SMALL_CONFIG, VISION
 
 from keras_t5gemma2 import T5Gemma2Backbone
 from keras_t5gemma2.checkpoints.own import reader
@@ -37,6 +37,15 @@ def test_interleave_puts_a_full_layer_at_every_sixth():
         (LOCAL, {"head_dim": 7}, "head_dim=7"),
         (LOCAL, {"window": 0}, "window=0"),
         (LOCAL, {"num_heads": 0}, "num_heads=0"),
+        (LOCAL, {"rope_theta": -1}, "`rope_theta` must be positive. Received: rope_theta=-1"),
+        (LOCAL, {"rope_theta": float("nan")}, "`rope_theta` must be finite.*=nan"),
+        (LOCAL, {"query_pre_attn_scalar": 0}, "query_pre_attn_scalar=0"),
+        (LOCAL, {"norm_epsilon": float("inf")}, "`norm_epsilon` must be finite.*=inf"),
+        (LOCAL, {"soft_cap": float("nan")}, "`soft_cap` must be finite.*=nan"),
+        (LOCAL, {"dropout": 1}, "`dropout` must be at least 0 and below 1. Received: dropout=1"),
+        (DECODER, {"dropout": -0.1}, "dropout=-0.1"),
+        (VISION, {"num_layers": -1}, "num_layers=-1"),
+        (CONFIG, {"final_logit_soft_cap": -30}, "final_logit_soft_cap=-30"),
         (VISION, {"num_heads": 5}, "hidden_dim=24, num_heads=5"),
         (VISION, {"tokens_per_image": 5}, "tokens_per_image=5"),
         (VISION, {"tokens_per_image": 9}, "image_size=28, patch_size=7, tokens_per_image=9"),
@@ -136,4 +145,41 @@ def test_a_backbone_of_numpy_s_numbers_is_made_and_made_again(tmp_path):
 def test_what_is_no_number_is_refused(config, change, rule):
     (name,) = change
     with pytest.raises(TypeError, match=f"`{name}` must be {rule}. Received: {name}="):
+        dataclasses.replace(config, **change)
+
+
+def test_only_full_attention_gets_other_positions():
+    config = CONFIG.with_rope_factor(4)
+    for stack, before in zip(config.stacks.values(), CONFIG.stacks.values(), strict=True):
+        for layer, was in zip(stack.layers, before.layers, strict=True):
+            factor = was.rope_factor if was.window else 4.0
+            assert layer == dataclasses.replace(was, rope_factor=factor)
+    assert config.with_rope_factor(8) == CONFIG  # instead of what is there, not times it
+
+
+@pytest.mark.parametrize(
+    ("factor", "message"),
+    [(0, "rope_factor=0"), ("4x", "rope_factor='4x'"), (float("nan"), "rope_factor=nan")],
+)
+def test_a_factor_of_positions_is_above_0(factor, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        CONFIG.with_rope_factor(factor)
+
+
+def test_a_model_of_windows_alone_has_no_positions_to_stretch():
+    with pytest.raises(ValueError, match=r"`rope_factor` needs a layer of full attention.*=4"):
+        SMALL_CONFIG.with_rope_factor(4)
+
+
+@pytest.mark.parametrize(
+    ("config", "change", "message"),
+    [
+        (DECODER, {"layers": (LOCAL, {"num_heads": 4})}, "`layers` must be of AttentionConfig"),
+        (DECODER, {"experts": 8}, "`experts` must be of ExpertsConfig. Received: experts=8"),
+        (CONFIG, {"encoder": None}, "`encoder` must be of StackConfig. Received: encoder=None"),
+        (CONFIG, {"vision": True}, "`vision` must be of VisionConfig. Received: vision=True"),
+    ],
+)
+def test_parts_are_configs_of_their_kind(config, change, message):
+    with pytest.raises(TypeError, match=message):
         dataclasses.replace(config, **change)
