@@ -44,12 +44,14 @@ class Checkpoint:
         text_only: bool. Leave out the vision tower, with the tensors and layers that belong to it.
         preset: what the user called the checkpoint, which may say what its weights derive from.
         encoder_only: bool. Leave out the decoder, with the tensors that belong to it.
+        rope_factor: float, instead of what layers of full attention have; or `None`.
     """
 
     path: PathLike
     text_only: bool = False
     preset: str | None = None
     encoder_only: bool = False
+    rope_factor: float | None = None
 
     # Patterns of the files to download: always, and with the weights.
     small_files: ClassVar[tuple[str, ...]] = ("*.json", "assets/tokenizer/*")
@@ -66,9 +68,10 @@ class Checkpoint:
     end_of_image_is_in_table = False
 
     def parts_of(self, config):
-        """A `BackboneConfig` without the parts that are left out."""
+        """A `BackboneConfig` without the parts that are left out, and with other positions."""
         config = dataclasses.replace(config, vision=None) if self.text_only else config
-        return config.encoder_alone() if self.encoder_only else config
+        config = config.encoder_alone() if self.encoder_only else config
+        return config if self.rope_factor is None else config.with_rope_factor(self.rope_factor)
 
     @property
     def generation(self):

@@ -29,7 +29,13 @@ _HUB_PAGES = ("https://huggingface.co/", "https://hf.co/", "huggingface.co/", "h
 
 
 def open_checkpoint(
-    preset, load_weights=True, text_only=False, embeddings=None, encoder_only=False, cls=None
+    preset,
+    load_weights=True,
+    text_only=False,
+    embeddings=None,
+    encoder_only=False,
+    rope_factor=None,
+    cls=None,
 ):
     """What is behind the name of a preset.
 
@@ -41,6 +47,7 @@ def open_checkpoint(
         text_only: bool. Leave out the vision tower.
         embeddings: "encoder", "decoder", "mean" or `None`, for presets of keras-hub alone.
         encoder_only: bool. Leave out the decoder.
+        rope_factor: float, instead of what layers of full attention have; or `None`.
         cls: the class to be loaded, whose `generation` the checkpoint must be of, or `None`.
 
     Returns:
@@ -61,7 +68,7 @@ def open_checkpoint(
     check_choice(embeddings)
     kind = _kind_of(directory)
     choice = (embeddings,) if kind is KerasHubCheckpoint else ()
-    checkpoint = kind(directory, text_only, preset, encoder_only, *choice)
+    checkpoint = kind(directory, text_only, preset, encoder_only, rope_factor, *choice)
     if not choice or checkpoint.generation == 1:
         check_no_choice(embeddings, directory)
     check_class(cls, checkpoint.generation, f"preset={shown(preset)}")

@@ -327,6 +327,7 @@ class T5Gemma2Backbone(
         quantize: QuantizationMode | Mapping[str, Any] | None = None,
         allow_nonfinite: bool = False,
         encoder_only: bool = False,
+        rope_factor: float | None = None,
         **kwargs: Any,
     ) -> "T5Gemma2Backbone":
         """The backbone of a preset or of a published checkpoint.
@@ -348,6 +349,9 @@ class T5Gemma2Backbone(
             encoder_only: bool. If true, the decoder is neither built nor read. A directory of an
                 encoder alone, such as one whose `model_type` is t5gemma2_encoder, gives one
                 anyway.
+            rope_factor: float. What layers of full attention divide positions by, instead of what
+                the preset says, to fine-tune for texts that are longer than those of training; see
+                `BackboneConfig.with_rope_factor`. It is saved with the model.
             **kwargs: `dtype`, `name`, `trainable`.
 
         Raises:
@@ -364,13 +368,14 @@ class T5Gemma2Backbone(
         (None, 'bfloat16')
         """
         check_loading(cls, "from_preset", kwargs, _IN_A_PRESET)
-        parts = text_only, embeddings, encoder_only
+        parts = text_only, embeddings, encoder_only, rope_factor
         checkpoint, preset = formats.open_checkpoint(preset, load_weights, *parts, cls=cls)
         if checkpoint is not None:
             how = load_weights, quantize, allow_nonfinite
             return load_backbone(cls.class_of_presets(), checkpoint, *how, **kwargs)
         options = {"quantize": quantize, "allow_nonfinite": allow_nonfinite}
         options |= {"text_only": text_only, "encoder_only": encoder_only}
+        options |= {"rope_factor": rope_factor}
         formats.check_only_keras(preset, embeddings, **options)
         return super().from_preset(preset, load_weights, **kwargs)
 

@@ -234,6 +234,7 @@ class T5Gemma2Task(TrainableTask):
         encoder_sequence_length: int | None = None,
         decoder_sequence_length: int | None = None,
         encoder_only: bool = False,
+        rope_factor: float | None = None,
         **kwargs: Any,
     ) -> Self:
         """The model of a preset or of a published checkpoint, with its preprocessor.
@@ -257,6 +258,8 @@ class T5Gemma2Task(TrainableTask):
             decoder_sequence_length: int, tokens; the same of the decoder.
             encoder_only: bool. If true, the decoder is neither built nor read, for tasks that do
                 without.
+            rope_factor: float. What layers of full attention divide positions by, to fine-tune
+                for longer texts, as `T5Gemma2Backbone` has it. The lengths stay as they are.
             **kwargs: `dtype` of every part, by default Keras's global policy; `preprocessor`
                 and further arguments of the constructor.
 
@@ -275,11 +278,12 @@ class T5Gemma2Task(TrainableTask):
         """
         check_loading(cls, "from_preset", kwargs, by_preset=("backbone",), more=("compile",))
         lengths = given_lengths(kwargs, encoder_sequence_length, decoder_sequence_length)
-        parts = text_only, embeddings, encoder_only
+        parts = text_only, embeddings, encoder_only, rope_factor
         checkpoint, preset = formats.open_checkpoint(preset, load_weights, *parts, cls=cls)
         if checkpoint is None:
             options = {"quantize": quantize, "allow_nonfinite": allow_nonfinite}
             options |= {"text_only": text_only, "encoder_only": encoder_only}
+            options |= {"rope_factor": rope_factor}
             formats.check_only_keras(preset, embeddings, **options)
             with reading_adapter_files(preset):
                 lm = super().from_preset(preset, load_weights, **kwargs)

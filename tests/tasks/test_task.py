@@ -3,10 +3,15 @@
 import keras
 import numpy as np
 import pytest
+from keras import ops
 from tasks import ONE_LAYER, TOKENIZER, small_task
 from tiny_models import tiny_backbone, token_inputs
 
-from keras_t5gemma2 import T5Gemma2Seq2SeqLM, T5Gemma2Seq2SeqLMPreprocessor
+from keras_t5gemma2 import (
+    T5Gemma2Backbone,
+    T5Gemma2Seq2SeqLM,
+    T5Gemma2Seq2SeqLMPreprocessor,
+)
 
 pytestmark = pytest.mark.once
 
@@ -58,3 +63,34 @@ def test_a_call_takes_arrays_and_gives_logits(lm, rng):
     symbols = {name: keras.KerasTensor((None, None), "int32") for name in x}
     spec = lm.compute_output_spec(symbols)
     assert spec.shape[-1] == ONE_LAYER.vocabulary_size
+
+
+def test_a_preset_is_loaded_with_other_positions_and_keeps_them(rng, tmp_path):
+    lm = small_task()
+    lm.save_to_preset(tmp_path / "short")
+    long = T5Gemma2Seq2SeqLM.from_preset(tmp_path / "short", rope_factor=32)
+    assert [layer.rope_factor for layer in long.backbone.config.encoder.layers] == [32.0]
+    assert lm.backbone.config.encoder.layers[0].rope_factor == 8.0
+    # the model of these weights and that config, in both stacks
+    same = T5Gemma2Backbone(lm.backbone.config.with_rope_factor(32))
+    same.set_weights(lm.backbone.get_weights())
+    inputs = token_inputs(rng, (9, 4), (5, 7))
+    want = ops.convert_to_numpy(same(inputs)["encoder_sequence_output"])
+    found = ops.convert_to_numpy(long.backbone(inputs)["encoder_sequence_output"])
+    np.testing.assert_allclose(found, want, atol=1e-6)
+    before = ops.convert_to_numpy(lm.backbone(inputs)["encoder_sequence_output"])
+    assert np.abs(found - before).max() > 0.01
+    long.save_to_preset(tmp_path / "long")
+    again = T5Gemma2Backbone.from_preset(tmp_path / "long")
+    assert again.config == same.config
+    other = T5Gemma2Backbone.from_preset("t5gemma2_tiny", text_only=True, rope_factor=4)
+    other.export_to_transformers(tmp_path / "reference")
+    assert T5Gemma2Backbone.from_preset(tmp_path / "reference").config == other.config
+    alone = T5Gemma2Backbone.from_preset(tmp_path / "short", rope_factor=2, encoder_only=True)
+    assert (alone.decoder, alone.config.encoder.layers[0].rope_factor) == (None, 2.0)
+
+
+@pytest.mark.parametrize("factor", [0, float("nan"), "8"])
+def test_a_factor_that_is_none_is_refused_before_a_weight_is_read(factor):
+    with pytest.raises((TypeError, ValueError), match=f"`rope_factor` must be .*{factor}"):
+        T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny", rope_factor=factor)

@@ -227,3 +227,16 @@ def test_several_devices(tmp_path):
     assert output.count("the same on all: True") == 4
     sizes = list(map(float, re.findall(r": ([\d.]+) MB on a device", output)))
     assert sizes[0] == sizes[1] > 1.5 * sizes[2] and sizes[3] < 0.4 * sizes[0]
+
+
+@pytest.mark.slow
+@pytest.mark.once
+def test_longer_texts(tmp_path):
+    """What was learned at 512 tokens is gone at 2,048, and there with other positions."""
+    output = run("16_longer_texts.py", tmp_path)
+    rows = re.findall(r"\n\s+(factor \d(?:, tuned)?) ([\d% ]+)%", output)
+    shares = {name: list(map(int, found.replace("%", "").split())) for name, found in rows}
+    assert list(shares) == ["factor 1", "factor 2", "factor 4", "factor 4, tuned"]
+    assert min(shares["factor 1"][:2]) > 90 and shares["factor 1"][3] < 50
+    assert min(shares["factor 4, tuned"]) > 90
+    assert (tmp_path / "longer_texts.png").stat().st_size > 10_000
