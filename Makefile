@@ -42,7 +42,7 @@ help:
 	@echo "make test-engines  batches by Ray and Spark, which it installs"
 	@echo "make notebooks  runs the guides and writes them as notebooks (GUIDES=guides/01_generate.py)"
 	@echo "make gpu        check and measure on the GPU at hand, in $(MINUTES) minutes, with $(PYTHON)"
-	@echo "make lint       lint and check the format"
+	@echo "make lint       lint, check the format and the types"
 	@echo "make docs       build the documentation into site/, without network"
 	@echo "make wheel      build the wheel into $(DIST), install it into $(WHEEL_ENV), ask it a question"
 	@echo "make clean      remove caches and build output; make clean-all: the environments too"
@@ -84,6 +84,7 @@ gpu:
 lint: $(TEST_ENV)/.ready
 	$(TEST_ENV)/bin/python -m ruff check .
 	$(TEST_ENV)/bin/python -m ruff format --check .
+	KERAS_BACKEND=torch $(TEST_ENV)/bin/python -m pytest -q -m "" tests/test_typing.py
 
 docs: $(TEST_ENV)/.ready
 	NO_MKDOCS_2_WARNING=1 $(TEST_ENV)/bin/python -m mkdocs build

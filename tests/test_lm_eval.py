@@ -133,6 +133,7 @@ def evaluated(model, tasks=TASKS, **options):
     return metrics, samples
 
 
+@pytest.mark.slow
 def test_tasks_have_the_results_of_the_harness_own_model(embedded, twin):
     want, want_samples = evaluated(twin)
     assert want["spell"]["exact_match,none"] == 1 and want["choose"]["acc,none"] == 1
@@ -241,6 +242,7 @@ def test_the_perplexity_of_a_text_is_refused_with_the_reason(embedded):
         T5Gemma2HarnessLM(embedded).loglikelihood_rolling(requests("", [("a",)]))
 
 
+@pytest.mark.slow
 def test_long_contexts_are_read_whole_or_from_their_end(embedded):
     lm = small_task()
     lm.preprocessor.encoder_sequence_length = 8

@@ -112,6 +112,7 @@ def test_missing():
     assert missing("f", Example.half) == ["f: b", "f: args", "f: its result"]
 
 
+@pytest.mark.slow
 def test_the_package_and_its_use_pass_a_type_checker(tmp_path):
     right, wrong = tmp_path / "right.py", tmp_path / "wrong.py"
     right.write_text(RIGHT)

@@ -32,6 +32,7 @@ def randomize_adapters(lm, seed=0):
         variable.assign(0.5 * rng.normal(size=variable.shape))
 
 
+@pytest.mark.once
 @pytest.mark.compiled
 def test_trained_switched_merged_and_unmerged():
     """One story, since each choice of adapters compiles its own functions."""

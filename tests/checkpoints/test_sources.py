@@ -50,6 +50,7 @@ def test_a_student_of_gemma_derives_from_it(tmp_path):
     assert other.backbone.source is None
 
 
+@pytest.mark.slow
 def test_files_that_do_not_say_their_source_are_taken_for_gemma(tmp_path):
     T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny").export_to_transformers(tmp_path / "hf")
     path = tmp_path / "hf" / "config.json"

@@ -45,6 +45,7 @@ def given(monkeypatch, *lines, kind=io.StringIO):
     monkeypatch.setattr(sys, "stdin", kind("".join(f"{line}\n" for line in lines)))
 
 
+@pytest.mark.once
 def test_each_line_gets_its_answer_in_the_dialogue_so_far(lm, monkeypatch, capsys):
     want = answers_of(lm, FIRST, SECOND)
     given(monkeypatch, FIRST, "", SECOND)

@@ -126,6 +126,7 @@ def test_a_gguf_file_without_a_tokenizer(tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["model.gguf"]
 
 
+@pytest.mark.slow
 def test_adapters(checkpoint, tmp_path):
     lm = T5Gemma2Seq2SeqLM.from_preset(str(checkpoint), dtype="bfloat16")
     lm.enable_lora(rank=2, target=["query"])

@@ -21,6 +21,7 @@ def embedder():
     return T5Gemma2TextEmbedder.from_preset("t5gemma2_tiny")
 
 
+@pytest.mark.once
 def test_lines(embedder, capsys):
     lines = parsed(capsys, *TINY, *TEXTS)
     assert [line["encoder_text"] for line in lines] == TEXTS

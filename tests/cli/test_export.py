@@ -22,6 +22,7 @@ def test_the_backend_chooses_the_format(tmp_path, capsys):
     assert found["bytes"] == sum(file.stat().st_size for file in files)
 
 
+@pytest.mark.slow
 @pytest.mark.once
 def test_sizes_are_those_of_export(tmp_path, monkeypatch, capsys):
     taken = {}

@@ -116,6 +116,7 @@ def test_the_settings_make_the_same_run_again(folder):
         np.testing.assert_allclose(second[name], value, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_taken_up(folder, capsys, monkeypatch):
     output = folder / "interrupted"
     config = write_config(folder, output)

@@ -14,6 +14,7 @@ ANSWERS = ["viertausendzweihundertachtundsechzig", "17 दिसंबर 2026"]
 TINY = ("generate", "t5gemma2_tiny")
 
 
+@pytest.mark.once
 def test_texts(capsys):
     assert printed(capsys, *TINY, *TEXTS) == "".join(f"{text}\n" for text in ANSWERS)
 

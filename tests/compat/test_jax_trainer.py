@@ -103,6 +103,7 @@ def test_a_run_that_fails_leaves_the_state(models, kind, run, number):
         assert_as_before(models, state)
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("kind", ["task", pytest.param("head", marks=JAX_AND_TORCH)])
 def test_a_training_that_fails_leaves_the_last_state(models, kind):
     model, data = models[kind]

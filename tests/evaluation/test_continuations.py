@@ -16,6 +16,7 @@ def continuations(lm):
     return [Continuation(context, (), list(tokenizer(text))) for context, text in TEXTS]
 
 
+@pytest.mark.once
 def test_scores_are_those_of_each_row_alone():
     lm = small_task()
     rows = {"encoder_text": [x for x, _ in TEXTS], "decoder_text": [x for _, x in TEXTS]}

@@ -16,6 +16,7 @@ TEXTS = [
 COUNTS = {"prefix_tokens": 5, "suffix_tokens": 6}
 
 
+@pytest.mark.slow
 def test_a_model_that_learned_a_text_by_heart_is_found_out():
     lm = small_task()
     tokenizer = lm.preprocessor.tokenizer

@@ -40,6 +40,7 @@ def test_greedy_tokens_are_those_of_generate(lm, tmp_path):
         assert found.hypotheses[0] == [token for token in wanted if token != end]
 
 
+@pytest.mark.slow
 def test_the_readme_says_up_to_which_length_it_is_right(lm, tmp_path):
     pytest.importorskip("ctranslate2")
     write_ctranslate2(lm, tmp_path / "model", "tiny")

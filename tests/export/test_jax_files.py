@@ -69,6 +69,7 @@ def run(path, inputs, count):
     return tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "cache_dtype"),
     [("bfloat16", "auto"), pytest.param("float32", "int8", marks=pytest.mark.slow)],

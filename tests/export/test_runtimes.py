@@ -186,6 +186,7 @@ def test_an_export_is_written_whole_or_not_at_all(small, tmp_path, monkeypatch):
     assert [file.name for file in (tmp_path / "model").iterdir()] == ["mine.txt"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", {"tensorflow": [FORMAT, "litert"]}.get(BACKEND, [FORMAT]))
 @pytest.mark.once
 def test_an_interrupt_leaves_nothing_and_a_model_that_goes_on(small, tmp_path, monkeypatch, format):
@@ -240,6 +241,7 @@ def test_errors(small, tmp_path, options, message):
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["tf_saved_model", "litert", "torch", "jax"])
 def test_formats_of_other_backends(small, lm, tmp_path, format):
     if format == FORMAT:

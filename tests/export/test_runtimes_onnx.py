@@ -77,6 +77,7 @@ def array_task(config):
     return lm
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("images", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_onnxruntime_writes_what_generate_writes(rng, tmp_path, images):
     lm = array_task(CONFIG if images else TEXT_CONFIG)
@@ -93,6 +94,7 @@ def test_onnxruntime_writes_what_generate_writes(rng, tmp_path, images):
     assert len({token for row in want for token in row}) > 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["int4/32", pytest.param("int8", marks=pytest.mark.slow)])
 def test_integers_are_nodes_that_give_what_generate_gives(rng, tmp_path, mode):
     """The widths are no multiples of a block."""

@@ -34,6 +34,7 @@ print(json.dumps({"outputs": outputs, "shape": shape, "errors": errors}))
 """
 
 
+@pytest.mark.slow
 @of_tensorflow
 def test_what_generate_writes(tmp_path):
     lm = keras_t5gemma2.T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny", text_only=True)

@@ -135,6 +135,7 @@ def _datasets(file):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.once
 def test_gemma3_as_a_directory_and_as_gguf(tmp_path):
     model = tiny_gemma3()
@@ -164,7 +165,8 @@ def test_load_weights(tmp_path):
     other.load_weights(tmp_path / "x.weights.h5", allow_nonfinite=True)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.once
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_a_whole_model_of_keras(tmp_path, dtype):
     lm = small_task(dtype=dtype)
     kernel = lm.backbone.decoder.blocks[0].mlp.up.kernel

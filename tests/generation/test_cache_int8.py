@@ -63,6 +63,7 @@ def test_attention_is_that_over_what_the_numbers_stand_for(rng, queries, rows):
     np.testing.assert_allclose(attend(False), attend(True), **TOLERANCE["float32"])
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("kind", ["projected", pytest.param("shared", marks=pytest.mark.once)])
 def test_hidden_states_are_near_those_of_the_model(lm, rng, kind):
     arrays = batching.pad_rows(batching.rows_of_arrays(token_inputs(rng, (13, 7), (4, 2))), 5)

@@ -232,6 +232,7 @@ def by_fit(lm):
 CHANGES = [by_assign, *slow(by_set_weights, by_one_row, by_fit)]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_the_copy_is_that_of_the_table_as_it_is(rng, change):
     lm, inputs = task(), token_inputs(rng, [7, 3], [2, 1], side="left")

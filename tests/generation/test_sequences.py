@@ -22,6 +22,7 @@ def test_a_sequence_ends_with_a_stop_token_a_rule_or_its_budget():
     assert sequences.sequence_of(np.array([-2, -2]), (1,), [rule]).ids.tolist() == [-2, -2]
 
 
+@pytest.mark.once
 @pytest.mark.compiled
 @pytest.mark.parametrize(
     "sampler",

@@ -101,6 +101,7 @@ def test_first_tokens_come_as_often_as_in_the_reference(lm, settings):
     assert pvalue > 1e-3
 
 
+@pytest.mark.once
 def test_draws_of_a_row_are_its_own(lm):
     alone = new_ids(lm, ROWS[0], temperature=3.0, seed=5)
     both = new_ids(lm, ROWS, temperature=3.0, seed=5)
@@ -154,6 +155,7 @@ def test_runs_do_not_come_again(lm):
     assert all(len({*row}) == len(row) for row in ids)
 
 
+@pytest.mark.compiled
 def test_texts_end_before_a_string_across_tokens(lm):
     text = lm.generate(ROWS[0], max_new_tokens=12, stop_token_ids=None)
     stop = re.search("[a-z][a-z ]", text[3:])[0]  # random weights write bytes, too
@@ -225,6 +227,7 @@ def test_a_row_may_have_all_of_its_beams(lm):
 # Streams
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "settings",
     [

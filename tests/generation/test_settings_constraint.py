@@ -42,6 +42,7 @@ def is_allowed_json(text):
     assert len(value.get("tags", [])) <= 2
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize(
     "pattern", [PATTERNS[0], *(pytest.param(p, marks=pytest.mark.once) for p in PATTERNS[1:])]
 )
@@ -80,6 +81,7 @@ def test_no_control_token_is_written(lm):
         assert not control & {*ids[:-1].tolist()}
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "options", [{"num_beams": 2}, pytest.param({"temperature": 0}, marks=pytest.mark.once)]
 )
@@ -118,6 +120,7 @@ def test_with_anything_allowed_the_text_is_the_free_one(lm):
         assert other.startswith(text)
 
 
+@pytest.mark.once
 def test_constraints_of_a_size_share_a_program(monkeypatch):
     lm = tiny_task(vision=False)
     calls, step = [], decoding.step

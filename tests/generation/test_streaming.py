@@ -74,6 +74,7 @@ def test_a_single_row_gives_strings(lm):
     assert "".join(pieces) == lm.generate(inputs, max_new_tokens=27, strip_prompt=True)
 
 
+@pytest.mark.compiled
 def test_the_default_length_is_that_of_generate(lm):
     assert joined(lm.stream(TEXTS), 3) == lm.generate(TEXTS, strip_prompt=True)
 

@@ -95,6 +95,7 @@ def test_wrong_sizes_are_refused():
         lm.warmup(5, images=3)
 
 
+@pytest.mark.once
 def test_calls_with_settings_are_warm_too(traces):
     lm = small_task()
     lm.warmup(10, new_tokens=8, stop_token_ids=None)

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import functools
 import pathlib
 
 import keras_t5gemma2
@@ -36,6 +37,7 @@ def module_of(path):
     return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
 
 
+@functools.cache
 def imports_of(path):
     """List of `Import`, without those for type checkers only."""
     return list(_imports(ast.parse(path.read_text()), path, is_late=False))

@@ -14,6 +14,7 @@ from keras_t5gemma2.inspection import attention
 ROW = {"encoder_text": "what is in the garden", "decoder_text": "a red bee and a house"}
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("side", ["left", pytest.param("right", marks=pytest.mark.once)])
 def test_weights_are_those_of_the_reference(side):
     """Of three rows with 1, 2 and 0 images, some of them padded, in sliding and full layers."""

@@ -6,6 +6,7 @@ from keras import ops
 from tasks import SMALL_ROWS, TOKENIZER, small_task
 
 
+@pytest.mark.once
 def test_numbers_of_each_token_are_those_of_all_logits():
     lm = small_task()
     x, labels, weights = lm.preprocessor(SMALL_ROWS)

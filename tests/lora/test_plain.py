@@ -25,7 +25,10 @@ def task_with(name, seed=0):
     return lm
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.once
+@pytest.mark.parametrize(
+    "name", [n if n == "triplets" else pytest.param(n, marks=pytest.mark.once) for n in OPTIONS]
+)
 def test_plain_adapter_computes_the_same(name, tmp_path):
     """With what is masked left out; through the file of an adapter, too."""
     lm = task_with(name)

@@ -22,6 +22,7 @@ def states(backbone, inputs):
     return found[inputs["encoder_padding_mask"].astype(bool)]
 
 
+@pytest.mark.once
 def test_a_preset_gives_the_same_states_with_half_of_the_weights(rng, tmp_path):
     whole = tiny_backbone()
     whole.save_to_preset(tmp_path)

@@ -137,6 +137,7 @@ def test_calibration_beside_an_adapter_with_dropout():
         lm.quantize(CONFIGS["gptq"](TEXTS, TOKENIZER, num_samples=2, sequence_length=8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", KINDS)
 def test_an_interrupt_leaves_all_as_it_was(monkeypatch, mode):
     """Also the layers that were calibrated already: here those of the encoder."""

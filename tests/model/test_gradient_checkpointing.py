@@ -49,6 +49,7 @@ def task(gradient_checkpointing, dtype=None):
     return lm
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "dtype", ["float32", pytest.param("mixed_bfloat16", marks=pytest.mark.once)]
 )

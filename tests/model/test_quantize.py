@@ -32,6 +32,7 @@ def test_the_loss_which_forms_no_logits(pair):
     np.testing.assert_allclose(got, wanted, rtol=1e-5)
 
 
+@pytest.mark.compiled
 # Of few rows, 8 bits have a product of their own on each backend.
 @pytest.mark.parametrize(
     "pair",

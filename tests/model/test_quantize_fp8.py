@@ -38,6 +38,7 @@ def test_a_model_of_them_is_near_the_one_of_floats_and_is_saved_and_loaded(tmp_p
     np.testing.assert_array_equal(logits(again), found)
 
 
+@pytest.mark.slow
 @pytest.mark.once
 def test_an_adapter_trains_beside_them_and_can_be_merged():
     lm = T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny", quantize="fp8")

@@ -48,6 +48,7 @@ def test_all_other_weights_are_copies(rng):
         np.testing.assert_array_equal(ops.convert_to_numpy(new), values)
 
 
+@pytest.mark.once
 def test_what_is_computed_of_kept_tokens_stays(rng):
     backbone = tiny_backbone(SMALL_CONFIG)
     made = with_rows(backbone, KEPT)

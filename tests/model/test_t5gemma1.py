@@ -120,7 +120,12 @@ def test_gradients_are_the_same_with_less_memory():
 
 @pytest.mark.once
 @pytest.mark.parametrize(
-    "name", [name for name in presets if name.startswith("t5gemma_") and name.endswith("_ul2")]
+    "name",
+    [
+        name if name == "t5gemma_s_s_ul2" else pytest.param(name, marks=pytest.mark.slow)
+        for name in presets
+        if name.startswith("t5gemma_") and name.endswith("_ul2")
+    ],
 )
 def test_parameters_of_the_published_sizes(name):
     config = first_generation(*name.split("_")[1:3])

@@ -33,6 +33,7 @@ def outputs(backbone, inputs):
     }
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("side", "every"), [("left", 2), ("right", 1)])
 def test_it_does_what_the_dense_one_did(rng, side, every):
     dense = tiny_backbone(CONFIG)

@@ -22,6 +22,7 @@ def num_bytes(variables):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -59,6 +60,7 @@ def test_weights_and_what_the_optimizer_keeps(mode, dtype):
         assert abs(got - want) <= (16 * len(lm.weights) if optimizer == "adafactor" else 0)
 
 
+@pytest.mark.slow
 def test_weights_are_shared_out_as_the_map_of_layouts_says():
     """Gradients, optimizer and adapters as the weights that they belong to."""
 

@@ -54,6 +54,7 @@ def test_properties_of_every_text(denoiser, limits, length):
             assert inputs[-1] == SENTINELS[0] and count == 1
 
 
+@pytest.mark.slow
 @pytest.mark.once
 @pytest.mark.parametrize("denoiser", DENOISERS)
 def test_rate_and_mean_span_converge(denoiser):

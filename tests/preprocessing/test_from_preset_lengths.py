@@ -49,6 +49,7 @@ def test_an_export_keeps_the_caps_and_arguments_change_them(exported):
     assert tokens_read(lm.encode(LONG)) == len(lm.preprocessor.tokenizer(LONG)) + 1
 
 
+@pytest.mark.slow
 @pytest.mark.once
 def test_arguments_of_task_and_preprocessor(exported, tmp_path):
     tiny = T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")

@@ -56,6 +56,7 @@ def refused(call, kind=openai.BadRequestError):
 # Texts
 
 
+@pytest.mark.compiled
 def test_completions_are_what_generate_gives(lm, client):
     found = client.completions.create(model=NAME, prompt=TEXTS, max_tokens=32)
     assert [choice.text for choice in found.choices] == lm.generate(TEXTS, **LENGTH)
@@ -65,6 +66,7 @@ def test_completions_are_what_generate_gives(lm, client):
     assert short.finish_reason == "length" and lm.generate(TEXTS[0]).startswith(short.text)
 
 
+@pytest.mark.once
 def test_a_stream_is_the_same_text_in_pieces(lm, client):
     options = {"model": NAME, "max_tokens": 32, "stream": True}
     usage = {"stream_options": {"include_usage": True}}
@@ -78,6 +80,7 @@ def test_a_stream_is_the_same_text_in_pieces(lm, client):
     assert events[-1].usage.completion_tokens > 3 and events[-1].choices == []
 
 
+@pytest.mark.once
 def test_chat(lm, client):
     want = lm.chat(USER, max_new_tokens=8, verbose=0)
     found = client.chat.completions.create(model=NAME, messages=USER, max_completion_tokens=8)
@@ -91,6 +94,7 @@ def test_chat(lm, client):
     assert pieces[-1].choices[0].finish_reason in ("stop", "length")
 
 
+@pytest.mark.once
 def test_settings_and_seeds(lm, client):
     settings = {"temperature": 1.2, "top_p": 0.9, "seed": 3}
     found = client.completions.create(
@@ -183,6 +187,7 @@ def test_images(lm, client):
 # Vectors
 
 
+@pytest.mark.once
 def test_embeddings(lm, client):
     embedder = keras_t5gemma2.T5Gemma2TextEmbedder(lm.backbone, lm.preprocessor)
     found = client.embeddings.create(model=NAME, input=TEXTS, dimensions=32)
@@ -285,6 +290,7 @@ def test_models_health_metrics_and_the_page(server, client):
 
 
 @pytest.mark.once
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("arguments", "param", "message"),
     [
@@ -322,6 +328,7 @@ def test_errors_name_the_argument(client, arguments, param, message):
     assert error.type == "invalid_request_error"
 
 
+@pytest.mark.once
 @pytest.mark.once
 @pytest.mark.parametrize(
     ("arguments", "param"),

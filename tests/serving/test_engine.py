@@ -94,6 +94,7 @@ def test_rows_come_and_go_and_are_those_of_generate():
     assert engine.counts["encoded"] == 3 and engine.counts["shared"] == 3
 
 
+@pytest.mark.slow
 @pytest.mark.once
 def test_all_settings():
     compare(tiny(), jobs_of(14), most_rows=5)
@@ -199,6 +200,7 @@ def test_a_grammar_leaves_the_others_their_chunks(monkeypatch):
     assert max(seen[True]) == module._SHORTEST_CHUNK < max(seen[False])
 
 
+@pytest.mark.once
 def test_a_part_that_cannot_join_fails_alone(monkeypatch):
     lm, join = small(), Lane.join
     engine = Engine(lm)

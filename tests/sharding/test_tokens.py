@@ -76,6 +76,7 @@ def results_of_one_row():
     return history, lm.generate(rows, max_new_tokens=5, stop_token_ids=None), evaluated
 
 
+@pytest.mark.slow
 def test_activations_of_a_long_input_shrink(no_distribution):
     """By eight, but for what is as large for any input, and the keys and values of a layer."""
 

@@ -43,7 +43,10 @@ def test_a_batch_of_each_kind_keeps_its_kind_and_columns(answers, kind):
     assert "output" not in pd.DataFrame(batch.to_pydict() if kind == "arrow" else batch)
 
 
-@pytest.mark.parametrize("kind", ["arrays", "pandas", "arrow"])
+@pytest.mark.parametrize(
+    "kind",
+    ["arrays", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("pandas", "arrow"))],
+)
 def test_vectors_and_scores(answers, kind):
     data = {"encoder_text": QUESTIONS, "decoder_text": answers}
     batch = KINDS[kind](data)
@@ -56,6 +59,7 @@ def test_vectors_and_scores(answers, kind):
     np.testing.assert_allclose(np.array(list(scores)), want, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_process_loads_one_model_once(monkeypatch, answers):
     loaded, load = [], T5Gemma2Seq2SeqLM.from_preset
 

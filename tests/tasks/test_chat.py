@@ -48,6 +48,7 @@ def test_pieces_are_the_answer(lm):
     assert texts == want
 
 
+@pytest.mark.once
 def test_fit_learns_each_answer_and_chat_stops_at_the_end_of_the_turn():
     lm = roomy_task()
     dialogue = [user("the cat"), model("a dog"), user("what?"), model("a red bee")]

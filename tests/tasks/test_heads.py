@@ -79,6 +79,7 @@ def labels_of(case, row, length):
     return tokens
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "case",
     ["classes", *(pytest.param(c, marks=pytest.mark.once) for c in CASES if c != "classes")],

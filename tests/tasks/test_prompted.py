@@ -22,6 +22,7 @@ def roomy_task(rate=0.01):
 QUESTIONS, ANSWERS = ["what?", "here?"], ["a dog", "the house"]
 
 
+@pytest.mark.slow
 def test_answers_are_learned_and_the_evidence_is_encoded_once(monkeypatch):
     # The windows of the small models are shorter than the prompts.
     lm = T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
@@ -70,6 +71,7 @@ def test_classify_gives_the_likeliest_label_and_its_probability():
     assert lm.classify("red", labels, prompt="{text}") == lm.classify(["red"], labels, "{text}")[0]
 
 
+@pytest.mark.slow
 def test_classify_learns():
     lm = roomy_task()
     texts, labels = ["the cat", "a flower"], ["positive", "negative"]

@@ -256,6 +256,7 @@ def test_max_length_counts_the_prompt_and_max_new_tokens_does_not(text_lm, rng):
     assert one[:5].tolist() == three[:5].tolist()
 
 
+@pytest.mark.compiled
 def test_without_a_limit_arrays_are_filled(text_lm, rng):
     inputs = token_inputs(rng, (13, 7), (9, 9))
     inputs["decoder_padding_mask"][0, 4:] = 0

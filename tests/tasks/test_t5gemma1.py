@@ -151,6 +151,7 @@ def test_an_adapter_goes_to_peft_and_back(tmp_path):
     np.testing.assert_allclose(np.asarray(got), want, rtol=0, atol=1e-5)
 
 
+@pytest.mark.once
 def test_a_preset_and_the_classes_that_load_it(tmp_path, lm):
     lm.save_to_preset(tmp_path)
     again = T5GemmaSeq2SeqLM.from_preset(tmp_path)
@@ -268,6 +269,7 @@ def test_the_decoder_s_attention_as_numbers(lm):
         np.testing.assert_allclose(weights.sum(axis=-1), 1.0, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.once
 def test_a_plan_counts_every_weight(lm):
     config = lm.backbone.config
@@ -276,6 +278,7 @@ def test_a_plan_counts_every_weight(lm):
     assert 2 * 12_292_375_296 < of_training.weights < of_training.total
 
 
+@pytest.mark.slow
 @pytest.mark.once
 @pytest.mark.skipif(keras.config.backend() == "jax", reason="formats of torch and TensorFlow")
 def test_an_exported_model_generates(tmp_path, lm):

@@ -54,6 +54,7 @@ def test_a_preset_keeps_all_outputs(tmp_path, pooling):
     np.testing.assert_allclose(again.predict(TEXTS, verbose=0), want, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.once
 def test_other_loaders_of_a_preset(tmp_path):
     import keras_hub
@@ -107,6 +108,7 @@ def test_images_weights_and_validation():
     assert not np.allclose(model.predict(first, verbose=0), model.predict(changed, verbose=0))
 
 
+@pytest.mark.slow
 @pytest.mark.once
 def test_adapters_train_the_head_too_and_integers_keep_it(tmp_path):
     model = classifier(2)

@@ -73,6 +73,7 @@ def test_a_row_has_one_vector_whatever_the_batch(embedder, vectors):
     np.testing.assert_allclose(similarities, vectors @ vectors.T, **NEAR)
 
 
+@pytest.mark.once
 def test_padding_on_either_side_changes_nothing(embedder, vectors):
     x = embedder.preprocessor.generate_preprocess(TEXTS[1:2])
     names = ("encoder_token_ids", "encoder_padding_mask")
@@ -86,7 +87,7 @@ def test_padding_on_either_side_changes_nothing(embedder, vectors):
 
 
 @pytest.mark.once
-@pytest.mark.parametrize("encoder_only", [True, False])
+@pytest.mark.parametrize("encoder_only", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_presets_and_files(encoder_only, tmp_path):
     options = {"pooling": "attention", "dimensions": 48, "prompts": {"query": "Spell "}}
     cls = T5Gemma2TextEmbedder
@@ -145,6 +146,7 @@ def test_images_and_prompts(embedder):
     np.testing.assert_allclose(alone, marked, **NEAR)
 
 
+@pytest.mark.once
 def test_fit_lowers_the_loss():
     embedder = T5Gemma2TextEmbedder.from_preset(PRESET, text_only=True, pooling="attention")
     embedder.compile(keras.optimizers.AdamW(1e-3))
@@ -163,7 +165,12 @@ def test_fit_lowers_the_loss():
 
 @pytest.mark.once
 @pytest.mark.parametrize(
-    "options", [{}, {"pooling": "first", "normalize": False}, {"dimensions": 40}]
+    "options",
+    [
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({"pooling": "first", "normalize": False}, marks=pytest.mark.slow),
+        {"dimensions": 40},
+    ],
 )
 def test_sentence_transformers_gives_the_same_vectors(options, tmp_path):
     sentence_transformers = pytest.importorskip("sentence_transformers")

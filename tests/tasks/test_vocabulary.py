@@ -270,6 +270,7 @@ def test_rows_of_the_table_that_no_token_has_go():
     assert small.backbone.config.vocabulary_size == len(small.pruning.kept_ids) < size
 
 
+@pytest.mark.slow
 @pytest.mark.once
 def test_the_size_and_the_languages_say_how_many_tokens_are_kept(embedded):
     everything = embedded.prune_vocabulary(ROWS).pruning.tokens_after

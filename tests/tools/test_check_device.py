@@ -101,6 +101,7 @@ def _no_tensorflow(directory):
     return {"PYTHONPATH": os.pathsep.join(paths)}
 
 
+@pytest.mark.slow
 @pytest.mark.once
 def test_it_ends_at_its_limit_and_says_so(tmp_path):
     """Before anything is imported, let alone measured."""

@@ -122,6 +122,7 @@ def test_training_goes_on_where_it_was_interrupted(tokenizer, sampler, tmp_path)
         )
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_preset(tokenizer, tmp_path, monkeypatch):
     work, preset = tmp_path / "work", tmp_path / "preset"
     work.mkdir()

@@ -81,5 +81,6 @@ def test_where_all_is_skipped_nothing_has_passed(monkeypatch):
     assert try_versions.main(["--pythons", "3.11", "--backends", "jax"]) == 1
 
 
+@pytest.mark.slow
 def test_the_check_passes_here():
     exec(try_versions.CHECK, {})

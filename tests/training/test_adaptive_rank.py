@@ -24,6 +24,7 @@ def fitted(lm, ranks, *callbacks, epochs=8):
     return lm.fit(SMALL_ROWS, callbacks=[ranks, *callbacks], **options).history["loss"]
 
 
+@pytest.mark.once
 def test_ranks_add_up_to_the_target_and_stay_when_training_goes_on():
     lm = adapted(lora_plus=2)
     ranks = AdaptiveRank(1, 4, warmup=1, final=2, every=2)

@@ -62,6 +62,7 @@ def parts(rng):
     return list(rng.standard_normal((3, ROWS, WIDTH), "float32"))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("k", [2, 3])
 def test_the_whole_loss(k, parts, rng):
     teacher = list(rng.standard_normal((k, ROWS, WIDTH), "float32"))

@@ -45,6 +45,7 @@ class Watch(keras.callbacks.Callback):
         self.found.append(([numbers(v) for v in values], [numbers(v) for v in state]))
 
 
+@pytest.mark.once
 def test_the_model_stays_and_the_adapter_begins_anew():
     """Steps 1, 2 | 3, 4 | 5: the kernel changes in between alone, by scale A B."""
     lm = adapted(keras.optimizers.Adam(0.05), alpha=4)
@@ -67,6 +68,7 @@ def test_the_model_stays_and_the_adapter_begins_anew():
     assert np.linalg.matrix_rank(whole - before.found[0][0][0], tol=1e-5) > 2
 
 
+@pytest.mark.once
 def test_first_steps_after_a_restart_are_shorter():
     """Of plain descent, whose steps go by the gradient and the rate alone."""
     lm = adapted(keras.optimizers.SGD(0.1))

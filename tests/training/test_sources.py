@@ -191,6 +191,7 @@ def test_tf_data(lm, losses, tmp_path):
     check_evaluate(lm, of_files.batch(2), losses["equal"])
 
 
+@pytest.mark.slow
 @pytest.mark.once
 def test_grain(lm, losses):
     grain = pytest.importorskip("grain")
@@ -206,6 +207,7 @@ def test_grain(lm, losses):
     check_evaluate(lm, equal.map(lm.preprocessor).batch(2), losses["equal"])
 
 
+@pytest.mark.slow
 @pytest.mark.once
 def test_torch_data_loaders(lm, losses):
     torch = pytest.importorskip("torch")

@@ -163,6 +163,7 @@ def float32_steps(batch):
     return [lm.train_on_batch(*batch, return_dict=True)["loss"] for _ in range(2)]
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize(
     "dtype", ["mixed_float16", pytest.param("bfloat16", marks=pytest.mark.once)]
 )

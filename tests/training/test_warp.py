@@ -53,6 +53,7 @@ def joined(start, policies, share):
     return found
 
 
+@pytest.mark.once
 def test_a_round_is_as_runs_apart_that_are_joined():
     """A run of one row that begins at a later epoch draws the samples of the second policy."""
     lm, first, second = adam_task(), adam_task(), adam_task()

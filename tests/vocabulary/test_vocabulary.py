@@ -114,6 +114,7 @@ def test_merges_are_the_published_ones(gemma3_parsed):
     assert (len(pairs), digest) == PUBLISHED_MERGES
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_ids_equal_the_reference_on_texts_of_all_kinds(gemma3, reference):
     _check_equal_and_inverted(gemma3, reference, TEXTS)

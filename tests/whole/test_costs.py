@@ -111,6 +111,7 @@ def test_no_array_is_as_long_as_the_input_and_as_wide_as_the_mlp():
     assert largest_array(lambda x: mlp(x), np.zeros((1, 8192, 8), "float32")) <= 2048 * 256
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("cache_dtype", ["auto", pytest.param("int8", marks=pytest.mark.slow)])
 def test_the_loop_of_generation_copies_no_cache(cache_dtype):
     """A token is written into its slot, and no buffer of the cache is copied for it."""

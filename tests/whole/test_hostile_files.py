@@ -360,6 +360,7 @@ def gguf(tmp_path_factory):
     return pathlib.Path(write_gguf(path, tiny_gemma3()))
 
 
+@pytest.mark.slow
 def test_gguf_files_at_random(gguf, tmp_path):
     """As `test_random_damage`: most of the damage is done to the header."""
     rng, path = np.random.default_rng(5), tmp_path / "model.gguf"
@@ -432,6 +433,7 @@ SECONDS = 4  # for each format
 EVIL = (None, True, -1, 0, 2**63, 10**400, 1e308, "", "../../x", "\0", [], {}, [[]], "x" * 10_000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

@@ -115,6 +115,7 @@ def test_backends_are_imported_in_kernels_only():
         assert not roots & set(BACKENDS), path
 
 
+@pytest.mark.once
 def test_nothing_heavy_is_imported_with_the_package():
     """Hubs, plots and the reference come when they are needed: importing stays quick."""
     for path in _files_of_the_import():

@@ -119,6 +119,7 @@ def test_the_end_of_a_run(tmp_path, place):
 # Converting
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:keras-hub.s T5Gemma 2")
 @pytest.mark.parametrize(
     ("to", "place"),

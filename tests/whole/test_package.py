@@ -110,6 +110,7 @@ print("done without", [name for name, module in sys.modules.items() if module is
 """.replace("_IMPORT", _IMPORT)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(keras.config.backend() == "tensorflow", reason="the backend itself needs it")
 @pytest.mark.once
 def test_generate_and_fit_where_importing_tensorflow_fails():

@@ -218,6 +218,7 @@ def test_a_vector_that_a_text_model_has_no_place_for(tmp_path):
 # Tokenizers
 
 
+@pytest.mark.slow
 @pytest.mark.once
 def test_a_tokenizer_json_is_written_as_a_model_of_sentencepiece(tmp_path):
     tokenizer = T5Gemma2Tokenizer(TOKENIZER.loaded_vocabulary()._tokenizer.to_str().encode())

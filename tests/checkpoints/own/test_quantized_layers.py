@@ -136,6 +136,7 @@ def test_rounded_inputs_are_remembered(tmp_path):
 # While it is loaded
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("mode", [pytest.param("int8", marks=pytest.mark.once), "int4"])
 def test_floats_quantized_as_they_are_read(mode, floats):
     wanted = quantized_task(mode)

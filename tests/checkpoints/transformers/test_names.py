@@ -30,6 +30,7 @@ def test_rows_and_weights_are_one_to_one(text_only):
     assert len({row.name for row in table}) == len(table)
 
 
+@pytest.mark.slow
 def test_rows_are_the_tensors_of_the_reference():
     """Names and shapes, from the reference's own list of tensors."""
     config = tiny_backbone_config()

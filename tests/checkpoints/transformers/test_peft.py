@@ -30,7 +30,7 @@ VARIANTS = {
 @pytest.mark.once
 @pytest.mark.parametrize(
     "variant",
-    ["plain", *(pytest.param(name, marks=pytest.mark.once) for name in ("dora", "rslora"))],
+    ["plain", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dora", "rslora"))],
 )
 def test_ten_steps_from_an_adapter_of_peft_and_back(variant, tmp_path):
     """Loaded here, trained side by side, saved here, and loaded there."""

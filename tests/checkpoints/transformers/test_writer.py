@@ -113,8 +113,10 @@ def published(directory, dtype):
 
 
 @pytest.mark.once
-@pytest.mark.parametrize("text_only", [False, True])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("text_only", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "dtype", ["float32", "bfloat16", pytest.param("float16", marks=pytest.mark.slow)]
+)
 def test_import_and_export_is_the_identity(tmp_path, dtype, text_only):
     published(tmp_path, dtype)
     lm = T5Gemma2Seq2SeqLM.from_preset(
@@ -132,6 +134,7 @@ def test_import_and_export_is_the_identity(tmp_path, dtype, text_only):
     assert bits(again) == bits(lm)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_dtype_rounds_as_torch_does(lm, tmp_path, dtype):
     before = bits(lm)

@@ -63,6 +63,7 @@ def attend(kernel, tensors, positions, seen, window, cap=None):
 ONCE = pytest.mark.once  # the same formulas, which elsewhere take long to compile
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
 @pytest.mark.parametrize(
     ("window", "num_kv_heads"),

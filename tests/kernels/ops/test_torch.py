@@ -136,6 +136,7 @@ os._exit(0)
 """
 
 
+@pytest.mark.slow
 def test_threads_that_lay_out_the_same_matrices_do_not_wait_for_each_other():
     """In a process of its own, as what waits so is never woken."""
     done = subprocess.run(

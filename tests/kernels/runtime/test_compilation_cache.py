@@ -49,6 +49,7 @@ def test_a_second_process_compiles_nothing(tmp_path):
     assert second["hits"] == first["hits"] + first["misses"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "jax", reason="the cache of JAX")
 def test_programs_are_kept_even_if_some_were_compiled_before(tmp_path):
     """JAX settles on its cache with the first program, as that of an earlier import."""
