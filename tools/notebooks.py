@@ -22,6 +22,7 @@ REPOSITORY = "OWNER/keras-t5gemma2"
 _COLAB = "https://colab.research.google.com/github/{0}/blob/main/guides/{1}.ipynb"
 _KAGGLE = "https://kaggle.com/kernels/welcome?src=https://github.com/{0}/blob/main/guides/{1}.ipynb"
 _MARK = re.compile(r"^# %%(?P<kind> \[markdown\])?[^\n]*\n", re.M)
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 # In a notebook pictures stand below their cell.
 _LEFT_OUT = re.compile(r'matplotlib\.use\("Agg"\)|import matplotlib$')
 
@@ -108,13 +109,30 @@ def _clean(notebook, seconds, is_busy):
     for cell in notebook["cells"]:
         cell["metadata"] = {}
         outputs = cell.get("outputs", [])
-        cell["outputs"] = [x for x in outputs if not _says_nothing(x)]
+        cell["outputs"] = _joined(x for x in outputs if not _says_nothing(x))
         if cell["cell_type"] != "code":
             del cell["outputs"]
     first = notebook["cells"][0]
     others = ", which other programs used, too" if is_busy else ""
     cores = f"{os.cpu_count()} CPU cores{others}"
     first["source"] += f"\n\nThis run took {seconds:.0f} seconds with {backend} on {cores}."
+
+
+def _joined(outputs):
+    """What is printed as one text, of which a bar of progress is as it was at its end."""
+    found = []
+    for output in outputs:
+        if output["output_type"] != "stream":
+            found.append(output)
+            continue
+        if not found or found[-1]["output_type"] != "stream":
+            found.append({**output, "text": ""})
+        found[-1]["text"] += "".join(output["text"])
+    for output in found:
+        if output["output_type"] == "stream":
+            text = _COLOUR.sub("", output["text"])
+            output["text"] = re.sub(r"[^\n]*\r(?!\n)", "", text)
+    return found
 
 
 def _says_nothing(output):

@@ -47,11 +47,20 @@ def test_a_notebook_has_what_its_script_prints(tmp_path):
     assert notebooks.is_old(path) and notebooks.main(["--check", str(path)]) == 1
 
 
+def test_of_a_bar_of_progress_its_end_is_kept():
+    bar = ["\r\x1b[1m1/2\x1b[0m ━", "\b\r\x1b[1m2/2\x1b[0m ━━\n", "done\r\nand more\n"]
+    picture = {"output_type": "display_data", "data": {"image/png": "a"}}
+    stream = {"output_type": "stream", "name": "stdout"}
+    found = notebooks._joined([{**stream, "text": text} for text in bar] + [picture])
+    assert found == [{**stream, "text": "2/2 ━━\ndone\r\nand more\n"}, picture]
+
+
 @pytest.mark.parametrize("path", MADE, ids=lambda path: path.name)
 def test_the_notebooks_of_the_guides(path):
     assert not notebooks.is_old(path.with_suffix(".py"))
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    assert not any("\x1b" in "".join(output.get("text", "")) for output in outputs)
     assert outputs and not any(output["output_type"] == "error" for output in outputs)
     sources = "".join("".join(cell["source"]) for cell in cells)
     pictures = [data for output in outputs for data in output.get("data", {}) if data in PICTURES]
