@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import keras
 
+from keras_t5gemma2.constraints.words import cut
 from keras_t5gemma2.files.disk import local_path
 from keras_t5gemma2.generation.batching import sorted_batches
 from keras_t5gemma2.generation.generator import Generator
-from keras_t5gemma2.generation.words import cut
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.preprocessing.chat_template import turn_end
 from keras_t5gemma2.preprocessing.columns import DIALOGUE_KEYS, KEYS, Columns

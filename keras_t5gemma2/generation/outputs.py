@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from keras_t5gemma2.constraints.words import cut
 from keras_t5gemma2.generation import batching
-from keras_t5gemma2.generation.words import cut
 from keras_t5gemma2.preprocessing.cuts import Cut, report
 
 

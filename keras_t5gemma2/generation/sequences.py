@@ -29,7 +29,7 @@ def sequence_of(ids, stop_token_ids, rules=()):
     Args:
         ids: (T,) int32, up to the first stop token.
         stop_token_ids: tuple of ints, or `None`.
-        rules: `automaton.Automaton`s of numpy arrays, or `TokenGrammar`s.
+        rules: `token_automaton.Automaton`s of numpy arrays, or `TokenGrammar`s.
     """
     readers = [rule.reader() for rule in rules]
     for place, id in enumerate(ids):

@@ -10,9 +10,11 @@ import numpy as np
 from keras import ops
 
 from keras_t5gemma2.arguments import check_flags, check_known
+from keras_t5gemma2.constraints import token_automaton
 from keras_t5gemma2.constraints.constraint import Constraint
 from keras_t5gemma2.constraints.grammars import Grammar
-from keras_t5gemma2.generation import automaton
+from keras_t5gemma2.constraints.token_grammars import TokenGrammar
+from keras_t5gemma2.constraints.word_rules import kept_grammar, kept_rule, of_words
 from keras_t5gemma2.generation.beam_search import BeamSearch
 from keras_t5gemma2.generation.drawing import PerCall
 from keras_t5gemma2.generation.samplers import (
@@ -22,8 +24,6 @@ from keras_t5gemma2.generation.samplers import (
     taking_turns,
 )
 from keras_t5gemma2.generation.strategies import OwnLoop, strategy_of
-from keras_t5gemma2.generation.token_grammars import TokenGrammar
-from keras_t5gemma2.generation.word_rules import kept_grammar, kept_rule, of_words
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.options import integer, number
 
@@ -82,8 +82,8 @@ class Settings:
     logits_processor: tuple = ()
     return_scores: bool = False
     sampler: Any = None  # in the place of the generator's; `None` where nothing needs another
-    words: Any = None  # `automaton.Automaton` of `stop` and `bad_words`
-    constraint: Any = None  # `automaton.Automaton`, or `TokenGrammar`
+    words: Any = None  # `token_automaton.Automaton` of `stop` and `bad_words`
+    constraint: Any = None  # `token_automaton.Automaton`, or `TokenGrammar`
     size: int = 0  # of the model's vocabulary
 
     @property
@@ -157,7 +157,7 @@ class Settings:
             room: int. New tokens of the row that has most, rounded up.
         """
 
-        of_words = automaton.anything(self.size) if self.words is None else self.words
+        of_words = token_automaton.anything(self.size) if self.words is None else self.words
         exponent = 1.0 if self.length_penalty is None else self.length_penalty
         is_automaton = self.constraint is not None and not self.is_stepwise
         constraint = {"constraint": self.constraint} if is_automaton else {}
@@ -345,7 +345,7 @@ def _number(name, value):
 
 
 def _constraint(model, value, stop_token_ids):
-    """The `automaton.Automaton` of a `Constraint`, or the `TokenGrammar` of a `Grammar`."""
+    """The `token_automaton.Automaton` of a `Constraint`, or the `TokenGrammar` of a `Grammar`."""
     if isinstance(value, Grammar):
         return kept_grammar(model, value, tuple(stop_token_ids or ()))
     if not isinstance(value, Constraint):
@@ -355,7 +355,7 @@ def _constraint(model, value, stop_token_ids):
         )
     stops = tuple(stop_token_ids or ())
     found = kept_rule(model, "`constraint`", value.key, value.rule, False, stops)
-    if found.distance[0] >= automaton.FAR:
+    if found.distance[0] >= token_automaton.FAR:
         raise ValueError(
             "`constraint` must allow a text that the vocabulary can spell. Received: "
             f"constraint={value}"

@@ -8,12 +8,13 @@ numbers of the rows, which are put into another order with everything else.
 import numpy as np
 from keras import ops
 
+from keras_t5gemma2.constraints import token_grammars
+from keras_t5gemma2.constraints.rules import Rules
 from keras_t5gemma2.generation import cache as caches
-from keras_t5gemma2.generation import decoding, finite, token_grammars
+from keras_t5gemma2.generation import decoding, finite
 from keras_t5gemma2.generation.beams import Beams
 from keras_t5gemma2.generation.compiled_steps import program, step_of
 from keras_t5gemma2.generation.loop import Loop, first_state, run
-from keras_t5gemma2.generation.rules import Rules
 from keras_t5gemma2.generation.screening import head_of
 from keras_t5gemma2.generation.strategies import strategy_of
 from keras_t5gemma2.sharding.batch import to_devices

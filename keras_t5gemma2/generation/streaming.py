@@ -8,19 +8,20 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_t5gemma2.generation import batching, calls, finite, token_grammars
+from keras_t5gemma2.constraints import token_grammars
+from keras_t5gemma2.constraints.rules import Rules
+from keras_t5gemma2.constraints.words import cut, held_back
+from keras_t5gemma2.generation import batching, calls, finite
 from keras_t5gemma2.generation import inputs as inputs_of
 from keras_t5gemma2.generation.compiled_steps import program, start, step_of
 from keras_t5gemma2.generation.drawing import PerCall
 from keras_t5gemma2.generation.loop import Loop
 from keras_t5gemma2.generation.outputs import report_unfinished
-from keras_t5gemma2.generation.rules import Rules
 from keras_t5gemma2.generation.samplers import check_temperature, goes_token_by_token
 from keras_t5gemma2.generation.screening import head_of
 from keras_t5gemma2.generation.sequences import sequence_of
 from keras_t5gemma2.generation.settings import OPTIONS, settings_of
 from keras_t5gemma2.generation.strategies import strategy_of
-from keras_t5gemma2.generation.words import cut, held_back
 from keras_t5gemma2.options import checked
 from keras_t5gemma2.preprocessing.cuts import Cuts, one_warning
 from keras_t5gemma2.sharding.batch import to_devices

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 from keras import ops, tree
 
+from keras_t5gemma2.constraints.rules import Rules
 from keras_t5gemma2.generation import cache as caches
 from keras_t5gemma2.generation import decoding, finite
 from keras_t5gemma2.generation.cache import Cache
 from keras_t5gemma2.generation.compiled_steps import step_of
 from keras_t5gemma2.generation.drawing import Drawing
 from keras_t5gemma2.generation.loop import DecodeState, Loop, run
-from keras_t5gemma2.generation.rules import Rules
 from keras_t5gemma2.model.attention import Memory
 
 # Steps of a chunk, at most, and alternatives of a token whose probabilities can be asked for.

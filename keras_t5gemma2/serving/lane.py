@@ -5,11 +5,12 @@ import math
 import numpy as np
 from keras import ops
 
-from keras_t5gemma2.generation import batching, finite, token_grammars
+from keras_t5gemma2.constraints import token_grammars
+from keras_t5gemma2.constraints.token_grammars import TokenGrammar
+from keras_t5gemma2.generation import batching, finite
 from keras_t5gemma2.generation import cache as caches
 from keras_t5gemma2.generation.compiled_steps import program
 from keras_t5gemma2.generation.settings import OF_ROWS, Settings
-from keras_t5gemma2.generation.token_grammars import TokenGrammar
 from keras_t5gemma2.serving import batch_programs as programs
 from keras_t5gemma2.serving.tickets import End, Token
 from keras_t5gemma2.sharding.batch import to_devices
@@ -42,7 +43,7 @@ class Lane:
         generator: `Generator`.
         call: `calls.Call`, whose sampler is `PerCall` and whose caches are of one kind.
         length: int, as `length_of` gives it.
-        constraint: `automaton.Automaton` or `TokenGrammar` of all its rows, or `None`.
+        constraint: `token_automaton.Automaton` or `TokenGrammar` of all its rows, or `None`.
         most_rows: int.
 
     Attributes:

@@ -32,7 +32,7 @@ class Ticket:
         numbers: dict of the settings of `settings.OF_ROWS`.
         draws: (budget,) float32, for each new token the number that it is drawn by.
         stops: tuple of ids that end the text.
-        rules: `automaton.Automaton`s and `TokenGrammar`s that may end it.
+        rules: `token_automaton.Automaton`s and `TokenGrammar`s that may end it.
         constraint: the one of them that says which tokens are allowed, or `None`.
         constraint_key: hashable, equal for equal constraints.
         alternatives: int, how many likeliest tokens are wanted beside each new one; or `None`

@@ -3,9 +3,9 @@
 import collections
 
 from keras_t5gemma2.arguments import check_flags
+from keras_t5gemma2.constraints.words import cut
 from keras_t5gemma2.generation.outputs import Generated
 from keras_t5gemma2.generation.streaming import End
-from keras_t5gemma2.generation.words import cut
 from keras_t5gemma2.messages import shown, warn
 from keras_t5gemma2.preprocessing.chat_template import turn_end
 from keras_t5gemma2.preprocessing.dialogues import are_dialogues

@@ -16,7 +16,6 @@ from keras_t5gemma2.checkpoints.transformers.sentence_transformers import (
     write_sentence_transformers,
 )
 from keras_t5gemma2.compat import keras as compat
-from keras_t5gemma2.generation.row_reader import RowReader, joined
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.model.backbone import T5Gemma2Backbone
 from keras_t5gemma2.model.embedding_head import EmbeddingHead, checked_dimensions, shortened
@@ -27,6 +26,7 @@ from keras_t5gemma2.preprocessing.preprocessor import T5Gemma2Seq2SeqLMPreproces
 from keras_t5gemma2.preprocessing.sources import read_rows
 from keras_t5gemma2.tasks.agreement import check_agreement
 from keras_t5gemma2.tasks.encoder_task import EncoderTask
+from keras_t5gemma2.tasks.row_reader import RowReader, joined
 from keras_t5gemma2.training.embedding_loss import EmbeddingLoss
 from keras_t5gemma2.training.embedding_preparation import EmbeddingPreparation
 from keras_t5gemma2.typing import (

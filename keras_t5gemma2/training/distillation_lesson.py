@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from keras_t5gemma2.generation.samples import arrays_of, at_labels, draw, log_softmaxes_of
 from keras_t5gemma2.options import counted
 from keras_t5gemma2.training.on_policy_distillation import divergence_of
+from keras_t5gemma2.training.samples import arrays_of, at_labels, draw, log_softmaxes_of
 
 
 class DistillationLesson:

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from keras_t5gemma2.generation.samples import arrays_of, at_labels, draw
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.options import integer
 from keras_t5gemma2.training.policy_gradient import Group, PolicyGradient, step_of
 from keras_t5gemma2.training.reference_model import reference_of
 from keras_t5gemma2.training.rewards import checked_functions, names_of, rewards_of
+from keras_t5gemma2.training.samples import arrays_of, at_labels, draw
 
 
 class PolicyLesson:

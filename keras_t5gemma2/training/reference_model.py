@@ -4,7 +4,7 @@ import contextlib
 
 from keras import ops
 
-from keras_t5gemma2.generation.samples import log_probs_of
+from keras_t5gemma2.training.samples import log_probs_of
 
 
 def reference_of(policy, task):

@@ -7,8 +7,8 @@ from keras import ops
 from tasks import TOKENIZER, small_task, tiny_task
 
 from keras_t5gemma2 import BeamSearch
+from keras_t5gemma2.constraints.word_rules import of_words
 from keras_t5gemma2.generation import sequences
-from keras_t5gemma2.generation.word_rules import of_words
 
 
 @pytest.mark.once

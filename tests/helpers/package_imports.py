@@ -37,10 +37,14 @@ def module_of(path):
     return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
 
 
-@functools.cache
 def imports_of(path):
     """List of `Import`, without those for type checkers only."""
-    return list(_imports(ast.parse(path.read_text()), path, is_late=False))
+    return _imports_of_text(path.read_text(), path)
+
+
+@functools.cache
+def _imports_of_text(text, path):
+    return list(_imports(ast.parse(text), path, is_late=False))
 
 
 def _imports(node, path, is_late):

@@ -3,7 +3,7 @@
 import threading
 import weakref
 
-from keras_t5gemma2.generation import automaton, token_grammars, words
+from keras_t5gemma2.constraints import token_automaton, token_grammars, words
 from keras_t5gemma2.messages import shown
 from keras_t5gemma2.vocabulary.special_tokens import MASK_TOKEN
 from keras_t5gemma2.vocabulary.token_bytes import token_bytes
@@ -27,7 +27,7 @@ class _Made:
 
 
 def of_words(model, stop, bad):
-    """The `automaton.Automaton` of strings `stop`, at which a text ends, and `bad` ones."""
+    """The `token_automaton.Automaton` of strings `stop`, at which a text ends, and `bad` ones."""
     names = "`stop`" if stop else "`bad_words`"
 
     def rule():
@@ -37,19 +37,21 @@ def of_words(model, stop, bad):
 
 
 def kept_rule(model, name, key, rule, may_write_control, stop_token_ids=()):
-    """An `automaton.Automaton`, made once for each key and vocabulary.
+    """An `token_automaton.Automaton`, made once for each key and vocabulary.
 
     Args:
         model: a Keras model with a preprocessor.
         name: string, the argument in question.
         key: hashable, which the rule follows from.
-        rule: function without arguments that gives the `automaton.ByteAutomaton`.
-        may_write_control, stop_token_ids: as of `automaton.compiled`.
+        rule: function without arguments that gives the `ByteAutomaton`.
+        may_write_control, stop_token_ids: as of `token_automaton.compiled`.
     """
     kept, size = _of_vocabulary(model, name), model.backbone.config.vocabulary_size
 
     def make():
-        return automaton.compiled(rule(), kept.tokens, size, may_write_control, stop_token_ids)
+        return token_automaton.compiled(
+            rule(), kept.tokens, size, may_write_control, stop_token_ids
+        )
 
     return _kept_in(kept, (key, size, may_write_control, stop_token_ids), make)
 
@@ -60,7 +62,7 @@ def kept_grammar(model, grammar, stop_token_ids):
     Args:
         model: a Keras model with a preprocessor.
         grammar: `constraints.grammars.Grammar`.
-        stop_token_ids: as of `automaton.compiled`.
+        stop_token_ids: as of `token_automaton.compiled`.
     """
     kept, size = _of_vocabulary(model, "`constraint`"), model.backbone.config.vocabulary_size
     end = model.preprocessor.tokenizer.end_token_id

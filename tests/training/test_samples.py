@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from tasks import small_task
 
-from keras_t5gemma2.generation.samples import arrays_of, at_labels, draw, log_probs_of
 from keras_t5gemma2.preprocessing.rows import parse_rows
+from keras_t5gemma2.training.samples import arrays_of, at_labels, draw, log_probs_of
 
 ROWS = parse_rows(["the cat", "what is in the garden"])[0]
 

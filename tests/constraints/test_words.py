@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from keras_t5gemma2.generation import words
+from keras_t5gemma2.constraints import words
 
 pytestmark = pytest.mark.once
 

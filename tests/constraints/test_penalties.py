@@ -6,7 +6,7 @@ import torch
 from keras import ops
 from transformers.generation import logits_process as reference
 
-from keras_t5gemma2.generation import penalties
+from keras_t5gemma2.constraints import penalties
 
 VOCABULARY = 7
 

@@ -6,9 +6,9 @@ from keras import ops, tree
 from tasks import small_task
 
 from keras_t5gemma2 import constraints
+from keras_t5gemma2.constraints.rules import Rules
 from keras_t5gemma2.generation.cache import Cache
 from keras_t5gemma2.generation.loop import first_state
-from keras_t5gemma2.generation.rules import Rules
 from keras_t5gemma2.generation.settings import settings_of
 
 pytestmark = pytest.mark.once

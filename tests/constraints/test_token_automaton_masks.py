@@ -5,9 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from keras_t5gemma2.constraints import patterns
+from keras_t5gemma2.constraints import patterns, token_automaton
 from keras_t5gemma2.constraints.expressions import automaton_of
-from keras_t5gemma2.generation import automaton
 from keras_t5gemma2.vocabulary.token_bytes import TokenBytes
 
 pytestmark = pytest.mark.once
@@ -43,7 +42,7 @@ def test_masks_are_those_of_llguidance(pattern, rng):
     import llguidance.numpy as masks
 
     tokenizer = llguidance.LLTokenizer(llguidance.TokenizerWrapper(Tokens()))
-    found = automaton.compiled(
+    found = token_automaton.compiled(
         automaton_of(patterns.expression_of(pattern)),
         token_bytes(),
         len(Tokens.tokens),

@@ -6,9 +6,8 @@ from keras import ops
 from tasks import TOKENIZER, tiny_task
 
 from keras_t5gemma2 import T5Gemma2Seq2SeqLM, constraints
-from keras_t5gemma2.constraints import patterns
+from keras_t5gemma2.constraints import patterns, token_automaton, token_grammars
 from keras_t5gemma2.constraints.expressions import automaton_of
-from keras_t5gemma2.generation import automaton, token_grammars
 from keras_t5gemma2.vocabulary.token_bytes import token_bytes
 
 pytestmark = pytest.mark.once
@@ -37,7 +36,7 @@ def tokens_of(bits):
     [r"[0-9]{4}-[0-9]{2}", r"(yes|no|maybe)", r"(the|a )*c?", r"[^b]{2,5}", r"(né|[a-z]{2} )+-?"],
 )
 def test_masks_are_those_of_the_automaton_along_random_walks(pattern, rng):
-    rule = automaton.compiled(
+    rule = token_automaton.compiled(
         automaton_of(patterns.expression_of(pattern)), TOKENS, SIZE, False, (END,)
     )
     grammar = compiled(constraints.grammar(f"start: /{pattern}/"))

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
-from keras_t5gemma2.generation import automaton, penalties, token_grammars
+from keras_t5gemma2.constraints import penalties, token_automaton, token_grammars
 
 # Settings with an automaton, whose state the loop carries.
 _AUTOMATA = ("words", "constraint")
@@ -59,7 +59,7 @@ class Rules(NamedTuple):
     def after(self, spelled, ids):
         """The states of the automata after the tokens `ids` (B,)."""
         changed = {
-            name: automaton.after(self.settings[name], spelled[name], ids)
+            name: token_automaton.after(self.settings[name], spelled[name], ids)
             for name in self._automata
         }
         return {**spelled, **changed}
@@ -74,7 +74,7 @@ class Rules(NamedTuple):
 
 def _masked(logits, rule, states, left):
     def masked():
-        is_allowed = automaton.allowed(rule, states, left)
+        is_allowed = token_automaton.allowed(rule, states, left)
         # A row that has ended goes on writing what nobody reads.
         is_allowed = is_allowed | ~ops.any(is_allowed, axis=1, keepdims=True)
         return ops.where(ops.take(is_allowed, rule.classes, axis=1), logits, float("-inf"))

@@ -7,8 +7,8 @@ import pytest
 from tasks import small_task
 
 from keras_t5gemma2 import T5Gemma2Seq2SeqLM
-from keras_t5gemma2.generation import word_rules
-from keras_t5gemma2.generation.word_rules import of_words
+from keras_t5gemma2.constraints import word_rules
+from keras_t5gemma2.constraints.word_rules import of_words
 
 pytestmark = pytest.mark.once
 

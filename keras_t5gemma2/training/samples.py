@@ -4,12 +4,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_t5gemma2.constraints.words import cut
 from keras_t5gemma2.generation import batching, calls
 from keras_t5gemma2.generation import inputs as inputs_of
 from keras_t5gemma2.generation.compiled_steps import remembered
 from keras_t5gemma2.generation.label_scores import log_softmaxes
 from keras_t5gemma2.generation.sequences import Sequence, states_before, with_log_probs
-from keras_t5gemma2.generation.words import cut
 from keras_t5gemma2.preprocessing.chat_template import turn_end
 from keras_t5gemma2.preprocessing.dialogues import Dialogue, text_of
 
