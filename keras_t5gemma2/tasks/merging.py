@@ -14,6 +14,7 @@ from keras_t5gemma2.messages import shown
 from keras_t5gemma2.model.merging import METHODS, NEED_BASE, ties
 from keras_t5gemma2.options import number
 from keras_t5gemma2.tasks.seq2seq_lm import T5Gemma2Seq2SeqLM
+from keras_t5gemma2.tasks.task import T5Gemma2Task
 from keras_t5gemma2.typing import DType, PathLike
 
 
@@ -69,6 +70,7 @@ def merge_models(
     >>> merged.generate("Spell 42 in German.", max_new_tokens=16)
     'zweiundvierzig'
     """
+    _check_task(task)
     function, shares = _checked(models, method, weights, base, density)
     sources = [_source(model, number) for number, model in enumerate(models)]
     of_base = None if base is None else _source(base, "base")
@@ -85,7 +87,7 @@ def merge_models(
             continue
         values = [_read(of_model, name, variable, n) for n, of_model in enumerate(tensors)]
         start = None if base_tensors is None else _read(base_tensors, name, variable, "base")
-        variable.assign(function(values, shares, start).astype("float32"))
+        variable.assign(_float32(function(values, shares, start), name, weights))
     # By its terms, what is made of Gemma derives from it.
     of_gemma = [source.source for source in sources if is_of_gemma(source.source)]
     if of_gemma and not is_of_gemma(lm.backbone.source):
@@ -95,13 +97,21 @@ def merge_models(
     return lm
 
 
+def _check_task(task):
+    if not (isinstance(task, type) and issubclass(task, T5Gemma2Task)):
+        raise TypeError(
+            "`task` must be the class of a task, such as `T5Gemma2TextClassifier`. Received: "
+            f"task={shown(task)}"
+        )
+
+
 def _checked(models, method, weights, base, density):
     """A function of values, shares and the base's value; and the shares."""
     if isinstance(models, (str, bytes)) or not isinstance(models, (list, tuple)):
         raise TypeError(f"`models` must be a list of presets. Received: models={shown(models)}")
     if len(models) < 2:
         raise ValueError(f"`models` must be at least two presets. Received: models={shown(models)}")
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise ValueError(
             f"`method` must be one of {tuple(METHODS)}. Received: method={shown(method)}"
         )
@@ -127,10 +137,12 @@ def _checked(models, method, weights, base, density):
 
 
 def _shares(weights, count, method):
-    shares = [1.0] * count if weights is None else [*map(number, weights)]
+    is_list = isinstance(weights, (list, tuple, np.ndarray))
+    given = weights if is_list and np.ndim(weights) == 1 else ()
+    shares = [1.0] * count if weights is None else [*map(number, given)]
     if len(shares) != count or None in shares or not np.isfinite(shares).all():
         raise ValueError(
-            f"`weights` must be a finite number for each of {count} models. Received: "
+            f"`weights` must be a list of a finite number for each of {count} models. Received: "
             f"weights={shown(weights)}"
         )
     if method == "task_arithmetic":
@@ -140,6 +152,7 @@ def _shares(weights, count, method):
             f"`weights` must be at least 0, and one of them above, for method={shown(method)}. "
             f"Received: weights={shown(weights)}"
         )
+    shares = [share / max(shares) for share in shares]  # a sum of the largest floats is infinite
     return [share / sum(shares) for share in shares]
 
 
@@ -175,11 +188,15 @@ def _check_alike(first, other, name):
 
 def _check_vocabularies(cls, of_all):
     """Raises where a row of a table means another token in another model."""
+    # Without a tokenizer nobody can tell.
+    of_all = [(name, source) for name, source in of_all if source.has_tokenizer]
+    if len(of_all) < 2:
+        return
     (_, source), *others = of_all
     first = _vocabulary(cls, source)
     for name, other in others:
         tokens = _vocabulary(cls, other)
-        if None in (first, tokens) or first == tokens:  # without a tokenizer nobody can tell
+        if first == tokens:
             continue
         pairs = enumerate(zip_longest(tokens, first))
         token_id, pair = next((n, pair) for n, pair in pairs if pair[0] != pair[1])
@@ -192,11 +209,20 @@ def _check_vocabularies(cls, of_all):
 
 
 def _vocabulary(cls, checkpoint):
-    return cls.from_preset(checkpoint.path).get_vocabulary() if checkpoint.has_tokenizer else None
+    return cls.from_preset(checkpoint.path).get_vocabulary()
 
 
 def _tensors(checkpoint):
     return {**checkpoint.tensors(), **checkpoint.head_tensors()}
+
+
+def _float32(values, name, weights):
+    if np.abs(values).max(initial=0) > np.finfo("float32").max:
+        raise ValueError(
+            f"`weights` must be so small that float32 holds what is merged. Received: {name} of "
+            f"larger numbers, by weights={shown(weights)}"
+        )
+    return values.astype("float32")
 
 
 def _read(tensors, name, variable, model):

@@ -91,6 +91,12 @@ def test_directories_of_the_reference_are_read_too(tmp_path):
         ({"method": "mean"}, ValueError, r"`method` must be one of \('linear', 'slerp'"),
         ({"method": "ties"}, ValueError, r"needs `base`, the model that the others"),
         ({"weights": [1.0]}, ValueError, r"a finite number for each of 2 models"),
+        ({"weights": 0.5}, ValueError, r"`weights` must be a list of .*=0.5"),
+        ({"weights": {0: 1, 1: 2}}, ValueError, r"`weights` must be a list of .*={0: 1, 1: 2}"),
+        ({"weights": [10**400, 1]}, ValueError, r"a list of a finite number for each"),
+        ({"method": ["linear"]}, ValueError, r"`method` must be one of .*=\['linear'\]"),
+        ({"task": None}, TypeError, r"`task` must be the class of a task, .*task=None"),
+        ({"task": "T5Gemma2Seq2SeqLM"}, TypeError, r"`task` must be .*task='T5Gemma2Seq2SeqLM'"),
         ({"weights": [1.0, -1.0]}, ValueError, r"`weights` must be at least 0"),
         ({"density": 0}, ValueError, r"`density` must be above 0 and at most 1"),
         ({"base": "x"}, ValueError, r"`base` changes nothing of `method=\"linear\"`"),
@@ -136,6 +142,34 @@ def test_models_of_another_vocabulary_are_refused(presets, tmp_path):
         merge_models([presets[0], tmp_path / "other"])
     with pytest.raises(ValueError, match=r"Received: model base, .* is ',', and not '\.'"):
         merge_models(presets[:2], method="ties", base=tmp_path / "other")
+
+
+def test_vocabularies_are_compared_where_the_first_model_has_none(presets, tmp_path):
+    lm = small_task()
+    lm.backbone.save_to_preset(tmp_path / "without")
+    data = json.loads(tiny_tokenizer_data())
+    ids = data["model"]["vocab"]
+    ids["."], ids[","] = ids[","], ids["."]
+    lm.preprocessor = T5Gemma2Seq2SeqLMPreprocessor(T5Gemma2Tokenizer(json.dumps(data).encode()))
+    lm.save_to_preset(tmp_path / "other")
+    with pytest.raises(ValueError, match=r"one vocabulary. Received: model 2, "):
+        merge_models([tmp_path / "without", presets[0], tmp_path / "other"])
+
+
+def test_weights_of_any_size_are_shares(presets):
+    halves = weights_of(merge_models(presets[:2]))
+    for path, value in weights_of(merge_models(presets[:2], weights=[1e308, 1e308])).items():
+        np.testing.assert_array_equal(halves[path], value)
+    with pytest.raises(ValueError, match=r"float32 holds what is merged.*weights=\[1e\+300"):
+        merge_models(presets[:2], method="task_arithmetic", base=presets[2], weights=[1e300, 1])
+
+
+def test_presets_of_keras_hub_are_read_too(tmp_path):
+    lm = T5Gemma2Seq2SeqLM.from_preset("t5gemma2_tiny")
+    lm.save_to_keras_hub_preset(tmp_path / "hub")
+    found = weights_of(merge_models(["t5gemma2_tiny", tmp_path / "hub"]))
+    for path, value in weights_of(lm).items():
+        np.testing.assert_allclose(found[path], value, atol=1e-6)
 
 
 def test_a_weight_that_a_model_lacks_is_an_error(presets, tmp_path):

@@ -29,6 +29,10 @@ class Heads:
         shape = array.shape
         return array.reshape(*shape[: self.axis], -1, *shape[self.axis + 2 :])
 
+    def to_variable_shape(self, shape):
+        heads, width = shape[self.axis : self.axis + 2]
+        return (*shape[: self.axis], heads * width, *shape[self.axis + 2 :])
+
     def from_variable_shape(self, shape):
         """The shape in a file of a variable of shape `shape`."""
         before, width, after = shape[: self.axis], shape[self.axis], shape[self.axis + 1 :]
