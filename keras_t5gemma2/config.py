@@ -8,7 +8,14 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from keras_t5gemma2.messages import shown
-from keras_t5gemma2.options import integer, number
+from keras_t5gemma2.options import (
+    LARGEST,
+    LARGEST_INTEGER,
+    SMALLEST,
+    integer,
+    is_in_float32,
+    number,
+)
 
 
 def _later(default):
@@ -549,11 +556,20 @@ def _take_numbers(config):
             raise TypeError(
                 f"`{field.name}` must be {what}{none}. Received: {field.name}={shown(value)}"
             )
-        if not math.isfinite(taken):
+        if rule := _broken_bound(kind, taken):
             raise ValueError(
-                f"`{field.name}` must be finite. Received: {field.name}={shown(value)}"
+                f"`{field.name}` must be {rule}. Received: {field.name}={shown(value)}"
             )
         object.__setattr__(config, field.name, taken)
+
+
+def _broken_bound(kind, value):
+    """What a number must be that the arrays of a model cannot hold; `None` of one that they can."""
+    if kind is int:
+        return None if abs(value) <= LARGEST_INTEGER else f"at most {LARGEST_INTEGER}"
+    if not math.isfinite(value):
+        return "finite"
+    return None if is_in_float32(value) else f"0 or of a size from {SMALLEST} to {LARGEST}"
 
 
 def _check_stacks(config):

@@ -141,8 +141,18 @@ def say(line):
     print(line, file=sys.stderr, flush=True)
 
 
+class _Repr(reprlib.Repr):
+    """Shows integers of any length: Python refuses to write those of more than 4300 digits."""
+
+    def repr_int(self, x, level):
+        try:
+            return super().repr_int(x, level)
+        except ValueError:
+            return f"<int of {x.bit_length()} bits>"
+
+
 def _representation(limit):
-    representation = reprlib.Repr()
+    representation = _Repr()
     representation.maxstring = representation.maxother = limit - 1
     representation.maxlong = limit
     return representation

@@ -1,9 +1,14 @@
 """Options that many calls have, each checked in the same way wherever it is given."""
 
+import math
 import numbers
 import operator
 
 from keras_t5gemma2.messages import shown
+
+# Between these, float32 holds a number, its inverse, and what positions make of either.
+SMALLEST, LARGEST = 1e-30, 1e30
+LARGEST_INTEGER = 2**31 - 1  # sizes and token ids are int32
 
 # What each argument counts, and whether it may be `None`.
 _COUNTS = {
@@ -76,10 +81,23 @@ def counted(name, value, least=1):
 
 
 def number(value):
-    """`value` as a Python integer or float; `None` where it is no real number, as bools are not."""
-    if (whole := integer(value)) is not None:
-        return whole
-    return float(value) if isinstance(value, numbers.Real) and type(value) is not bool else None
+    """`value` as a Python integer or float; `None` where it is no real number, as bools are not.
+
+    What is too large for a float is infinite, since all that use it compute with floats.
+    """
+    whole = integer(value)
+    if whole is None and (not isinstance(value, numbers.Real) or type(value) is bool):
+        return None
+    try:
+        found = float(value if whole is None else whole)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+    return found if whole is None else whole
+
+
+def is_in_float32(value):
+    """Whether a finite number is 0, or one with which float32 can compute."""
+    return value == 0 or SMALLEST <= abs(value) <= LARGEST
 
 
 def _count(name, value):

@@ -18,9 +18,16 @@ class _Long:
 @pytest.mark.parametrize(
     "value",
     ["a" * 1000, b"\xff" * 5_000_000, [1] * 1000, {"a": "b" * 500}, 10**100, _Long(), None],
+    ids=lambda value: type(value).__name__,
 )
 def test_values_are_shown_cut_short(value):
     assert 0 < len(shown(value)) <= 80
+
+
+@pytest.mark.once
+def test_integers_that_python_does_not_write_are_shown():
+    assert shown(10**9999) == "<int of 33216 bits>"
+    assert shown([-(10**9999)]) == "[<int of 33216 bits>]"
 
 
 @pytest.mark.once

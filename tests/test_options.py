@@ -1,12 +1,15 @@
 """Arguments that many methods have: one rule for each, and every method follows it."""
 
+import math
+from fractions import Fraction
+
 import keras
 import numpy as np
 import pytest
 from tasks import SMALL_ROWS, small_task
 
 from keras_t5gemma2 import EvaluateGeneration, evaluate_generation
-from keras_t5gemma2.options import checked
+from keras_t5gemma2.options import checked, number
 
 INPUTS = {"encoder_text": SMALL_ROWS["encoder_text"]}
 BAD_COUNTS = {
@@ -135,6 +138,14 @@ def test_counts_of_numpy(lm):
         "the cat", max_length=4, strip_prompt=True
     )
     lm.evaluate(SMALL_ROWS, batch_size=np.int64(2), verbose=0)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("sign", [1, -1])
+def test_numbers_that_no_float_holds_are_infinite(sign):
+    for value in (sign * 10**400, Fraction(sign * 10**400)):
+        assert number(value) == sign * math.inf
+    assert number(sign * 10**300) == sign * 10**300
 
 
 @pytest.mark.once

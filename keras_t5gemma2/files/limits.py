@@ -13,10 +13,7 @@ _MOST_PARAMETERS = 10**11
 def is_number(value):
     """Whether a value of JSON, or one of numpy, is a finite number that a float can hold."""
     value = number(value)
-    try:
-        return value is not None and math.isfinite(value)
-    except OverflowError:
-        return False
+    return value is not None and math.isfinite(value)
 
 
 def check_size(config, origin):

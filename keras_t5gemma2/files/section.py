@@ -4,6 +4,7 @@ import dataclasses
 
 from keras_t5gemma2.files.limits import LARGEST_SIZE, is_number
 from keras_t5gemma2.messages import cause, shown
+from keras_t5gemma2.options import LARGEST, LARGEST_INTEGER, SMALLEST, is_in_float32
 
 # Where a file has both, the second wins, as in the reference.
 _ALIASES = {"image_token_index": "image_token_id", "eoi_token_index": "eoi_token_id"}
@@ -55,12 +56,14 @@ class Section:
 
     def token_id(self, key):
         value = self[key]
-        return self._checked(key, type(value) is int and value >= 0, "be a token id")
+        is_id = type(value) is int and 0 <= value <= LARGEST_INTEGER
+        return self._checked(key, is_id, f"be a token id, at most {LARGEST_INTEGER}")
 
     def positive(self, key, or_none=False):
         value = self[key]
-        is_sound = (value is None and or_none) or (is_number(value) and value > 0)
-        return self._checked(key, is_sound, "be a positive number")
+        is_sound = is_number(value) and value > 0 and is_in_float32(value)
+        rule = f"be a positive number, from {SMALLEST} to {LARGEST}"
+        return self._checked(key, is_sound or (value is None and or_none), rule)
 
     def rate(self, key):
         value = self[key]

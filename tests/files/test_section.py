@@ -52,8 +52,12 @@ def test_parts_have_the_whole_name():
     ("check", "sound", "unsound"),
     [
         (lambda s: s.size("key", 4), [1, 4], [0, 5, -1, 2.0, True, "2", None]),
-        (lambda s: s.token_id("key"), [0, 10**9], [-1, 1.0, False, None]),
-        (lambda s: s.positive("key"), [1, 0.5], [0, -1, math.inf, math.nan, True, "1", None]),
+        (lambda s: s.token_id("key"), [0, 10**9], [-1, 1.0, False, None, 10**400]),
+        (
+            lambda s: s.positive("key"),
+            [1, 0.5],
+            [0, -1, 1e-38, 1e300, math.inf, math.nan, True, "1", None],
+        ),
         (lambda s: s.positive("key", or_none=True), [None, 1], [0, "1"]),
         (lambda s: s.rate("key"), [0, 0.5], [1, -0.1, math.nan, False, None]),
         (lambda s: s.must_be("key", "yes") or "yes", ["yes"], ["no", None]),
