@@ -21,6 +21,7 @@ from keras_t5gemma2.generation.sequences import sequence_of, with_log_probs
 from keras_t5gemma2.generation.settings import settings_of
 from keras_t5gemma2.generation.stepwise import begin, ids_by_steps
 from keras_t5gemma2.generation.strategies import strategy_of
+from keras_t5gemma2.kernels.runtime import processes
 from keras_t5gemma2.messages import short_errors, shown
 from keras_t5gemma2.options import checked
 from keras_t5gemma2.preprocessing.cuts import one_warning
@@ -322,7 +323,7 @@ class Generator:
             sizes = arrays["new_token_ids"].shape
             inputs |= self.screening.inputs(self, call, *sizes, settings)
             step = self.make_generate_function(call)
-            token_ids = ops.convert_to_numpy(step(inputs, stop_token_ids=stop_token_ids))
+            token_ids = processes.whole(step(inputs, stop_token_ids=stop_token_ids))
         of_rows = [budget for budget in budgets for _ in range(times)]
         new = batching.new_tokens_of_rows(token_ids, length, of_rows, stop_token_ids)
         new = [sequence_of(ids, stop_token_ids, settings.rules) for ids in new]

@@ -6,6 +6,7 @@ from keras import ops
 from keras_t5gemma2 import kernels
 from keras_t5gemma2.generation import batching, calls
 from keras_t5gemma2.generation.compiled_steps import program
+from keras_t5gemma2.kernels.runtime import processes
 
 
 def scores_of_labels(generator, hidden, chosen, labels, call=None):
@@ -99,5 +100,5 @@ def _by_chunks(generator, what, function, call, chosen, hidden, *arrays):
         ids = ops.pad(chosen[part], [(0, missing)])
         tensors = [ops.convert_to_tensor(np.pad(x[part], (0, missing))) for x in arrays]
         outputs = run((), hidden, ids, *tensors)
-        found.append([ops.convert_to_numpy(x)[: size - missing] for x in outputs])
+        found.append([processes.whole(x)[: size - missing] for x in outputs])
     return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))

@@ -17,6 +17,7 @@ from keras_t5gemma2.generation.compiled_steps import program, step_of
 from keras_t5gemma2.generation.loop import Loop, first_state, run
 from keras_t5gemma2.generation.screening import head_of
 from keras_t5gemma2.generation.strategies import strategy_of
+from keras_t5gemma2.kernels.runtime import processes
 from keras_t5gemma2.sharding.batch import to_devices
 
 _ROW = "row"  # in `spelled`: the number of the row
@@ -77,14 +78,14 @@ def ids_by_steps(generator, inputs, stop_token_ids, call, grammar):
     for _ in range(new):
         bits = to_devices({"bits": token_grammars.bits_of(readers)})
         told, state = step(state, memory, limit, {**settings, **bits})
-        ids, parents, goes_on = map(ops.convert_to_numpy, told)
+        ids, parents, goes_on = map(processes.whole, told)
         if has_beams:
             readers = [readers[parent].copy() for parent in parents]
         has_ended = [reader.read(int(id)) for reader, id in zip(readers, ids, strict=True)]
         if not goes_on or (not has_beams and all(has_ended)):
             break
     found = finite.marked(strategy.result(state), strategy.broken(state))
-    return ops.convert_to_numpy(found)
+    return processes.whole(found)
 
 
 def _start(generator, stop_token_ids, call):

@@ -22,6 +22,7 @@ from keras_t5gemma2.generation.screening import head_of
 from keras_t5gemma2.generation.sequences import sequence_of
 from keras_t5gemma2.generation.settings import OPTIONS, settings_of
 from keras_t5gemma2.generation.strategies import strategy_of
+from keras_t5gemma2.kernels.runtime import processes
 from keras_t5gemma2.options import checked
 from keras_t5gemma2.preprocessing.cuts import Cuts, one_warning
 from keras_t5gemma2.sharding.batch import to_devices
@@ -143,7 +144,7 @@ def _tokens(generator, rows, budgets, stop_token_ids, call, settings):
         if screen:
             generator.screening.count(state.head_steps)
             state = state._replace(head_steps=ops.zeros((2,), "int32"))
-        fresh = ops.convert_to_numpy(found)[:, here : here + steps]
+        fresh = processes.whole(found)[:, here : here + steps]
         here, left = here + steps, left - steps
         if time.perf_counter() - began < _SECONDS and not settings.is_stepwise:
             steps = min(2 * steps, _MOST_STEPS)

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_t5gemma2.kernels.runtime import processes
 from keras_t5gemma2.sharding.layouts import axis_sizes
 
 
@@ -27,13 +28,22 @@ def data_axis():
 
 
 def to_devices(arrays):
-    """Dict of tensors of `arrays`, spread over the devices by rows where these can be divided."""
+    """Dict of tensors of `arrays`, spread over the devices by rows where these can be divided.
+
+    Where several processes have devices, each has all rows: each is asked for the same, and reads
+    what comes of them.
+    """
     return keras.tree.map_structure(_to_devices, arrays)
 
 
 def _to_devices(array):
     distribution, shape = keras.distribution.distribution(), np.shape(array)
-    if distribution is None or not shape or shape[0] % row_parts():
+    if distribution is None or not shape:
+        return ops.convert_to_tensor(array)
+    if processes.is_joint():
+        whole = keras.distribution.TensorLayout([None] * len(shape), distribution.device_mesh)
+        return keras.distribution.distribute_tensor(ops.convert_to_tensor(array), whole)
+    if shape[0] % row_parts():
         return ops.convert_to_tensor(array)
     layout = distribution.get_data_layout(shape)
     return keras.distribution.distribute_tensor(ops.convert_to_tensor(array), layout)

@@ -1,12 +1,12 @@
 """Rows of text and images through the encoder, a batch at a time, compiled once a size."""
 
 import numpy as np
-from keras import ops
 
 from keras_t5gemma2 import kernels
 from keras_t5gemma2.generation import batching
 from keras_t5gemma2.generation.calls import Call
 from keras_t5gemma2.generation.compiled_steps import program
+from keras_t5gemma2.kernels.runtime import processes
 from keras_t5gemma2.model.array_checks import check_inputs
 from keras_t5gemma2.model.inputs import of_encoder
 from keras_t5gemma2.options import checked
@@ -79,7 +79,7 @@ class RowReader:
         run, found = program(self, key, lambda: lambda _, x: function(x), _CALL), []
         with one_warning():
             for numbers, arrays in self._batches(rows, batch_size or _ROWS_AT_A_TIME, length):
-                outputs = ops.convert_to_numpy(run((), to_devices(arrays)))
+                outputs = processes.whole(run((), to_devices(arrays)))
                 mask = np.asarray(arrays["encoder_padding_mask"], bool)
                 found.append((numbers, mask, outputs))
         return found

@@ -28,6 +28,7 @@ def main():
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--rate", type=float, default=2e-4)
+    parser.add_argument("--num-samples", type=int, default=256)
     parser.add_argument("--held-out", type=int, default=200)
     arguments = parser.parse_args()
     keras.config.disable_interactive_logging()
@@ -49,7 +50,7 @@ def study(arguments):
     trained.prepare_qat(arguments.mode)
     trained.compile(optimizer(arguments.rate, arguments.steps))
     start = time.perf_counter()
-    learning = Distillation(teacher, num_samples=256)
+    learning = Distillation(teacher, num_samples=arguments.num_samples)
     trained.fit(rows, distillation=learning, batch_size=arguments.batch_size, verbose=0)
     seconds = time.perf_counter() - start
     trained.quantize()
