@@ -451,8 +451,8 @@ class BackboneConfig:
         Example:
 
         >>> config = keras_t5gemma2.T5Gemma2Backbone.from_preset("t5gemma2_tiny").config
-        >>> [layer.rope_factor for layer in config.with_rope_factor(4).encoder.layers]
-        [1.0, 4.0]
+        >>> [layer.rope_factor for layer in config.with_rope_factor(4.0).encoder.layers]
+        [1.0, 4.0, 1.0]
         """
         if all(layer.window for stack in self.stacks.values() for layer in stack.layers):
             raise ValueError(
@@ -460,14 +460,15 @@ class BackboneConfig:
                 f"rope_factor={shown(rope_factor)}, for a model whose layers all have a window"
             )
 
-        def stretched(layer):
-            return layer if layer.window else dataclasses.replace(layer, rope_factor=rope_factor)
+        def stretched(stack: StackConfig) -> StackConfig:
+            layers = (
+                layer if layer.window else dataclasses.replace(layer, rope_factor=rope_factor)
+                for layer in stack.layers
+            )
+            return dataclasses.replace(stack, layers=tuple(layers))
 
-        stacks = {
-            name: dataclasses.replace(stack, layers=tuple(map(stretched, stack.layers)))
-            for name, stack in self.stacks.items()
-        }
-        return dataclasses.replace(self, **stacks)
+        decoder = None if self.decoder is None else stretched(self.decoder)
+        return dataclasses.replace(self, encoder=stretched(self.encoder), decoder=decoder)
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as nested dicts, lists and numbers: plain JSON.

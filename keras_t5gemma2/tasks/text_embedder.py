@@ -448,6 +448,7 @@ class T5Gemma2TextEmbedder(EncoderTask, keras_hub.models.TextEmbedder):
         encoder_sequence_length: int | None = None,
         decoder_sequence_length: int | None = None,
         encoder_only: bool = True,
+        rope_factor: float | None = None,
         **kwargs: Any,
     ) -> Self:
         """The embedder of a preset, of a published checkpoint or of an encoder alone.
@@ -464,6 +465,7 @@ class T5Gemma2TextEmbedder(EncoderTask, keras_hub.models.TextEmbedder):
             decoder_sequence_length: as there.
             encoder_only: bool. Whether the decoder is neither built nor read: of the 270M model
                 268 of 368 million parameters of text are left. If false, the backbone is whole.
+            rope_factor: as there.
             **kwargs: as there, such as `pooling` and `prompts`.
 
         Example:
@@ -482,6 +484,7 @@ class T5Gemma2TextEmbedder(EncoderTask, keras_hub.models.TextEmbedder):
             encoder_sequence_length,
             decoder_sequence_length,
             encoder_only=encoder_only,
+            rope_factor=rope_factor,
             **kwargs,
         )
 
