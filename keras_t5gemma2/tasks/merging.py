@@ -1,5 +1,6 @@
 """Several fine-tuned models made one, weight by weight, from their files."""
 
+import os
 from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any, Literal
@@ -71,6 +72,8 @@ def merge_models(
     'zweiundvierzig'
     """
     _check_task(task)
+    if not (path is None or isinstance(path, (str, os.PathLike))):
+        raise TypeError(f"`path` must be that of a directory. Received: path={shown(path)}")
     function, shares = _checked(models, method, weights, base, density)
     sources = [_source(model, number) for number, model in enumerate(models)]
     of_base = None if base is None else _source(base, "base")
@@ -179,11 +182,23 @@ def _source(model, name):
 
 def _check_alike(first, other, name):
     if other.config != first.config:
+        wanted, found = (_fields(model.config.to_dict()) for model in (first, other))
+        field = next(f for f in (*wanted, *found) if wanted.get(f) != found.get(f))
         raise ValueError(
-            "All models must have one config. Received: "
-            f"model {name}, {shown(str(other.path))}, whose config is not that of "
+            f"All models must have one config. Received: model {name}, {shown(str(other.path))}, "
+            f"whose {field} is {shown(found.get(field))}, and not {shown(wanted.get(field))} as in "
             f"{shown(str(first.path))}"
         )
+
+
+def _fields(values, place=""):
+    """Dict of the numbers in nested dicts and lists, by their places."""
+    pairs = values.items() if isinstance(values, dict) else enumerate(values)
+    found = {}
+    for key, value in pairs:
+        here = f"{place}.{key}" if place else str(key)
+        found |= _fields(value, here) if isinstance(value, (dict, list)) else {here: value}
+    return found
 
 
 def _check_vocabularies(cls, of_all):

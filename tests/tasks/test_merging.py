@@ -115,8 +115,14 @@ def test_what_is_no_list_of_models_is_refused(presets):
 
 
 def test_models_that_do_not_fit_together_are_refused(presets, tmp_path):
-    with pytest.raises(ValueError, match=r"All models must have one config. Received: model 1"):
+    with pytest.raises(ValueError, match=r"one config. Received: model 1, .* vocabulary_size"):
         merge_models([presets[0], "t5gemma2_tiny"])
+    T5Gemma2Seq2SeqLM.from_preset(presets[0], rope_factor=4).save_to_preset(tmp_path / "longer")
+    place = r"whose encoder.layers.0.rope_factor is 4, and not 8.0 as in"
+    with pytest.raises(ValueError, match=place):
+        merge_models([presets[0], tmp_path / "longer"])
+    with pytest.raises(TypeError, match=r"`path` must be that of a directory. Received: path=5"):
+        merge_models(presets[:2], path=5)
     lm = small_task()
     lm.backbone.enable_lora(rank=2)
     lm.save_to_preset(tmp_path / "adapted")
