@@ -233,6 +233,7 @@ def test_ci_runs_lint_and_tests(project):
     assert calls(project)[3:] == [
         "setup: -m ruff check .",
         "setup: -m ruff format --check .",
+        "torch: -m pytest -q -m  tests/test_typing.py",
         "jax: -m pytest -n 2 --dist loadfile",
         "tensorflow: -m pytest -n 2 --dist loadfile",
         "torch: -m pytest -n 2 --dist loadfile",
