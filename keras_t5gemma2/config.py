@@ -565,7 +565,7 @@ def _take_numbers(config):
 
 
 def _broken_bound(kind, value):
-    """What a number must be that the arrays of a model cannot hold; `None` of one that they can."""
+    """The bound that a number breaks, in words; `None` where the arrays of a model can hold it."""
     if kind is int:
         return None if abs(value) <= LARGEST_INTEGER else f"at most {LARGEST_INTEGER}"
     if not math.isfinite(value):

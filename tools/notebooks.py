@@ -119,7 +119,7 @@ def _clean(notebook, seconds, is_busy):
 
 
 def _joined(outputs):
-    """What is printed as one text, of which a bar of progress is as it was at its end."""
+    """The outputs with printed texts joined, and each bar of progress as it ended."""
     found = []
     for output in outputs:
         if output["output_type"] != "stream":

@@ -172,7 +172,7 @@ def check_only_keras(preset, embeddings, **options):
     """Raises where something is asked of a preset that keras-hub is to load, which it cannot do."""
     check_no_choice(embeddings, preset)
     for name, value in options.items():
-        if value:
+        if value is not None and value is not False:
             raise ValueError(
                 f"`{name}` needs a preset of a class of this package, in a directory or behind an "
                 f"hf:// or kaggle:// handle. Received: {name}={shown(value)}, "

@@ -37,7 +37,7 @@ def of_words(model, stop, bad):
 
 
 def kept_rule(model, name, key, rule, may_write_control, stop_token_ids=()):
-    """An `token_automaton.Automaton`, made once for each key and vocabulary.
+    """A `token_automaton.Automaton`, made once for each key and vocabulary.
 
     Args:
         model: a Keras model with a preprocessor.

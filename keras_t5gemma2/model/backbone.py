@@ -375,7 +375,7 @@ class T5Gemma2Backbone(
             return load_backbone(cls.class_of_presets(), checkpoint, *how, **kwargs)
         options = {"quantize": quantize, "allow_nonfinite": allow_nonfinite}
         options |= {"text_only": text_only, "encoder_only": encoder_only}
-        options |= {"rope_factor": rope_factor}
+        options["rope_factor"] = rope_factor
         formats.check_only_keras(preset, embeddings, **options)
         return super().from_preset(preset, load_weights, **kwargs)
 

@@ -38,15 +38,16 @@ def to_devices(arrays):
 
 def _to_devices(array):
     distribution, shape = keras.distribution.distribution(), np.shape(array)
+    tensor = ops.convert_to_tensor(array)
     if distribution is None or not shape:
-        return ops.convert_to_tensor(array)
+        return tensor
     if processes.is_joint():
-        whole = keras.distribution.TensorLayout([None] * len(shape), distribution.device_mesh)
-        return keras.distribution.distribute_tensor(ops.convert_to_tensor(array), whole)
-    if shape[0] % row_parts():
-        return ops.convert_to_tensor(array)
-    layout = distribution.get_data_layout(shape)
-    return keras.distribution.distribute_tensor(ops.convert_to_tensor(array), layout)
+        layout = keras.distribution.TensorLayout([None] * len(shape), distribution.device_mesh)
+    elif shape[0] % row_parts():
+        return tensor
+    else:
+        layout = distribution.get_data_layout(shape)
+    return keras.distribution.distribute_tensor(tensor, layout)
 
 
 def with_rows(tree, count):

@@ -283,7 +283,7 @@ class T5Gemma2Task(TrainableTask):
         if checkpoint is None:
             options = {"quantize": quantize, "allow_nonfinite": allow_nonfinite}
             options |= {"text_only": text_only, "encoder_only": encoder_only}
-            options |= {"rope_factor": rope_factor}
+            options["rope_factor"] = rope_factor
             formats.check_only_keras(preset, embeddings, **options)
             with reading_adapter_files(preset):
                 lm = super().from_preset(preset, load_weights, **kwargs)

@@ -15,9 +15,9 @@ class WARP(keras.callbacks.Callback):
     For `fit(rewards=..., policy=PolicyGradient(anchor_decay=0.99))`. A round is `policies` times
     `every` steps. Each policy begins with the weights of the round's start and the optimizer's
     state of the start of `fit`, is held to its own moving average, and sees the next rows, with
-    samples of their own. Then all of
-    them become one: of each weight what they have learned since is joined by `slerp`, as
-    `merge_models` has it, and the next round starts a part of the way from the old start to that.
+    samples of their own. Then all of them become one: of each weight what they have learned since
+    is joined by `slerp`, as `merge_models` has it, and the next round starts a part of the way from
+    the old start to that.
     (Ramé et al. 2024, arXiv 2406.16768, whose values are the defaults.)
 
     After `fit` the model is what the next round would start from. A round that is cut short is

@@ -21,6 +21,7 @@ from keras_t5gemma2 import (
     T5Gemma2Seq2SeqLMPreprocessor,
     T5Gemma2Tokenizer,
 )
+from keras_t5gemma2.checkpoints import formats
 
 PROMPT = {"encoder_text": "the cat is", "decoder_text": "a"}
 
@@ -248,3 +249,12 @@ def test_names_give_handles():
     for name in published.keys() - second.keys():
         handle = name.removeprefix("t5gemma_").replace("_", "-")
         assert published[name]["hf_handle"] == f"hf://google/t5gemma-{handle}"
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("option", [{"text_only": True}, {"quantize": "int8"}, {"rope_factor": 0}])
+def test_what_keras_hub_cannot_do_is_refused(option):
+    (name, value), *_ = option.items()
+    with pytest.raises(ValueError, match=f"`{name}` needs a preset of a class.*{name}={value!r}, "):
+        formats.check_only_keras("gemma3_270m", None, **option)
+    formats.check_only_keras("gemma3_270m", None, text_only=False, quantize=None)

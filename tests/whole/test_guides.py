@@ -232,7 +232,7 @@ def test_several_devices(tmp_path):
 @pytest.mark.slow
 @pytest.mark.once
 def test_longer_texts(tmp_path):
-    """What was learned at 512 tokens is gone at 2,048, and there with other positions."""
+    """A model of 512 tokens fails at 2,048, until its positions are divided by 4."""
     output = run("16_longer_texts.py", tmp_path)
     rows = re.findall(r"\n\s+(factor \d(?:, tuned)?) ([\d% ]+)%", output)
     shares = {name: list(map(int, found.replace("%", "").split())) for name, found in rows}

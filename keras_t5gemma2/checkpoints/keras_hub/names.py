@@ -30,6 +30,7 @@ class Heads:
         return array.reshape(*shape[: self.axis], -1, *shape[self.axis + 2 :])
 
     def to_variable_shape(self, shape):
+        """The shape of a variable whose shape in a file is `shape`."""
         heads, width = shape[self.axis : self.axis + 2]
         return (*shape[: self.axis], heads * width, *shape[self.axis + 2 :])
 
